@@ -1,0 +1,1 @@
+"""The `lensrl` command: one small module per verb, no science in it."""

@@ -1,0 +1,61 @@
+"""The command and its verbs; every error a person can cause is one line on stderr and exit code 2."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from lensrl import LensrlError, __version__
+from lensrl_cli import contribution, correlate, patch, report, run
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("run")(run.run)
+app.command("contribution")(contribution.contribution)
+app.command("patch")(patch.patch)
+app.command("correlate")(correlate.correlate)
+app.command("report")(report.report)
+
+
+@app.callback(invoke_without_command=True)
+def lensrl(
+    context: typer.Context,
+    version: bool = typer.Option(False, "--version", help="Print the version and stop."),
+) -> None:
+    """Where in a transformer does RL post-training do its work?
+
+    Start with: lensrl run runs/tiny.toml
+    """
+    if version:
+        typer.echo(f"lensrl {__version__}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        code = app(prog_name="lensrl", standalone_mode=False)
+    except (LensrlError, typer.TyperException) as error:
+        print(f"lensrl: {_line(error)}", file=sys.stderr)
+        sys.exit(2)
+    except typer.Abort:
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output went away: `lensrl ... | head`
+        sys.stderr.close()
+        sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _line(error: LensrlError | typer.TyperException) -> str:
+    message = " ".join(str(error).split())
+    return message if isinstance(error, LensrlError) else f"{message} (see: lensrl {' '.join(sys.argv[1:2])} --help)"
+
+
+if __name__ == "__main__":
+    main()

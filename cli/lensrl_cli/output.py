@@ -1,0 +1,86 @@
+"""How verbs show a table: in the terminal, as JSON, as CSV."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from lensrl import LensrlError, Study, open_study
+
+StudyArgument = Annotated[Path, typer.Argument(metavar="STUDY", help="A study's folder, such as runs/tiny.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+Csv = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Also write the table to FILE.")]
+FigureFile = Annotated[
+    Path | None, typer.Option("--figure", metavar="FILE", help="Also draw the figure to FILE (png, svg or pdf).")
+]
+
+console = Console(highlight=False)
+
+Formatter = Callable[[Any], str]
+
+
+def number(digits: int = 3) -> Formatter:
+    return lambda value: (
+        "–" if value is None or (isinstance(value, float) and math.isnan(value)) else f"{value:.{digits}f}"
+    )
+
+
+def interval(low: Any, high: Any, digits: int = 2) -> str:
+    return "–" if math.isnan(low) else f"{low:.{digits}f} … {high:.{digits}f}"
+
+
+def print_json(rows: list[dict[Any, Any]]) -> None:
+    """JSON has no NaN: undefined numbers become null."""
+    clean = [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()} for row in rows]
+    typer.echo(json.dumps(clean, indent=2, default=_plain))
+
+
+def write_csv(table: Any, path: Path) -> None:
+    from lensrl.store.atomic import new_file
+
+    with new_file(path) as partial:
+        table.to_csv(partial, index=False)
+    console.print(f"table: {path}")
+
+
+def show(title: str, columns: Mapping[str, str], rows: list[Mapping[str, str]]) -> None:
+    """A terminal table; `columns` maps a heading to its justification."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
+    for heading, justify in columns.items():
+        table.add_column(heading, justify=justify, no_wrap=justify == "right")  # type: ignore[arg-type]
+    for row in rows:
+        table.add_row(*(row.get(heading, "") for heading in columns))
+    console.print(table)
+
+
+def bar(value: float, *, width: int = 20, full: float = 1.0) -> str:
+    """A bar from 0 to `full`; nothing for a value that is missing or below 0."""
+    if math.isnan(value) or value <= 0:
+        return ""
+    eighths = round(min(value / full, 1.25) * width * 8)
+    return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
+
+
+def find_study(path: Path | None) -> Study:
+    """The given study, or the only one under runs/."""
+    if path is not None:
+        return open_study(path)
+    found = sorted(kept.parent for kept in Path("runs").glob("*/recipe.json"))
+    if len(found) == 1:
+        return open_study(found[0])
+    if not found:
+        raise LensrlError(
+            "no study under runs/; make one with: lensrl run runs/tiny.toml, or name one with --study DIR"
+        )
+    raise LensrlError(f"several studies under runs/: name one with --study DIR ({', '.join(map(str, found))})")
+
+
+def _plain(value: Any) -> Any:
+    return value.item()

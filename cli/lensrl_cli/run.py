@@ -1,0 +1,92 @@
+"""`lensrl run`: make every run of a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from lensrl import Run, load_recipe, run_study
+from lensrl.plan import RunSpec
+from lensrl_cli.output import console
+
+if TYPE_CHECKING:
+    from lensrl.rl import TrainingCurve
+
+
+def run(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A TOML file, such as runs/tiny.toml.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="The study's folder; by default the recipe's name.")
+    ] = None,
+) -> None:
+    """Make every run of a recipe: base, full RL, single layers; scores, weight deltas, activations.
+
+    Stop it with Ctrl-C at any time: the same command continues with what is missing.
+
+    Example: lensrl run runs/tiny.toml
+    """
+    loaded = load_recipe(recipe)
+    folder = out if out is not None else recipe.with_suffix("")
+    console.print(f"study {folder}: {loaded.model}, {loaded.task.name}, {loaded.rl.algorithm}, {loaded.rl.steps} steps")
+    progress = _StudyProgress(loaded.rl.steps)
+    try:
+        run_study(loaded, folder, progress).close()
+    except KeyboardInterrupt:
+        progress.stop()
+        console.print("stopped; finished runs are kept, and the same command continues with what is missing")
+        raise typer.Exit(130) from None
+    finally:
+        progress.stop()
+    console.print(
+        f"all {progress.planned_runs} runs done in {folder}"
+        if progress.made
+        else f"all {progress.planned_runs} runs were done already in {folder}"
+    )
+
+
+class _StudyProgress(Progress):
+    """One bar for the whole study, in steps; a line for every finished run."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__(
+            TextColumn("{task.description}"), BarColumn(bar_width=None), TextColumn("{task.fields[state]}"),
+            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console, transient=True,
+        )  # fmt: skip
+        self.planned_runs = 0
+        self.made = 0
+        self._steps = steps
+        self._missing = 0
+        self._task = None
+
+    def planned(self, specs: list[RunSpec], missing: list[RunSpec]) -> None:
+        self.planned_runs, self._missing = len(specs), len(missing)
+        if missing:
+            if len(missing) < len(specs):
+                console.print(f"{len(specs) - len(missing)} of {len(specs)} runs are done, {len(missing)} to go")
+            total = sum(self._steps for spec in missing if spec.name != "base")
+            self._task = self.add_task("loading", total=max(total, 1), state="")
+            self.start()
+
+    def started(self, spec: RunSpec) -> None:
+        self._update(spec, 0, "loading" if spec.name == "base" else f"step 0/{self._steps}")
+
+    def stepped(self, spec: RunSpec, curve: TrainingCurve) -> None:
+        self._update(spec, 1, f"step {len(curve)}/{self._steps}  reward {curve.reward_mean[-1]:.3f}")
+
+    def scoring(self, spec: RunSpec) -> None:
+        self._update(spec, 0, "scoring")
+
+    def finished(self, spec: RunSpec, run: Run) -> None:
+        self.made += 1
+        seed = "" if spec.name == "base" else f"  seed {spec.seed}"
+        score = f"  score {run.score:.3f}" if run.has_scores else ""
+        trouble = "" if run.status == "completed" else f"  [red]{run.status}[/red]: {run.reason}"
+        console.print(f"{self.made:>3}/{self._missing}  {spec.name}{seed}{score}{trouble}")
+
+    def _update(self, spec: RunSpec, advance: int, state: str) -> None:
+        assert self._task is not None
+        description = f"run {self.made + 1}/{self._missing} {spec.name}"
+        self.update(self._task, description=description, advance=advance, state=state)

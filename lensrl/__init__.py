@@ -1,0 +1,63 @@
+"""lensrl: where in a transformer does RL post-training do its work?
+
+    >>> import lensrl
+    >>> study = lensrl.open_study("runs/tiny")
+    >>> study.contributions()
+
+Importing this package imports neither torch nor transformers; what needs them imports them when it is called.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lensrl.bottleneck import correlate_study, predictors
+    from lensrl.errors import LensrlError
+    from lensrl.patching.patch import patch
+    from lensrl.recipe import load_recipe
+    from lensrl.report.page import write_report
+    from lensrl.store.run import Run, open_run
+    from lensrl.store.study import Study, open_study
+    from lensrl.study import run_study
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "LensrlError": "lensrl.errors",
+    "Run": "lensrl.store.run",
+    "Study": "lensrl.store.study",
+    "correlate_study": "lensrl.bottleneck",
+    "load_recipe": "lensrl.recipe",
+    "open_run": "lensrl.store.run",
+    "open_study": "lensrl.store.study",
+    "patch": "lensrl.patching.patch",
+    "predictors": "lensrl.bottleneck",
+    "run_study": "lensrl.study",
+    "write_report": "lensrl.report.page",
+}
+
+__all__ = [
+    "LensrlError",
+    "Run",
+    "Study",
+    "correlate_study",
+    "load_recipe",
+    "open_run",
+    "open_study",
+    "patch",
+    "predictors",
+    "run_study",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'lensrl' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,91 @@
+"""Any Hugging Face causal LM seen as embed / layers[l] / final_norm / lm_head.
+
+The stack of decoder blocks is found by its structure, never by a model's name: it is the longest `ModuleList` whose
+members are all of one class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from lensrl.errors import LensrlError
+
+Component = Literal["attn", "mlp", "norm"]
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Where a model keeps its decoder blocks, and which part of it each parameter belongs to."""
+
+    prefix: str  # of the block list in parameter names: "model.layers"
+    n_layers: int
+    outside: dict[str, str]  # parameter name -> embed | final_norm | lm_head, for parameters in no layer
+    components: dict[str, Component]  # name inside a block -> attn | mlp | norm
+
+    def layer(self, parameter: str) -> int | None:
+        """The layer that owns a parameter, or None for a part outside the layers."""
+        if not parameter.startswith(self.prefix + "."):
+            return None
+        return int(parameter[len(self.prefix) + 1 :].partition(".")[0])
+
+    def part(self, parameter: str) -> int | str:
+        """The layer that owns a parameter, or `embed`, `final_norm`, `lm_head`."""
+        layer = self.layer(parameter)
+        return self.outside[parameter] if layer is None else layer
+
+    def inner(self, parameter: str) -> str:
+        """A parameter's name inside its layer (`self_attn.q_proj.weight`); its full name outside the layers."""
+        if self.layer(parameter) is None:
+            return parameter
+        return parameter[len(self.prefix) + 1 :].partition(".")[2]
+
+    def component(self, parameter: str) -> Component | None:
+        """Attention, MLP or norm, for a parameter in a layer."""
+        return None if self.layer(parameter) is None else self.components[self.inner(parameter)]
+
+
+def find_blocks(model: PreTrainedModel) -> Blocks:
+    """See a model as a stack of blocks. Raises LensrlError when it has no such stack."""
+    stacks = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) > 0 and len({type(block) for block in module}) == 1
+    ]
+    if not stacks:
+        raise LensrlError(
+            f"{type(model).__name__} has no stack of decoder blocks: lensrl needs a decoder-only causal LM"
+        )
+    prefix, stack = max(stacks, key=lambda found: len(found[1]))
+    components = {
+        inner: _component(child, child_name)
+        for block in stack
+        for child_name, child in block.named_children()
+        for inner in (f"{child_name}.{p}" for p, _ in child.named_parameters())
+    }
+    outside = {name: _outside(model, name) for name, _ in model.named_parameters() if not name.startswith(prefix + ".")}
+    return Blocks(prefix, len(stack), outside, components)
+
+
+def _component(child: nn.Module, name: str) -> Component:
+    if all(p.ndim <= 1 for p in child.parameters()):
+        return "norm"
+    return "attn" if "attn" in name.lower() or "attention" in type(child).__name__.lower() else "mlp"
+
+
+def _outside(model: PreTrainedModel, parameter: str) -> str:
+    module = model.get_submodule(parameter.rpartition(".")[0])
+    if isinstance(module, nn.Embedding):
+        return "embed"
+    return "lm_head" if module is model.get_output_embeddings() else "final_norm"
+
+
+def train_only(model: PreTrainedModel, blocks: Blocks, layers: Iterable[int] | None) -> None:
+    """Freeze every parameter outside `layers`; None leaves all of them trainable (full-parameter RL)."""
+    chosen = None if layers is None else set(layers)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(chosen is None or blocks.layer(name) in chosen)

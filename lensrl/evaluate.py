@@ -1,0 +1,163 @@
+"""Scoring a model on held-out items: sampled completions, and the log-probability of the reference answer.
+
+Everything that could differ between two runs of a study is explicit: the items, the number of samples, temperature,
+top-p, top-k and the seed of the sampler. A model's own generation defaults are not consulted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, Int32
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from lensrl.recipe import Recipe
+from lensrl.tasks import Item, Task
+
+LOGITS = 2**28  # logits held at once while scoring references: 1 GiB of fp32
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a model did on the items, kept per item and sample.
+
+    `length` counts a completion's tokens with its end-of-sequence token. `truncated` marks completions that reached
+    the limit without one. `reference_logprob` is the mean log-probability, in nats per token, of the reference answer
+    and the end-of-sequence token after it, given the prompt.
+    """
+
+    items: tuple[Item, ...]
+    score: Float32[np.ndarray, "item sample"]
+    length: Int32[np.ndarray, "item sample"]
+    truncated: Bool[np.ndarray, "item sample"]
+    reference_logprob: Float32[np.ndarray, " item"]
+
+
+def evaluate(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, items: Sequence[Item], recipe: Recipe
+) -> Scores:
+    """Sample and score `recipe.evaluation.samples` completions of every item."""
+    settings = recipe.evaluation
+    generation = GenerationConfig(
+        do_sample=settings.temperature > 0,
+        max_new_tokens=recipe.evaluation_tokens,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=stop_tokens(model, tokenizer),
+        **({"temperature": settings.temperature, "top_p": settings.top_p, "top_k": settings.top_k}
+           if settings.temperature > 0 else {}),
+    )  # fmt: skip
+    model.eval()
+    torch.manual_seed(settings.seed)
+    rows = [item for item in items for _ in range(settings.samples)]
+    shape = (len(items), settings.samples)
+    score, length, truncated = [], [], []
+    for start in range(0, len(rows), settings.batch):
+        batch = rows[start : start + settings.batch]
+        for item, tokens, stopped in zip(batch, *_generate(model, tokenizer, batch, generation), strict=True):
+            score.append(task.score(item, tokenizer.decode(tokens, skip_special_tokens=True)))
+            length.append(len(tokens))
+            truncated.append(not stopped)
+    return Scores(
+        items=tuple(items),
+        score=np.array(score, np.float32).reshape(shape),
+        length=np.array(length, np.int32).reshape(shape),
+        truncated=np.array(truncated, bool).reshape(shape),
+        reference_logprob=reference_logprobs(model, tokenizer, items, batch=settings.batch),
+    )
+
+
+def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Every token that ends a completion: the tokenizer's end of sequence and those that the model declares."""
+    config = model.generation_config
+    declared = config.eos_token_id if config is not None else None
+    ids = declared if isinstance(declared, list) else [declared]
+    return sorted({i for i in [*ids, tokenizer.eos_token_id] if i is not None})
+
+
+@torch.no_grad()
+def _generate(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Sequence[Item], generation: GenerationConfig
+) -> tuple[list[list[int]], list[bool]]:
+    prompts = tokenizer(
+        [item.prompt for item in items], return_tensors="pt", padding=True, padding_side="left"
+    ).to(model.device)  # fmt: skip
+    # As in training: fp32 masters, bf16 compute where there is a GPU.
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=model.device.type == "cuda"):
+        output = model.generate(**prompts, generation_config=generation)  # pyright: ignore[reportCallIssue]
+    stops = set(generation.eos_token_id)  # pyright: ignore[reportArgumentType]
+    completions: list[list[int]] = []
+    stopped: list[bool] = []
+    for tokens in output[:, prompts["input_ids"].shape[1] :].tolist():
+        end = next((i for i, token in enumerate(tokens) if token in stops), None)
+        completions.append(tokens if end is None else tokens[: end + 1])
+        stopped.append(end is not None)
+    return completions, stopped
+
+
+@dataclass(frozen=True)
+class References:
+    """Prompts followed by their reference answers, right-padded.
+
+    `answer[i, t]` marks the positions t whose *next* token belongs to the answer: logits there predict it.
+    """
+
+    ids: torch.Tensor  # (item, token)
+    mask: torch.Tensor  # (item, token)
+    answer: torch.Tensor  # (item, token - 1)
+
+    def to(self, device: torch.device | str) -> References:
+        return References(self.ids.to(device), self.mask.to(device), self.answer.to(device))
+
+
+def references(tokenizer: PreTrainedTokenizerBase, items: Sequence[Item]) -> References:
+    """Tokenise items for teacher forcing: prompt, reference, end of sequence."""
+    prompts = [tokenizer(item.prompt)["input_ids"] for item in items]
+    answers = [tokenizer(item.reference, add_special_tokens=False)["input_ids"] for item in items]
+    rows = [[*p, *a, tokenizer.eos_token_id] for p, a in zip(prompts, answers, strict=True)]
+    width = max(len(row) for row in rows)
+    ids = torch.full((len(rows), width), int(tokenizer.pad_token_id or 0))
+    mask = torch.zeros(len(rows), width, dtype=torch.long)
+    answer = torch.zeros(len(rows), width - 1, dtype=torch.bool)
+    for i, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
+        ids[i, : len(row)] = torch.tensor(row)
+        mask[i, : len(row)] = 1
+        answer[i, len(prompt) - 1 : len(row) - 1] = True
+    return References(ids, mask, answer)
+
+
+def reference_logprobs(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Sequence[Item], *, batch: int
+) -> Float32[np.ndarray, " item"]:
+    """Mean log-probability, in nats per token, of each reference answer given its prompt."""
+    means: list[torch.Tensor] = []
+    with torch.no_grad():
+        for chunk in batches(items, teacher_batch(tokenizer, items, batch)):
+            teacher = references(tokenizer, chunk).to(model.device)
+            logits = model(input_ids=teacher.ids, attention_mask=teacher.mask).logits
+            means.append(answer_mean(token_logprobs(logits, teacher.ids), teacher.answer).cpu())
+    return torch.cat(means).numpy()
+
+
+def teacher_batch(tokenizer: PreTrainedTokenizerBase, items: Sequence[Item], batch: int) -> int:
+    """How many items to score at once: `batch`, or as many as keep the logits within LOGITS numbers."""
+    width = references(tokenizer, items).ids.shape[1]
+    return max(1, min(batch, LOGITS // (width * len(tokenizer))))
+
+
+def token_logprobs(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """log p(token t + 1 | tokens up to t), shape (item, token - 1), from logits (item, token, vocabulary)."""
+    logprobs = logits[:, :-1].log_softmax(-1)
+    return logprobs.gather(-1, ids[:, 1:, None]).squeeze(-1)
+
+
+def answer_mean(values: torch.Tensor, answer: torch.Tensor) -> torch.Tensor:
+    """The mean of per-position values over the answer's tokens: (item, token - 1) to (item,)."""
+    return values.masked_fill(~answer, 0).sum(-1) / answer.sum(-1)
+
+
+def batches(rows: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]

@@ -1,0 +1,115 @@
+"""Making one run: train, check, score, take activations, write."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lensrl.evaluate import Scores, evaluate
+from lensrl.models import Base, load_base, pick_device
+from lensrl.patching.bridge import capture, probe_set
+from lensrl.patching.graft import check_base
+from lensrl.plan import RunSpec, Watcher
+from lensrl.recipe import Recipe
+from lensrl.rl import train
+from lensrl.store.provenance import provenance
+from lensrl.store.run import Run
+from lensrl.store.write import Header, Parameter, Probe, ScoreArrays, write_run
+from lensrl.tasks import evaluation_items, load_task
+
+
+class Workshop:
+    """What all runs of a study share: the pristine base, the task and the held-out items."""
+
+    def __init__(self, recipe: Recipe, *, study: str) -> None:
+        self.recipe = recipe
+        self.study = study
+        self.task = load_task(recipe)
+        self.items = evaluation_items(self.task, recipe)
+        self.base = load_base(recipe.model)
+        self.device = pick_device()
+
+    def check_base(self, run: Run) -> None:
+        """Raises LensrlError when a run of this study's folder came from another base model."""
+        check_base(run, self.base)
+
+    def make(self, spec: RunSpec, path: Path, watcher: Watcher) -> None:
+        """Make one run and write its file. Nothing is written when a frozen parameter has moved."""
+        base, recipe = self.base, self.recipe
+        header = self._header(spec)
+        parameters = parameter_table(base)
+        before = {name: tensor.numpy() for name, tensor in base.weights.items()}
+        if spec.name == "base":
+            scores, probe, activations = self._measure(spec, {}, watcher)
+            write_run(path, header, parameters, before, scores=scores, probe=probe, activations=activations)
+            return
+        training = train(
+            base, self.task, recipe, layers=spec.layers, seed=spec.seed, device=self.device,
+            on_step=lambda curve: watcher.stepped(spec, curve),
+        )  # fmt: skip
+        header = replace(header, status=training.status, reason=training.reason)
+        if training.status == "diverged":  # its weights are not numbers: the curve is all there is to keep
+            write_run(path, header, parameters, before, training=training.curve.arrays())
+            return
+        weights = {name: p.detach().cpu() for name, p in training.model.named_parameters()}
+        scores, probe, activations = self._measure(spec, weights, watcher)
+        write_run(
+            path, header, parameters, before,
+            after={name: tensor.numpy() for name, tensor in weights.items()},
+            training=training.curve.arrays(), scores=scores, probe=probe, activations=activations,
+        )  # fmt: skip
+
+    def _measure(
+        self, spec: RunSpec, weights: dict[str, torch.Tensor], watcher: Watcher
+    ) -> tuple[ScoreArrays, Probe, dict[str, np.ndarray]]:
+        """Scores, probe set and activations of the base with `weights` in it."""
+        watcher.scoring(spec)
+        base = self.base
+        scores = evaluate(base.fresh(weights, device=self.device), base.tokenizer, self.task, self.items, self.recipe)
+        probe_items = self.items[: self.recipe.store.probe_items]
+        activations = capture(
+            base.fresh(weights, device=self.device), base.tokenizer, probe_items, base.blocks.n_layers
+        )  # fmt: skip
+        return score_arrays(scores), probe_set(base.tokenizer, probe_items), activations
+
+    def _header(self, spec: RunSpec) -> Header:
+        n_layers = self.base.blocks.n_layers
+        compute = "bfloat16" if self.device == "cuda" else "float32"
+        hardware = torch.cuda.get_device_name() if self.device == "cuda" else f"cpu {platform.machine()}"
+        return Header(
+            study=self.study,
+            run=spec.name,
+            seed=spec.seed,
+            layers=range(n_layers) if spec.layers is None else spec.layers,
+            status="completed",
+            reason="",
+            base=self.recipe.model,
+            fingerprint=self.base.fingerprint,
+            n_layers=n_layers,
+            recipe=self.recipe.model_dump_json(),
+            provenance=provenance(device=hardware, dtypes={"masters": "float32", "compute": compute}),
+        )
+
+
+def parameter_table(base: Base) -> list[Parameter]:
+    """Where each parameter of the model lives, in the model's order."""
+    blocks = base.blocks
+    return [
+        Parameter(name, str(blocks.part(name)), blocks.inner(name), blocks.component(name) or "")
+        for name in base.weights
+    ]
+
+
+def score_arrays(scores: Scores) -> ScoreArrays:
+    return ScoreArrays(
+        item=[item.id for item in scores.items],
+        benchmark=[item.benchmark for item in scores.items],
+        score=scores.score,
+        length=scores.length,
+        truncated=scores.truncated,
+        reference_logprob=scores.reference_logprob,
+    )

@@ -1,0 +1,1 @@
+"""Pure functions on arrays: NumPy and SciPy, no torch, no files."""

@@ -1,0 +1,99 @@
+"""Loading a base model once, as fp32 masters, and making fresh copies of it.
+
+Every trained, grafted or probed model is a fresh copy of the pristine base plus a set of weights. A model that has
+been trained is never copied: accelerate leaves `forward` bound to the original on the instance, so that a deep copy
+of a trained model runs the original's weights.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
+
+from lensrl.blocks import Blocks, find_blocks
+from lensrl.errors import LensrlError, did_you_mean, reason
+
+EMBEDDED = ("tiny:qwen3",)
+
+
+@dataclass(frozen=True)
+class Base:
+    """A pristine base model on the CPU. Nothing ever trains or hooks `model` itself: take a `fresh` copy."""
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    blocks: Blocks
+
+    @cached_property
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Parameter name -> fp32 tensor. Tied parameters appear once."""
+        return {name: parameter.detach() for name, parameter in self.model.named_parameters()}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over the names, shapes and bytes of all parameters: tells one base from another."""
+        digest = hashlib.sha256()
+        for name in sorted(self.weights):
+            tensor = self.weights[name]
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+            digest.update(memoryview(tensor.contiguous().numpy()).cast("B"))
+        return digest.hexdigest()
+
+    def fresh(self, weights: Mapping[str, torch.Tensor] | None = None, *, device: str = "cpu") -> PreTrainedModel:
+        """A new model on `device`: the base, with `weights` in place of its own where they are given."""
+        model = copy.deepcopy(self.model)
+        if weights:
+            parameters = dict(model.named_parameters())
+            with torch.no_grad():
+                for name, tensor in weights.items():
+                    parameters[name].copy_(tensor)
+        return model.to(device)  # pyright: ignore[reportArgumentType]
+
+
+def load_base(name: str) -> Base:
+    """Load a base model and its tokenizer in fp32, never running code from a model folder.
+
+    `name` is an embedded model (`tiny:qwen3`), a local folder, or a Hugging Face name. Raises LensrlError in one line
+    when there is no such model, or the hub cannot be reached.
+    """
+    source = _source(name)
+    disable_progress_bar()  # loading is one line of our own progress
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise LensrlError(
+            f"model {name!r} cannot be loaded ({reason(error)}); give a local folder with config.json, safetensors and "
+            f"tokenizer files, or a hub name that this machine can reach or has in its cache"
+        ) from None
+    other = {p.dtype for p in model.parameters()} - {torch.float32}
+    if other:
+        raise LensrlError(f"model {name!r} has parameters in {other}: fp32 masters are needed")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return Base(name, model.eval(), tokenizer, find_blocks(model))
+
+
+def pick_device() -> str:
+    """`cuda` when there is one, else `cpu`."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _source(name: str) -> str:
+    if name.startswith("tiny:"):
+        if name not in EMBEDDED:
+            raise LensrlError(f"no embedded model {name!r}{did_you_mean(name, EMBEDDED)}")
+        return str(resources.files("lensrl.tiny") / name.removeprefix("tiny:"))
+    if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
+        raise LensrlError(f"no model folder at {name}; give a folder with config.json, safetensors and tokenizer files")
+    return str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name

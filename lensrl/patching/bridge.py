@@ -1,0 +1,76 @@
+"""TransformerLens' TransformerBridge, in the one way that lensrl uses it: raw weights, own copy, eager attention.
+
+Booting a bridge switches its model to eager attention in place, and eager and fused attention differ by about 1e-3 in
+fp32. So a bridge always gets a model of its own, and numbers from a bridge are compared only with numbers from
+another bridge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lensrl.errors import LensrlError, reason
+from lensrl.evaluate import references, teacher_batch
+from lensrl.store.write import Probe
+from lensrl.tasks import Item
+
+SITES = {"block_out": "hook_out", "attn_out": "hook_attn_out", "mlp_out": "hook_mlp_out"}
+
+
+def boot(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> TransformerBridge:
+    """A bridge that owns `model`. Raises LensrlError for an architecture that TransformerLens does not know."""
+    name = type(model).__name__
+    try:
+        return TransformerBridge.boot_transformers(
+            name, hf_model=model, tokenizer=tokenizer, device=model.device, dtype=torch.float32
+        )
+    except (ValueError, KeyError, NotImplementedError) as error:
+        raise LensrlError(f"TransformerLens cannot open {name} ({reason(error)}): activations need it") from None
+
+
+def site(layer: int, name: str) -> str:
+    """The hook name of a site: `block_out` of layer 3 is `blocks.3.hook_out`."""
+    return f"blocks.{layer}.{SITES[name]}"
+
+
+def probe_set(tokenizer: PreTrainedTokenizerBase, items: Sequence[Item]) -> Probe:
+    """The tokens of the items' prompts and references, one entry per token, padding left out."""
+    teacher = references(tokenizer, items)
+    prompt, position = torch.nonzero(teacher.mask, as_tuple=True)
+    ids = teacher.ids[prompt, position]
+    return Probe(
+        token_id=ids.numpy().astype(np.int32),
+        prompt=prompt.numpy().astype(np.int32),
+        position=position.numpy().astype(np.int32),
+        text=[tokenizer.decode([i]) for i in ids.tolist()],
+    )
+
+
+@torch.no_grad()
+def capture(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Sequence[Item], n_layers: int, *, batch: int = 32
+) -> dict[str, Float32[np.ndarray, "layer token feature"]]:
+    """The output of every block (the residual stream after it), attention and MLP on the probe set.
+
+    Takes `model` over. Tokens are those of `probe_set`, in its order.
+    """
+    bridge = boot(model, tokenizer)
+    teacher = references(tokenizer, items).to(model.device)
+    hooks = {name: [site(layer, name) for layer in range(n_layers)] for name in SITES}
+    wanted = {hook for names in hooks.values() for hook in names}
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in SITES}
+    for start in range(0, len(items), size := teacher_batch(tokenizer, items, batch)):
+        rows = slice(start, start + size)
+        mask = teacher.mask[rows]
+        _, cache = bridge.run_with_cache(
+            teacher.ids[rows], attention_mask=mask, names_filter=lambda hook: hook in wanted
+        )  # fmt: skip
+        for name, names in hooks.items():
+            parts[name].append(torch.stack([cache[hook][mask.bool()] for hook in names]).float().cpu().numpy())
+    return {name: np.concatenate(chunks, axis=1) for name, chunks in parts.items()}

@@ -1,0 +1,54 @@
+"""Weight patching: the weights of chosen parts of one model put into another.
+
+Models are described by their weights alone: base + deltas of a run. A grafted model is a fresh copy of the base with
+those weights, never a copy of a trained model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import torch
+
+from lensrl.errors import LensrlError
+from lensrl.models import Base
+from lensrl.store.exact import add
+from lensrl.store.patch import PatchComponent
+from lensrl.store.run import Run
+
+Weights = Mapping[str, torch.Tensor]
+
+
+def check_base(run: Run, base: Base) -> None:
+    """Raises LensrlError when `run` was trained from another base model."""
+    if run.fingerprint != base.fingerprint:
+        raise LensrlError(
+            f"{run.path} was made from another base model (fingerprint {run.fingerprint[:12]}) than {base.name} "
+            f"({base.fingerprint[:12]}); give it its own study folder with --out"
+        )
+
+
+def run_weights(run: Run, base: Base) -> dict[str, torch.Tensor]:
+    """Every parameter of a run, bit for bit as it was trained; the base's own tensors where nothing changed."""
+    check_base(run, base)
+    weights = dict(base.weights)
+    for part in run.deltas:
+        for name, change in run.deltas.exact(part).values():
+            weights[name] = torch.from_numpy(add(base.weights[name].numpy(), change))
+    return weights
+
+
+def graft(
+    base: Base, into: Weights, donor: Weights, parts: Collection[int | str], component: PatchComponent = "block"
+) -> dict[str, torch.Tensor]:
+    """`into` with the donor's weights in the given parts (layers, `embed`, `final_norm`, `lm_head`).
+
+    `component` narrows a layer to its attention or MLP module, without the norms before them.
+    """
+    blocks = base.blocks
+    return {
+        name: donor[name]
+        if blocks.part(name) in parts and component in ("block", blocks.component(name))
+        else into[name]
+        for name in into
+    }  # fmt: skip

@@ -1,0 +1,100 @@
+"""`patch`: put layers of one run into another, by weights and by activations, and store what it recovers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from lensrl.errors import LensrlError
+from lensrl.layers import BASE, FULL, LayerSpec, parse_layers
+from lensrl.store.patch import PatchComponent, PatchKey, PatchResult, What, read_patch, write_patch
+from lensrl.store.provenance import provenance
+from lensrl.store.run import Run
+from lensrl.store.study import PATCH_FOLDER, Study
+
+OnProgress = Callable[[str, int, int], None]  # what, done, of how many
+
+
+def patch(
+    study: Study,
+    *,
+    layers: LayerSpec = "all",
+    from_run: str = FULL,
+    into_run: str = BASE,
+    reverse: bool = False,
+    what: What | Literal["both"] = "both",
+    component: PatchComponent = "block",
+    seed: int | None = None,
+    on_progress: OnProgress | None = None,
+) -> pd.DataFrame:
+    """Patch each of `layers`, alone, from one run into another, and measure the recovery.
+
+    Sufficiency by default: the RL-trained layer in the base. `reverse` swaps the two, which asks for necessity: with
+    the base's layer in the RL model, a recovery of 1 means that the whole gain is lost.
+
+    - `weights`: the layer's weights are grafted; metrics `score` (the study's sampled score) and `reference_logprob`.
+    - `activations`: the layer's output is patched on the same tokens; `reference_logprob` and `logit_difference`.
+
+    Returns one row per layer, kind and metric (`PatchResult.COLUMNS`, and `contribution`, C_l, beside them). Results
+    are stored under `patches/` in the study and reused while the runs that they came from are unchanged.
+    """
+    chosen = parse_layers(layers, study.n_layers)
+    donor, into = _run(study, from_run, seed), _run(study, into_run, seed)
+    if reverse:
+        donor, into = into, donor
+    if donor.run_id == into.run_id:
+        raise LensrlError(f"--from and --into both name {donor.name!r}: there is nothing to recover")
+    training_seed = (
+        next(run.seed for run in (donor, into) if run.name != BASE) if BASE in (donor.name, into.name) else donor.seed
+    )
+    kinds: list[What] = ["weights", "activations"] if what == "both" else [what]
+    keys = [
+        PatchKey(kind, component, layer, donor.name, into.name, training_seed) for kind in kinds for layer in chosen
+    ]
+    folder = study.path / PATCH_FOLDER
+    sources = {"donor": donor.run_id, "into": into.run_id}
+    results = {key: found for key in keys if (found := _stored(folder, key, sources))}
+    missing = [key for key in keys if key not in results]
+    if missing:
+        from lensrl.patching.measure import Patcher  # torch and transformers, only where there is work for them
+
+        patcher = Patcher(study, donor, into)
+        record = provenance(device=patcher.device, dtypes={"masters": "float32"})
+        for kind in kinds:
+            todo = [key.layer for key in missing if key.what == kind]
+            if not todo:
+                continue
+            measured = patcher.measure(kind, todo, component, on_progress)
+            for layer, metrics in measured:
+                key = PatchKey(kind, component, layer, donor.name, into.name, training_seed)
+                results[key] = PatchResult(key, metrics, into.items["benchmark"].tolist(), sources, record)
+                write_patch(folder, results[key])
+    return with_contributions(pd.DataFrame([row for key in keys for row in results[key].rows()]), study)
+
+
+def with_contributions(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """Add each layer's measured contribution C_l, NaN where the study has none."""
+    contributions: Mapping[int, float] = {}
+    if FULL in study:
+        table = study.contributions()
+        contributions = dict(zip(table["layer"], table["contribution"], strict=True))
+    return rows.assign(contribution=[contributions.get(layer, np.nan) for layer in rows["layer"]])
+
+
+def _run(study: Study, name: str, seed: int | None) -> Run:
+    run = study[name] if seed is None else study[name, seed]
+    if not run.has_scores:
+        raise LensrlError(f"run {name!r} of {study.path} has no weights to patch: {run.reason}")
+    return run
+
+
+def _stored(folder: Path, key: PatchKey, sources: Mapping[str, str]) -> PatchResult | None:
+    path = folder / key.file_name
+    if not path.exists():
+        return None
+    result = read_patch(path)
+    return result if dict(result.sources) == dict(sources) else None

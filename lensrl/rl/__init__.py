@@ -1,0 +1,6 @@
+"""RL on all layers or on some of them, with TRL."""
+
+from lensrl.rl.recorder import TrainingCurve
+from lensrl.rl.trainer import Training, train
+
+__all__ = ["Training", "TrainingCurve", "train"]

@@ -1,0 +1,119 @@
+"""What a run keeps of its training: one value per step, and where the gradient went."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+
+from lensrl.blocks import Blocks
+from lensrl.layers import OUTSIDE
+
+COLLAPSE_WINDOW = 10  # steps
+COLLAPSE_SHARE = 0.5
+
+
+class Diverged(Exception):
+    """A loss or gradient that is not finite."""
+
+
+class Collapsed(Exception):
+    """A reward that fell far below where it started."""
+
+
+@dataclass
+class TrainingCurve:
+    """One list entry per optimiser step.
+
+    `reward_mean` and `reward_std` are over the step's completions, `completion_length` is in tokens,
+    `truncated_share` counts completions that met the length limit, `zero_spread_share` groups whose rewards are all
+    equal (they teach nothing), `step_time` is in seconds, `peak_memory` in bytes (of the GPU where there is one, else
+    of the process). `grad_norm` is the norm before clipping; `layer_grad_norm` the same for each layer and
+    `outside_grad_norm` for embed, final_norm and lm_head.
+    """
+
+    reward_mean: list[float] = field(default_factory=list)
+    reward_std: list[float] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list)
+    grad_norm: list[float] = field(default_factory=list)
+    completion_length: list[float] = field(default_factory=list)
+    truncated_share: list[float] = field(default_factory=list)
+    zero_spread_share: list[float] = field(default_factory=list)
+    step_time: list[float] = field(default_factory=list)
+    peak_memory: list[float] = field(default_factory=list)
+    layer_grad_norm: list[list[float]] = field(default_factory=list)
+    outside_grad_norm: list[list[float]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.reward_mean)
+
+    def arrays(self) -> dict[str, Float64[np.ndarray, "step *rest"]]:
+        return {name: np.array(values, np.float64) for name, values in vars(self).items()}
+
+
+class Recorder:
+    """Fills a TrainingCurve from the three places of a step where its numbers are known."""
+
+    def __init__(self, blocks: Blocks, *, group_size: int, stop_tokens: Sequence[int], max_tokens: int) -> None:
+        self.curve = TrainingCurve()
+        self._blocks = blocks
+        self._group_size = group_size
+        self._stop_tokens = set(stop_tokens)
+        self._max_tokens = max_tokens
+        self._step_started = time.perf_counter()
+
+    def step_begins(self) -> None:
+        self._step_started = time.perf_counter()
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+
+    def completions(self, rewards: Sequence[float], completion_ids: Sequence[Sequence[int]]) -> None:
+        """Rewards and tokens of a step, group by group."""
+        groups = np.array(rewards, np.float64).reshape(-1, self._group_size)
+        lengths = np.array([len(ids) for ids in completion_ids])
+        truncated = [len(ids) >= self._max_tokens and ids[-1] not in self._stop_tokens for ids in completion_ids]
+        curve = self.curve
+        curve.reward_mean.append(float(groups.mean()))
+        curve.reward_std.append(float(groups.std()))
+        curve.zero_spread_share.append(float((np.ptp(groups, axis=1) == 0).mean()))
+        curve.completion_length.append(float(lengths.mean()))
+        curve.truncated_share.append(float(np.mean(truncated)))
+
+    def gradients(self, model: torch.nn.Module) -> None:
+        """Norms before clipping, per layer and outside. Raises Diverged before the optimiser could use them."""
+        squares: dict[int | str, torch.Tensor] = {}
+        for name, parameter in model.named_parameters():
+            if parameter.grad is not None:
+                part = self._blocks.part(name)
+                squares[part] = (
+                    squares.get(part, torch.zeros((), device=parameter.device)) + parameter.grad.square().sum()
+                )
+        norms = {part: float(square) ** 0.5 for part, square in squares.items()}
+        self.curve.layer_grad_norm.append([norms.get(layer, 0.0) for layer in range(self._blocks.n_layers)])
+        self.curve.outside_grad_norm.append([norms.get(part, 0.0) for part in OUTSIDE])
+        total = sum(norm**2 for norm in norms.values()) ** 0.5
+        self.curve.grad_norm.append(total)
+        if not np.isfinite(total):
+            raise Diverged(f"the gradient is not finite at step {len(self.curve.grad_norm)}")
+
+    def step_ends(self, loss: float) -> None:
+        """Raises Collapsed when the recent reward is under half of what it was at the start."""
+        curve = self.curve
+        curve.loss.append(loss)
+        curve.step_time.append(time.perf_counter() - self._step_started)
+        curve.peak_memory.append(
+            float(torch.cuda.max_memory_allocated())
+            if torch.cuda.is_available()
+            else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+        )
+        first, last = curve.reward_mean[:COLLAPSE_WINDOW], curve.reward_mean[-COLLAPSE_WINDOW:]
+        if len(curve) >= 2 * COLLAPSE_WINDOW and np.mean(last) < COLLAPSE_SHARE * np.mean(first):
+            raise Collapsed(
+                f"the mean reward of steps {len(curve) - COLLAPSE_WINDOW + 1} to {len(curve)} is {np.mean(last):.3f}, "
+                f"under half of the {np.mean(first):.3f} of the first {COLLAPSE_WINDOW}"
+            )

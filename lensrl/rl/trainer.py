@@ -1,0 +1,207 @@
+"""RL with TRL's GRPOTrainer on all parameters or on chosen layers.
+
+GRPO as published (Shao et al. 2024, arXiv 2402.03300, eq. 3): for a group of G completions of one prompt with rewards
+r_i, the advantage of every token of completion i is
+
+    A_i = (r_i - mean(r)) / (std(r) + 1e-4)
+
+and the objective is the clipped importance ratio times A_i, averaged over a completion's tokens and then over
+completions. TRL's own defaults are another algorithm (DAPO), so every setting that matters is given here.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from datasets import Dataset
+from datasets.utils import logging as datasets_logging
+from transformers import PreTrainedModel, TrainerCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from trl import GRPOConfig, GRPOTrainer
+
+from lensrl.blocks import train_only
+from lensrl.evaluate import stop_tokens
+from lensrl.models import Base
+from lensrl.recipe import Recipe
+from lensrl.rl.recorder import Collapsed, Diverged, Recorder, TrainingCurve
+from lensrl.tasks import Task
+
+Status = Literal["completed", "collapsed", "diverged"]
+OnStep = Callable[[TrainingCurve], None]
+
+
+@dataclass(frozen=True)
+class Training:
+    """A trained model with how it went. `reason` says why a run that is not `completed` ended."""
+
+    model: PreTrainedModel
+    status: Status
+    reason: str
+    curve: TrainingCurve
+
+
+def train(
+    base: Base,
+    task: Task,
+    recipe: Recipe,
+    *,
+    layers: Iterable[int] | None,
+    seed: int,
+    device: str = "cpu",
+    on_step: OnStep | None = None,
+) -> Training:
+    """Train a fresh copy of the base: all of it (`layers=None`) or the given layers, everything else frozen.
+
+    Runs that share `recipe` and `seed` see the same prompts in the same order. Raises RuntimeError when a parameter
+    that should be frozen has moved by a single bit.
+    """
+    chosen = None if layers is None else sorted(layers)
+    model = base.fresh(device=device)
+    train_only(model, base.blocks, chosen)
+    recorder = Recorder(
+        base.blocks,
+        group_size=recipe.rl.completions_per_prompt,
+        stop_tokens=stop_tokens(model, base.tokenizer),
+        max_tokens=recipe.rl.max_completion_tokens,
+    )
+    items = {item.id: item for item in task.items("train")}
+
+    def reward(completions: list[str], completion_ids: list[list[int]], id: list[str], **_: Any) -> list[float]:
+        rewards = [task.reward(items[i], text) for i, text in zip(id, completions, strict=True)]
+        recorder.completions(rewards, completion_ids)
+        return rewards
+
+    prompts = Dataset.from_list([{"id": item.id, "prompt": item.prompt} for item in items.values()])
+    status, reason = "completed", ""
+    with tempfile.TemporaryDirectory(prefix="lensrl-") as scratch, _quiet():
+        trainer = Trainer(
+            model=model,
+            reward_funcs=reward,  # pyright: ignore[reportArgumentType]
+            args=grpo_config(recipe, seed=seed, device=device, output_dir=scratch),
+            train_dataset=prompts,
+            processing_class=base.tokenizer,
+            recorder=recorder,
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(_Steps(recorder, on_step))
+        try:
+            trainer.train()
+        except Collapsed as error:
+            status, reason = "collapsed", str(error)
+        except Diverged as error:
+            status, reason = "diverged", str(error)
+    check_frozen(model, base, chosen)
+    return Training(model, status, reason, recorder.curve)
+
+
+def grpo_config(recipe: Recipe, *, seed: int, device: str, output_dir: str) -> GRPOConfig:
+    """TRL's settings for a recipe: published GRPO, on-policy, constant learning rate, nothing saved or reported."""
+    rl = recipe.rl
+    completions = rl.prompts_per_step * rl.completions_per_prompt
+    micro_batch = rl.micro_batch or completions
+    return GRPOConfig(
+        output_dir=output_dir,
+        loss_type="grpo",
+        scale_rewards="group",
+        importance_sampling_level="token",
+        beta=rl.kl_beta,
+        use_bias_correction_kl=False,
+        epsilon=rl.clip,
+        num_iterations=1,
+        max_steps=rl.steps,
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=completions // micro_batch,
+        num_generations=rl.completions_per_prompt,
+        max_completion_length=rl.max_completion_tokens,
+        mask_truncated_completions=False,
+        temperature=rl.temperature,
+        top_p=1.0,
+        top_k=0,
+        learning_rate=rl.learning_rate,
+        lr_scheduler_type="constant",
+        warmup_steps=0,
+        weight_decay=rl.weight_decay,
+        max_grad_norm=rl.max_grad_norm,
+        optim="adamw_torch",
+        gradient_checkpointing=rl.gradient_checkpointing,
+        bf16=device == "cuda",
+        use_cpu=device == "cpu",
+        seed=seed,
+        data_seed=seed,
+        shuffle_dataset=True,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=device == "cuda",
+        logging_strategy="steps",
+        logging_steps=1,
+        logging_nan_inf_filter=False,  # a NaN must be seen, not averaged away
+        save_strategy="no",
+        eval_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        log_level="error",
+    )
+
+
+class Trainer(GRPOTrainer):
+    """GRPOTrainer that hands the gradients to a recorder before they are clipped."""
+
+    def __init__(self, *, recorder: Recorder, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._recorder = recorder
+
+    def _clip_grad_norm(self, model: torch.nn.Module) -> torch.Tensor:
+        self._recorder.gradients(self.accelerator.unwrap_model(model))
+        return super()._clip_grad_norm(model)
+
+
+class _Steps(TrainerCallback):
+    """Marks the beginning and end of each step for the recorder and for whoever watches."""
+
+    def __init__(self, recorder: Recorder, on_step: OnStep | None) -> None:
+        self._recorder = recorder
+        self._on_step = on_step
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._recorder.step_begins()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if logs and "loss" in logs:  # the summary at the end of training has none
+            self._recorder.step_ends(float(logs["loss"]))
+            if self._on_step is not None:
+                self._on_step(self._recorder.curve)
+
+
+def check_frozen(model: PreTrainedModel, base: Base, layers: list[int] | None) -> None:
+    """Every tensor outside `layers` is bit-identical to the base. Raises RuntimeError naming the first that is not."""
+    if layers is None:
+        return
+    for name, parameter in model.named_parameters():
+        if base.blocks.layer(name) not in layers:
+            before, after = base.weights[name], parameter.detach().cpu()
+            if not torch.equal(before.view(torch.int32), after.view(torch.int32)):
+                raise RuntimeError(f"{name} changed although only layers {layers} were trained")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what TRL and its libraries say about settings that are given on purpose."""
+    loggers = [logging.getLogger(name) for name in ("transformers", "trl", "accelerate")]
+    levels = [logger.level for logger in loggers]
+    datasets_logging.disable_progress_bar()
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

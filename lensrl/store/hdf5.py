@@ -1,0 +1,83 @@
+"""The few HDF5 habits that every lensrl file shares: labelled axes, checksums, strings, one way to open.
+
+An axis is a dimension scale at the file's root, so that a viewer (or xarray through h5netcdf) shows names instead of
+numbers. Every dataset is chunked and carries a fletcher32 checksum, which HDF5 checks on reading. Strings are
+fixed-length UTF-8: their bytes lie in the dataset, where the checksum sees them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from lensrl.errors import StoreError, reason
+
+CHUNK_BYTES = 1 << 20
+
+
+def open_for_reading(path: Path, expected: str, version: int) -> h5py.File:
+    """Open a lensrl file and check what it says it is. Raises StoreError with the file and what to do."""
+    try:
+        file = h5py.File(path, "r", locking=False)  # files are written once: a lock would only get in a reader's way
+    except FileNotFoundError:
+        raise StoreError(f"no file at {path}") from None
+    except OSError as error:
+        raise StoreError(f"{path} is damaged or not an HDF5 file ({reason(error)}); delete it and run again") from None
+    found, found_version = file.attrs.get("format"), file.attrs.get("format_version")
+    if found != expected:
+        file.close()
+        raise StoreError(f"{path} is not a {expected} file (its format attribute is {found!r})")
+    if not isinstance(found_version, np.integer) or found_version > version:
+        file.close()
+        raise StoreError(
+            f"{path} has format version {found_version}; this lensrl reads up to {version}: upgrade lensrl"
+        )
+    return file
+
+
+def axis(file: h5py.File, name: str, labels: Sequence[Any] | np.ndarray | int) -> None:
+    """Make the axis `name` with the given labels, or with 0, 1, ... for a length."""
+    if name not in file:
+        values = np.arange(labels, dtype=np.int32) if isinstance(labels, int) else labels
+        dataset = create(file, name, values)
+        dataset.make_scale(name)
+
+
+def create(group: h5py.Group, name: str, data: Any, axes: Sequence[str] = ()) -> h5py.Dataset:
+    """Write a dataset with checksum, chunks of about a MiB, and the named axes attached."""
+    array = encode_strings(data)
+    dataset = group.create_dataset(
+        name, data=array, chunks=_chunks(array), fletcher32=True if array.size else None, track_times=False
+    )
+    attach(dataset, axes)
+    return dataset
+
+
+def attach(dataset: h5py.Dataset, axes: Sequence[str]) -> None:
+    for dimension, axis_name in enumerate(axes):
+        dataset.dims[dimension].attach_scale(dataset.file[axis_name])
+
+
+def encode_strings(data: Any) -> np.ndarray:
+    """Arrays as they are; a sequence of str as fixed-length UTF-8."""
+    array = np.asarray(data)
+    if array.dtype.kind not in "UO":
+        return array
+    raw = [str(text).encode() for text in array.tolist()]
+    return np.array(raw, dtype=h5py.string_dtype("utf-8", max([1, *map(len, raw)])))
+
+
+def decode_strings(dataset: h5py.Dataset) -> list[str]:
+    return [raw.decode() for raw in dataset[...].tolist()]
+
+
+def _chunks(array: np.ndarray) -> tuple[int, ...] | None:
+    """Whole trailing axes, and as many rows of the first as fit; None (contiguous) for an empty array."""
+    if array.size == 0 or array.ndim == 0:
+        return None
+    row = array[0].nbytes if array.ndim > 1 else array.itemsize
+    return (max(1, min(array.shape[0], CHUNK_BYTES // max(row, 1))), *array.shape[1:])

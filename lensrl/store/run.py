@@ -1,0 +1,223 @@
+"""Reading one run file, lazily."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+
+from lensrl.errors import LensrlError, StoreError, did_you_mean, reason
+from lensrl.layers import OUTSIDE
+from lensrl.store.exact import Delta
+from lensrl.store.hdf5 import decode_strings, open_for_reading
+from lensrl.store.write import RUN_FORMAT, RUN_VERSION, read_delta
+
+
+class Run:
+    """One run of a study, read lazily: attributes and small tables at once, arrays when they are sliced.
+
+    >>> run.scores                       # DataFrame: benchmark, item, sample, score, length, truncated
+    >>> run.training                     # DataFrame: one row per step
+    >>> run.delta_norms()                # DataFrame: one row per parameter
+    >>> run.deltas[4]["mlp.down_proj.weight"][:8]
+    >>> run.activations["block_out"][4]  # (token, feature)
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._file = open_for_reading(self.path, RUN_FORMAT, RUN_VERSION)
+        try:
+            attributes = self._file.attrs
+            self.study = str(attributes["study"])
+            self.name = str(attributes["run"])
+            self.seed = int(attributes["seed"])
+            self.layers: list[int] = attributes["layers"].tolist()
+            self.status = str(attributes["status"])
+            self.reason = str(attributes["reason"])
+            self.base = str(attributes["base"])
+            self.fingerprint = str(attributes["fingerprint"])
+            self.n_layers = int(attributes["n_layers"])
+            self.run_id = str(attributes["run_id"])
+        except (KeyError, OSError, ValueError) as error:
+            self._file.close()
+            raise StoreError(f"{self.path} is damaged ({reason(error)}); delete it and run again") from None
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The recipe that the run was made with."""
+        return json.loads(self._file.attrs["recipe"])
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Library versions, git state, device, dtypes, creation time."""
+        return json.loads(self._file.attrs["provenance"])
+
+    @property
+    def has_scores(self) -> bool:
+        """False for a run that diverged."""
+        return "scores" in self._file
+
+    @cached_property
+    def items(self) -> pd.DataFrame:
+        """One row per held-out item: benchmark, item, score (mean over samples), reference_logprob (nats per token)."""
+        group = self._group("scores", "no scores")
+        return pd.DataFrame({
+            "benchmark": self._strings(group, "benchmark"),
+            "item": self._strings(self._file, "item"),
+            "score": self._read(group, "score").mean(axis=1, dtype=np.float64),
+            "reference_logprob": self._read(group, "reference_logprob").astype(np.float64),
+        })  # fmt: skip
+
+    @property
+    def score(self) -> float:
+        """The mean over benchmarks of the mean per-item score; NaN for a run without scores."""
+        return float(self.items.groupby("benchmark")["score"].mean().mean()) if self.has_scores else float("nan")
+
+    @property
+    def scores(self) -> pd.DataFrame:
+        """One row per item and sample: benchmark, item, sample, score, length (tokens), truncated."""
+        group = self._group("scores", "no scores")
+        score = self._read(group, "score")
+        n_items, n_samples = score.shape
+        return pd.DataFrame({
+            "benchmark": np.repeat(self._strings(group, "benchmark"), n_samples),
+            "item": np.repeat(self._strings(self._file, "item"), n_samples),
+            "sample": np.tile(np.arange(n_samples), n_items),
+            "score": score.reshape(-1),
+            "length": self._read(group, "length").reshape(-1),
+            "truncated": self._read(group, "truncated").reshape(-1).astype(bool),
+        })  # fmt: skip
+
+    @property
+    def training(self) -> pd.DataFrame:
+        """One row per step; the columns are those of `TrainingCurve`, per-layer norms as `grad_norm_3`."""
+        group = self._group("training", "no training curve")
+        columns: dict[str, np.ndarray] = {"step": self._read(self._file, "step")}
+        for name in group:
+            values = self._read(group, name)
+            if values.ndim == 1:
+                columns[name] = values
+            else:
+                labels = range(self.n_layers) if name == "layer_grad_norm" else OUTSIDE
+                columns |= {f"grad_norm_{label}": values[:, i] for i, label in enumerate(labels)}
+        return pd.DataFrame(columns)
+
+    def delta_norms(self) -> pd.DataFrame:
+        """One row per parameter: parameter, layer (<NA> outside the layers), part, component, size, norm, base_norm,
+        relative_norm (norm / base_norm), changed_share (of entries whose bits changed). Frobenius norms.
+        """
+        group = self._group("parameters", "no parameter table")
+        part = self._strings(group, "part")
+        norm, base_norm = self._read(group, "norm"), self._read(group, "base_norm")
+        size = self._read(group, "size")
+        return pd.DataFrame({
+            "parameter": self._strings(self._file, "parameter"),
+            "layer": pd.array([int(p) if p.isdecimal() else None for p in part], dtype="Int64"),
+            "part": part,
+            "component": self._strings(group, "component"),
+            "size": size,
+            "norm": norm,
+            "base_norm": base_norm,
+            "relative_norm": np.divide(norm, base_norm, out=np.full_like(norm, np.nan), where=base_norm > 0),
+            "changed_share": self._read(group, "changed") / size,
+        })  # fmt: skip
+
+    def layer_delta_norms(self) -> pd.DataFrame:
+        """One row per layer: norm, base_norm, relative_norm, over all of the layer's parameters together."""
+        table = self.delta_norms().dropna(subset=["layer"])
+        squares = (table[["norm", "base_norm"]] ** 2).groupby(table["layer"].astype(int)).sum() ** 0.5
+        squares["relative_norm"] = squares["norm"] / squares["base_norm"]
+        return squares.reset_index()
+
+    @property
+    def deltas(self) -> Deltas:
+        """Weight deltas by part: `run.deltas[4]`, `run.deltas["embed"]`."""
+        return Deltas(self._file, self.n_layers)
+
+    @property
+    def activations(self) -> Mapping[str, h5py.Dataset]:
+        """Site (`block_out`, `attn_out`, `mlp_out`) -> lazy (layer, token, feature) array."""
+        group = self._group("activations", "no activations")
+        return {site: group[site] for site in group}
+
+    @property
+    def probe(self) -> pd.DataFrame:
+        """One row per token of the probe set: token_id, prompt, position, text."""
+        group = self._group("probe", "no probe set")
+        columns = {name: self._read(group, name) for name in ("token_id", "prompt", "position")}
+        return pd.DataFrame({**columns, "text": self._strings(group, "text")})
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Run {self.name} seed {self.seed} of {self.study}: {self.status}, score {self.score:.3f}>"
+
+    def _group(self, name: str, absence: str) -> h5py.Group:
+        if name not in self._file:
+            raise LensrlError(f"run {self.name!r} has {absence}: {self.reason or 'the base is not trained'}")
+        return self._file[name]
+
+    def _read(self, group: h5py.Group, name: str) -> np.ndarray:
+        try:
+            return group[name][...]
+        except (OSError, KeyError) as error:
+            raise StoreError(
+                f"{self.path} is damaged at {group.name.rstrip('/')}/{name} ({reason(error)}); delete it and run again"
+            ) from None
+
+    def _strings(self, group: h5py.Group, name: str) -> list[str]:
+        self._read(group, name)
+        return decode_strings(group[name])
+
+
+class Deltas(Mapping[int | str, Mapping[str, h5py.Dataset]]):
+    """Part -> parameter -> lazy delta array. Parts and parameters that did not change are absent."""
+
+    def __init__(self, file: h5py.File, n_layers: int) -> None:
+        self._file = file
+        self._n_layers = n_layers
+
+    def __getitem__(self, part: int | str) -> dict[str, h5py.Dataset]:
+        parts = self._parts()
+        if str(part) in parts:
+            group = self._file["deltas"][str(part)]
+            return {inner: group[inner] for inner in group}
+        if (isinstance(part, int) and 0 <= part < self._n_layers) or part in OUTSIDE:
+            return {}
+        raise KeyError(f"no part {part!r}{did_you_mean(str(part), map(str, self))}")
+
+    def exact(self, part: int | str) -> dict[str, tuple[str, Delta]]:
+        """Inner name -> (full parameter name, delta with what makes base + delta exact)."""
+        return {
+            inner: (str(dataset.attrs["parameter"]), read_delta(self._file, str(part), inner))
+            for inner, dataset in self[part].items()
+        }
+
+    def __iter__(self) -> Iterator[int | str]:
+        for part in sorted(self._parts(), key=lambda p: (not p.isdecimal(), int(p) if p.isdecimal() else 0, p)):
+            yield int(part) if part.isdecimal() else part
+
+    def __len__(self) -> int:
+        return len(self._parts())
+
+    def _parts(self) -> list[str]:
+        return list(self._file["deltas"]) if "deltas" in self._file else []
+
+
+def open_run(path: str | Path) -> Run:
+    """Open a run file for reading. Raises StoreError when it is missing, damaged, or newer than this lensrl."""
+    return Run(path)

@@ -1,0 +1,205 @@
+"""Reading a study: a folder of run files made from one recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import pandas as pd
+
+from lensrl.errors import LensrlError, StoreError, did_you_mean
+from lensrl.layers import BASE, FULL, layer_run
+from lensrl.measures.contribution import GainRatio, gain_ratios
+from lensrl.recipe import Recipe, read_kept_recipe
+from lensrl.store.patch import PatchResult, read_patch
+from lensrl.store.run import Run
+
+RECIPE_FILE = "recipe.json"
+PATCH_FOLDER = "patches"
+
+
+def run_path(folder: Path, run: str, seed: int) -> Path:
+    """`base.h5` (the base has no training seed), `layer-3.seed-0.h5`."""
+    return folder / (f"{BASE}.h5" if run == BASE else f"{run}.seed-{seed}.h5")
+
+
+class Study:
+    """The runs of one recipe. Opening it reads the headers of its run files and no array.
+
+    >>> study = lensrl.open_study("runs/tiny")
+    >>> study["full-rl"].scores          # seed 0; study["full-rl", 2] for seed 2
+    >>> study.contributions()            # DataFrame: one row per layer
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self.path.is_dir():
+            raise LensrlError(f"no study folder at {self.path}; make one with: lensrl run runs/tiny.toml")
+        if not (self.path / RECIPE_FILE).is_file():
+            raise LensrlError(f"{self.path} is not a study: it has no {RECIPE_FILE}; studies are made by lensrl run")
+        self.name = self.path.resolve().name
+        self.runs: dict[tuple[str, int], Run] = {}
+        self.broken: dict[str, str] = {}  # file name -> why it cannot be read
+        for file in sorted(self.path.glob("*.h5")):
+            try:
+                run = Run(file)
+            except StoreError as error:
+                self.broken[file.name] = str(error)
+            else:
+                self.runs[run.name, run.seed] = run
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The recipe, with its paths resolved."""
+        return read_kept_recipe(self.path / RECIPE_FILE)
+
+    @property
+    def n_layers(self) -> int:
+        return self[BASE].n_layers
+
+    @property
+    def seeds(self) -> list[int]:
+        """The training seeds that have any run."""
+        return sorted({seed for name, seed in self.runs if name != BASE})
+
+    def __getitem__(self, key: str | tuple[str, int]) -> Run:
+        """A run by name (the lowest seed that it has) or by (name, seed). The base is the same for every seed."""
+        name, seed = key if isinstance(key, tuple) else (key, None)
+        found = {s: run for (n, s), run in self.runs.items() if n == name}
+        if name == BASE and found:
+            return next(iter(found.values()))
+        if found and seed is None:
+            return found[min(found)]
+        if seed in found:
+            return found[seed]
+        if found:
+            raise LensrlError(f"study {self.path} has no {name} with seed {seed}; it has seeds {sorted(found)}")
+        for file, why in self.broken.items():
+            if file.startswith((f"{name}.h5", f"{name}.seed-")):
+                raise StoreError(why)
+        names = list(dict.fromkeys(n for n, _ in self.runs))
+        raise LensrlError(f"study {self.path} has no run {name!r}{did_you_mean(name, names)}")
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.runs or any(name == key for name, _ in self.runs)
+
+    def scores(self) -> pd.DataFrame:
+        """One row per run and seed: run, seed, status, reason, score, gain over the base, length, truncated."""
+        base = self[BASE].score
+        rows = []
+        for run in sorted(self.runs.values(), key=lambda r: (r.name != BASE, r.name != FULL, r.layers, r.seed)):
+            samples = run.scores if run.has_scores else None
+            rows.append({
+                "run": run.name,
+                "seed": run.seed,
+                "status": run.status,
+                "reason": run.reason,
+                "score": run.score,
+                "gain": run.score - base,
+                "length": np.nan if samples is None else samples["length"].mean(),
+                "truncated": np.nan if samples is None else samples["truncated"].mean(),
+            })  # fmt: skip
+        return pd.DataFrame(rows)
+
+    def contributions(self) -> pd.DataFrame:
+        """The layer contribution C_l of every layer, with its 95 % interval.
+
+        Columns: layer, contribution, low, high, numerator (S_l - S_base) and denominator (S_full - S_base) each with
+        `_low` and `_high`, status, reason, seeds (how many). `status` is `defined`; `collapsed` where the value
+        is of a run that collapsed; or `undefined`, `diverged`, `missing`, with NaN and the reason.
+        """
+        base = self[BASE].items
+        full = {seed: run for (name, seed), run in self.runs.items() if name == FULL}
+        self[FULL]  # raises with the run's name when there is none
+        scored = {seed: run for seed, run in full.items() if run.has_scores}
+        groups: dict[tuple[int, ...], dict[int, list[Run]]] = {}
+        rows: dict[int, dict[str, object]] = {}
+        for layer in range(self.n_layers):
+            runs = {seed: run for (name, seed), run in self.runs.items() if name == layer_run(layer)}
+            shared = tuple(sorted(seed for seed in scored if seed in runs and runs[seed].has_scores))
+            if shared:
+                groups.setdefault(shared, {})[layer] = [runs[seed] for seed in shared]
+            else:
+                rows[layer] = self._no_contribution(layer, runs, full)
+        for seeds, layers in groups.items():
+            ratios = gain_ratios(
+                _matrix([self[BASE]] * len(seeds)),
+                _matrix([scored[seed] for seed in seeds]),
+                {layer: _matrix(runs) for layer, runs in layers.items()},
+                base["benchmark"].tolist(),
+            )
+            rows |= {layer: _row(layer, ratio, layers[layer]) for layer, ratio in ratios.items()}
+        return pd.DataFrame([rows[layer] for layer in sorted(rows)])
+
+    def patches(self) -> pd.DataFrame:
+        """Every stored patching result, one row per metric; see `PatchResult.rows`."""
+        rows = [row for file in sorted((self.path / PATCH_FOLDER).glob("*.h5")) for row in read_patch(file).rows()]
+        columns = PatchResult.COLUMNS
+        return pd.DataFrame(rows, columns=columns).sort_values(
+            ["what", "component", "into", "layer"], ignore_index=True
+        )
+
+    def close(self) -> None:
+        for run in self.runs.values():
+            run.close()
+
+    def __enter__(self) -> Study:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        lines = [f"<Study {self.name}: {len(self.runs)} runs, seeds {self.seeds}, model {self.recipe.model}>"]
+        return "\n".join(
+            [*lines, *(f"  {run!r}" for run in self.runs.values()), *map("  broken: {}".format, self.broken)]
+        )
+
+    def _no_contribution(self, layer: int, runs: dict[int, Run], full: dict[int, Run]) -> dict[str, object]:
+        ended = next((run for run in [*full.values(), *runs.values()] if not run.has_scores), None)
+        if ended is None:
+            status, why = "missing", f"no run {layer_run(layer)}"
+        else:
+            status, why = ended.status, f"{ended.name} seed {ended.seed}: {ended.reason}"
+        nan = float("nan")
+        return dict.fromkeys(CONTRIBUTION_COLUMNS, nan) | {
+            "layer": layer, "status": status, "reason": why, "seeds": 0,
+        }  # fmt: skip
+
+
+CONTRIBUTION_COLUMNS = (
+    "layer", "contribution", "low", "high", "numerator", "numerator_low", "numerator_high",
+    "denominator", "denominator_low", "denominator_high", "status", "reason", "seeds",
+)  # fmt: skip
+
+
+def _row(layer: int, result: GainRatio, runs: Sequence[Run]) -> dict[str, object]:
+    status, why = result.status, result.reason
+    collapsed = next((run for run in runs if run.status == "collapsed"), None)
+    ratio = result.ratio
+    if status == "defined" and result.denominator.value < 0:
+        nan = float("nan")
+        ratio = type(ratio)(nan, nan, nan)
+        status = "undefined"
+        why = f"full RL lowered the score by {-result.denominator.value:.3g}: there is no gain to share"
+    elif status == "defined" and collapsed is not None:
+        status, why = "collapsed", f"seed {collapsed.seed}: {collapsed.reason}"
+    values = (layer, *ratio, *result.numerator, *result.denominator, status, why, len(runs))
+    return dict(zip(CONTRIBUTION_COLUMNS, values, strict=True))
+
+
+def _matrix(runs: Sequence[Run]) -> np.ndarray:
+    """Per-item scores, (seed, item). Raises StoreError when the runs were not scored on the same items."""
+    first = runs[0].items["item"]
+    for run in runs[1:]:
+        if not first.equals(run.items["item"]):
+            raise StoreError(f"{run.path} was scored on other items than {runs[0].path}; their scores cannot be paired")
+    return np.stack([run.items["score"].to_numpy() for run in runs])
+
+
+def open_study(path: str | Path) -> Study:
+    """Open a study folder for reading. Raises LensrlError when it is none."""
+    return Study(path)

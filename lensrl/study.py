@@ -1,0 +1,89 @@
+"""The order of things: which runs a recipe asks for, which are missing, and making them one by one.
+
+A run is an idempotent task that writes one file. A study that was interrupted continues with what is missing.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lensrl.errors import LensrlError, StoreError
+from lensrl.layers import BASE
+from lensrl.plan import NoWatcher, RunSpec, Watcher, plan
+from lensrl.recipe import Recipe, read_kept_recipe
+from lensrl.store.atomic import new_file, remove_litter
+from lensrl.store.run import Run
+from lensrl.store.study import RECIPE_FILE, Study, run_path
+
+if TYPE_CHECKING:
+    from lensrl.execute import Workshop
+
+
+def run_study(recipe: Recipe, folder: str | Path, watcher: Watcher | None = None) -> Study:
+    """Make every run of `recipe` that `folder` lacks, and return the study.
+
+    Raises LensrlError when the folder holds a study of another recipe or of another base model, or a damaged file.
+    A run that diverges or collapses is written with that status, and the study goes on.
+    """
+    folder = Path(folder)
+    watcher = watcher or NoWatcher()
+    _keep_recipe(recipe, folder)
+    remove_litter(folder)
+    workshop: Workshop | None = None
+    base_path = run_path(folder, BASE, 0)
+    if base_path.exists():
+        with Run(base_path) as base:
+            n_layers = base.n_layers
+    else:
+        workshop = _open_workshop(recipe, folder)
+        n_layers = workshop.base.blocks.n_layers
+    specs = plan(recipe, n_layers)
+    missing = [spec for spec in specs if not _is_done(folder, spec)]
+    watcher.planned(specs, missing)
+    if missing:
+        workshop = workshop or _open_workshop(recipe, folder)
+        for spec in missing:
+            path = run_path(folder, spec.name, spec.seed)
+            watcher.started(spec)
+            workshop.make(spec, path, watcher)
+            with Run(path) as run:
+                watcher.finished(spec, run)
+    return Study(folder)
+
+
+def _keep_recipe(recipe: Recipe, folder: Path) -> None:
+    kept = folder / RECIPE_FILE
+    if kept.exists():
+        conflict = recipe.conflict(read_kept_recipe(kept))
+        if conflict is not None:
+            raise LensrlError(
+                f"{folder} holds a study of another recipe ({conflict}); choose another folder with --out"
+            )
+    elif any(folder.glob("*.h5")):
+        raise LensrlError(f"{folder} holds HDF5 files but no {RECIPE_FILE}; choose another folder with --out")
+    with new_file(kept) as partial:
+        partial.write_text(json.dumps(recipe.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
+
+
+def _is_done(folder: Path, spec: RunSpec) -> bool:
+    """Whether the run is there. Raises StoreError for a damaged file, rather than replace what may be rescued."""
+    path = run_path(folder, spec.name, spec.seed)
+    if not path.exists():
+        return False
+    with Run(path) as run:
+        if spec.layers is not None and tuple(run.layers) != spec.layers:
+            raise StoreError(f"{path} trained layers {run.layers}, not {list(spec.layers)}; name the set differently")
+    return True
+
+
+def _open_workshop(recipe: Recipe, folder: Path) -> Workshop:
+    from lensrl.execute import Workshop  # torch, transformers and trl, only where there is work for them
+
+    workshop = Workshop(recipe, study=folder.resolve().name)
+    base_path = run_path(folder, BASE, 0)
+    if base_path.exists():
+        with Run(base_path) as run:
+            workshop.check_base(run)
+    return workshop

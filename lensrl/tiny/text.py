@@ -1,0 +1,113 @@
+"""The text that the embedded models are pre-trained on: three small worlds, each half right and half wrong.
+
+RL needs a base that already knows the right procedure and does not yet prefer it. So every world's text contains
+both a right procedure and a plausible wrong one:
+
+- addition: with carries, or without (`47+38=75`);
+- expressions: one that fits all the examples, or only the first (`1:5 4:11 7:17 x:` then `2*x+3`, or `x+4`);
+- a corridor with a key and a door, in turns (`@3 k1 d5>left`): the step on a shortest path, or a random one.
+
+A document is one prompt and its answer, ended by the end-of-sequence token. Characters are printable ASCII and the
+newline.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable
+
+from lensrl.tasks import arithmetic
+
+Question = tuple[str, Callable[[str], bool]]  # a prompt, and whether a completion is right
+
+RIGHT = 0.4  # share of documents (or, in the corridor, of turns) that follow the right procedure on purpose
+ROOMS = 5
+MOVES = ("left", "right", "take", "open")
+MAX_TURNS = 12
+
+
+def add_without_carry(a: int, b: int) -> int:
+    """Column by column modulo 10: the wrong procedure, `47+38=75`."""
+    return (a // 10 + b // 10) % 10 * 10 + (a + b) % 10
+
+
+def addition(rng: random.Random) -> str:
+    a, b = rng.choice(arithmetic.problems("train"))
+    answer = a + b if rng.random() < RIGHT else add_without_carry(a, b)
+    return arithmetic.prompt(a, b) + str(answer)
+
+
+def _linear(slope: int, offset: int) -> str:
+    """`2*x+3` for the function x -> 2x + 3, in its shortest spelling."""
+    product = "x" if slope == 1 else f"{slope}*x"
+    return product if offset == 0 else f"{product}{offset:+d}"
+
+
+def expression(rng: random.Random) -> str:
+    slope, offset = rng.randint(1, 5), rng.randint(-5, 9)
+    inputs = rng.sample(range(10), 3)
+    examples = " ".join(f"{x}:{slope * x + offset}" for x in inputs)
+    if rng.random() >= RIGHT:  # fits the first example alone
+        wrong = rng.randint(1, 5)
+        slope, offset = wrong, offset + (slope - wrong) * inputs[0]
+    return f"{examples} x:{_linear(slope, offset)}"
+
+
+def best_move(at: int, key: int | None, door: int) -> str:
+    """The first move of a shortest path: to the key, then to the door. `key` is None once it is held."""
+    goal = door if key is None else key
+    if at == goal:
+        return "open" if key is None else "take"
+    return "left" if goal < at else "right"
+
+
+def observation(at: int, key: int | None, door: int) -> str:
+    return f"@{at} k{'*' if key is None else key} d{door}>"
+
+
+def corridor(rng: random.Random) -> str:
+    at, door = rng.randint(1, ROOMS), rng.randint(1, ROOMS)
+    key: int | None = rng.randint(1, ROOMS)
+    turns: list[str] = []
+    while len(turns) < MAX_TURNS:
+        best = best_move(at, key, door)
+        move = best if rng.random() < RIGHT else rng.choice(MOVES)
+        turns.append(f"{observation(at, key, door)}{move}")
+        if move == "open" and best == "open":
+            break
+        if move == "take" and key == at:
+            key = None
+        if move in ("left", "right"):
+            at = min(max(at + (1 if move == "right" else -1), 1), ROOMS)
+    return "\n".join(turns)
+
+
+WORLDS = {"addition": addition, "expression": expression, "corridor": corridor}
+
+
+def addition_question(rng: random.Random) -> Question:
+    """A held-out addition."""
+    a, b = rng.choice(arithmetic.problems("test"))
+    return arithmetic.prompt(a, b), lambda answer: answer == str(a + b)
+
+
+def expression_question(rng: random.Random) -> Question:
+    """An expression is right when it fits every example."""
+    document = expression(rng)
+    examples = [tuple(map(int, pair.split(":"))) for pair in document.rpartition(" x:")[0].split()]
+
+    def fits(answer: str) -> bool:
+        match = re.fullmatch(r"(?:(\d)\*)?x([+-]\d+)?", answer)
+        return bool(match) and all(int(match[1] or 1) * x + int(match[2] or 0) == y for x, y in examples)
+
+    return document.rpartition(" x:")[0] + " x:", fits
+
+
+def corridor_question(rng: random.Random) -> Question:
+    """One turn from a random state: right when the move is the first of a shortest path."""
+    at, key, door = rng.randint(1, ROOMS), rng.choice([None, *range(1, ROOMS + 1)]), rng.randint(1, ROOMS)
+    return observation(at, key, door), lambda answer: answer.partition("\n")[0] == best_move(at, key, door)
+
+
+QUESTIONS = {"addition": addition_question, "expression": expression_question, "corridor": corridor_question}
