@@ -61,7 +61,7 @@ def find_blocks(model: PreTrainedModel) -> Blocks:
             f"{type(model).__name__} has no stack of decoder blocks: lensrl needs a decoder-only causal LM"
         )
     prefix, stack = max(stacks, key=lambda found: len(found[1]))
-    components = {
+    components: dict[str, Component] = {
         inner: _component(child, child_name)
         for block in stack
         for child_name, child in block.named_children()

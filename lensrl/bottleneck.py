@@ -67,4 +67,8 @@ def _layer_norms(study: Study, name: str) -> dict[tuple[int, str], float]:
     if not tables:
         return {}
     means = pd.concat(tables).groupby("layer")[["norm", "relative_norm"]].mean()
-    return {(int(layer), column): float(value) for column in means for layer, value in means[column].items()}
+    return {
+        (int(str(layer)), column): float(row[column])
+        for layer, row in means.iterrows()
+        for column in ("norm", "relative_norm")
+    }

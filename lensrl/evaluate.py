@@ -57,7 +57,7 @@ def evaluate(
     for start in range(0, len(rows), settings.batch):
         batch = rows[start : start + settings.batch]
         for item, tokens, stopped in zip(batch, *_generate(model, tokenizer, batch, generation), strict=True):
-            score.append(task.score(item, tokenizer.decode(tokens, skip_special_tokens=True)))
+            score.append(task.score(item, str(tokenizer.decode(tokens, skip_special_tokens=True))))
             length.append(len(tokens))
             truncated.append(not stopped)
     return Scores(
@@ -67,6 +67,12 @@ def evaluate(
         truncated=np.array(truncated, bool).reshape(shape),
         reference_logprob=reference_logprobs(model, tokenizer, items, batch=settings.batch),
     )
+
+
+def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The padding token's id; `load_base` makes sure that there is one."""
+    assert isinstance(tokenizer.pad_token_id, int)
+    return tokenizer.pad_token_id
 
 
 def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -118,7 +124,7 @@ def references(tokenizer: PreTrainedTokenizerBase, items: Sequence[Item]) -> Ref
     answers = [tokenizer(item.reference, add_special_tokens=False)["input_ids"] for item in items]
     rows = [[*p, *a, tokenizer.eos_token_id] for p, a in zip(prompts, answers, strict=True)]
     width = max(len(row) for row in rows)
-    ids = torch.full((len(rows), width), int(tokenizer.pad_token_id or 0))
+    ids = torch.full((len(rows), width), pad_id(tokenizer))
     mask = torch.zeros(len(rows), width, dtype=torch.long)
     answer = torch.zeros(len(rows), width - 1, dtype=torch.bool)
     for i, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):

@@ -46,7 +46,7 @@ class Base:
         for name in sorted(self.weights):
             tensor = self.weights[name]
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-            digest.update(memoryview(tensor.contiguous().numpy()).cast("B"))
+            digest.update(tensor.contiguous().numpy().tobytes())
         return digest.hexdigest()
 
     def fresh(self, weights: Mapping[str, torch.Tensor] | None = None, *, device: str = "cpu") -> PreTrainedModel:

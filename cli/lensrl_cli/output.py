@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,7 +50,7 @@ def write_csv(table: Any, path: Path) -> None:
     console.print(f"table: {path}")
 
 
-def show(title: str, columns: Mapping[str, str], rows: list[Mapping[str, str]]) -> None:
+def show(title: str, columns: Mapping[str, str], rows: Sequence[Mapping[str, str]]) -> None:
     """A terminal table; `columns` maps a heading to its justification."""
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
     for heading, justify in columns.items():

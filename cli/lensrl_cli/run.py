@@ -47,28 +47,31 @@ def run(
     )
 
 
-class _StudyProgress(Progress):
+class _StudyProgress:
     """One bar for the whole study, in steps; a line for every finished run."""
 
     def __init__(self, steps: int) -> None:
-        super().__init__(
-            TextColumn("{task.description}"), BarColumn(bar_width=None), TextColumn("{task.fields[state]}"),
-            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console, transient=True,
-        )  # fmt: skip
         self.planned_runs = 0
         self.made = 0
         self._steps = steps
         self._missing = 0
-        self._task = None
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(bar_width=None), TextColumn("{task.fields[state]}"),
+            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console, transient=True,
+        )  # fmt: skip
+        self._task = self._bar.add_task("loading", state="")
+
+    def stop(self) -> None:
+        if self._missing:  # a bar that never started would print an empty line
+            self._bar.stop()
 
     def planned(self, specs: list[RunSpec], missing: list[RunSpec]) -> None:
         self.planned_runs, self._missing = len(specs), len(missing)
         if missing:
             if len(missing) < len(specs):
                 console.print(f"{len(specs) - len(missing)} of {len(specs)} runs are done, {len(missing)} to go")
-            total = sum(self._steps for spec in missing if spec.name != "base")
-            self._task = self.add_task("loading", total=max(total, 1), state="")
-            self.start()
+            self._bar.update(self._task, total=max(1, sum(self._steps for spec in missing if spec.name != "base")))
+            self._bar.start()
 
     def started(self, spec: RunSpec) -> None:
         self._update(spec, 0, "loading" if spec.name == "base" else f"step 0/{self._steps}")
@@ -87,6 +90,5 @@ class _StudyProgress(Progress):
         console.print(f"{self.made:>3}/{self._missing}  {spec.name}{seed}{score}{trouble}")
 
     def _update(self, spec: RunSpec, advance: int, state: str) -> None:
-        assert self._task is not None
         description = f"run {self.made + 1}/{self._missing} {spec.name}"
-        self.update(self._task, description=description, advance=advance, state=state)
+        self._bar.update(self._task, description=description, advance=advance, state=state)

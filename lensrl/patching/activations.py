@@ -9,6 +9,7 @@ that the donor computed so far, which recovers all of its change up to that laye
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,14 +59,19 @@ def patch_activations(
     wanted = {site(layer, name) for layer in layers for name in COMPONENT_SITES[component]}
     done = 0
     for chunk in batches(items, teacher_batch(tokenizer, items, batch)):
-        teacher = references(tokenizer, chunk).to(into.cfg.device)
-        inputs = {"attention_mask": teacher.mask}
-        logits, cache = donor.run_with_cache(teacher.ids, names_filter=lambda hook: hook in wanted, **inputs)
+        teacher = references(tokenizer, chunk).to(str(into.cfg.device))
+        logits, cache = donor.run_with_cache(
+            teacher.ids, names_filter=lambda hook: hook in wanted, attention_mask=teacher.mask
+        )
         donors.append(_metrics(logits, teacher))
-        unpatched.append(_metrics(into(teacher.ids, **inputs), teacher))
+        unpatched.append(_metrics(into(teacher.ids, attention_mask=teacher.mask), teacher))
         for layer in layers:
-            hooks = [(site(layer, name), _replace(cache[site(layer, name)])) for name in COMPONENT_SITES[component]]
-            patched[layer].append(_metrics(into.run_with_hooks(teacher.ids, fwd_hooks=hooks, **inputs), teacher))
+            hooks: list[Any] = [
+                (site(layer, name), _replace(cache[site(layer, name)])) for name in COMPONENT_SITES[component]
+            ]
+            patched[layer].append(
+                _metrics(into.run_with_hooks(teacher.ids, fwd_hooks=hooks, attention_mask=teacher.mask), teacher)
+            )
         done += len(chunk)
         if on_batch is not None:
             on_batch(done, len(items))

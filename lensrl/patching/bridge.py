@@ -48,7 +48,7 @@ def probe_set(tokenizer: PreTrainedTokenizerBase, items: Sequence[Item]) -> Prob
         token_id=ids.numpy().astype(np.int32),
         prompt=prompt.numpy().astype(np.int32),
         position=position.numpy().astype(np.int32),
-        text=[tokenizer.decode([i]) for i in ids.tolist()],
+        text=[str(tokenizer.decode([i])) for i in ids.tolist()],
     )
 
 

@@ -72,9 +72,11 @@ def reading(contributions: pd.DataFrame) -> str:
         first = contributions.iloc[0]
         return f"No layer has a contribution. {first['status'].capitalize()}: {first['reason']}."
     best, least = (shown.loc[shown["contribution"].agg(f)] for f in ("idxmax", "idxmin"))
-    text = (
-        f"C_l runs from {least['contribution']:.2f} [{least['low']:.2f}, {least['high']:.2f}] at layer {least['layer']} "
-        f"to {best['contribution']:.2f} [{best['low']:.2f}, {best['high']:.2f}] at layer {best['layer']}."
+    text = "C_l runs from {} to {}.".format(
+        *(
+            f"{row['contribution']:.2f} [{row['low']:.2f}, {row['high']:.2f}] at layer {row['layer']}"
+            for row in (least, best)
+        )
     )
     thirds = pd.qcut(shown["layer"], 3, labels=["first", "middle", "last"]) if len(shown) >= 6 else None
     if thirds is not None:

@@ -24,7 +24,8 @@ from datasets import Dataset
 from datasets.utils import logging as datasets_logging
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.grpo_config import GRPOConfig
+from trl.trainer.grpo_trainer import GRPOTrainer
 
 from lensrl.blocks import train_only
 from lensrl.evaluate import stop_tokens
@@ -157,7 +158,7 @@ class Trainer(GRPOTrainer):
         super().__init__(**arguments)
         self._recorder = recorder
 
-    def _clip_grad_norm(self, model: torch.nn.Module) -> torch.Tensor:
+    def _clip_grad_norm(self, model: torch.nn.Module) -> torch.Tensor | None:
         self._recorder.gradients(self.accelerator.unwrap_model(model))
         return super()._clip_grad_norm(model)
 

@@ -16,10 +16,10 @@ from lensrl.errors import StoreError
 
 
 class Delta(NamedTuple):
-    """`delta` in the weights' shape; `index` (flat positions) and `value` repair what addition gets wrong."""
+    """`delta` in the weights' shape; `where` (flat positions) and `value` repair what addition gets wrong."""
 
     delta: Float32[np.ndarray, "..."]
-    index: Int64[np.ndarray, " repair"]
+    where: Int64[np.ndarray, " repair"]
     value: Float32[np.ndarray, " repair"]
 
 
@@ -30,16 +30,16 @@ def subtract(before: Float32[np.ndarray, "..."], after: Float32[np.ndarray, "...
         rebuilt = before + delta
     if not (np.isfinite(before).all() and np.isfinite(after).all()):
         raise StoreError("weights hold a NaN or an infinity: their delta cannot be stored")
-    index = np.flatnonzero(_bits(rebuilt) != _bits(after))
-    delta.reshape(-1)[index] = np.nan_to_num(delta.reshape(-1)[index])  # an overflow becomes the largest finite number
-    return Delta(delta, index, after.reshape(-1)[index])
+    where = np.flatnonzero(_bits(rebuilt) != _bits(after))
+    delta.reshape(-1)[where] = np.nan_to_num(delta.reshape(-1)[where])  # an overflow becomes the largest finite number
+    return Delta(delta, where, after.reshape(-1)[where])
 
 
 def add(before: Float32[np.ndarray, "..."], change: Delta) -> Float32[np.ndarray, "..."]:
     """The trained weights: `before + delta`, repaired. The inverse of `subtract`, bit for bit."""
     with np.errstate(over="ignore"):
         after = before + change.delta
-    after.reshape(-1)[change.index] = change.value
+    after.reshape(-1)[change.where] = change.value
     return after
 
 

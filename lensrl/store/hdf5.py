@@ -50,11 +50,11 @@ def axis(file: h5py.File, name: str, labels: Sequence[Any] | np.ndarray | int) -
 def create(group: h5py.Group, name: str, data: Any, axes: Sequence[str] = ()) -> h5py.Dataset:
     """Write a dataset with checksum, chunks of about a MiB, and the named axes attached."""
     array = encode_strings(data)
-    dataset = group.create_dataset(
+    made = group.create_dataset(
         name, data=array, chunks=_chunks(array), fletcher32=True if array.size else None, track_times=False
     )
-    attach(dataset, axes)
-    return dataset
+    attach(made, axes)
+    return made
 
 
 def attach(dataset: h5py.Dataset, axes: Sequence[str]) -> None:
@@ -71,8 +71,40 @@ def encode_strings(data: Any) -> np.ndarray:
     return np.array(raw, dtype=h5py.string_dtype("utf-8", max([1, *map(len, raw)])))
 
 
-def decode_strings(dataset: h5py.Dataset) -> list[str]:
-    return [raw.decode() for raw in dataset[...].tolist()]
+def group_at(parent: h5py.Group, name: str) -> h5py.Group:
+    """The group at `name`. Raises KeyError when there is none."""
+    found = parent[name]
+    if not isinstance(found, h5py.Group):
+        raise KeyError(f"{name} is not a group")
+    return found
+
+
+def dataset_at(parent: h5py.Group, name: str) -> h5py.Dataset:
+    """The dataset at `name`, unread. Raises KeyError when there is none."""
+    found = parent[name]
+    if not isinstance(found, h5py.Dataset):
+        raise KeyError(f"{name} is not a dataset")
+    return found
+
+
+def members(group: h5py.Group) -> list[str]:
+    """The names in a group."""
+    return [str(name) for name in group]
+
+
+def read_array(parent: h5py.Group, name: str) -> np.ndarray:
+    """A whole dataset. HDF5 checks its checksum and raises OSError when it is damaged."""
+    return dataset_at(parent, name)[...]
+
+
+def read_strings(parent: h5py.Group, name: str) -> list[str]:
+    """A whole dataset of fixed-length UTF-8 strings."""
+    return [raw.decode() for raw in read_array(parent, name).tolist()]
+
+
+def attribute(node: h5py.Group | h5py.Dataset, name: str) -> Any:
+    """An attribute as h5py gives it: str, a NumPy scalar, or an array. Raises KeyError when there is none."""
+    return node.attrs[name]
 
 
 def _chunks(array: np.ndarray) -> tuple[int, ...] | None:

@@ -15,7 +15,7 @@ from jaxtyping import Float64
 from lensrl.errors import StoreError, reason
 from lensrl.measures.contribution import GainRatio, gain_ratios, mean_score
 from lensrl.store.atomic import new_file
-from lensrl.store.hdf5 import axis, create, decode_strings, open_for_reading
+from lensrl.store.hdf5 import attribute, axis, create, group_at, members, open_for_reading, read_array, read_strings
 
 PATCH_FORMAT = "lensrl-patch"
 PATCH_VERSION = 1
@@ -100,13 +100,20 @@ def read_patch(path: Path) -> PatchResult:
     """Read a stored result. Raises StoreError when the file is damaged."""
     with open_for_reading(path, PATCH_FORMAT, PATCH_VERSION) as file:
         try:
-            values = {name: file.attrs[name] for name in PatchKey.__dataclass_fields__}
+            metrics = group_at(file, "metrics")
             return PatchResult(
-                key=PatchKey(**values | {"layer": int(values["layer"]), "seed": int(values["seed"])}),
-                metrics={metric: file["metrics"][metric][...] for metric in file["metrics"]},
-                benchmark=decode_strings(file["benchmark"]),
-                sources=json.loads(file.attrs["sources"]),
-                provenance=json.loads(file.attrs["provenance"]),
+                key=PatchKey(
+                    what=attribute(file, "what"),
+                    component=attribute(file, "component"),
+                    layer=int(attribute(file, "layer")),
+                    donor=str(attribute(file, "donor")),
+                    into=str(attribute(file, "into")),
+                    seed=int(attribute(file, "seed")),
+                ),
+                metrics={metric: read_array(metrics, metric) for metric in members(metrics)},
+                benchmark=read_strings(file, "benchmark"),
+                sources=json.loads(attribute(file, "sources")),
+                provenance=json.loads(attribute(file, "provenance")),
             )
         except (KeyError, OSError, ValueError) as error:
             raise StoreError(f"{path} is damaged ({reason(error)}); delete it and patch again") from None

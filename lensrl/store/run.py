@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import h5py
 import numpy as np
@@ -16,8 +16,10 @@ import pandas as pd
 from lensrl.errors import LensrlError, StoreError, did_you_mean, reason
 from lensrl.layers import OUTSIDE
 from lensrl.store.exact import Delta
-from lensrl.store.hdf5 import decode_strings, open_for_reading
+from lensrl.store.hdf5 import attribute, dataset_at, group_at, members, open_for_reading, read_array, read_strings
 from lensrl.store.write import RUN_FORMAT, RUN_VERSION, read_delta
+
+T = TypeVar("T")
 
 
 class Run:
@@ -34,17 +36,16 @@ class Run:
         self.path = Path(path)
         self._file = open_for_reading(self.path, RUN_FORMAT, RUN_VERSION)
         try:
-            attributes = self._file.attrs
-            self.study = str(attributes["study"])
-            self.name = str(attributes["run"])
-            self.seed = int(attributes["seed"])
-            self.layers: list[int] = attributes["layers"].tolist()
-            self.status = str(attributes["status"])
-            self.reason = str(attributes["reason"])
-            self.base = str(attributes["base"])
-            self.fingerprint = str(attributes["fingerprint"])
-            self.n_layers = int(attributes["n_layers"])
-            self.run_id = str(attributes["run_id"])
+            self.study = str(attribute(self._file, "study"))
+            self.name = str(attribute(self._file, "run"))
+            self.seed = int(attribute(self._file, "seed"))
+            self.layers: list[int] = attribute(self._file, "layers").tolist()
+            self.status = str(attribute(self._file, "status"))
+            self.reason = str(attribute(self._file, "reason"))
+            self.base = str(attribute(self._file, "base"))
+            self.fingerprint = str(attribute(self._file, "fingerprint"))
+            self.n_layers = int(attribute(self._file, "n_layers"))
+            self.run_id = str(attribute(self._file, "run_id"))
         except (KeyError, OSError, ValueError) as error:
             self._file.close()
             raise StoreError(f"{self.path} is damaged ({reason(error)}); delete it and run again") from None
@@ -52,12 +53,12 @@ class Run:
     @property
     def recipe(self) -> dict[str, Any]:
         """The recipe that the run was made with."""
-        return json.loads(self._file.attrs["recipe"])
+        return json.loads(attribute(self._file, "recipe"))
 
     @property
     def provenance(self) -> dict[str, Any]:
         """Library versions, git state, device, dtypes, creation time."""
-        return json.loads(self._file.attrs["provenance"])
+        return json.loads(attribute(self._file, "provenance"))
 
     @property
     def has_scores(self) -> bool:
@@ -100,7 +101,7 @@ class Run:
         """One row per step; the columns are those of `TrainingCurve`, per-layer norms as `grad_norm_3`."""
         group = self._group("training", "no training curve")
         columns: dict[str, np.ndarray] = {"step": self._read(self._file, "step")}
-        for name in group:
+        for name in members(group):
             values = self._read(group, name)
             if values.ndim == 1:
                 columns[name] = values
@@ -145,7 +146,7 @@ class Run:
     def activations(self) -> Mapping[str, h5py.Dataset]:
         """Site (`block_out`, `attn_out`, `mlp_out`) -> lazy (layer, token, feature) array."""
         group = self._group("activations", "no activations")
-        return {site: group[site] for site in group}
+        return {site: dataset_at(group, site) for site in members(group)}
 
     @property
     def probe(self) -> pd.DataFrame:
@@ -169,19 +170,20 @@ class Run:
     def _group(self, name: str, absence: str) -> h5py.Group:
         if name not in self._file:
             raise LensrlError(f"run {self.name!r} has {absence}: {self.reason or 'the base is not trained'}")
-        return self._file[name]
+        return group_at(self._file, name)
 
     def _read(self, group: h5py.Group, name: str) -> np.ndarray:
-        try:
-            return group[name][...]
-        except (OSError, KeyError) as error:
-            raise StoreError(
-                f"{self.path} is damaged at {group.name.rstrip('/')}/{name} ({reason(error)}); delete it and run again"
-            ) from None
+        return self._undamaged(read_array, group, name)
 
     def _strings(self, group: h5py.Group, name: str) -> list[str]:
-        self._read(group, name)
-        return decode_strings(group[name])
+        return self._undamaged(read_strings, group, name)
+
+    def _undamaged(self, read: Callable[[h5py.Group, str], T], group: h5py.Group, name: str) -> T:
+        try:
+            return read(group, name)
+        except (OSError, KeyError, UnicodeDecodeError) as error:
+            where = f"{str(group.name).rstrip('/')}/{name}"
+            raise StoreError(f"{self.path} is damaged at {where} ({reason(error)}); delete it and run again") from None
 
 
 class Deltas(Mapping[int | str, Mapping[str, h5py.Dataset]]):
@@ -194,8 +196,8 @@ class Deltas(Mapping[int | str, Mapping[str, h5py.Dataset]]):
     def __getitem__(self, part: int | str) -> dict[str, h5py.Dataset]:
         parts = self._parts()
         if str(part) in parts:
-            group = self._file["deltas"][str(part)]
-            return {inner: group[inner] for inner in group}
+            group = group_at(self._file, f"deltas/{part}")
+            return {inner: dataset_at(group, inner) for inner in members(group)}
         if (isinstance(part, int) and 0 <= part < self._n_layers) or part in OUTSIDE:
             return {}
         raise KeyError(f"no part {part!r}{did_you_mean(str(part), map(str, self))}")
@@ -203,7 +205,7 @@ class Deltas(Mapping[int | str, Mapping[str, h5py.Dataset]]):
     def exact(self, part: int | str) -> dict[str, tuple[str, Delta]]:
         """Inner name -> (full parameter name, delta with what makes base + delta exact)."""
         return {
-            inner: (str(dataset.attrs["parameter"]), read_delta(self._file, str(part), inner))
+            inner: (str(attribute(dataset, "parameter")), read_delta(self._file, str(part), inner))
             for inner, dataset in self[part].items()
         }
 
@@ -215,7 +217,7 @@ class Deltas(Mapping[int | str, Mapping[str, h5py.Dataset]]):
         return len(self._parts())
 
     def _parts(self) -> list[str]:
-        return list(self._file["deltas"]) if "deltas" in self._file else []
+        return members(group_at(self._file, "deltas")) if "deltas" in self._file else []
 
 
 def open_run(path: str | Path) -> Run:

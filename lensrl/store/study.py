@@ -164,10 +164,9 @@ class Study:
             status, why = "missing", f"no run {layer_run(layer)}"
         else:
             status, why = ended.status, f"{ended.name} seed {ended.seed}: {ended.reason}"
-        nan = float("nan")
-        return dict.fromkeys(CONTRIBUTION_COLUMNS, nan) | {
-            "layer": layer, "status": status, "reason": why, "seeds": 0,
-        }  # fmt: skip
+        row: dict[str, object] = dict.fromkeys(CONTRIBUTION_COLUMNS, float("nan"))
+        row.update(layer=layer, status=status, reason=why, seeds=0)
+        return row
 
 
 CONTRIBUTION_COLUMNS = (

@@ -20,7 +20,7 @@ from lensrl.errors import StoreError
 from lensrl.layers import OUTSIDE
 from lensrl.store.atomic import new_file
 from lensrl.store.exact import Delta, add, same_bits, subtract
-from lensrl.store.hdf5 import axis, create
+from lensrl.store.hdf5 import axis, create, read_array
 
 RUN_FORMAT = "lensrl-run"
 RUN_VERSION = 1
@@ -189,11 +189,11 @@ def _write_delta(deltas: h5py.Group, parameter: Parameter, change: Delta) -> Non
     group = deltas.require_group(parameter.part)
     dataset = create(group, parameter.inner, change.delta, names)
     dataset.attrs["parameter"] = parameter.name
-    if change.index.size:
+    if change.where.size:
         repairs = deltas.file.require_group(f"repairs/{parameter.part}/{parameter.inner}")
-        repair = f"repair_{change.index.size}"
-        axis(deltas.file, repair, change.index.size)
-        create(repairs, "index", change.index, [repair])
+        repair = f"repair_{change.where.size}"
+        axis(deltas.file, repair, change.where.size)
+        create(repairs, "index", change.where, [repair])
         create(repairs, "value", change.value, [repair])
 
 
@@ -201,11 +201,11 @@ def read_delta(file: h5py.File, part: str, inner: str) -> Delta:
     """A stored delta with its repairs."""
     repairs = f"repairs/{part}/{inner}"
     index, value = (
-        (file[f"{repairs}/index"][...], file[f"{repairs}/value"][...])
+        (read_array(file, f"{repairs}/index"), read_array(file, f"{repairs}/value"))
         if repairs in file
         else (np.empty(0, np.int64), np.empty(0, np.float32))
     )
-    return Delta(file[f"deltas/{part}/{inner}"][...], index, value)
+    return Delta(read_array(file, f"deltas/{part}/{inner}"), index, value)
 
 
 def _check(

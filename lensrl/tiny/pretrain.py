@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 import transformers
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from lensrl.tiny.text import QUESTIONS, RIGHT, WORLDS
 
@@ -42,7 +42,7 @@ def character_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def configuration(family: str, tokenizer: PreTrainedTokenizerFast) -> PretrainedConfig:
+def configuration(family: str, tokenizer: PreTrainedTokenizerFast) -> Qwen3Config:
     """8 layers, about 0.9 M parameters, tied embeddings."""
     if family != "qwen3":
         raise SystemExit(f"unknown family {family!r}; known: qwen3")
@@ -56,8 +56,8 @@ def configuration(family: str, tokenizer: PreTrainedTokenizerFast) -> Pretrained
         head_dim=24,
         max_position_embeddings=512,
         tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.get_vocab()[PAD],
+        eos_token_id=tokenizer.get_vocab()[EOS],
         bos_token_id=None,
     )
 
@@ -85,7 +85,9 @@ def sampled_accuracy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast,
     for world, question in QUESTIONS.items():
         prompts, checks = zip(*(question(rng) for _ in range(1000)), strict=True)
         inputs = tokenizer(list(prompts), padding=True, return_tensors="pt")
-        output = model.generate(**inputs, do_sample=True, temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=10)
+        output = model.generate(  # pyright: ignore[reportCallIssue]
+            **inputs, do_sample=True, temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=10
+        )
         answers = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         accuracy[world] = sum(check(answer) for check, answer in zip(checks, answers, strict=True)) / len(checks)
     return accuracy
@@ -98,11 +100,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    family, steps, seed = arguments.family, arguments.steps, arguments.seed
 
-    torch.manual_seed(arguments.seed)
-    rng = random.Random(arguments.seed)
+    torch.manual_seed(seed)
+    rng = random.Random(seed)
     tokenizer = character_tokenizer()
-    model = Qwen3ForCausalLM(configuration(arguments.family, tokenizer))
+    model = Qwen3ForCausalLM(configuration(family, tokenizer))
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     plain = [p for p in model.parameters() if p.ndim < 2]
     optimizer = torch.optim.AdamW(
@@ -112,9 +115,9 @@ def main() -> None:
     )
     log: list[dict[str, float]] = []
     start = time.perf_counter()
-    for step in range(arguments.steps):
+    for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, arguments.steps)
+            group["lr"] = learning_rate(step, steps)
         losses = {}
         for world, document in WORLDS.items():
             documents = [document(rng) for _ in range(DOCUMENTS[world])]
@@ -132,11 +135,11 @@ def main() -> None:
     tokenizer.save_pretrained(arguments.out)
     model.eval()
     record = {
-        "command": f"python -m lensrl.tiny.pretrain {arguments.family} --steps {arguments.steps} --seed {arguments.seed}",
+        "command": f"python -m lensrl.tiny.pretrain {family} --steps {steps} --seed {seed}",
         "documents_per_step": DOCUMENTS,
         "share_right": RIGHT,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-        "sampled_accuracy": sampled_accuracy(model, tokenizer, seed=arguments.seed),
+        "sampled_accuracy": sampled_accuracy(model, tokenizer, seed=seed),
         "log": log,
     }
     (arguments.out / "pretraining.json").write_text(json.dumps(record, indent=1) + "\n")
