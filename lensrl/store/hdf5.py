@@ -7,7 +7,9 @@ fixed-length UTF-8: their bytes lie in the dataset, where the checksum sees them
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +25,11 @@ def open_for_reading(path: Path, expected: str, version: int) -> h5py.File:
     """Open a lensrl file and check what it says it is. Raises StoreError with the file and what to do."""
     try:
         file = h5py.File(path, "r", locking=False)  # files are written once: a lock would only get in a reader's way
+        found, found_version = file.attrs.get("format"), file.attrs.get("format_version")
     except FileNotFoundError:
         raise StoreError(f"no file at {path}") from None
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         raise StoreError(f"{path} is damaged or not an HDF5 file ({reason(error)}); delete it and run again") from None
-    found, found_version = file.attrs.get("format"), file.attrs.get("format_version")
     if found != expected:
         file.close()
         raise StoreError(f"{path} is not a {expected} file (its format attribute is {found!r})")
@@ -37,6 +39,39 @@ def open_for_reading(path: Path, expected: str, version: int) -> h5py.File:
             f"{path} has format version {found_version}; this lensrl reads up to {version}: upgrade lensrl"
         )
     return file
+
+
+@contextmanager
+def create_file(path: Path) -> Iterator[h5py.File]:
+    """A new HDF5 file to write. Raises OSError when the block ends and the disk had said no."""
+    with _Disk(path, "w+") as disk:
+        with h5py.File(disk, "w") as file:
+            yield file
+        if disk.refusal is not None:
+            raise disk.refusal
+
+
+class _Disk(io.FileIO):
+    """A file that keeps the disk's first refusal for later: HDF5 crashes the process after a failed write."""
+
+    refusal: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        try:
+            while rest and self.refusal is None:
+                rest = rest[super().write(rest) :]
+        except OSError as error:
+            self.refusal = error
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return super().truncate(size) if self.refusal is None else 0
+        except OSError as error:
+            self.refusal = error
+            return 0
 
 
 def axis(file: h5py.File, name: str, labels: Sequence[Any] | np.ndarray | int) -> None:
@@ -50,9 +85,9 @@ def axis(file: h5py.File, name: str, labels: Sequence[Any] | np.ndarray | int) -
 def create(group: h5py.Group, name: str, data: Any, axes: Sequence[str] = ()) -> h5py.Dataset:
     """Write a dataset with checksum, chunks of about a MiB, and the named axes attached."""
     array = encode_strings(data)
-    made = group.create_dataset(
-        name, data=array, chunks=_chunks(array), fletcher32=True if array.size else None, track_times=False
-    )
+    chunks = _chunks(array)
+    checksum = None if chunks is None else True
+    made = group.create_dataset(name, data=array, chunks=chunks, fletcher32=checksum, track_times=False)
     attach(made, axes)
     return made
 
@@ -108,7 +143,7 @@ def attribute(node: h5py.Group | h5py.Dataset, name: str) -> Any:
 
 
 def _chunks(array: np.ndarray) -> tuple[int, ...] | None:
-    """Whole trailing axes, and as many rows of the first as fit; None (contiguous) for an empty array."""
+    """Whole trailing axes, and as many rows of the first as fit; None (contiguous) for nothing or one number."""
     if array.size == 0 or array.ndim == 0:
         return None
     row = array[0].nbytes if array.ndim > 1 else array.itemsize

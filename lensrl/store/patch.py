@@ -8,14 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import h5py
 import numpy as np
 from jaxtyping import Float64
 
 from lensrl.errors import StoreError, reason
 from lensrl.measures.contribution import GainRatio, gain_ratios, mean_score
 from lensrl.store.atomic import new_file
-from lensrl.store.hdf5 import attribute, axis, create, group_at, members, open_for_reading, read_array, read_strings
+from lensrl.store.hdf5 import (
+    attribute,
+    axis,
+    create,
+    create_file,
+    group_at,
+    members,
+    open_for_reading,
+    read_array,
+    read_strings,
+)
 
 PATCH_FORMAT = "lensrl-patch"
 PATCH_VERSION = 1
@@ -81,7 +90,7 @@ class PatchResult:
 def write_patch(folder: Path, result: PatchResult) -> Path:
     """Write a result atomically; an older result of the same patch is replaced."""
     path = folder / result.key.file_name
-    with new_file(path) as partial, h5py.File(partial, "w") as file:
+    with new_file(path) as partial, create_file(partial) as file:
         file.attrs["format"] = PATCH_FORMAT
         file.attrs["format_version"] = PATCH_VERSION
         for name, value in vars(result.key).items():

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 import h5py
 import numpy as np
@@ -19,7 +20,7 @@ from lensrl.store.exact import Delta
 from lensrl.store.hdf5 import attribute, dataset_at, group_at, members, open_for_reading, read_array, read_strings
 from lensrl.store.write import RUN_FORMAT, RUN_VERSION, read_delta
 
-T = TypeVar("T")
+_DAMAGE = (OSError, KeyError, RuntimeError, ValueError)  # what h5py raises on a file with wrong bytes in it
 
 
 class Run:
@@ -46,19 +47,19 @@ class Run:
             self.fingerprint = str(attribute(self._file, "fingerprint"))
             self.n_layers = int(attribute(self._file, "n_layers"))
             self.run_id = str(attribute(self._file, "run_id"))
-        except (KeyError, OSError, ValueError) as error:
+        except _DAMAGE as error:
             self._file.close()
             raise StoreError(f"{self.path} is damaged ({reason(error)}); delete it and run again") from None
 
     @property
     def recipe(self) -> dict[str, Any]:
         """The recipe that the run was made with."""
-        return json.loads(attribute(self._file, "recipe"))
+        return self._json("recipe")
 
     @property
     def provenance(self) -> dict[str, Any]:
         """Library versions, git state, device, dtypes, creation time."""
-        return json.loads(attribute(self._file, "provenance"))
+        return self._json("provenance")
 
     @property
     def has_scores(self) -> bool:
@@ -101,7 +102,9 @@ class Run:
         """One row per step; the columns are those of `TrainingCurve`, per-layer norms as `grad_norm_3`."""
         group = self._group("training", "no training curve")
         columns: dict[str, np.ndarray] = {"step": self._read(self._file, "step")}
-        for name in members(group):
+        with _undamaged(self._file, "training"):
+            names = members(group)
+        for name in names:
             values = self._read(group, name)
             if values.ndim == 1:
                 columns[name] = values
@@ -146,7 +149,8 @@ class Run:
     def activations(self) -> Mapping[str, h5py.Dataset]:
         """Site (`block_out`, `attn_out`, `mlp_out`) -> lazy (layer, token, feature) array."""
         group = self._group("activations", "no activations")
-        return {site: dataset_at(group, site) for site in members(group)}
+        with _undamaged(self._file, "activations"):
+            return {site: dataset_at(group, site) for site in members(group)}
 
     @property
     def probe(self) -> pd.DataFrame:
@@ -168,22 +172,22 @@ class Run:
         return f"<Run {self.name} seed {self.seed} of {self.study}: {self.status}, score {self.score:.3f}>"
 
     def _group(self, name: str, absence: str) -> h5py.Group:
-        if name not in self._file:
-            raise LensrlError(f"run {self.name!r} has {absence}: {self.reason or 'the base is not trained'}")
-        return group_at(self._file, name)
+        with _undamaged(self._file, name):
+            if name in self._file:
+                return group_at(self._file, name)
+        raise LensrlError(f"run {self.name!r} has {absence}: {self.reason or 'the base is not trained'}")
+
+    def _json(self, name: str) -> dict[str, Any]:
+        with _undamaged(self._file, name):
+            return json.loads(attribute(self._file, name))
 
     def _read(self, group: h5py.Group, name: str) -> np.ndarray:
-        return self._undamaged(read_array, group, name)
+        with _undamaged(self._file, f"{str(group.name).rstrip('/')}/{name}"):
+            return read_array(group, name)
 
     def _strings(self, group: h5py.Group, name: str) -> list[str]:
-        return self._undamaged(read_strings, group, name)
-
-    def _undamaged(self, read: Callable[[h5py.Group, str], T], group: h5py.Group, name: str) -> T:
-        try:
-            return read(group, name)
-        except (OSError, KeyError, UnicodeDecodeError) as error:
-            where = f"{str(group.name).rstrip('/')}/{name}"
-            raise StoreError(f"{self.path} is damaged at {where} ({reason(error)}); delete it and run again") from None
+        with _undamaged(self._file, f"{str(group.name).rstrip('/')}/{name}"):
+            return read_strings(group, name)
 
 
 class Deltas(Mapping[int | str, Mapping[str, h5py.Dataset]]):
@@ -196,18 +200,20 @@ class Deltas(Mapping[int | str, Mapping[str, h5py.Dataset]]):
     def __getitem__(self, part: int | str) -> dict[str, h5py.Dataset]:
         parts = self._parts()
         if str(part) in parts:
-            group = group_at(self._file, f"deltas/{part}")
-            return {inner: dataset_at(group, inner) for inner in members(group)}
+            with _undamaged(self._file, f"deltas/{part}"):
+                group = group_at(self._file, f"deltas/{part}")
+                return {inner: dataset_at(group, inner) for inner in members(group)}
         if (isinstance(part, int) and 0 <= part < self._n_layers) or part in OUTSIDE:
             return {}
         raise KeyError(f"no part {part!r}{did_you_mean(str(part), map(str, self))}")
 
     def exact(self, part: int | str) -> dict[str, tuple[str, Delta]]:
         """Inner name -> (full parameter name, delta with what makes base + delta exact)."""
-        return {
-            inner: (str(attribute(dataset, "parameter")), read_delta(self._file, str(part), inner))
-            for inner, dataset in self[part].items()
-        }
+        with _undamaged(self._file, f"deltas/{part}"):
+            return {
+                inner: (str(attribute(dataset, "parameter")), read_delta(self._file, str(part), inner))
+                for inner, dataset in self[part].items()
+            }
 
     def __iter__(self) -> Iterator[int | str]:
         for part in sorted(self._parts(), key=lambda p: (not p.isdecimal(), int(p) if p.isdecimal() else 0, p)):
@@ -217,7 +223,17 @@ class Deltas(Mapping[int | str, Mapping[str, h5py.Dataset]]):
         return len(self._parts())
 
     def _parts(self) -> list[str]:
-        return members(group_at(self._file, "deltas")) if "deltas" in self._file else []
+        with _undamaged(self._file, "deltas"):
+            return members(group_at(self._file, "deltas")) if "deltas" in self._file else []
+
+
+@contextmanager
+def _undamaged(file: h5py.File, where: str) -> Iterator[None]:
+    """Say which file is damaged, and where, when h5py stumbles over it."""
+    try:
+        yield
+    except _DAMAGE as error:
+        raise StoreError(f"{file.filename} is damaged at {where} ({reason(error)}); delete it and run again") from None
 
 
 def open_run(path: str | Path) -> Run:

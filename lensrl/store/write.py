@@ -20,7 +20,7 @@ from lensrl.errors import StoreError
 from lensrl.layers import OUTSIDE
 from lensrl.store.atomic import new_file
 from lensrl.store.exact import Delta, add, same_bits, subtract
-from lensrl.store.hdf5 import axis, create, read_array
+from lensrl.store.hdf5 import axis, create, create_file, read_array
 
 RUN_FORMAT = "lensrl-run"
 RUN_VERSION = 1
@@ -91,7 +91,7 @@ def write_run(
     file, is not the trained weights bit for bit.
     """
     with new_file(path) as partial:
-        with h5py.File(partial, "w") as file:
+        with create_file(partial) as file:
             _write_header(file, header)
             axis(file, "layer", header.n_layers)
             axis(file, "outside", list(OUTSIDE))
