@@ -25,11 +25,11 @@ class Delta(NamedTuple):
 
 def subtract(before: Float32[np.ndarray, "..."], after: Float32[np.ndarray, "..."]) -> Delta:
     """The exact delta from `before` to `after`. Raises StoreError when either holds a NaN or an infinity."""
-    with np.errstate(over="ignore"):
-        delta = after - before
-        rebuilt = before + delta
     if not (np.isfinite(before).all() and np.isfinite(after).all()):
         raise StoreError("weights hold a NaN or an infinity: their delta cannot be stored")
+    with np.errstate(over="ignore"):
+        delta = np.subtract(after, before, out=_row_major(after))
+        rebuilt = before + delta
     where = np.flatnonzero(_bits(rebuilt) != _bits(after))
     delta.reshape(-1)[where] = np.nan_to_num(delta.reshape(-1)[where])  # an overflow becomes the largest finite number
     return Delta(delta, where, after.reshape(-1)[where])
@@ -38,7 +38,7 @@ def subtract(before: Float32[np.ndarray, "..."], after: Float32[np.ndarray, "...
 def add(before: Float32[np.ndarray, "..."], change: Delta) -> Float32[np.ndarray, "..."]:
     """The trained weights: `before + delta`, repaired. The inverse of `subtract`, bit for bit."""
     with np.errstate(over="ignore"):
-        after = before + change.delta
+        after = np.add(before, change.delta, out=_row_major(before))
     after.reshape(-1)[change.where] = change.value
     return after
 
@@ -46,6 +46,11 @@ def add(before: Float32[np.ndarray, "..."], change: Delta) -> Float32[np.ndarray
 def same_bits(a: Float32[np.ndarray, "..."], b: Float32[np.ndarray, "..."]) -> bool:
     """Equality that tells 0.0 from -0.0."""
     return a.shape == b.shape and bool(np.array_equal(_bits(a), _bits(b)))
+
+
+def _row_major(like: Float32[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
+    """An array to fill, in the order of flat positions, so that `reshape(-1)` is a view of it."""
+    return np.empty_like(like, order="C")
 
 
 def _bits(array: Float32[np.ndarray, "..."]) -> np.ndarray:
