@@ -111,7 +111,7 @@ class Study:
         `_low` and `_high`, status, reason, seeds (how many). `status` is `defined`; `collapsed` where the value
         is of a run that collapsed; or `undefined`, `diverged`, `missing`, with NaN and the reason.
         """
-        base = self[BASE].items
+        base = self[BASE]
         full = {seed: run for (name, seed), run in self.runs.items() if name == FULL}
         self[FULL]  # raises with the run's name when there is none
         scored = {seed: run for seed, run in full.items() if run.has_scores}
@@ -126,10 +126,10 @@ class Study:
                 rows[layer] = self._no_contribution(layer, runs, full)
         for seeds, layers in groups.items():
             ratios = gain_ratios(
-                _matrix([self[BASE]] * len(seeds)),
-                _matrix([scored[seed] for seed in seeds]),
-                {layer: _matrix(runs) for layer, runs in layers.items()},
-                base["benchmark"].tolist(),
+                _matrix([base] * len(seeds), base),
+                _matrix([scored[seed] for seed in seeds], base),
+                {layer: _matrix(runs, base) for layer, runs in layers.items()},
+                base.items["benchmark"].tolist(),
             )
             rows |= {layer: _row(layer, ratio, layers[layer]) for layer, ratio in ratios.items()}
         return pd.DataFrame([rows[layer] for layer in sorted(rows)])
@@ -159,11 +159,14 @@ class Study:
         )
 
     def _no_contribution(self, layer: int, runs: dict[int, Run], full: dict[int, Run]) -> dict[str, object]:
-        ended = next((run for run in [*full.values(), *runs.values()] if not run.has_scores), None)
-        if ended is None:
+        comparable = [run for seed, run in full.items() if seed in runs] or list(full.values())
+        ended = next((run for run in [*comparable, *runs.values()] if not run.has_scores), None)
+        if not runs and any(run.has_scores for run in full.values()):
             status, why = "missing", f"no run {layer_run(layer)}"
-        else:
+        elif ended is not None:
             status, why = ended.status, f"{ended.name} seed {ended.seed}: {ended.reason}"
+        else:
+            status, why = "missing", f"no seed in common: {layer_run(layer)} has {[*runs]}, {FULL} has {[*full]}"
         row: dict[str, object] = dict.fromkeys(CONTRIBUTION_COLUMNS, float("nan"))
         row.update(layer=layer, status=status, reason=why, seeds=0)
         return row
@@ -190,12 +193,11 @@ def _row(layer: int, result: GainRatio, runs: Sequence[Run]) -> dict[str, object
     return dict(zip(CONTRIBUTION_COLUMNS, values, strict=True))
 
 
-def _matrix(runs: Sequence[Run]) -> np.ndarray:
-    """Per-item scores, (seed, item). Raises StoreError when the runs were not scored on the same items."""
-    first = runs[0].items["item"]
-    for run in runs[1:]:
-        if not first.equals(run.items["item"]):
-            raise StoreError(f"{run.path} was scored on other items than {runs[0].path}; their scores cannot be paired")
+def _matrix(runs: Sequence[Run], base: Run) -> np.ndarray:
+    """Per-item scores, (seed, item). Raises StoreError when a run was not scored on the items of the base."""
+    for run in runs:
+        if not run.items["item"].equals(base.items["item"]):
+            raise StoreError(f"{run.path} was scored on other items than {base.path}; their scores cannot be paired")
     return np.stack([run.items["score"].to_numpy() for run in runs])
 
 
