@@ -42,6 +42,12 @@ class MathTask(_Table):
     def _has_a_question(self) -> MathTask:
         if "{question}" not in self.prompt:
             raise ValueError("prompt must contain {question}")
+        try:
+            self.prompt.format(question="")
+        except (LookupError, ValueError):
+            raise ValueError(
+                "prompt has other braces than {question}: write {{ and }} for braces meant as such"
+            ) from None
         return self
 
 
@@ -157,6 +163,8 @@ def _validate(data: Any, where: str) -> Recipe:
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise RecipeError(f"{where}: unknown key {key!r}{did_you_mean(key, _known_keys())}") from None
+        if first["type"] == "union_tag_not_found":
+            raise RecipeError(f"{where}: '{key}.name' is missing") from None
         if first["type"] == "missing":
             raise RecipeError(f"{where}: {key!r} is missing") from None
         given = "" if isinstance(first["input"], dict) else f" (given: {first['input']!r})"

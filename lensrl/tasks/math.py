@@ -11,7 +11,7 @@ from typing import Any
 
 from math_verify import parse, verify
 
-from lensrl.errors import RecipeError
+from lensrl.errors import RecipeError, reason
 from lensrl.recipe import MathTask
 from lensrl.tasks.protocol import Item, Split
 
@@ -52,9 +52,9 @@ class Math:
 
     def _read(self, benchmark: str, path: Path) -> list[Item]:
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except OSError as error:
-            raise RecipeError(f"task file {path} cannot be read: {error.strerror}") from None
+            lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: JSON may hold U+2028 as it is
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"task file {path} cannot be read: {reason(error)}") from None
         items = [
             self._item(benchmark, path, number, line) for number, line in enumerate(lines, start=1) if line.strip()
         ]
@@ -66,7 +66,7 @@ class Math:
         try:
             row = json.loads(line)
             question, answer = _pick(row, QUESTION_KEYS), _pick(row, ANSWER_KEYS)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, TypeError) as error:
             raise RecipeError(f"task file {path}, line {number}: {error}") from None
         return Item(f"{benchmark}-{number}", self.recipe.prompt.format(question=question), answer, benchmark)
 
@@ -77,4 +77,4 @@ def _pick(row: Any, keys: tuple[str, ...]) -> str:
     for key in keys:
         if key in row:
             return str(row[key])
-    raise KeyError(f"none of the keys {', '.join(keys)}; it has {', '.join(row)}")
+    raise ValueError(f"none of the keys {', '.join(keys)}; it has {', '.join(row)}")
