@@ -29,16 +29,14 @@ def subtract(before: Float32[np.ndarray, "..."], after: Float32[np.ndarray, "...
         raise StoreError("weights hold a NaN or an infinity: their delta cannot be stored")
     with np.errstate(over="ignore"):
         delta = np.subtract(after, before, out=_row_major(after))
-        rebuilt = before + delta
-    where = np.flatnonzero(_bits(rebuilt) != _bits(after))
+    where = np.flatnonzero(_bits(_sum(before, delta)) != _bits(after))
     delta.reshape(-1)[where] = np.nan_to_num(delta.reshape(-1)[where])  # an overflow becomes the largest finite number
     return Delta(delta, where, after.reshape(-1)[where])
 
 
 def add(before: Float32[np.ndarray, "..."], change: Delta) -> Float32[np.ndarray, "..."]:
     """The trained weights: `before + delta`, repaired. The inverse of `subtract`, bit for bit."""
-    with np.errstate(over="ignore"):
-        after = np.add(before, change.delta, out=_row_major(before))
+    after = _sum(before, change.delta)
     after.reshape(-1)[change.where] = change.value
     return after
 
@@ -46,6 +44,11 @@ def add(before: Float32[np.ndarray, "..."], change: Delta) -> Float32[np.ndarray
 def same_bits(a: Float32[np.ndarray, "..."], b: Float32[np.ndarray, "..."]) -> bool:
     """Equality that tells 0.0 from -0.0."""
     return a.shape == b.shape and bool(np.array_equal(_bits(a), _bits(b)))
+
+
+def _sum(before: Float32[np.ndarray, "..."], delta: Float32[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
+    with np.errstate(over="ignore"):
+        return np.add(before, delta, out=_row_major(before))
 
 
 def _row_major(like: Float32[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
