@@ -11,7 +11,7 @@ from typing import Any
 
 from math_verify import parse, verify
 
-from lensrl.errors import RecipeError, reason
+from lensrl.errors import RecipeError
 from lensrl.recipe import MathTask
 from lensrl.tasks.protocol import Item, Split
 
@@ -54,7 +54,8 @@ class Math:
         try:
             lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: JSON may hold U+2028 as it is
         except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(f"task file {path} cannot be read: {reason(error)}") from None
+            cause = error.strerror if isinstance(error, OSError) else error
+            raise RecipeError(f"task file {path} cannot be read: {cause}") from None
         items = [
             self._item(benchmark, path, number, line) for number, line in enumerate(lines, start=1) if line.strip()
         ]
@@ -68,7 +69,7 @@ class Math:
             question, answer = _pick(row, QUESTION_KEYS), _pick(row, ANSWER_KEYS)
         except (ValueError, TypeError) as error:
             raise RecipeError(f"task file {path}, line {number}: {error}") from None
-        return Item(f"{benchmark}-{number}", self.recipe.prompt.format(question=question), answer, benchmark)
+        return Item(f"{benchmark}-{number}", self.recipe.prompt.replace("{question}", question), answer, benchmark)
 
 
 def _pick(row: Any, keys: tuple[str, ...]) -> str:
