@@ -1,0 +1,145 @@
+"""Runs and studies made of a few numbers, without a model: what the tests of the store share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lensrl.recipe import Recipe
+from lensrl.store.study import RECIPE_FILE, run_path
+from lensrl.store.write import Header, Parameter, Probe, ScoreArrays, write_run
+
+N_LAYERS = 2
+PARAMETERS = (
+    Parameter("model.embed.weight", "embed", "model.embed.weight", ""),
+    Parameter("model.layers.0.attn.q.weight", "0", "attn.q.weight", "attn"),
+    Parameter("model.layers.0.mlp.conv.weight", "0", "mlp.conv.weight", "mlp"),
+    Parameter("model.layers.1.norm.weight", "1", "norm.weight", "norm"),
+    Parameter("model.layers.1.scale", "1", "scale", "attn"),
+    Parameter("model.norm.weight", "final_norm", "model.norm.weight", ""),
+)
+SHAPES = ((7, 4), (4, 4), (2, 3, 4), (4,), (), (4,))
+
+Weights = dict[str, np.ndarray]
+
+
+def before_weights() -> Weights:
+    rng = np.random.default_rng(0)
+    return {p.name: np.asarray(rng.normal(size=s), np.float32) for p, s in zip(PARAMETERS, SHAPES, strict=True)}
+
+
+def after_weights(changed: Sequence[str]) -> Weights:
+    """`before_weights` with the named parameters moved, one entry of each so far that the delta needs a repair."""
+    rng = np.random.default_rng(1)
+    after = before_weights()
+    for name in changed:
+        after[name] += np.asarray(rng.normal(scale=1e-3, size=after[name].shape), np.float32)
+        after[name].reshape(-1)[-1] *= np.float32(3e-9)
+    return after
+
+
+def header(
+    run: str,
+    seed: int = 0,
+    *,
+    layers: Sequence[int] = (),
+    status: str = "completed",
+    reason: str = "",
+    n_layers: int = N_LAYERS,
+) -> Header:
+    return Header(
+        study="synthetic",
+        run=run,
+        seed=seed,
+        layers=layers,
+        status=status,
+        reason=reason,
+        base="tiny:none",
+        fingerprint="0123",
+        n_layers=n_layers,
+        recipe='{"model": "tiny:none"}',
+        provenance={"device": "none"},
+    )
+
+
+def score_arrays(
+    score: np.ndarray, benchmark: Sequence[str] | None = None, item: Sequence[str] | None = None
+) -> ScoreArrays:
+    """Scores of shape (item, sample); lengths count up from 1, and every second completion is truncated."""
+    n_items = len(score)
+    length = np.arange(1, score.size + 1, dtype=np.int32).reshape(score.shape)
+    return ScoreArrays(
+        item=item or [f"item-{i}" for i in range(n_items)],
+        benchmark=benchmark or ["only"] * n_items,
+        score=score.astype(np.float32),
+        length=length,
+        truncated=length % 2 == 0,
+        reference_logprob=-np.arange(n_items, dtype=np.float32),
+    )
+
+
+def probe() -> Probe:
+    counts = np.arange(3, dtype=np.int32)
+    return Probe(token_id=counts + 5, prompt=counts // 2, position=counts % 2, text=["a", "é", "語"])
+
+
+def activations() -> Weights:
+    values = np.random.default_rng(2).normal(size=(N_LAYERS, 3, 5)).astype(np.float32)
+    return {"block_out": values, "attn_out": -values}
+
+
+def training() -> Weights:
+    return {
+        "reward": np.array([0.1, 0.2, 0.4]),
+        "loss": np.array([1.0, 0.5]),  # the last step diverged
+        "layer_grad_norm": np.arange(6.0).reshape(3, N_LAYERS),
+        "outside_grad_norm": np.arange(9.0).reshape(3, 3),
+    }
+
+
+def write_full_run(path: Path) -> None:
+    """A run file that has everything."""
+    write_run(
+        path,
+        header("full-rl", seed=3, layers=[0, 1]),
+        PARAMETERS,
+        before_weights(),
+        after=after_weights([p.name for p in PARAMETERS[:5]]),
+        training=training(),
+        scores=score_arrays(np.array([[0.0, 1.0], [1.0, 1.0], [0.25, 0.5]]), ["easy", "easy", "hard"]),
+        probe=probe(),
+        activations=activations(),
+    )
+
+
+def make_study(folder: Path) -> Path:
+    """A study folder with a recipe and no run."""
+    folder.mkdir()
+    recipe = Recipe.model_validate({"model": "tiny:none", "task": {"name": "arithmetic"}})
+    (folder / RECIPE_FILE).write_text(recipe.model_dump_json(), encoding="utf-8")
+    return folder
+
+
+def add_run(
+    folder: Path,
+    run: str,
+    scores: Mapping[str, Sequence[float]] | None,
+    seed: int = 0,
+    *,
+    status: str = "completed",
+    reason: str = "",
+    n_layers: int = N_LAYERS,
+    prefix: str = "",
+) -> Path:
+    """Write a run with one score per item, given per benchmark; without scores for one that diverged."""
+    path = run_path(folder, run, seed)
+    arrays = None
+    if scores is not None:
+        values = np.array([value for part in scores.values() for value in part])
+        benchmark = [name for name, part in scores.items() for _ in part]
+        arrays = score_arrays(values[:, None], benchmark, [f"{prefix}{i}" for i in range(len(values))])
+    about = header(run, seed, status=status, reason=reason, n_layers=n_layers)
+    write_run(path, about, PARAMETERS, before_weights(), scores=arrays)
+    return path

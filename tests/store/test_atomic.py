@@ -1,0 +1,151 @@
+"""Files that appear whole or not at all: exceptions, full disks, killed processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic import PARAMETERS, add_run, after_weights, before_weights, header, make_study
+
+from lensrl.errors import LensrlError, StoreError
+from lensrl.store.atomic import new_file, remove_litter
+from lensrl.store.exact import add
+from lensrl.store.study import Study
+from lensrl.store.write import Parameter, write_run
+
+WIDE = Parameter("wide", "0", "wide", "mlp")
+KILLS = 20
+
+
+def test_the_file_appears_when_the_block_ends(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "file"
+    with new_file(path) as partial:
+        partial.write_text("whole")
+        assert not path.exists()
+    assert path.read_text() == "whole"
+    assert [*path.parent.iterdir()] == [path]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, LensrlError])
+def test_an_exception_leaves_the_old_file_and_no_litter(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def interrupted() -> None:
+        with new_file(path) as partial:
+            partial.write_text("half")
+            raise error("stop")
+
+    with pytest.raises(error, match=r"^stop$"):
+        interrupted()
+    assert path.read_text() == "old"
+    assert [*tmp_path.iterdir()] == [path]
+
+
+def test_the_disks_refusal_is_one_line_with_the_path_and_the_cause(tmp_path: Path) -> None:
+    (tmp_path / "file").mkdir()  # a folder cannot be replaced by a file
+    with (
+        pytest.raises(StoreError, match=r"file could not be written \(Is a directory\); nothing was changed") as caught,
+        new_file(tmp_path / "file") as partial,
+    ):
+        partial.write_text("half")
+    assert "\n" not in str(caught.value)
+    assert [*tmp_path.iterdir()] == [tmp_path / "file"]
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from lensrl.errors import StoreError
+from lensrl.store.write import write_run
+from synthetic import PARAMETERS, after_weights, before_weights, header
+
+path = Path(sys.argv[1])
+after = after_weights([p.name for p in PARAMETERS])
+for limit in map(int, sys.argv[2:]):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        write_run(path, header("full-rl"), PARAMETERS, before_weights(), after=after)
+    except StoreError as error:
+        print(error)
+"""
+
+
+def test_a_full_disk_is_told_in_one_line_and_leaves_the_old_file_at_whatever_byte_it_fills(tmp_path: Path) -> None:
+    path = tmp_path / "full-rl.seed-0.h5"
+    write_run(path, header("full-rl"), PARAMETERS, before_weights(), after=after_weights([PARAMETERS[0].name]))
+    old = path.read_bytes()
+    limits = [100, 1000, 2000, 3000, 5000, 8000, len(old) // 2, len(old) - 1]
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(path), *map(str, limits)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    line = f"{path} could not be written (File too large); nothing was changed: make room there or choose another"
+    assert [text[: len(line)] for text in done.stdout.splitlines()] == [line] * len(limits)
+    assert path.read_bytes() == old
+    assert [*tmp_path.iterdir()] == [path]
+
+
+def wide_weights(generation: int) -> dict[str, np.ndarray]:
+    return {WIDE.name: np.random.default_rng(generation).normal(size=(200, 500)).astype(np.float32)}
+
+
+def write_for_ever(path: Path) -> None:
+    for generation in range(1, 1_000_000):
+        about = header("full-rl", status="completed", reason=str(generation))
+        write_run(path, about, [WIDE], wide_weights(0), after=wide_weights(generation))
+
+
+def test_a_killed_process_leaves_whole_files_and_only_litter_that_is_removed(tmp_path: Path) -> None:
+    folder = make_study(tmp_path / "study")
+    untouched = add_run(folder, "base", {"only": [0.0, 1.0]})
+    committed, replaced = untouched.read_bytes(), folder / "full-rl.seed-0.h5"
+    moments, generations, litter = random.Random(0), set(), 0
+    for _ in range(KILLS):
+        writer = multiprocessing.get_context("fork").Process(target=write_for_ever, args=(replaced,))
+        writer.start()
+        time.sleep(moments.uniform(0.02, 0.12))
+        writer.kill()
+        writer.join()
+        partial = [*folder.glob(".*.partial")]
+        litter += len(partial)
+        with Study(folder) as study:
+            assert not study.broken
+            assert set(study.runs) - {("full-rl", 0)} == {("base", 0)}
+            if "full-rl" in study:
+                run = study["full-rl"]
+                generations.add(run.reason)
+                _, change = run.deltas.exact(0)[WIDE.inner]
+                expected = wide_weights(int(run.reason))[WIDE.name]
+                assert add(wide_weights(0)[WIDE.name], change).tobytes() == expected.tobytes()
+        assert untouched.read_bytes() == committed
+        assert sorted(remove_litter(tmp_path)) == sorted(partial)
+        assert not [*folder.glob(".*.partial")]
+    assert generations, "no kill came after a whole write"
+    assert litter, "no kill came during a write"
+
+
+def test_litter_of_a_living_process_and_other_hidden_files_stay(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    folder = tmp_path / "a" / "b"
+    folder.mkdir(parents=True)
+    dead = folder / f".full-rl.seed-0.h5.{ended.pid}.partial"
+    kept = [
+        folder / name for name in (f".x.h5.{os.getpid()}.partial", ".x.h5.partial", "x.h5", f"x.{ended.pid}.partial")
+    ]
+    for path in [dead, *kept]:
+        path.touch()
+    assert remove_litter(tmp_path) == [dead]
+    assert sorted(folder.iterdir()) == sorted(kept)
