@@ -95,7 +95,9 @@ def gain_ratios(
             nothing = Interval(float("nan"), float("nan"), float("nan"))
             results[key] = GainRatio(nothing, numerator, denominator, "undefined", undefined)
         else:
-            ratio = _interval(gain / gains[0], draws / gain_draws[0], confidence)
+            with np.errstate(divide="ignore", invalid="ignore"):  # a rare draw has no gain at all
+                ratios = draws / gain_draws[0]
+            ratio = _interval(gain / gains[0], ratios[~np.isnan(ratios)], confidence)
             results[key] = GainRatio(ratio, numerator, denominator, "defined", "")
     return results
 

@@ -27,7 +27,7 @@ COMPONENT_SITES: dict[PatchComponent, tuple[str, ...]] = {
     "attn": ("attn_out",),
     "mlp": ("mlp_out",),
 }
-METRICS = ("reference_logprob", "logit_difference")
+METRICS = ("reference_logprob", "logit_difference")  # the rows of what follows
 
 PerItem = Float64[np.ndarray, "metric item"]
 

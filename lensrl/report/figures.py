@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
@@ -11,14 +12,22 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from lensrl.errors import LensrlError
+from lensrl.layers import FULL, run_layer
+from lensrl.report import METRICS
 from lensrl.store.atomic import new_file
 
 INK, MUTED, GRID = "#1f2430", "#6b7280", "#e5e7eb"
 BLUE, ORANGE, GREEN, RED = "#2f5fb3", "#d97b29", "#3c8f6b", "#b8433f"
+COLOURS = {"score": RED, "reference_logprob": BLUE, "logit_difference": ORANGE}
+LISTED = 12  # with more layers than this, names and numbers give way to a colour scale
 _STYLE: Any = {
     "font.size": 10,
     "axes.edgecolor": MUTED,
@@ -37,109 +46,148 @@ _STYLE: Any = {
 
 
 def contribution_figure(table: pd.DataFrame, title: str = "") -> Figure:
-    """C_l with its interval over depth; layers without a value are marked on the axis."""
+    """C_l with its interval over depth; layers whose run collapsed and layers without a value stand out."""
     with _style():
-        figure, axes = _layer_axes(len(table))
-        axes.axhline(0, color=MUTED, linewidth=0.8)
-        axes.axhline(1, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
-        shown = table[table["contribution"].notna()]
-        _points(axes, shown["layer"], shown["contribution"], shown["low"], shown["high"], BLUE, "")
-        missing = table[table["contribution"].isna()]
+        figure, (axes,) = _layer_axes(table["layer"])
+        _zero_and_one(axes)
+        shown, missing = table[table["contribution"].notna()], table[table["contribution"].isna()]
+        collapsed = shown["status"] == "collapsed"
+        _points(axes, shown[~collapsed], "contribution", BLUE)
+        if collapsed.any():
+            _points(axes, shown[collapsed], "contribution", RED, label="run collapsed", markerfacecolor="white")
         if len(missing):
             axes.plot(missing["layer"], np.zeros(len(missing)), "x", color=RED, label="no value", clip_on=False)
-            axes.legend(loc="upper right")
+        if len(missing) or collapsed.any():
+            _legend_above(axes)
         if len(shown):
             axes.set_ylim(min(-0.05, shown["low"].min() - 0.05), max(1.1, shown["high"].max() + 0.05))
         else:
             axes.set_ylim(-0.05, 1.1)
-            reason = table["reason"].iloc[0] if len(table) else "no layers"
-            axes.text(0.5, 0.5, f"undefined: {reason}", transform=axes.transAxes, ha="center", color=RED, wrap=True)
+            reason = textwrap.fill(f"{table['status'].iloc[0]}: {table['reason'].iloc[0]}", 70)
+            axes.text(0.5, 0.5, reason, transform=axes.transAxes, ha="center", va="center", color=RED)
         axes.set_ylabel("layer contribution $C_l$")
-        axes.set_title(title or "Layer contribution (bars: 95 % intervals; dashed: full RL)")
+        axes.set_title(title)
     return figure
 
 
 def recovery_figure(rows: pd.DataFrame, title: str) -> Figure:
-    """Recovery by layer, one colour per kind and metric, beside C_l."""
+    """Recovery by layer beside C_l: one panel for weights, one for activations, one colour per metric."""
     with _style():
-        layers = sorted(rows["layer"].unique())
-        figure, axes = _layer_axes(len(layers), layers=layers)
-        groups = list(rows.groupby(["what", "metric"], sort=True))
-        spread = np.linspace(-0.25, 0.25, len(groups) + 1)
-        for offset, colour, ((what, metric), part) in zip(spread, (BLUE, GREEN, ORANGE, RED), groups, strict=False):
-            label = f"{what}: {str(metric).replace('_', ' ')}"
-            _points(axes, part["layer"] + offset, part["recovery"], part["low"], part["high"], colour, label)
-        if "contribution" in rows:
-            once = rows.drop_duplicates("layer")
-            axes.plot(once["layer"] + spread[-1], once["contribution"], "D", color=INK, markersize=4, label="$C_l$")
-        axes.axhline(0, color=MUTED, linewidth=0.8)
-        axes.axhline(1, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
-        finite = rows[["low", "high"]].to_numpy(float)
-        finite = finite[np.isfinite(finite)]
-        if finite.size:  # one wild interval must not flatten the rest
-            axes.set_ylim(max(finite.min(), -1.5) - 0.1, min(finite.max(), 2.5) + 0.1)
-        axes.set_ylabel("recovery")
-        axes.set_title(title)
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, fontsize=9)
+        kinds = sorted(rows["what"].unique(), reverse=True)  # weights first: their score is what C_l is made of
+        figure, panels = _layer_axes(rows["layer"], panels=len(kinds))
+        low, high = _recovery_limits(rows)
+        for axes, kind in zip(panels, kinds, strict=True):
+            _zero_and_one(axes)
+            part = rows[rows["what"] == kind]
+            metrics = [metric for metric in METRICS if (part["metric"] == metric).any()]
+            offsets = np.linspace(-0.25, 0.25, len(metrics) + 1)
+            for metric, offset in zip(metrics, offsets[:-1], strict=True):
+                points = part[part["metric"] == metric]
+                _points(axes, points, "recovery", COLOURS[metric], offset=offset, label=METRICS[metric])
+                for edge, mark in ((low, "v"), (high, "^")):  # a point off the scale is pointed at
+                    beyond = points[points["recovery"] < low if mark == "v" else points["recovery"] > high]
+                    if len(beyond):
+                        axes.plot(
+                            beyond["layer"] + offset, [edge] * len(beyond), mark, color=COLOURS[metric], clip_on=False
+                        )
+            if rows["contribution"].notna().any():
+                once = part.drop_duplicates("layer")
+                axes.plot(
+                    once["layer"] + offsets[-1], once["contribution"], "D", color=INK, markersize=4, label="$C_l$"
+                )
+            axes.set_ylim(low, high)
+            axes.set_ylabel("recovery")
+            axes.set_title(kind, fontsize=10, color=MUTED)
+            _legend_above(axes)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     return figure
 
 
 def delta_figure(table: pd.DataFrame) -> Figure:
     """Relative weight-delta norm by layer: in full RL, and in the layer's own run."""
     with _style():
-        figure, axes = _layer_axes(len(table))
+        figure, (axes,) = _layer_axes(table["layer"])
         axes.plot(table["layer"], table["relative_delta_full"], "o-", color=BLUE, label="in full RL")
         axes.plot(table["layer"], table["relative_delta_single"], "s-", color=ORANGE, label="trained alone")
-        axes.set_ylim(bottom=0)
-        axes.set_ylabel(r"$\|\Delta W_l\| \,/\, \|W_l\|$")
-        axes.set_title("Weight change by layer, relative to the layer's weights")
-        axes.legend()
+        axes.set_ylim(0, 1.1 * table[["relative_delta_full", "relative_delta_single"]].max(axis=None))
+        axes.set_ylabel("weight change ‖ΔW‖ / ‖W‖")
+        _legend_above(axes)
     return figure
 
 
-def training_figure(curves: Sequence[tuple[str, pd.DataFrame]], *, window: int = 5) -> Figure:
-    """Mean reward over steps, smoothed: full RL in front, single layers coloured from shallow to deep."""
+def training_figure(curves: Sequence[tuple[str, pd.DataFrame]], *, title: str = "", window: int = 5) -> Figure:
+    """Mean reward over steps, smoothed: full RL in front, single layers coloured by depth, sets dashed.
+
+    A curve that stops before the longest one (diverged, collapsed) ends in a cross.
+    """
     with _style():
         figure = Figure(figsize=(7.2, 3.4), layout="constrained")
         axes = figure.add_subplot()
-        single = [name for name, _ in curves if name != "full-rl"]
-        shades = dict(
-            zip(single, matplotlib.colormaps["viridis"](np.linspace(0.1, 0.9, max(len(single), 1))), strict=False)
-        )
+        layers = [layer for name, _ in curves if (layer := run_layer(name)) is not None]
+        shade = _depth_colours(layers)
+        listed = len(layers) <= LISTED
+        sets = iter((ORANGE, RED, GREEN, BLUE) * len(curves))
+        last = max((curve["step"].iloc[-1] for _, curve in curves), default=0)
         for name, curve in curves:
             smooth = curve["reward_mean"].rolling(window, min_periods=1).mean()
-            if name == "full-rl":
-                axes.plot(curve["step"], smooth, color=INK, linewidth=2.2, label=name, zorder=3)
+            layer = run_layer(name)
+            label = name if listed or layer is None else None
+            if name == FULL:
+                line = axes.plot(curve["step"], smooth, color=INK, linewidth=2.2, label=label, zorder=3)
+            elif layer is not None:
+                line = axes.plot(curve["step"], smooth, color=shade.to_rgba(layer), linewidth=1, label=label)
             else:
-                labelled = len(single) <= 10 or name in (single[0], single[-1])
-                axes.plot(curve["step"], smooth, color=shades[name], linewidth=1, label=name if labelled else None)
+                line = axes.plot(curve["step"], smooth, "--", color=next(sets), linewidth=1.6, label=label)
+            if curve["step"].iloc[-1] < last:
+                axes.plot(curve["step"].iloc[-1], smooth.iloc[-1], "x", color=line[0].get_color(), zorder=4)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("step")
         axes.set_ylabel(f"mean reward ({window}-step mean)")
-        axes.set_title("Training")
-        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
+        axes.set_title(title)
+        if listed:
+            axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
+        else:  # too many layers for a list of names
+            figure.colorbar(shade, ax=axes, label="layer", ticks=MaxNLocator(integer=True))
+            axes.legend(fontsize=9)
     return figure
 
 
-def scatter_figure(table: pd.DataFrame, predictors: dict[str, str], correlations: pd.DataFrame) -> Figure:
-    """C_l against each predictor, layers numbered, Spearman's coefficient in the title."""
+def scatter_figure(table: pd.DataFrame, predictors: Iterable[str], correlations: pd.DataFrame) -> Figure:
+    """C_l against each predictor, layers coloured by depth and, while there is room, numbered.
+
+    Spearman's coefficient stands over each panel.
+    """
     with _style():
-        rows = (len(predictors) + 2) // 3
-        figure = Figure(figsize=(9, 2.9 * rows), layout="constrained")
+        names = list(predictors)
+        rows = (len(names) + 2) // 3
+        figure = Figure(figsize=(9.6, 2.9 * rows), layout="constrained")
+        figure.get_layout_engine().set(h_pad=0.1, w_pad=0.1)  # pyright: ignore[reportOptionalMemberAccess]
         spearman = correlations[correlations["method"] == "spearman"].set_index("predictor")
         shown = table[table["contribution"].notna()]
-        for i, name in enumerate(predictors):
+        shade = _depth_colours(table["layer"])
+        middle = table["layer"].max() / 2
+        for i, name in enumerate(names):
             axes = figure.add_subplot(rows, 3, i + 1)
-            axes.scatter(shown[name], shown["contribution"], s=16, color=BLUE)
-            for _, row in shown.iterrows():
-                axes.annotate(f"{row['layer']}", (row[name], row["contribution"]), xytext=(3, 3),
-                              textcoords="offset points", fontsize=7, color=MUTED)  # fmt: skip
+            axes.scatter(shown[name], shown["contribution"], s=20, c=shade.to_rgba(shown["layer"]))
+            for _, row in shown.iterrows() if len(table) <= LISTED else ():
+                # layers at the same distance from the middle share an x: number one half on the left
+                side = -1 if row["layer"] < middle else 1
+                axes.annotate(f"{row['layer']}", (row[name], row["contribution"]), xytext=(4 * side, 2), fontsize=8,
+                              textcoords="offset points", ha="right" if side < 0 else "left", color=MUTED)  # fmt: skip
             found = spearman.loc[name]
-            axes.set_title(f"ρ = {found['coefficient']:.2f} [{found['low']:.2f}, {found['high']:.2f}]", fontsize=9)
+            low, high = (_signed(found[end]) for end in ("low", "high"))
+            axes.set_title(
+                found["reason"] or f"ρ = {_signed(found['coefficient'])} [{low}, {high}]",
+                fontsize=8 if found["reason"] else 9,
+            )
             axes.set_xlabel(name.replace("_", " "), fontsize=9)
             axes.margins(0.12)
+            axes.xaxis.set_major_locator(MaxNLocator(5))
             axes.ticklabel_format(axis="x", style="sci", scilimits=(-3, 4), useMathText=True)
             if i % 3 == 0:
                 axes.set_ylabel("$C_l$")
+        if len(table) > LISTED:
+            figure.colorbar(shade, ax=figure.axes, label="layer", ticks=MaxNLocator(integer=True), aspect=40)
     return figure
 
 
@@ -169,20 +217,58 @@ def _style() -> Iterator[None]:
         yield
 
 
-def _layer_axes(count: int, layers: Sequence[int] | None = None) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(min(max(7.2, 0.28 * count), 12), 3.4), layout="constrained")
-    axes = figure.add_subplot()
-    axes.grid(axis="y", color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    numbers = list(layers) if layers is not None else list(range(count))
-    axes.set_xticks(numbers[:: 1 if count <= 20 else 2])
-    axes.set_xlim(min(numbers, default=0) - 0.6, max(numbers, default=0) + 0.6)
-    axes.set_xlabel("layer")
-    return figure, axes
+def _layer_axes(layers: Iterable[int], panels: int = 1) -> tuple[Figure, list[Axes]]:
+    """Panels over the same layers, one above the other; wide enough for every layer's marks to stay apart."""
+    first, last = min(layers, default=0), max(layers, default=0)
+    count = last - first + 1
+    figure = Figure(
+        figsize=(min(max(7.2, 0.28 * count), 12), 3.4 if panels == 1 else 3.0 * panels), layout="constrained"
+    )
+    drawn: list[Axes] = []
+    for panel in range(panels):
+        axes = figure.add_subplot(panels, 1, panel + 1)
+        axes.grid(axis="y", color=GRID, linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.set_xticks(range(first, last + 1, 1 if count <= 20 else 2 if count <= 48 else 4))
+        axes.set_xlim(first - 0.6, last + 0.6)
+        drawn.append(axes)
+    drawn[-1].set_xlabel("layer")
+    return figure, drawn
 
 
-def _points(axes: Axes, x: pd.Series, y: pd.Series, low: pd.Series, high: pd.Series, colour: str, label: str) -> None:
+def _zero_and_one(axes: Axes) -> None:
+    """Nothing of the change, and all of it."""
+    axes.axhline(0, color=MUTED, linewidth=0.8)
+    axes.axhline(1, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
+
+
+def _points(axes: Axes, rows: pd.DataFrame, value: str, colour: str, *, offset: float = 0, **style: Any) -> None:
+    """Values at their layers, with intervals."""
+    y = rows[value]
     axes.errorbar(
-        x, y, yerr=np.maximum([y - low, high - y], 0), fmt="o", color=colour, markersize=5, capsize=2.5, linewidth=1.2,
-        label=label,
+        rows["layer"] + offset, y, yerr=np.maximum([y - rows["low"], rows["high"] - y], 0), fmt="o", color=colour,
+        markersize=4.5, capsize=2, linewidth=1.2, **style,
     )  # fmt: skip
+
+
+def _legend_above(axes: Axes) -> None:
+    """To the right over the panel, where no point can be under it."""
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, fontsize=9, borderaxespad=0.2, handletextpad=0.4)
+
+
+def _recovery_limits(rows: pd.DataFrame) -> tuple[float, float]:
+    """Around everything drawn, but not so far that one wild interval flattens the rest."""
+    values = rows[["low", "high", "contribution"]].to_numpy(float)
+    values = np.append(values[np.isfinite(values)], [0, 1])
+    return max(values.min(), -1.5) - 0.1, min(values.max(), 2.5) + 0.1
+
+
+def _depth_colours(layers: Iterable[int]) -> ScalarMappable:
+    """Dark for shallow layers, light for deep ones."""
+    known = list(layers) or [0]
+    colours = ListedColormap(colormaps["viridis"](np.linspace(0.05, 0.9, 256)))  # the last yellow is faint on white
+    return ScalarMappable(Normalize(min(known), max(known)), colours)
+
+
+def _signed(value: float) -> str:
+    return f"{value:.2f}".replace("-", "−")

@@ -7,18 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lensrl.bottleneck import PREDICTORS, correlate_study, predictors
 from lensrl.errors import LensrlError
 from lensrl.layers import BASE, FULL, run_layer
 from lensrl.patching.patch import with_contributions
-from lensrl.report import figures
+from lensrl.report import METRICS, figures
 from lensrl.store.atomic import new_file
 from lensrl.store.study import Study
 
 REPORT_FILE = "report.html"
+MINUS = "−"
 
 
 def write_report(study: Study, path: str | Path | None = None) -> Path:
@@ -26,7 +27,7 @@ def write_report(study: Study, path: str | Path | None = None) -> Path:
     path = Path(path) if path is not None else study.path / REPORT_FILE
     environment = Environment(
         loader=PackageLoader("lensrl.report"),
-        autoescape=select_autoescape(),
+        autoescape=True,  # by name it would miss the template: .j2 is not among the suffixes it knows
         undefined=StrictUndefined,
         trim_blocks=True,
     )
@@ -38,64 +39,70 @@ def write_report(study: Study, path: str | Path | None = None) -> Path:
 
 
 def _content(study: Study) -> dict[str, Any]:
-    contributions = study.contributions()
-    scores = study.scores()
-    table = predictors(study)
+    contributions, table, correlations = pd.DataFrame(), pd.DataFrame(), pd.DataFrame()
+    nothing = ""  # why there is no profile, or nothing to correlate
     try:
-        correlations, no_correlation = correlate_study(study), ""
-    except LensrlError as error:
-        correlations, no_correlation = None, str(error)
+        contributions, table = study.contributions(), predictors(study)
+        correlations = correlate_study(study)
+    except LensrlError as error:  # a study that is still being made has a report, too
+        nothing = str(error)
+    has_deltas = len(table) and table["relative_delta_full"].notna().any()
     return {
         "study": study,
         "recipe": study.recipe,
         "settings": json.dumps(study.recipe.model_dump(mode="json"), indent=2),
         "base": study[BASE],
-        "scores": scores.to_dict("records"),
+        "scores": study.scores().to_dict("records"),
         "contributions": contributions.to_dict("records"),
-        "profile": _figure(figures.contribution_figure(contributions, " ")),
-        "reading": reading(contributions),
+        "profile": _figure(figures.contribution_figure(contributions)) if len(contributions) else "",
+        "reading": reading(contributions) if len(contributions) else "",
         "training": _training(study),
-        "deltas": _figure(figures.delta_figure(table)) if table["relative_delta_full"].notna().any() else "",
+        "deltas": _figure(figures.delta_figure(table)) if has_deltas else "",
         "recoveries": _recoveries(study),
-        "scatter": "" if correlations is None else _figure(figures.scatter_figure(table, PREDICTORS, correlations)),
-        "correlations": [] if correlations is None else correlations.to_dict("records"),
-        "no_correlation": no_correlation,
+        "scatter": _figure(figures.scatter_figure(table, PREDICTORS, correlations)) if len(correlations) else "",
+        "correlations": correlations.to_dict("records"),
+        "nothing": nothing,
+        "metrics": METRICS,
         "predictors": PREDICTORS,
         "provenance": study[BASE].provenance,
     }
 
 
 def reading(contributions: pd.DataFrame) -> str:
-    """The profile in a sentence or two that say no more than the numbers."""
-    shown = contributions[contributions["contribution"].notna()]
+    """The profile in a few sentences that say no more than the numbers."""
+    shown = contributions[contributions["status"] == "defined"]
     if shown.empty:
         first = contributions.iloc[0]
         return f"No layer has a contribution. {first['status'].capitalize()}: {first['reason']}."
     best, least = (shown.loc[shown["contribution"].agg(f)] for f in ("idxmax", "idxmin"))
-    text = "C_l runs from {} to {}.".format(
+    text = "The contribution runs from {} to {}.".format(
         *(
             f"{row['contribution']:.2f} [{row['low']:.2f}, {row['high']:.2f}] at layer {row['layer']}"
             for row in (least, best)
         )
     )
-    thirds = pd.qcut(shown["layer"], 3, labels=["first", "middle", "last"]) if len(shown) >= 6 else None
-    if thirds is not None:
+    if len(shown) >= 6:
+        thirds = pd.qcut(shown["layer"], 3, labels=["first", "middle", "last"])
         means = shown.groupby(thirds, observed=True)["contribution"].mean()
         text += " Mean over the thirds of depth: " + ", ".join(f"{k} {v:.2f}" for k, v in means.items()) + "."
+    others = contributions[contributions["status"] != "defined"]
+    for status, part in others.groupby("status"):
+        layers = ", ".join(map(str, part["layer"]))
+        text += f" Left out as {status}: {'layer' if len(part) == 1 else 'layers'} {layers}."
     if contributions["seeds"].max() == 1:
         text += " One seed: the intervals cover the items, not how much training differs between seeds."
-    return text
+    return text.replace("-", MINUS)
 
 
-def _training(study: Study) -> list[dict[str, Any]]:
+def _training(study: Study) -> list[Markup]:
     """One figure per seed."""
-    sections = []
+    drawn = []
     for seed in study.seeds:
         runs = [run for (_, s), run in study.runs.items() if s == seed and run.name != BASE]
         runs.sort(key=lambda run: (run.name != FULL, run_layer(run.name) is None, run.layers))
-        curves = [(run.name, run.training) for run in runs]
-        sections.append({"seed": seed, "figure": _figure(figures.training_figure(curves))})
-    return sections
+        title = f"seed {seed}" if len(study.seeds) > 1 else ""
+        drawn.append(_figure(figures.training_figure([(run.name, run.training) for run in runs], title=title)))
+    return drawn
 
 
 def _recoveries(study: Study) -> list[dict[str, Any]]:
@@ -114,7 +121,7 @@ def _figure(figure: Any) -> Markup:
 
 
 def _number(value: Any, digits: int = 3) -> str:
-    return "–" if value is None or pd.isna(value) else f"{value:.{digits}f}"
+    return "–" if value is None or pd.isna(value) else f"{value:.{digits}f}".replace("-", MINUS)
 
 
 def _p(value: float) -> str:

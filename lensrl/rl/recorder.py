@@ -73,7 +73,9 @@ class Recorder:
             torch.cuda.reset_peak_memory_stats()
 
     def completions(self, rewards: Sequence[float], completion_ids: Sequence[Sequence[int]]) -> None:
-        """Rewards and tokens of a step, group by group."""
+        """Rewards and tokens of a step, group by group. Raises Diverged for a reward that is not finite."""
+        if not np.isfinite(rewards).all():  # TRL would give it the advantage 0 and go on
+            raise Diverged(f"a reward is not finite at step {len(self.curve) + 1}")
         groups = np.array(rewards, np.float64).reshape(-1, self._group_size)
         lengths = np.array([len(ids) for ids in completion_ids])
         truncated = [len(ids) >= self._max_tokens and ids[-1] not in self._stop_tokens for ids in completion_ids]

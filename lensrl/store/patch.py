@@ -31,6 +31,7 @@ PATCH_VERSION = 1
 
 What = Literal["weights", "activations"]
 PatchComponent = Literal["block", "attn", "mlp"]
+METRICS = ("score", "reference_logprob", "logit_difference")
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class PatchResult:
 
     def rows(self) -> Iterator[dict[str, object]]:
         """One row per metric, with the columns of `COLUMNS`."""
-        for metric in self.metrics:
+        for metric in (name for name in METRICS if name in self.metrics):
             result = self.recovery(metric)
             into, donor, patched = (mean_score(values, self.benchmark) for values in self.metrics[metric])
             yield {

@@ -109,7 +109,7 @@ class Study:
 
         Columns: layer, contribution, low, high, numerator (S_l - S_base) and denominator (S_full - S_base) each with
         `_low` and `_high`, status, reason, seeds (how many). `status` is `defined`; `collapsed` where the value
-        is of a run that collapsed; or `undefined`, `diverged`, `missing`, with NaN and the reason.
+        is of a run that collapsed; or `undefined`, `diverged`, `damaged`, `missing`, with NaN and the reason.
         """
         base = self[BASE]
         full = {seed: run for (name, seed), run in self.runs.items() if name == FULL}

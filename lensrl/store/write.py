@@ -193,19 +193,19 @@ def _write_delta(deltas: h5py.Group, parameter: Parameter, change: Delta) -> Non
         repairs = deltas.file.require_group(f"repairs/{parameter.part}/{parameter.inner}")
         repair = f"repair_{change.where.size}"
         axis(deltas.file, repair, change.where.size)
-        create(repairs, "index", change.where, [repair])
+        create(repairs, "where", change.where, [repair])
         create(repairs, "value", change.value, [repair])
 
 
 def read_delta(file: h5py.File, part: str, inner: str) -> Delta:
     """A stored delta with its repairs."""
     repairs = f"repairs/{part}/{inner}"
-    index, value = (
-        (read_array(file, f"{repairs}/index"), read_array(file, f"{repairs}/value"))
+    where, value = (
+        (read_array(file, f"{repairs}/where"), read_array(file, f"{repairs}/value"))
         if repairs in file
         else (np.empty(0, np.int64), np.empty(0, np.float32))
     )
-    return Delta(read_array(file, f"deltas/{part}/{inner}"), index, value)
+    return Delta(read_array(file, f"deltas/{part}/{inner}"), where, value)
 
 
 def _check(

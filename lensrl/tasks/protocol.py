@@ -7,7 +7,7 @@ prompt, without the end-of-sequence token.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 Split = Literal["train", "test"]
 
@@ -26,6 +26,7 @@ class Item:
     benchmark: str
 
 
+@runtime_checkable
 class Task(Protocol):
     """A source of items and the judge of completions.
 

@@ -1,0 +1,42 @@
+# Every target works from a fresh clone: it makes .venv and installs what it needs, once.
+
+.PHONY: demo test lint types install clean
+.DEFAULT_GOAL := help
+
+BIN := .venv/bin
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+help:
+	@echo "make demo   the embedded study: profile, patch, report"
+	@echo "make test   lint, types, tests"
+	@echo "make install, make lint, make types, make clean"
+
+install: .venv/.installed
+
+.venv/.installed: pyproject.toml constraints.txt
+	python3 -m venv .venv
+	$(BIN)/python -m pip install -q pip
+	$(BIN)/python -m pip install -q torch
+	$(BIN)/python -m pip install -q -e . --group dev
+	@touch $@
+
+# What a newcomer sees: every run of the recipe, the C_l profile, every layer grafted into the base, one page.
+demo: install
+	$(BIN)/lensrl run runs/tiny.toml
+	$(BIN)/lensrl contribution runs/tiny --figure runs/tiny/contribution.png
+	$(BIN)/lensrl patch --study runs/tiny --from full-rl --layer all
+	$(BIN)/lensrl report runs/tiny
+
+lint: install
+	$(BIN)/ruff format --check -q .
+	$(BIN)/ruff check -q .
+
+types: install
+	$(BIN)/pyright --warnings
+
+test: lint types
+	$(BIN)/pytest
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis

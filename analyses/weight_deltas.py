@@ -1,0 +1,34 @@
+# %% [markdown]
+# # Is the contribution a matter of how much a layer's weights moved?
+#
+# Weight-delta norms of every layer, in full RL and when the layer is trained alone, against C_l; and where a layer
+# sits as the rival that any such predictor has to beat.
+#
+#     python analyses/weight_deltas.py runs/tiny
+
+# %%
+import sys
+
+import lensrl
+
+study = lensrl.open_study(sys.argv[1] if len(sys.argv) > 1 else "runs/tiny")
+table = lensrl.predictors(study)
+print(table.round(4).to_string(index=False))
+
+# %% [markdown]
+# Correlations over layers, with a permutation p. Neighbouring layers are alike, so both the intervals and p are
+# optimistic for whatever drifts with depth.
+
+# %%
+try:
+    print(lensrl.correlate_study(study).round(3).to_string(index=False))
+except lensrl.LensrlError as nothing:
+    print(nothing)
+
+# %% [markdown]
+# Which parts of a layer moved in full RL: attention, MLP or norms? Norms are relative to the part's own weights.
+
+# %%
+norms = study["full-rl"].delta_norms().dropna(subset=["layer"])
+parts = (norms[["norm", "base_norm"]] ** 2).groupby([norms["layer"], norms["component"]]).sum() ** 0.5
+print((parts["norm"] / parts["base_norm"]).unstack("component").round(4).to_string())

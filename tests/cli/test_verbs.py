@@ -1,0 +1,146 @@
+"""The verbs as a person types them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lensrl import open_study
+
+SHIPPED = Path(__file__).parents[2] / "runs"
+
+
+def lensrl(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "lensrl_cli.main", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300)
+
+
+def test_contribution_json_is_one_object_per_layer(small_study_folder: Path) -> None:
+    done = lensrl("contribution", small_study_folder, "--json")
+    rows = json.loads(done.stdout)
+    assert [row["layer"] for row in rows] == list(range(8))
+    assert all(row.keys() >= {"contribution", "low", "high", "status"} for row in rows)
+    assert {row["layer"]: row["status"] for row in rows if row["layer"] in (1, 2)} == {1: "missing", 2: "missing"}
+    assert all(row["contribution"] is None for row in rows if row["status"] == "missing")
+
+
+def test_contribution_in_the_terminal_says_what_python_says(small_study_folder: Path, tmp_path: Path) -> None:
+    files = [tmp_path / "c.csv", tmp_path / "c.png"]
+    done = lensrl("contribution", small_study_folder, "--csv", files[0], "--figure", files[1])
+    assert done.returncode == 0, done.stderr
+    with open_study(small_study_folder) as study:
+        table = study.contributions()
+    assert f"{table['denominator'].iloc[0]:.3f}" in done.stdout
+    with files[0].open() as file:
+        assert [row["layer"] for row in csv.DictReader(file)] == [str(layer) for layer in range(8)]
+    assert files[1].read_bytes().startswith(b"\x89PNG")
+
+
+def test_patch_json_has_a_row_per_kind_and_metric(small_study_folder: Path) -> None:
+    done = lensrl("patch", "--study", small_study_folder, "--from", "full-rl", "--layer", 3, "--json")
+    rows = json.loads(done.stdout)
+    assert {(row["what"], row["metric"]) for row in rows} == {
+        ("weights", "score"), ("weights", "reference_logprob"),
+        ("activations", "reference_logprob"), ("activations", "logit_difference"),
+    }  # fmt: skip
+    assert all(row.keys() >= {"layer", "what", "metric", "recovery", "low", "high"} for row in rows)
+
+
+def test_the_only_study_under_runs_is_the_default(small_study_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    none = lensrl("patch", "--layer", 3, cwd=tmp_path)
+    assert (none.returncode, "no study under runs/" in none.stderr) == (2, True)
+    (tmp_path / "runs" / "one").symlink_to(small_study_folder)
+    assert lensrl("patch", "--layer", 3, cwd=tmp_path).returncode == 0
+    (tmp_path / "runs" / "two").symlink_to(small_study_folder)
+    several = lensrl("patch", "--layer", 3, cwd=tmp_path)
+    assert several.returncode == 2
+    assert "runs/one" in several.stderr
+    assert "runs/two" in several.stderr
+
+
+def test_correlate_and_report_show_the_same_study(small_study_folder: Path, tmp_path: Path) -> None:
+    done = lensrl("report", small_study_folder, "--out", tmp_path / "r.html")
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "r.html").read_text()
+    assert "<svg" in page
+    assert "src=" not in page
+    assert "<link" not in page
+    too_few = lensrl("correlate", small_study_folder, "--json")
+    rows = json.loads(too_few.stdout)
+    assert {row["reason"] for row in rows} == {"3 layers with both values: at least 4 are needed"}
+
+
+def test_verbs_that_only_read_do_not_import_torch(small_study_folder: Path) -> None:
+    for verb in (["--help"], ["contribution", small_study_folder], ["report", small_study_folder], ["run", "--help"]):
+        code = (
+            "import sys; from lensrl_cli.main import app\n"
+            "app(sys.argv[1:], standalone_mode=False); assert 'torch' not in sys.modules"
+        )
+        done = subprocess.run([sys.executable, "-c", code, *map(str, verb)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+ARITHMETIC = 'model = "tiny:qwen3"\n[task]\nname = "arithmetic"\n'
+EMPTY = 'model = "tiny:qwen3"\n[task]\nname = "math"\ntrain = "empty.jsonl"\ntest = { a = "empty.jsonl" }\n'
+BAD = {
+    "unknown key": (f"{ARITHMETIC}[rl]\nstep = 3\n", "unknown key 'rl.step'; did you mean 'rl.steps'?"),
+    "no folder": (ARITHMETIC.replace("tiny:qwen3", "./nowhere"), "no model folder at ./nowhere"),
+    "not toml": ("model = \n", "is not a TOML file"),
+    "layer out of range": (f"layers = [9]\n{ARITHMETIC}", "layer 9 is out of range: this model has 8 layers"),
+    "empty task file": (EMPTY, "empty.jsonl is empty"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_recipe_is_one_line_and_exit_code_2(case: str, tmp_path: Path) -> None:
+    text, expected = BAD[case]
+    (tmp_path / "bad.toml").write_text(text)
+    (tmp_path / "empty.jsonl").touch()
+    done = lensrl("run", tmp_path / "bad.toml", cwd=tmp_path)
+    assert_one_line(done, expected)
+    assert not list(tmp_path.rglob("*.h5"))
+
+
+def assert_one_line(done: subprocess.CompletedProcess[str], expected: str) -> None:
+    assert done.returncode == 2, done.stderr
+    assert expected in done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["bogus"], "No such command 'bogus'"),
+        (["patch", "--laye", "3"], "--laye"),
+        (["contribution", "nowhere"], "no study folder at nowhere; make one with: lensrl run"),
+        (["run", "nowhere.toml"], "no recipe at nowhere.toml"),
+        (["patch", "--study", "STUDY", "--layer", "99"], "layer 99 is out of range: this model has 8 layers"),
+        (["patch", "--study", "STUDY", "--layer", "3-x"], "'3-x' is not a layer"),
+        (["patch", "--study", "STUDY", "--layer", "3", "--from", "layer-4"], "has no run 'layer-4'; did you mean"),
+        (["patch", "--study", "STUDY", "--layer", "3", "--what", "nothing"], "nothing"),
+        (["contribution", "STUDY", "--figure", "x.gif"], "cannot save a figure as 'x.gif'"),
+    ],
+)
+def test_bad_arguments_are_one_line_and_exit_code_2(
+    arguments: list[str], expected: str, small_study_folder: Path, tmp_path: Path
+) -> None:
+    done = lensrl(*(small_study_folder if a == "STUDY" else a for a in arguments), cwd=tmp_path)
+    assert_one_line(done, expected)
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_half_file(tmp_path: Path) -> None:
+    code = (
+        "import resource, signal, sys\nfrom lensrl_cli.main import main\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))\n"
+        f"sys.argv = ['lensrl', 'run', {str(SHIPPED / 'smoke.toml')!r}, '--out', {str(tmp_path / 'full')!r}]\nmain()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert_one_line(done, "base.h5 could not be written (File too large)")
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["recipe.json"]

@@ -1,0 +1,42 @@
+"""What several test files share: the embedded base, a recipe small enough for a test, and one finished study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lensrl import Study, open_study, run_study
+from lensrl.models import Base, load_base
+from lensrl.recipe import Evaluation, Recipe, Rl, Store
+
+# Four steps show the path; layers 0, 3 and 7 are enough to tell one layer from another.
+SMALL = Recipe.model_validate(
+    {
+        "model": "tiny:qwen3",
+        "task": {"name": "arithmetic"},
+        "layers": [0, 3, 7],
+        "sets": {"ends": [0, 7]},
+        "rl": Rl(steps=4, max_completion_tokens=5, learning_rate=2e-4),
+        "evaluation": Evaluation(items=48, samples=2),
+        "store": Store(probe_items=4),
+    }
+)
+
+
+@pytest.fixture(scope="session")
+def base() -> Base:
+    return load_base("tiny:qwen3")
+
+
+@pytest.fixture(scope="session")
+def small_study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study that really ran: base, full RL, layers 0, 3, 7, and a set."""
+    folder = tmp_path_factory.mktemp("studies") / "small"
+    run_study(SMALL, folder).close()
+    return folder
+
+
+@pytest.fixture
+def small_study(small_study_folder: Path) -> Study:
+    return open_study(small_study_folder)

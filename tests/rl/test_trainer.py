@@ -1,0 +1,199 @@
+"""The RL itself: what TRL is asked for, what it does to frozen weights, and how a run ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from lensrl.errors import LensrlError
+from lensrl.models import Base
+from lensrl.recipe import Recipe, Rl
+from lensrl.rl import train
+from lensrl.rl.recorder import Collapsed, Diverged, Recorder
+from lensrl.rl.trainer import Trainer, check_frozen, grpo_config
+from lensrl.tasks import Item, load_task
+from tests.conftest import SMALL
+
+
+def with_rl(**settings: Any) -> Recipe:
+    return SMALL.model_copy(update={"rl": Rl.model_validate(SMALL.rl.model_dump() | settings)})
+
+
+def changed_parts(base: Base, model: torch.nn.Module) -> set[int | str]:
+    return {base.blocks.part(n) for n, p in model.named_parameters() if not torch.equal(p.detach(), base.weights[n])}
+
+
+def test_full_rl_moves_every_part_and_one_layer_moves_only_itself(base: Base) -> None:
+    task = load_task(SMALL)
+    assert changed_parts(base, train(base, task, with_rl(steps=2), layers=None, seed=0).model) == {
+        *range(8), "embed", "final_norm",
+    }  # fmt: skip
+    assert changed_parts(base, train(base, task, with_rl(steps=2), layers=[2, 5], seed=0).model) == {2, 5}
+
+
+def test_runs_of_a_study_share_data_order_and_a_seed_repeats_itself(base: Base) -> None:
+    class Spy:
+        def __init__(self) -> None:
+            self.prompts: list[str] = []
+
+        def items(self, split: Any) -> list[Item]:
+            return load_task(SMALL).items(split)
+
+        def reward(self, item: Item, completion: str) -> float:
+            self.prompts.append(item.prompt)
+            return load_task(SMALL).reward(item, completion)
+
+        score = reward
+
+    spies = [Spy(), Spy(), Spy()]
+    full = train(base, spies[0], with_rl(steps=2), layers=None, seed=0)
+    again = train(base, spies[1], with_rl(steps=2), layers=None, seed=0)
+    train(base, spies[2], with_rl(steps=2), layers=[4], seed=0)
+    assert spies[0].prompts == spies[1].prompts == spies[2].prompts
+    for (name, one), two in zip(full.model.named_parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(one, two), name
+
+
+def test_the_curve_has_one_value_per_step_and_layer_norms_add_up(base: Base) -> None:
+    curve = train(base, load_task(SMALL), with_rl(steps=3), layers=None, seed=0).curve.arrays()
+    assert {name: values.shape for name, values in curve.items() if values.ndim == 2} == {
+        "layer_grad_norm": (3, 8), "outside_grad_norm": (3, 3),
+    }  # fmt: skip
+    assert all(len(values) == 3 for values in curve.values())
+    total = (curve["layer_grad_norm"] ** 2).sum(1) + (curve["outside_grad_norm"] ** 2).sum(1)
+    assert total == pytest.approx(curve["grad_norm"] ** 2)
+    assert (curve["step_time"] > 0).all()
+    assert (curve["truncated_share"] == 0).all()
+
+
+def test_a_frozen_layer_has_no_gradient(base: Base) -> None:
+    curve = train(base, load_task(SMALL), with_rl(steps=1), layers=[3], seed=0).curve
+    assert [norm > 0 for norm in curve.layer_grad_norm[0]] == [layer == 3 for layer in range(8)]
+
+
+def test_micro_batches_give_the_same_update(base: Base) -> None:
+    """Accumulating four backward passes is the same step as one, up to rounding."""
+    task = load_task(SMALL)
+    whole = train(base, task, with_rl(steps=1), layers=[7], seed=0)
+    parts = train(base, task, with_rl(steps=1, micro_batch=16), layers=[7], seed=0)
+    assert parts.curve.grad_norm[0] == pytest.approx(whole.curve.grad_norm[0], rel=1e-4)
+
+
+class Reward:
+    """A task whose reward is scripted per call."""
+
+    def __init__(self, rewards: list[float]) -> None:
+        self.rewards = rewards
+        self.calls = 0
+
+    def items(self, split: Any) -> list[Item]:
+        return load_task(SMALL).items(split)
+
+    def reward(self, item: Item, completion: str) -> float:
+        self.calls += 1
+        return self.rewards[min((self.calls - 1) // 64, len(self.rewards) - 1)] * (1 + self.calls % 2)
+
+    score = reward
+
+
+def test_a_reward_that_is_not_finite_ends_the_run(base: Base) -> None:
+    training = train(base, Reward([0.5, float("inf")]), with_rl(steps=4), layers=None, seed=0)
+    assert (training.status, training.reason) == ("diverged", "a reward is not finite at step 2")
+
+
+def test_weights_that_explode_end_the_run_at_the_gradient(base: Base) -> None:
+    training = train(base, load_task(SMALL), with_rl(steps=9, learning_rate=1e18), layers=None, seed=0)
+    assert training.status == "diverged"
+    assert training.reason == f"the gradient is not finite at step {len(training.curve.grad_norm)}"
+    assert 1 < len(training.curve.grad_norm) < 9
+
+
+def test_a_reward_that_falls_under_half_of_its_start_is_a_collapse(base: Base) -> None:
+    rewards = [1.0] * 10 + [0.1] * 30
+    training = train(base, Reward(rewards), with_rl(steps=40), layers=[7], seed=0)
+    assert training.status == "collapsed"
+    assert len(training.curve) == 20
+    assert "under half" in training.reason
+
+
+def test_a_moved_frozen_parameter_is_an_error_even_if_only_the_sign_of_zero(base: Base) -> None:
+    model = base.fresh()
+    check_frozen(model, base, [1])
+    with torch.no_grad():
+        model.get_parameter("model.layers.0.mlp.up_proj.weight").view(-1)[0] *= -1
+    with pytest.raises(RuntimeError, match=r"layers\.0\.mlp\.up_proj\.weight changed although only layers \[1\]"):
+        check_frozen(model, base, [1])
+
+
+def test_trl_is_asked_for_published_grpo(tmp_path: Any) -> None:
+    config = grpo_config(SMALL, seed=3, device="cpu", output_dir=str(tmp_path))
+    assert (config.loss_type, config.scale_rewards, config.num_iterations) == ("grpo", "group", 1)
+    assert config.generation_batch_size == 64
+    assert config.steps_per_generation == config.gradient_accumulation_steps  # on-policy
+    assert (config.temperature, config.top_p, config.top_k) == (1.0, 1.0, 0)
+    assert str(config.lr_scheduler_type).endswith("constant") or config.lr_scheduler_type == "constant"
+
+
+def test_trl_still_clips_where_the_recorder_looks() -> None:
+    """The recorder reads gradients in `_clip_grad_norm`; should transformers rename it, nothing would be recorded."""
+    overridden = Trainer.__mro__[1]
+    assert callable(getattr(overridden, "_clip_grad_norm", None)), (
+        "transformers.Trainer has no _clip_grad_norm any more"
+    )
+
+
+def test_the_gradient_is_that_of_a_hand_written_grpo_loss(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Same completions, same rewards: TRL's gradient norm is that of -mean_i mean_t A_i log p(token_t)."""
+    seen: dict[str, Any] = {}
+    original = Trainer._compute_loss
+
+    def spy(self: Trainer, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        seen.update({key: value for key, value in inputs.items() if isinstance(value, torch.Tensor)})
+        return original(self, model, inputs)
+
+    monkeypatch.setattr(Trainer, "_compute_loss", spy)
+    rewards: list[float] = []
+    task = load_task(SMALL)
+
+    class Recording:
+        def items(self, split: Any) -> list[Item]:
+            return task.items(split)
+
+        def reward(self, item: Item, completion: str) -> float:
+            rewards.append(task.reward(item, completion))
+            return rewards[-1]
+
+        score = reward
+
+    norm = train(base, Recording(), with_rl(steps=1), layers=[7], seed=0).curve.grad_norm[0]
+
+    group = torch.tensor(rewards).view(8, 8)
+    advantages = ((group - group.mean(1, keepdim=True)) / (group.std(1, keepdim=True) + 1e-4)).view(-1)
+    assert torch.allclose(seen["advantages"].sort().values, advantages.sort().values, atol=1e-5)
+
+    model = base.fresh()
+    ids = torch.cat([seen["prompt_ids"], seen["completion_ids"]], 1)
+    mask = torch.cat([seen["prompt_mask"], seen["completion_mask"]], 1)
+    start = seen["prompt_ids"].shape[1]
+    logprobs = model(ids, attention_mask=mask).logits[:, start - 1 : -1].log_softmax(-1)
+    chosen = logprobs.gather(-1, seen["completion_ids"][..., None]).squeeze(-1)
+    weights = seen["completion_mask"] / seen["completion_mask"].sum(1, keepdim=True)
+    loss = -(seen["advantages"] * (chosen * weights).sum(1)).mean()
+    layer = [p for n, p in model.named_parameters() if base.blocks.layer(n) == 7]
+    gradients = torch.autograd.grad(loss, layer)
+    assert norm == pytest.approx(float(sum(g.square().sum() for g in gradients)) ** 0.5, rel=1e-3)
+
+
+def test_the_recorder_counts_zero_spread_groups_and_truncation(base: Base) -> None:
+    recorder = Recorder(base.blocks, group_size=2, stop_tokens=[1], max_tokens=3)
+    recorder.completions([1.0, 1.0, 0.0, 1.0], [[9, 1], [9, 9, 9], [9, 9, 1], [1]])
+    curve = recorder.curve
+    assert (curve.reward_mean, curve.zero_spread_share, curve.truncated_share) == ([0.75], [0.5], [0.25])
+    assert curve.completion_length == [2.25]
+
+
+def test_endings_are_not_errors_of_the_user() -> None:
+    assert not issubclass(Diverged, LensrlError)
+    assert not issubclass(Collapsed, LensrlError)

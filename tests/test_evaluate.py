@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from lensrl.evaluate import evaluate, reference_logprobs, references, stop_tokens
+from lensrl.models import Base
+from lensrl.recipe import Evaluation, Recipe
+from lensrl.tasks import Item, evaluation_items, load_task
+from tests.conftest import SMALL
+
+
+def with_evaluation(**settings: float) -> Recipe:
+    return SMALL.model_copy(update={"evaluation": Evaluation.model_validate({"items": 12, "samples": 3} | settings)})
+
+
+def test_reference_logprob_equals_a_pass_over_one_sequence_at_a_time(base: Base) -> None:
+    items = [Item("a", "47+38=", "85", "b"), Item("b", "10+10=", "20", "b"), Item("c", "99+99=", "198", "b")]
+    expected = []
+    for item in items:
+        prompt = base.tokenizer(item.prompt)["input_ids"]
+        answer = [*base.tokenizer(item.reference)["input_ids"], base.tokenizer.eos_token_id]
+        with torch.no_grad():
+            logprobs = base.model(torch.tensor([[*prompt, *answer]])).logits[0].log_softmax(-1)
+        expected.append(np.mean([float(logprobs[len(prompt) + i - 1, token]) for i, token in enumerate(answer)]))
+    np.testing.assert_allclose(reference_logprobs(base.model, base.tokenizer, items, batch=2), expected, atol=2e-6)
+
+
+def test_references_mark_the_positions_that_predict_the_answer(base: Base) -> None:
+    teacher = references(base.tokenizer, [Item("a", "47+38=", "85", "b")])
+    predicted = [base.tokenizer.decode([i]) for i in teacher.ids[0, 1:][teacher.answer[0]].tolist()]
+    assert predicted == ["8", "5", "<eos>"]
+
+
+def test_sampling_is_seeded_and_does_not_depend_on_what_ran_before(base: Base) -> None:
+    task, recipe = load_task(SMALL), with_evaluation()
+    items = evaluation_items(task, recipe)
+    first = evaluate(base.model, base.tokenizer, task, items, recipe)
+    torch.manual_seed(123)
+    second = evaluate(base.fresh(), base.tokenizer, task, items, recipe)
+    assert np.array_equal(first.score, second.score)
+    other = evaluate(base.model, base.tokenizer, task, items, with_evaluation(seed=1))
+    assert not np.array_equal(first.score, other.score) or not np.array_equal(first.length, other.length)
+
+
+def test_greedy_decoding_gives_every_sample_the_same_score(base: Base) -> None:
+    task, recipe = load_task(SMALL), with_evaluation(temperature=0)
+    scores = evaluate(base.model, base.tokenizer, task, evaluation_items(task, recipe), recipe)
+    assert (scores.score == scores.score[:, :1]).all()
+
+
+def test_a_completion_that_meets_the_limit_is_truncated(base: Base) -> None:
+    task, recipe = load_task(SMALL), with_evaluation(max_completion_tokens=1)
+    scores = evaluate(base.model, base.tokenizer, task, evaluation_items(task, recipe), recipe)
+    assert scores.truncated.all()
+    assert (scores.length == 1).all()
+
+
+def test_the_base_leaves_rl_something_to_do(base: Base) -> None:
+    task = load_task(SMALL)
+    recipe = SMALL.model_copy(update={"evaluation": Evaluation(items=256, samples=4)})
+    scores = evaluate(base.model, base.tokenizer, task, evaluation_items(task, recipe), recipe)
+    assert 0.3 < scores.score.mean() < 0.65
+    assert scores.truncated.mean() < 0.01
+
+
+def test_held_out_items_are_capped_per_benchmark() -> None:
+    class TwoBenchmarks:
+        def items(self, split: str) -> list[Item]:
+            return [Item(f"{name}-{i}", "", "", name) for i in range(20) for name in ("a", "b")]
+
+        def reward(self, item: Item, completion: str) -> float:
+            return 0.0
+
+        score = reward
+
+    kept = evaluation_items(TwoBenchmarks(), with_evaluation())
+    assert [sum(item.benchmark == name for item in kept) for name in ("a", "b")] == [12, 12]
+
+
+def test_stop_tokens_include_what_the_model_declares(base: Base) -> None:
+    model = base.fresh()
+    assert model.generation_config is not None
+    model.generation_config.eos_token_id = [5, 7]
+    assert stop_tokens(model, base.tokenizer) == [1, 5, 7]
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_references_of_the_embedded_task_are_scored_right(split: str) -> None:
+    task = load_task(SMALL)
+    items = task.items("train" if split == "train" else "test")
+    assert {task.score(item, item.reference) for item in items} == {1.0}
+    assert {task.score(item, f"{int(item.reference) + 1}") for item in items} == {0.0}

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from lensrl.errors import LensrlError
+from lensrl.models import Base, load_base
+
+
+def test_the_embedded_base_is_a_small_qwen3_in_fp32(base: Base) -> None:
+    assert type(base.model).__name__ == "Qwen3ForCausalLM"
+    assert base.blocks.n_layers == 8
+    assert 0.8e6 < sum(w.numel() for w in base.weights.values()) < 1.2e6
+    assert {w.dtype for w in base.weights.values()} == {torch.float32}
+    assert "lm_head.weight" not in base.weights, "embeddings are tied"
+
+
+def test_the_tokenizer_gives_one_token_per_character_and_back(base: Base) -> None:
+    text = "1:5 4:11 x:2*x+3\n@3 k1 d5>left"
+    ids = base.tokenizer(text)["input_ids"]
+    assert len(ids) == len(text)
+    assert base.tokenizer.decode(ids) == text
+
+
+def test_a_fresh_copy_shares_no_memory_with_the_base(base: Base) -> None:
+    name = "model.layers.3.mlp.up_proj.weight"
+    before = base.weights[name].clone()
+    model = base.fresh({name: before + 1})
+    assert torch.equal(dict(model.named_parameters())[name], before + 1)
+    assert torch.equal(base.weights[name], before)
+
+
+def test_a_fresh_copy_computes_with_its_own_weights(base: Base) -> None:
+    ids = torch.tensor([[20, 21, 22]])
+    changed = base.fresh(
+        {"model.layers.3.mlp.up_proj.weight": torch.zeros_like(base.weights["model.layers.3.mlp.up_proj.weight"])}
+    )
+    with torch.no_grad():
+        assert torch.equal(base.model(ids).logits, base.fresh()(ids).logits)
+        assert not torch.allclose(base.model(ids).logits, changed(ids).logits)
+
+
+def test_the_fingerprint_sees_one_bit(base: Base) -> None:
+    other = Base(base.name, base.fresh(), base.tokenizer, base.blocks)
+    assert other.fingerprint == base.fingerprint
+    flipped = base.weights["model.norm.weight"].clone()
+    flipped.view(torch.int32)[0] ^= 1
+    changed = Base(base.name, base.fresh({"model.norm.weight": flipped}), base.tokenizer, base.blocks)
+    assert changed.fingerprint != base.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("tiny:qwen4", ["tiny:qwen4", "did you mean 'tiny:qwen3'"]),
+        ("./no/such/folder", ["no model folder at ./no/such/folder", "config.json"]),
+    ],
+)
+def test_a_model_that_is_not_there_is_one_clear_line(name: str, words: list[str]) -> None:
+    with pytest.raises(LensrlError) as caught:
+        load_base(name)
+    assert all(word in str(caught.value) for word in words)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_hub_name_without_network_is_one_clear_line() -> None:
+    code = (
+        "from lensrl.models import load_base\nfrom lensrl import LensrlError\n"
+        "try: load_base('nobody/nothing-0b')\nexcept LensrlError as e: print(e)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={"HF_HUB_OFFLINE": "1"})
+    assert done.stdout.startswith("model 'nobody/nothing-0b' cannot be loaded")
+    assert done.stdout.count("\n") == 1
+
+
+def test_importing_lensrl_imports_no_torch() -> None:
+    code = "import sys, lensrl; lensrl.__dir__(); print('torch' in sys.modules, 'transformers' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path.cwd())
+    assert done.stdout.split() == ["False", "False"]
