@@ -1,0 +1,123 @@
+"""Correlation over layers: SciPy's numbers, exact permutations, and a planted null."""
+
+from __future__ import annotations
+
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from lensrl.measures.correlation import Method, correlate
+
+METHODS: list[Method] = ["spearman", "pearson"]
+
+
+def drawn(n: int, seed: int, rho: float = 0.6) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=n)
+    return x, rho * x + np.sqrt(1 - rho**2) * rng.normal(size=n)
+
+
+@pytest.mark.parametrize("n", [4, 8, 28])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_pearson_and_its_interval_are_scipys(n: int, seed: int) -> None:
+    x, y = drawn(n, seed)
+    ours = correlate(x, y, "pearson", confidence=0.9)
+    theirs: Any = stats.pearsonr(x, y)
+    interval = theirs.confidence_interval(0.9)
+    assert (ours.method, ours.n, ours.reason) == ("pearson", n, "")
+    assert ours.coefficient == pytest.approx(theirs.statistic)
+    assert (ours.low, ours.high) == pytest.approx((interval.low, interval.high))
+
+
+@pytest.mark.parametrize("n", [4, 8, 28])
+@pytest.mark.parametrize("decimals", [0, 9], ids=["with ties", "without ties"])
+def test_spearman_is_scipys(n: int, decimals: int) -> None:
+    x, y = (np.round(values, decimals) for values in drawn(n, 2))
+    theirs: Any = stats.spearmanr(x, y)
+    assert correlate(x, y, "spearman").coefficient == pytest.approx(theirs.statistic)
+
+
+def test_spearman_sees_ranks_only() -> None:
+    x, y = drawn(10, 3)
+    assert correlate(x, y, "spearman") == correlate(np.exp(x), y**3, "spearman")
+    assert correlate(x, y, "pearson") != correlate(np.exp(x), y**3, "pearson")
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_straight_line_is_perfect(method: Method, sign: float) -> None:
+    x = np.arange(8.0)
+    result = correlate(x, sign * (3 * x + 1), method)
+    assert result.coefficient == pytest.approx(sign)
+    assert sorted(abs(end) for end in (result.low, result.high)) == pytest.approx([1, 1])
+    assert result.p == pytest.approx(2 / 40320, abs=3e-4)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("n", [5, 6])
+@pytest.mark.parametrize("method", METHODS)
+def test_few_layers_give_the_exact_p_of_every_permutation(n: int, seed: int, method: Method) -> None:
+    x, y = drawn(n, 10 + seed)
+    a, b = (stats.rankdata(x), stats.rankdata(y)) if method == "spearman" else (x, y)
+    observed = np.corrcoef(a, b)[0, 1]
+    every = np.array([np.corrcoef(order, b)[0, 1] for order in permutations(a)])
+    above, below = (every >= observed - 1e-12).mean(), (every <= observed + 1e-12).mean()
+    assert correlate(x, y, method).p == pytest.approx(min(1.0, 2 * min(above, below)))
+
+
+def test_many_layers_give_about_the_p_of_the_t_distribution() -> None:
+    x, y = drawn(28, 5, rho=0.3)
+    theirs: Any = stats.pearsonr(x, y)
+    assert correlate(x, y, "pearson").p == pytest.approx(theirs.pvalue, abs=0.02)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_under_a_planted_null_p_is_uniform(method: Method) -> None:
+    p = np.array([correlate(*drawn(9, 100 + trial, rho=0.0), method).p for trial in range(300)])
+    for level in (0.05, 0.2, 0.5, 0.8):
+        assert stats.binomtest(int((p <= level).sum()), len(p), level).pvalue > 0.005
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_95_percent_interval_covers_the_planted_truth_about_95_times_in_100(method: Method) -> None:
+    rho = 0.6
+    truth = 6 / np.pi * np.arcsin(rho / 2) if method == "spearman" else rho
+    results = [correlate(*drawn(12, 1000 + trial, rho), method) for trial in range(150)]
+    assert 0.88 < np.mean([r.low <= truth <= r.high for r in results]) < 0.995
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_layers_without_both_values_are_left_out(method: Method) -> None:
+    x, y = drawn(10, 6)
+    holes_x, holes_y = x.copy(), y.copy()
+    holes_x[2], holes_y[5], holes_y[9] = np.nan, np.nan, np.inf
+    kept = np.delete(np.arange(10), [2, 5, 9])
+    assert correlate(holes_x, holes_y, method) == correlate(x[kept], y[kept], method)
+    assert correlate(holes_x, holes_y, method).n == 7
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_constant_has_no_correlation_and_says_so(method: Method) -> None:
+    x, y = drawn(8, 7)
+    for pair in ((np.full(8, 0.3), y), (x, np.full(8, 0.3))):
+        result = correlate(*pair, method)
+        assert np.isnan([result.coefficient, result.low, result.high, result.p]).all()
+        assert (result.n, result.reason) == (8, "one of the two is constant over layers")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_three_layers_are_too_few(method: Method) -> None:
+    x, y = drawn(4, 8)
+    y[1] = np.nan
+    result = correlate(x, y, method)
+    assert np.isnan(result.coefficient)
+    assert (result.n, result.reason) == (3, "3 layers with both values: at least 4 are needed")
+
+
+def test_the_seed_fixes_the_random_permutations() -> None:
+    x, y = drawn(12, 9)
+    assert correlate(x, y, "pearson", seed=1) == correlate(x, y, "pearson", seed=1)
+    assert correlate(x, y, "pearson", seed=1).p != correlate(x, y, "pearson", seed=2).p
