@@ -40,6 +40,13 @@ def test_spearman_is_scipys(n: int, decimals: int) -> None:
     assert correlate(x, y, "spearman").coefficient == pytest.approx(theirs.statistic)
 
 
+def test_spearmans_interval_has_the_width_of_bonett_and_wright() -> None:
+    result = correlate(np.arange(7.0), np.array([6.0, 1.0, 2.0, 3.0, 4.0, 5.0, 0.0]), "spearman")
+    assert result.coefficient == pytest.approx(-2 / 7)  # 1 - 6 * (36 + 36) / (7 * 48)
+    width = np.arctanh(result.high) - np.arctanh(result.low)
+    assert width == pytest.approx(2 * 1.959964 * np.sqrt((1 + (2 / 7) ** 2 / 2) / 4))
+
+
 def test_spearman_sees_ranks_only() -> None:
     x, y = drawn(10, 3)
     assert correlate(x, y, "spearman") == correlate(np.exp(x), y**3, "spearman")

@@ -66,6 +66,7 @@ def test_every_spelling_of_a_gsm8k_answer_scores_and_a_wrong_one_does_not(index:
         ("18", "I do not know.", False),
         ("18", "", False),
         ("18", "It is 18.\n#### 19", False),
+        ("18", "\\boxed{18} or rather\n#### 19", False),
     ],
 )
 def test_answers_are_compared_as_mathematics(gold: str, completion: str, same: bool) -> None:
