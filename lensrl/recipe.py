@@ -15,10 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 from lensrl.errors import RecipeError, did_you_mean
 
 Share = Annotated[float, Field(gt=0, le=1)]
+Layers = int | str | list[int]  # 3, "0-7", "all", [3, 5]
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ArithmeticTask(_Table):
@@ -103,11 +104,11 @@ class Recipe(_Table):
     layers together.
     """
 
-    model: str
+    model: Annotated[str, Field(min_length=1)]
     task: Task
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]
-    layers: str | list[int] = "all"
-    sets: dict[str, str | list[int]] = {}
+    layers: Layers = "all"
+    sets: dict[str, Layers] = {}
     rl: Rl = Rl()
     evaluation: Evaluation = Evaluation()
     store: Store = Store()

@@ -95,9 +95,8 @@ def gain_ratios(
             nothing = Interval(float("nan"), float("nan"), float("nan"))
             results[key] = GainRatio(nothing, numerator, denominator, "undefined", undefined)
         else:
-            with np.errstate(divide="ignore", invalid="ignore"):  # a rare draw has no gain at all
-                ratios = draws / gain_draws[0]
-            ratio = _interval(gain / gains[0], ratios[~np.isnan(ratios)], confidence)
+            some = gain_draws[0] != 0  # a rare draw has no gain to share
+            ratio = _interval(gain / gains[0], draws[some] / gain_draws[0][some], confidence)
             results[key] = GainRatio(ratio, numerator, denominator, "defined", "")
     return results
 

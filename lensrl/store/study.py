@@ -75,11 +75,11 @@ class Study:
             return found[min(found)]
         if seed in found:
             return found[seed]
+        for file, why in self.broken.items():
+            if file.startswith(f"{name}." if seed is None else (f"{name}.h5", f"{name}.seed-{seed}.")):
+                raise StoreError(why)
         if found:
             raise LensrlError(f"study {self.path} has no {name} with seed {seed}; it has seeds {sorted(found)}")
-        for file, why in self.broken.items():
-            if file.startswith((f"{name}.h5", f"{name}.seed-")):
-                raise StoreError(why)
         names = list(dict.fromkeys(n for n, _ in self.runs))
         raise LensrlError(f"study {self.path} has no run {name!r}{did_you_mean(name, names)}")
 
@@ -161,7 +161,10 @@ class Study:
     def _no_contribution(self, layer: int, runs: dict[int, Run], full: dict[int, Run]) -> dict[str, object]:
         comparable = [run for seed, run in full.items() if seed in runs] or list(full.values())
         ended = next((run for run in [*comparable, *runs.values()] if not run.has_scores), None)
-        if not runs and any(run.has_scores for run in full.values()):
+        damaged = next((why for file, why in self.broken.items() if file.startswith(f"{layer_run(layer)}.seed-")), None)
+        if damaged is not None:
+            status, why = "damaged", damaged
+        elif not runs and any(run.has_scores for run in full.values()):
             status, why = "missing", f"no run {layer_run(layer)}"
         elif ended is not None:
             status, why = ended.status, f"{ended.name} seed {ended.seed}: {ended.reason}"

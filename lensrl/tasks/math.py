@@ -76,6 +76,6 @@ def _pick(row: Any, keys: tuple[str, ...]) -> str:
     if not isinstance(row, dict):
         raise TypeError("not a JSON object")
     for key in keys:
-        if key in row:
+        if row.get(key) is not None:
             return str(row[key])
     raise ValueError(f"none of the keys {', '.join(keys)}; it has {', '.join(row)}")
