@@ -9,8 +9,8 @@ from lensrl_cli.output import (
     Json,
     StudyArgument,
     bar,
-    console,
     interval,
+    note,
     number,
     print_json,
     show,
@@ -44,17 +44,18 @@ def contribution(study: StudyArgument, json: Json = False, csv: Csv = None, figu
         columns = {"layer": "right", "C_l": "right", "95 % interval": "right", "S_l - S_base": "right",
                    "0      full RL": "left", "status": "left"}  # fmt: skip
         show(f"Layer contribution, {name}", columns, rows)
-        for why in dict.fromkeys(f"{row['status']}: {row['reason']}" for _, row in table.iterrows() if row["reason"]):
-            console.print(why, style="red", soft_wrap=True)
+        for (status, reason), part in table[table["status"] != "defined"].groupby(["status", "reason"], sort=False):
+            which = "all layers" if len(part) == len(table) else f"layer {', '.join(map(str, part['layer']))}"
+            note(f"{which} {status}: {reason}", style="red")
         base, full = (scores.loc[scores["run"] == run, "score"].mean() for run in ("base", "full-rl"))
         first = table.iloc[0]
         gain = f"{number()(first['denominator'])} ({interval(first['denominator_low'], first['denominator_high'], 3)})"
-        console.print(f"base {number()(base)}, full RL {number()(full)}, gain {gain}; seeds {table['seeds'].max()}")
+        note(f"base {number()(base)}, full RL {number()(full)}, gain {gain}; seeds {table['seeds'].max()}")
     if csv is not None:
         write_csv(table, csv)
     if figure is not None:
         from lensrl.report.figures import contribution_figure, save_figure
 
-        save_figure(contribution_figure(table), figure)
+        save_figure(contribution_figure(table, f"{name}: layer contribution, 95 % intervals"), figure)
         if not json:
-            console.print(f"figure: {figure}")
+            note(f"figure: {figure}")

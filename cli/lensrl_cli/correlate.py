@@ -8,9 +8,10 @@ from lensrl_cli.output import (
     FigureFile,
     Json,
     StudyArgument,
-    console,
     interval,
+    note,
     number,
+    p_value,
     print_json,
     show,
     write_csv,
@@ -38,7 +39,7 @@ def correlate(study: StudyArgument, json: Json = False, csv: Csv = None, figure:
                 "method": row["method"],
                 "r": number(2)(row["coefficient"]),
                 "95 % interval": interval(row["low"], row["high"]),
-                "p": number()(row["p"]),
+                "p": p_value(row["p"]),
                 "n": str(row["n"]),
                 "": row["reason"],
             }
@@ -46,10 +47,9 @@ def correlate(study: StudyArgument, json: Json = False, csv: Csv = None, figure:
         ]
         columns = {"predictor": "left", "method": "left"} | dict.fromkeys(("r", "95 % interval", "p", "n"), "right")
         show(f"Correlation with C_l over layers, {name}", columns | {"": "left"}, rows)
-        console.print(
+        note(
             "p by permutation of layers, uncorrected; optimistic for whatever drifts with depth, as depth itself does",
             style="dim",
-            soft_wrap=True,
         )
     if csv is not None:
         write_csv(table, csv)
@@ -58,4 +58,4 @@ def correlate(study: StudyArgument, json: Json = False, csv: Csv = None, figure:
 
         save_figure(scatter_figure(per_layer, PREDICTORS, table), figure)
         if not json:
-            console.print(f"figure: {figure}")
+            note(f"figure: {figure}")

@@ -53,8 +53,15 @@ def main() -> None:
 
 
 def _line(error: LensrlError | typer.TyperException) -> str:
-    message = " ".join(str(error).split())
-    return message if isinstance(error, LensrlError) else f"{message} (see: lensrl {' '.join(sys.argv[1:2])} --help)"
+    if isinstance(error, LensrlError):
+        return " ".join(str(error).split())
+    message = " ".join(error.format_message().split()).replace("Value error, ", "").removesuffix(".")
+    verbs = [command.name or "" for command in app.registered_commands]
+    given = sys.argv[1]
+    if given in verbs:
+        return f"{message} (see: lensrl {given} --help)"
+    known = "" if given.startswith("-") or "Did you mean" in message else f"; known: {', '.join(verbs)}"
+    return f"{message}{known} (see: lensrl --help)"
 
 
 if __name__ == "__main__":

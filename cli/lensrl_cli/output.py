@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,17 +12,31 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from lensrl import LensrlError, Study, open_study
+from lensrl.report import figure_format
 
 StudyArgument = Annotated[Path, typer.Argument(metavar="STUDY", help="A study's folder, such as runs/tiny.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 Csv = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Also write the table to FILE.")]
+
+
+def _drawable(path: Path | None) -> Path | None:
+    """Checked before the work, which may take minutes, not after it."""
+    if path is not None:
+        figure_format(path)
+    return path
+
+
 FigureFile = Annotated[
-    Path | None, typer.Option("--figure", metavar="FILE", help="Also draw the figure to FILE (png, svg or pdf).")
+    Path | None,
+    typer.Option(
+        "--figure", metavar="FILE", callback=_drawable, help="Also draw the figure to FILE (png, svg or pdf)."
+    ),
 ]
 
-console = Console(highlight=False)
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)  # a pipe has no edge to fold lines at
 
 Formatter = Callable[[Any], str]
 
@@ -36,6 +51,15 @@ def interval(low: Any, high: Any, digits: int = 2) -> str:
     return "–" if math.isnan(low) else f"{low:.{digits}f} … {high:.{digits}f}"
 
 
+def p_value(p: float) -> str:
+    return "<0.001" if p < 0.001 else number()(p)
+
+
+def note(text: str, style: str = "") -> None:
+    """A line under a table: folded between words in a terminal, whole in a pipe, and never read as markup."""
+    console.print(Text(text, style=style), soft_wrap=not console.is_terminal)
+
+
 def print_json(rows: list[dict[Any, Any]]) -> None:
     """JSON has no NaN: undefined numbers become null."""
     clean = [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()} for row in rows]
@@ -47,16 +71,18 @@ def write_csv(table: Any, path: Path) -> None:
 
     with new_file(path) as partial:
         table.to_csv(partial, index=False)
-    console.print(f"table: {path}")
+    note(f"table: {path}")
 
 
 def show(title: str, columns: Mapping[str, str], rows: Sequence[Mapping[str, str]]) -> None:
     """A terminal table; `columns` maps a heading to its justification."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
+    table = Table(
+        title=Text(title), title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim"
+    )
     for heading, justify in columns.items():
         table.add_column(heading, justify=justify, no_wrap=justify == "right")  # type: ignore[arg-type]
     for row in rows:
-        table.add_row(*(row.get(heading, "") for heading in columns))
+        table.add_row(*(Text(row.get(heading, "")) for heading in columns))
     console.print(table)
 
 

@@ -7,15 +7,22 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from lensrl_cli.output import Csv, FigureFile, Json, console, find_study, interval, number, print_json, show, write_csv
-
-METRICS = {
-    "score": "score",
-    "reference_logprob": "log p(reference)",
-    "logit_difference": "logit difference",
-}
+from lensrl.report import METRICS
+from lensrl_cli.output import (
+    Csv,
+    FigureFile,
+    Json,
+    console,
+    find_study,
+    interval,
+    note,
+    number,
+    print_json,
+    show,
+    write_csv,
+)
 
 
 class What(StrEnum):
@@ -37,7 +44,9 @@ def patch(
     study: Annotated[
         Path | None, typer.Option("--study", metavar="DIR", help="The study; by default the only one under runs/.")
     ] = None,
-    what: Annotated[What, typer.Option("--what", help="Graft weights, patch activations, or both.")] = What.both,
+    what: Annotated[
+        What, typer.Option("--what", metavar="KIND", help="weights (graft), activations (patch), or both.")
+    ] = What.both,
     component: Annotated[Component, typer.Option("--component", help="Which part of the layer.")] = Component.block,
     reverse: Annotated[bool, typer.Option("--reverse", help="Necessity: the base's layer into the RL model.")] = False,
     seed: Annotated[int | None, typer.Option("--seed", help="The training seed; by default the lowest.")] = None,
@@ -47,8 +56,9 @@ def patch(
 ) -> None:
     """Put layers of one run into another, each alone, and measure the recovery of the gain.
 
-    weights: the layer's trained weights are grafted. activations: the layer's output is computed by the one model and
-    put into the other's forward pass on the same tokens. These are two questions, so they are two rows.
+    weights: the layer's trained weights are grafted.
+
+    activations: the layer's output in the one model replaces the other's, same tokens.
 
     Example: lensrl patch --from full-rl --layer 20
     """
@@ -56,13 +66,14 @@ def patch(
 
     with find_study(study) as opened, Progress(
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
-        console=console, transient=True, disable=json,
+        console=console, transient=True, disable=json or not console.is_terminal,
     ) as progress:  # fmt: skip
-        bars: dict[str, object] = {}
+        bars: dict[str, TaskID] = {}
 
         def on_progress(kind: str, done: int, of: int) -> None:
-            bars.setdefault(kind, progress.add_task(f"patching {kind}", total=of) if kind not in bars else None)
-            progress.update(bars[kind], completed=done)  # type: ignore[arg-type]
+            if kind not in bars:
+                bars[kind] = progress.add_task(f"patching {kind}", total=of)
+            progress.update(bars[kind], completed=done)
 
         table = patch_layers(
             opened, layers=layer, from_run=from_run, into_run=into_run, reverse=reverse,
@@ -90,8 +101,10 @@ def patch(
                 for row in part.to_dict("records")
             ]
             show(f"{kind}: {title}", {"layer": "right", "metric": "left"} | numeric, rows)
-        for why in dict.fromkeys(f"{row['metric']}: {row['reason']}" for _, row in table.iterrows() if row["reason"]):
-            console.print(f"undefined: {why}", style="red", soft_wrap=True)
+        undefined = table[table["reason"] != ""]
+        for (kind, metric, reason), part in undefined.groupby(["what", "metric", "reason"], sort=False):
+            layers = ", ".join(map(str, part["layer"]))
+            note(f"{kind}, {METRICS[str(metric)]}, layer {layers} undefined: {reason}", style="red")
     if csv is not None:
         write_csv(table, csv)
     if figure is not None:
@@ -99,4 +112,4 @@ def patch(
 
         save_figure(recovery_figure(table, title), figure)
         if not json:
-            console.print(f"figure: {figure}")
+            note(f"figure: {figure}")

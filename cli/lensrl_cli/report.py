@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lensrl import open_study
-from lensrl_cli.output import StudyArgument, console
+from lensrl_cli.output import StudyArgument, note
 
 
 def report(
@@ -25,4 +25,4 @@ def report(
 
     with open_study(study) as opened:
         path = write_report(opened, out)
-    console.print(f"report: {path}")
+    note(f"report: {path}")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lensrl import Run, load_recipe, run_study
 from lensrl.plan import RunSpec
@@ -36,7 +36,7 @@ def run(
         run_study(loaded, folder, progress).close()
     except KeyboardInterrupt:
         progress.stop()
-        console.print("stopped; finished runs are kept, and the same command continues with what is missing")
+        console.print("stopped; the same command continues with what is missing")
         raise typer.Exit(130) from None
     finally:
         progress.stop()
@@ -55,9 +55,10 @@ class _StudyProgress:
         self.made = 0
         self._steps = steps
         self._missing = 0
+        # short enough that the terminal's own ^C still fits the line at 80 columns, or the bar is not wiped away
         self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=None), TextColumn("{task.fields[state]}"),
-            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console, transient=True,
+            TextColumn("{task.description}"), BarColumn(bar_width=14), TextColumn("{task.fields[state]}"),
+            TimeRemainingColumn(), TextColumn("left"), console=console, transient=True,
         )  # fmt: skip
         self._task = self._bar.add_task("loading", state="")
 

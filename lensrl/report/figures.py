@@ -17,11 +17,11 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from lensrl.errors import LensrlError
 from lensrl.layers import FULL, run_layer
-from lensrl.report import METRICS
+from lensrl.report import METRICS, figure_format
 from lensrl.store.atomic import new_file
 
 INK, MUTED, GRID = "#1f2430", "#6b7280", "#e5e7eb"
@@ -109,7 +109,7 @@ def delta_figure(table: pd.DataFrame) -> Figure:
         figure, (axes,) = _layer_axes(table["layer"])
         axes.plot(table["layer"], table["relative_delta_full"], "o-", color=BLUE, label="in full RL")
         axes.plot(table["layer"], table["relative_delta_single"], "s-", color=ORANGE, label="trained alone")
-        axes.set_ylim(0, 1.1 * table[["relative_delta_full", "relative_delta_single"]].max(axis=None))
+        axes.set_ylim(0, 1.1 * np.nanmax(table[["relative_delta_full", "relative_delta_single"]].to_numpy(float)))
         axes.set_ylabel("weight change ‖ΔW‖ / ‖W‖")
         _legend_above(axes)
     return figure
@@ -124,7 +124,7 @@ def training_figure(curves: Sequence[tuple[str, pd.DataFrame]], *, title: str = 
         figure = Figure(figsize=(7.2, 3.4), layout="constrained")
         axes = figure.add_subplot()
         layers = [layer for name, _ in curves if (layer := run_layer(name)) is not None]
-        shade = _depth_colours(layers)
+        shade: Any = _depth_colours(layers)
         listed = len(layers) <= LISTED
         sets = iter((ORANGE, RED, GREEN, BLUE) * len(curves))
         last = max((curve["step"].iloc[-1] for _, curve in curves), default=0)
@@ -140,14 +140,14 @@ def training_figure(curves: Sequence[tuple[str, pd.DataFrame]], *, title: str = 
                 line = axes.plot(curve["step"], smooth, "--", color=next(sets), linewidth=1.6, label=label)
             if curve["step"].iloc[-1] < last:
                 axes.plot(curve["step"].iloc[-1], smooth.iloc[-1], "x", color=line[0].get_color(), zorder=4)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         axes.set_xlabel("step")
         axes.set_ylabel(f"mean reward ({window}-step mean)")
         axes.set_title(title)
         if listed:
             axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
         else:  # too many layers for a list of names
-            figure.colorbar(shade, ax=axes, label="layer", ticks=MaxNLocator(integer=True))
+            figure.colorbar(shade, ax=axes, label="layer", ticks=MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
             axes.legend(fontsize=9)
     return figure
 
@@ -160,11 +160,10 @@ def scatter_figure(table: pd.DataFrame, predictors: Iterable[str], correlations:
     with _style():
         names = list(predictors)
         rows = (len(names) + 2) // 3
-        figure = Figure(figsize=(9.6, 2.9 * rows), layout="constrained")
-        figure.get_layout_engine().set(h_pad=0.1, w_pad=0.1)  # pyright: ignore[reportOptionalMemberAccess]
+        figure = Figure(figsize=(9.6, 2.9 * rows), layout=ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.1))
         spearman = correlations[correlations["method"] == "spearman"].set_index("predictor")
         shown = table[table["contribution"].notna()]
-        shade = _depth_colours(table["layer"])
+        shade: Any = _depth_colours(table["layer"])
         middle = table["layer"].max() / 2
         for i, name in enumerate(names):
             axes = figure.add_subplot(rows, 3, i + 1)
@@ -174,7 +173,7 @@ def scatter_figure(table: pd.DataFrame, predictors: Iterable[str], correlations:
                 side = -1 if row["layer"] < middle else 1
                 axes.annotate(f"{row['layer']}", (row[name], row["contribution"]), xytext=(4 * side, 2), fontsize=8,
                               textcoords="offset points", ha="right" if side < 0 else "left", color=MUTED)  # fmt: skip
-            found = spearman.loc[name]
+            found: Any = spearman.loc[name]
             low, high = (_signed(found[end]) for end in ("low", "high"))
             axes.set_title(
                 found["reason"] or f"ρ = {_signed(found['coefficient'])} [{low}, {high}]",
@@ -182,12 +181,14 @@ def scatter_figure(table: pd.DataFrame, predictors: Iterable[str], correlations:
             )
             axes.set_xlabel(name.replace("_", " "), fontsize=9)
             axes.margins(0.12)
-            axes.xaxis.set_major_locator(MaxNLocator(5))
+            axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
             axes.ticklabel_format(axis="x", style="sci", scilimits=(-3, 4), useMathText=True)
             if i % 3 == 0:
                 axes.set_ylabel("$C_l$")
         if len(table) > LISTED:
-            figure.colorbar(shade, ax=figure.axes, label="layer", ticks=MaxNLocator(integer=True), aspect=40)
+            figure.colorbar(
+                shade, ax=figure.axes, label="layer", ticks=MaxNLocator(integer=True, steps=[1, 2, 5, 10]), aspect=40
+            )
     return figure
 
 
@@ -203,10 +204,7 @@ def svg(figure: Figure) -> str:
 def save_figure(figure: Figure, path: str | Path) -> None:
     """Save atomically; the format follows the suffix (png, svg, pdf)."""
     path = Path(path)
-    known = ("png", "svg", "pdf")
-    suffix = path.suffix.removeprefix(".").lower()
-    if suffix not in known:
-        raise LensrlError(f"cannot save a figure as {path.name!r}: end the name in .{', .'.join(known)}")
+    suffix = figure_format(path)
     with _style(), new_file(path) as partial:
         figure.savefig(partial, format=suffix, dpi=160)
 
