@@ -77,12 +77,15 @@ def patch(
 
 
 def with_contributions(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """Add each layer's measured contribution C_l, NaN where the study has none."""
-    contributions: Mapping[int, float] = {}
-    if FULL in study:
-        table = study.contributions()
-        contributions = dict(zip(table["layer"], table["contribution"], strict=True))
-    return rows.assign(contribution=[contributions.get(layer, np.nan) for layer in rows["layer"]])
+    """Add the contribution C_l of each row's layer, measured with the row's seed; NaN where the study has none."""
+    measured: dict[tuple[int, int], float] = {}
+    for seed in rows["seed"].unique():
+        if (FULL, seed) in study:
+            table = study.contributions(int(seed))
+            measured |= {(seed, layer): c for layer, c in zip(table["layer"], table["contribution"], strict=True)}
+    return rows.assign(
+        contribution=[measured.get(key, np.nan) for key in zip(rows["seed"], rows["layer"], strict=True)]
+    )
 
 
 def _run(study: Study, name: str, seed: int | None) -> Run:

@@ -104,21 +104,21 @@ class Study:
             })  # fmt: skip
         return pd.DataFrame(rows)
 
-    def contributions(self) -> pd.DataFrame:
-        """The layer contribution C_l of every layer, with its 95 % interval.
+    def contributions(self, seed: int | None = None) -> pd.DataFrame:
+        """The layer contribution C_l of every layer, with its 95 % interval, over all seeds or for one.
 
         Columns: layer, contribution, low, high, numerator (S_l - S_base) and denominator (S_full - S_base) each with
         `_low` and `_high`, status, reason, seeds (how many). `status` is `defined`; `collapsed` where the value
         is of a run that collapsed; or `undefined`, `diverged`, `damaged`, `missing`, with NaN and the reason.
         """
         base = self[BASE]
-        full = {seed: run for (name, seed), run in self.runs.items() if name == FULL}
-        self[FULL]  # raises with the run's name when there is none
+        self[FULL if seed is None else (FULL, seed)]  # raises with what there is
+        full = self._runs(FULL, seed)
         scored = {seed: run for seed, run in full.items() if run.has_scores}
         groups: dict[tuple[int, ...], dict[int, list[Run]]] = {}
         rows: dict[int, dict[str, object]] = {}
         for layer in range(self.n_layers):
-            runs = {seed: run for (name, seed), run in self.runs.items() if name == layer_run(layer)}
+            runs = self._runs(layer_run(layer), seed)
             shared = tuple(sorted(seed for seed in scored if seed in runs and runs[seed].has_scores))
             if shared:
                 groups.setdefault(shared, {})[layer] = [runs[seed] for seed in shared]
@@ -133,6 +133,10 @@ class Study:
             )
             rows |= {layer: _row(layer, ratio, layers[layer]) for layer, ratio in ratios.items()}
         return pd.DataFrame([rows[layer] for layer in sorted(rows)])
+
+    def _runs(self, name: str, seed: int | None) -> dict[int, Run]:
+        """The runs of a name by seed: all of them, or the one asked for."""
+        return {s: run for (n, s), run in self.runs.items() if n == name and seed in (None, s)}
 
     def patches(self) -> pd.DataFrame:
         """Every stored patching result, one row per metric; see `PatchResult.rows`."""
