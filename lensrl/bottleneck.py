@@ -17,12 +17,12 @@ from lensrl.measures.correlation import Method, correlate
 from lensrl.store.study import Study
 
 PREDICTORS = {
-    "delta_full": "weight-delta norm of the layer in full RL",
-    "relative_delta_full": "the same, relative to the layer's weights",
-    "delta_single": "weight-delta norm of the layer trained alone",
-    "relative_delta_single": "the same, relative to the layer's weights",
-    "depth": "the layer's index",
-    "distance_from_middle": "|layer - (n - 1) / 2|",
+    "delta_full": "weight-delta norm in full RL",
+    "relative_delta_full": "relative weight-delta norm in full RL",
+    "delta_single": "weight-delta norm, layer alone",
+    "relative_delta_single": "relative weight-delta norm, layer alone",
+    "depth": "depth (layer index)",
+    "distance_from_middle": "distance from the middle layer",
 }
 
 

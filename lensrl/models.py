@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -67,7 +68,8 @@ def load_base(name: str) -> Base:
     when there is no such model, or the hub cannot be reached.
     """
     source = _source(name)
-    disable_progress_bar()  # loading is one line of our own progress
+    disable_progress_bar()  # loading is one line of our own progress, failing one line of our own error
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)

@@ -55,7 +55,7 @@ def run_study(recipe: Recipe, folder: str | Path, watcher: Watcher | None = None
 
 def _keep_recipe(recipe: Recipe, folder: Path) -> None:
     kept = folder / RECIPE_FILE
-    if kept.exists():
+    if kept.exists() and any(folder.glob("*.h5")):  # before the first run, a recipe may still be put right
         conflict = recipe.conflict(read_kept_recipe(kept))
         if conflict is not None:
             raise LensrlError(

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from lensrl import open_study
 from lensrl_cli.output import (
     Csv,
@@ -18,14 +22,22 @@ from lensrl_cli.output import (
 )
 
 
-def contribution(study: StudyArgument, json: Json = False, csv: Csv = None, figure: FigureFile = None) -> None:
+def contribution(
+    study: StudyArgument,
+    seed: Annotated[int | None, typer.Option("--seed", help="One training seed; by default all together.")] = None,
+    json: Json = False,
+    csv: Csv = None,
+    figure: FigureFile = None,
+) -> None:
     """Show the layer contribution C_l = (S_l - S_base) / (S_full - S_base) with 95 % intervals.
 
     Example: lensrl contribution runs/tiny --figure profile.png
     """
     with open_study(study) as opened:
-        table = opened.contributions()
+        table = opened.contributions(seed)
         scores = opened.scores()
+        if seed is not None:
+            scores = scores[(scores["seed"] == seed) | (scores["run"] == "base")]
         name = opened.name
     if json:
         print_json(table.to_dict("records"))

@@ -35,7 +35,7 @@ def correlate(study: StudyArgument, json: Json = False, csv: Csv = None, figure:
     else:
         rows = [
             {
-                "predictor": row["predictor"].replace("_", " "),
+                "predictor": PREDICTORS[row["predictor"]],
                 "method": row["method"],
                 "r": number(2)(row["coefficient"]),
                 "95 % interval": interval(row["low"], row["high"]),

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, UInt16
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
@@ -57,6 +58,7 @@ def gain_ratios(
     parts: Mapping[Key, Float[np.ndarray, "seed item"]],
     benchmark: Sequence[str],
     *,
+    gain: str = "after - before",
     resamples: int = RESAMPLES,
     confidence: float = CONFIDENCE,
     seed: int = 0,
@@ -67,6 +69,7 @@ def gain_ratios(
     benchmark, and a score is the mean over benchmarks of the mean over its items. Items are drawn with replacement
     within their benchmark, the same draw for every array; with more than one seed, seeds are drawn too. All parts
     share the draws. One seed says nothing about how much seeds differ: the interval is then over items alone.
+    `gain` is what the reason of an undefined ratio calls the denominator.
 
     Raises ValueError when shapes differ or a value is not finite.
     """
@@ -78,25 +81,24 @@ def gain_ratios(
             raise ValueError(f"{name} holds values that are not finite")
     stacked = np.stack(list(arrays.values())).astype(np.float64)
     observed = stacked @ _weights(benchmark)  # (array, seed)
-    drawn = _bootstrap_means(stacked, benchmark, resamples, np.random.default_rng(seed))  # (array, resample)
+    drawn = _bootstrap_means(stacked, benchmark, resamples, seed)  # (array, resample)
     points = observed.mean(axis=1)
-    gains, gain_draws = points[1:] - points[0], drawn[1:] - drawn[0]
+    gains, gain_draws = points[1:] - points[0], drawn[1:] - drawn[0]  # the first is the denominator
     denominator = _interval(gains[0], gain_draws[0], confidence)
     undefined = (
-        f"the interval of the denominator contains 0: {denominator.value:.3g} [{denominator.low:.3g}, "
-        f"{denominator.high:.3g}]"
+        f"the interval of {gain} contains 0: {denominator.value:.3g} [{denominator.low:.3g}, {denominator.high:.3g}]"
         if 0 in denominator
         else ""
     )
     results: dict[Key, GainRatio] = {}
-    for key, gain, draws in zip(parts, gains[1:], gain_draws[1:], strict=True):
-        numerator = _interval(gain, draws, confidence)
+    for key, shared, draws in zip(parts, gains[1:], gain_draws[1:], strict=True):
+        numerator = _interval(shared, draws, confidence)
         if undefined:
             nothing = Interval(float("nan"), float("nan"), float("nan"))
             results[key] = GainRatio(nothing, numerator, denominator, "undefined", undefined)
         else:
             some = gain_draws[0] != 0  # a rare draw has no gain to share
-            ratio = _interval(gain / gains[0], draws[some] / gain_draws[0][some], confidence)
+            ratio = _interval(shared / gains[0], draws[some] / gain_draws[0][some], confidence)
             results[key] = GainRatio(ratio, numerator, denominator, "defined", "")
     return results
 
@@ -113,22 +115,40 @@ def _weights(benchmark: Sequence[str]) -> Float64[np.ndarray, " item"]:
 
 
 def _bootstrap_means(
-    stacked: Float64[np.ndarray, "array seed item"], benchmark: Sequence[str], resamples: int, rng: np.random.Generator
+    stacked: Float64[np.ndarray, "array seed item"], benchmark: Sequence[str], resamples: int, seed: int
 ) -> Float64[np.ndarray, "array resample"]:
     n_arrays, n_seeds, n_items = stacked.shape
-    weights = _weights(benchmark)
-    labels = np.asarray(benchmark)
-    strata = [np.flatnonzero(labels == name) for name in np.unique(labels)]
+    item_counts, seed_counts = _draws(tuple(benchmark), n_seeds, resamples, seed)
+    weighted = stacked.reshape(-1, n_items) * _weights(benchmark)
     means = np.empty((n_arrays, resamples))
     for start in range(0, resamples, _BLOCK):
-        size = min(_BLOCK, resamples - start)
-        counts = np.zeros((size, n_items))
-        for items in strata:
-            counts[:, items] = rng.multinomial(len(items), np.full(len(items), 1 / len(items)), size)
-        per_seed = stacked.reshape(-1, n_items) @ (counts * weights).T  # (array x seed, resample)
-        seeds = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size) / n_seeds  # (resample, seed)
-        means[:, start : start + size] = np.einsum("asr,rs->ar", per_seed.reshape(n_arrays, n_seeds, size), seeds)
+        block = slice(start, start + _BLOCK)
+        per_seed = weighted @ item_counts[block].T.astype(np.float64)  # (array x seed, resample)
+        per_seed = per_seed.reshape(n_arrays, n_seeds, -1)
+        means[:, block] = np.einsum("asr,rs->ar", per_seed, seed_counts[block] / n_seeds)
     return means
+
+
+@lru_cache(maxsize=4)  # a table of recoveries asks for the same draws once per row
+def _draws(
+    benchmark: tuple[str, ...], n_seeds: int, resamples: int, seed: int
+) -> tuple[UInt16[np.ndarray, "resample item"], UInt16[np.ndarray, "resample seed"]]:
+    """How often each item (within its benchmark) and each seed is drawn in each resample."""
+    rng = np.random.default_rng(seed)
+    labels = np.asarray(benchmark)
+    counts = np.zeros((resamples, len(labels)), np.uint16)
+    for name in np.unique(labels):
+        items = np.flatnonzero(labels == name)
+        for start in range(0, resamples, _BLOCK):
+            stop = min(start + _BLOCK, resamples)
+            counts[start:stop, items] = _counts(rng, len(items), stop - start)
+    return counts, _counts(rng, n_seeds, resamples)
+
+
+def _counts(rng: np.random.Generator, n: int, resamples: int) -> UInt16[np.ndarray, "resample n"]:
+    """n draws with replacement from n, counted, for each resample."""
+    drawn = rng.integers(n, size=(resamples, n)) + n * np.arange(resamples)[:, None]
+    return np.bincount(drawn.reshape(-1), minlength=resamples * n).reshape(resamples, n).astype(np.uint16)
 
 
 def _interval(value: float, draws: Float64[np.ndarray, " resample"], confidence: float) -> Interval:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
@@ -152,20 +152,19 @@ def training_figure(curves: Sequence[tuple[str, pd.DataFrame]], *, title: str = 
     return figure
 
 
-def scatter_figure(table: pd.DataFrame, predictors: Iterable[str], correlations: pd.DataFrame) -> Figure:
-    """C_l against each predictor, layers coloured by depth and, while there is room, numbered.
+def scatter_figure(table: pd.DataFrame, predictors: Mapping[str, str], correlations: pd.DataFrame) -> Figure:
+    """C_l against each predictor (column -> what it is), layers coloured by depth and, while there is room, numbered.
 
     Spearman's coefficient stands over each panel.
     """
     with _style():
-        names = list(predictors)
-        rows = (len(names) + 2) // 3
+        rows = (len(predictors) + 2) // 3
         figure = Figure(figsize=(9.6, 2.9 * rows), layout=ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.1))
         spearman = correlations[correlations["method"] == "spearman"].set_index("predictor")
         shown = table[table["contribution"].notna()]
         shade: Any = _depth_colours(table["layer"])
         middle = table["layer"].max() / 2
-        for i, name in enumerate(names):
+        for i, (name, label) in enumerate(predictors.items()):
             axes = figure.add_subplot(rows, 3, i + 1)
             axes.scatter(shown[name], shown["contribution"], s=20, c=shade.to_rgba(shown["layer"]))
             for _, row in shown.iterrows() if len(table) <= LISTED else ():
@@ -179,7 +178,7 @@ def scatter_figure(table: pd.DataFrame, predictors: Iterable[str], correlations:
                 found["reason"] or f"ρ = {_signed(found['coefficient'])} [{low}, {high}]",
                 fontsize=8 if found["reason"] else 9,
             )
-            axes.set_xlabel(name.replace("_", " "), fontsize=9)
+            axes.set_xlabel(label, fontsize=9)
             axes.margins(0.12)
             axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
             axes.ticklabel_format(axis="x", style="sci", scilimits=(-3, 4), useMathText=True)

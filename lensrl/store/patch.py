@@ -72,7 +72,7 @@ class PatchResult:
     def recovery(self, metric: str) -> GainRatio:
         """(M(patched) - M(into)) / (M(from) - M(into)), with its paired bootstrap interval over items."""
         into, donor, patched = (values[None] for values in self.metrics[metric])
-        return gain_ratios(into, donor, {"patched": patched}, self.benchmark)["patched"]
+        return gain_ratios(into, donor, {"patched": patched}, self.benchmark, gain="M(from) - M(into)")["patched"]
 
     def rows(self) -> Iterator[dict[str, object]]:
         """One row per metric, with the columns of `COLUMNS`."""

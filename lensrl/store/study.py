@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from lensrl.errors import LensrlError, StoreError, did_you_mean
-from lensrl.layers import BASE, FULL, layer_run
+from lensrl.layers import BASE, FULL, layer_run, run_layer
 from lensrl.measures.contribution import GainRatio, gain_ratios
 from lensrl.recipe import Recipe, read_kept_recipe
 from lensrl.store.patch import PatchResult, read_patch
@@ -90,7 +90,7 @@ class Study:
         """One row per run and seed: run, seed, status, reason, score, gain over the base, length, truncated."""
         base = self[BASE].score
         rows = []
-        for run in sorted(self.runs.values(), key=lambda r: (r.name != BASE, r.name != FULL, r.layers, r.seed)):
+        for run in sorted(self.runs.values(), key=_order):
             samples = run.scores if run.has_scores else None
             rows.append({
                 "run": run.name,
@@ -130,6 +130,7 @@ class Study:
                 _matrix([scored[seed] for seed in seeds], base),
                 {layer: _matrix(runs, base) for layer, runs in layers.items()},
                 base.items["benchmark"].tolist(),
+                gain="S_full - S_base",
             )
             rows |= {layer: _row(layer, ratio, layers[layer]) for layer, ratio in ratios.items()}
         return pd.DataFrame([rows[layer] for layer in sorted(rows)])
@@ -177,6 +178,11 @@ class Study:
         row: dict[str, object] = dict.fromkeys(CONTRIBUTION_COLUMNS, float("nan"))
         row.update(layer=layer, status=status, reason=why, seeds=0)
         return row
+
+
+def _order(run: Run) -> tuple[object, ...]:
+    """The base, full RL, single layers from the bottom up, then sets."""
+    return (run.name != BASE, run.name != FULL, run_layer(run.name) is None, run.layers, run.name, run.seed)
 
 
 CONTRIBUTION_COLUMNS = (

@@ -139,7 +139,7 @@ def test_a_ratio_is_undefined_exactly_when_the_denominators_interval_holds_zero(
 def test_the_reason_shows_the_denominators_interval() -> None:
     nothing = np.zeros((1, ITEMS))
     reason = one_ratio(nothing, nothing, nothing + 1, ONE).reason
-    assert reason == "the interval of the denominator contains 0: 0 [0, 0]"
+    assert reason == "the interval of after - before contains 0: 0 [0, 0]"
 
 
 def test_draws_without_any_gain_leave_a_finite_interval_and_no_warning() -> None:

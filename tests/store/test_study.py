@@ -146,7 +146,7 @@ def test_a_gain_that_may_be_zero_has_no_shares(folder: Path) -> None:
     add_run(folder, "layer-0", {"only": [1.0] * 40})
     row = row_of(folder, 0)
     assert row["status"] == "undefined"
-    assert row["reason"].startswith("the interval of the denominator contains 0: 0.025 [")
+    assert row["reason"].startswith("the interval of S_full - S_base contains 0: 0.025 [")
     assert np.isnan(row["contribution"])
 
 
