@@ -21,7 +21,7 @@ PERMUTATIONS = 9_999
 
 @dataclass(frozen=True)
 class Correlation:
-    """A coefficient over `n` layers; `reason` says why it is NaN."""
+    """A coefficient over `n` layers; `reason` says why it, or its interval, is NaN."""
 
     method: Method
     coefficient: float
@@ -44,7 +44,8 @@ def correlate(
 
     The interval is Fisher's z with standard error 1 / sqrt(n - 3) for Pearson and, for Spearman,
     sqrt((1 + r^2 / 2) / (n - 3)) (Bonett and Wright 2000, doi:10.1007/BF02294183). p is two-sided, by permuting x:
-    all permutations where they are at most 9,999, else as many random ones.
+    all permutations where they are at most 9,999, else as many random ones. At a coefficient of 1 or -1 Fisher's
+    interval would shrink to a point, which no few layers can justify: it is NaN then, with the reason.
     """
     finite = np.isfinite(x) & np.isfinite(y)
     x, y = x[finite], y[finite]
@@ -56,10 +57,12 @@ def correlate(
     if method == "spearman":
         x, y = stats.rankdata(x), stats.rankdata(y)
     x, y = _standardised(x), _standardised(y)
-    coefficient = float(x @ y)
+    coefficient = float(np.clip(x @ y, -1, 1))
     error = math.sqrt((1 + coefficient**2 / 2 if method == "spearman" else 1) / (n - 3))
     reach = float(stats.norm.ppf((1 + confidence) / 2)) * error
-    z = math.atanh(max(-1 + 1e-15, min(1 - 1e-15, coefficient)))
+    perfect = math.isclose(abs(coefficient), 1)
+    z = math.nan if perfect else math.atanh(coefficient)
+    reason = "Fisher's interval has no width at a perfect correlation" if perfect else ""
     test = stats.permutation_test(
         (x,),
         lambda permuted, axis: (permuted * y).sum(axis=axis),
@@ -68,7 +71,7 @@ def correlate(
         vectorized=True,
         rng=np.random.default_rng(seed),
     )
-    return Correlation(method, coefficient, math.tanh(z - reach), math.tanh(z + reach), float(test.pvalue), n, "")
+    return Correlation(method, coefficient, math.tanh(z - reach), math.tanh(z + reach), float(test.pvalue), n, reason)
 
 
 def _standardised(values: Float[np.ndarray, " layer"]) -> Float[np.ndarray, " layer"]:

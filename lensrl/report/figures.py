@@ -173,11 +173,7 @@ def scatter_figure(table: pd.DataFrame, predictors: Mapping[str, str], correlati
                 axes.annotate(f"{row['layer']}", (row[name], row["contribution"]), xytext=(4 * side, 2), fontsize=8,
                               textcoords="offset points", ha="right" if side < 0 else "left", color=MUTED)  # fmt: skip
             found: Any = spearman.loc[name]
-            low, high = (_signed(found[end]) for end in ("low", "high"))
-            axes.set_title(
-                found["reason"] or f"ρ = {_signed(found['coefficient'])} [{low}, {high}]",
-                fontsize=8 if found["reason"] else 9,
-            )
+            axes.set_title(_spearman(found), fontsize=9)
             axes.set_xlabel(label, fontsize=9)
             axes.margins(0.12)
             axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
@@ -189,6 +185,13 @@ def scatter_figure(table: pd.DataFrame, predictors: Mapping[str, str], correlati
                 shade, ax=figure.axes, label="layer", ticks=MaxNLocator(integer=True, steps=[1, 2, 5, 10]), aspect=40
             )
     return figure
+
+
+def _spearman(found: Any) -> str:
+    if np.isnan(found["coefficient"]):
+        return found["reason"]
+    interval = "" if np.isnan(found["low"]) else f" [{_signed(found['low'])}, {_signed(found['high'])}]"
+    return f"ρ = {_signed(found['coefficient'])}{interval}"
 
 
 def svg(figure: Figure) -> str:
