@@ -56,7 +56,7 @@ def test_a_set_cannot_take_the_name_of_a_run(name: str) -> None:
 
 def test_every_run_holds_what_the_study_needs(small_study: Study) -> None:
     scores = small_study.scores()
-    assert list(scores["run"]) == ["base", "full-rl", "layer-0", "ends", "layer-3", "layer-7"]
+    assert list(scores["run"]) == ["base", "full-rl", "layer-0", "layer-3", "layer-7", "ends"]
     assert set(scores["status"]) == {"completed"}
     for run in small_study.runs.values():
         assert run.items["item"].tolist() == small_study["base"].items["item"].tolist()
