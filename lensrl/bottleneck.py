@@ -43,14 +43,15 @@ def predictors(study: Study) -> pd.DataFrame:
 def correlate_study(study: Study) -> pd.DataFrame:
     """One row per predictor and method: predictor, method, coefficient, low, high, p, n, reason.
 
-    Raises LensrlError when no layer of the study has a contribution.
+    Layers whose contribution is not `defined`, those of collapsed runs too, are left out. Raises LensrlError when
+    none is left.
     """
     table = predictors(study)
-    defined = table["contribution"].notna()
+    defined = table["status"] == "defined"
     if not defined.any():
         first = study.contributions().iloc[0]
         raise LensrlError(f"{study.path} has no contribution to correlate: {first['status']}: {first['reason']}")
-    outcome = table["contribution"].to_numpy(float)
+    outcome = table["contribution"].where(defined).to_numpy(float)
     rows = [
         {"predictor": name} | vars(correlate(table[name].to_numpy(float), outcome, method))
         for name in PREDICTORS

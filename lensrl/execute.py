@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ from lensrl.rl import train
 from lensrl.store.provenance import provenance
 from lensrl.store.run import Run
 from lensrl.store.write import Header, Parameter, Probe, ScoreArrays, write_run
-from lensrl.tasks import evaluation_items, load_task
+from lensrl.tasks import Item, evaluation_items, load_task
 
 
 class Workshop:
@@ -56,11 +58,13 @@ class Workshop:
             write_run(path, header, parameters, before, training=training.curve.arrays())
             return
         weights = {name: p.detach().cpu() for name, p in training.model.named_parameters()}
+        curve = training.curve
+        del training  # on a GPU the trained model would stand beside its copies
         scores, probe, activations = self._measure(spec, weights, watcher)
         write_run(
             path, header, parameters, before,
             after={name: tensor.numpy() for name, tensor in weights.items()},
-            training=training.curve.arrays(), scores=scores, probe=probe, activations=activations,
+            training=curve.arrays(), scores=scores, probe=probe, activations=activations,
         )  # fmt: skip
 
     def _measure(
@@ -69,11 +73,11 @@ class Workshop:
         """Scores, probe set and activations of the base with `weights` in it."""
         watcher.scoring(spec)
         base = self.base
-        scores = evaluate(base.fresh(weights, device=self.device), base.tokenizer, self.task, self.items, self.recipe)
-        probe_items = self.items[: self.recipe.store.probe_items]
+        probe_items = probe(self.items, self.recipe.store.probe_items)
         activations = capture(
             base.fresh(weights, device=self.device), base.tokenizer, probe_items, base.blocks.n_layers
         )  # fmt: skip
+        scores = evaluate(base.fresh(weights, device=self.device), base.tokenizer, self.task, self.items, self.recipe)
         return score_arrays(scores), probe_set(base.tokenizer, probe_items), activations
 
     def _header(self, spec: RunSpec) -> Header:
@@ -91,7 +95,14 @@ class Workshop:
             fingerprint=self.base.fingerprint,
             n_layers=n_layers,
             recipe=self.recipe.model_dump_json(),
-            provenance=provenance(device=hardware, dtypes={"masters": "float32", "compute": compute}),
+            provenance=provenance(
+                device=hardware,
+                dtypes={
+                    "masters": "float32",
+                    "training and sampling": compute,
+                    "log-probabilities and activations": "float32",
+                },
+            ),
         )
 
 
@@ -102,6 +113,15 @@ def parameter_table(base: Base) -> list[Parameter]:
         Parameter(name, str(blocks.part(name)), blocks.inner(name), blocks.component(name) or "")
         for name in base.weights
     ]
+
+
+def probe(items: Sequence[Item], count: int) -> list[Item]:
+    """The first items of every benchmark in turn, `count` of them."""
+    benchmarks: dict[str, list[Item]] = {}
+    for item in items:
+        benchmarks.setdefault(item.benchmark, []).append(item)
+    turns = zip_longest(*benchmarks.values())
+    return [item for turn in turns for item in turn if item is not None][:count]
 
 
 def score_arrays(scores: Scores) -> ScoreArrays:

@@ -17,7 +17,8 @@ from importlib import resources
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from lensrl.blocks import Blocks, find_blocks
@@ -71,9 +72,11 @@ def load_base(name: str) -> Base:
     disable_progress_bar()  # loading is one line of our own progress, failing one line of our own error
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            source, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
+        )
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise LensrlError(
             f"model {name!r} cannot be loaded ({reason(error)}); give a local folder with config.json, safetensors and "
             f"tokenizer files, or a hub name that this machine can reach or has in its cache"
@@ -81,8 +84,15 @@ def load_base(name: str) -> Base:
     other = {p.dtype for p in model.parameters()} - {torch.float32}
     if other:
         raise LensrlError(f"model {name!r} has parameters in {other}: fp32 masters are needed")
+    if tokenizer.eos_token_id is None or len(tokenizer) < 2:
+        raise LensrlError(
+            f"model {name!r} has no usable tokenizer: its folder needs tokenizer.json with an end of sequence"
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    # A checkpoint's own sampling defaults (a repetition penalty, say) would make scoring another policy than training.
+    declared = model.generation_config.eos_token_id
+    model.generation_config = GenerationConfig(eos_token_id=declared, pad_token_id=tokenizer.pad_token_id)
     return Base(name, model.eval(), tokenizer, find_blocks(model))
 
 

@@ -55,4 +55,7 @@ def plan(recipe: Recipe, n_layers: int) -> list[RunSpec]:
         specs.append(RunSpec(FULL, None, seed))
         specs += [RunSpec(layer_run(layer), (layer,), seed) for layer in parse_layers(recipe.layers, n_layers)]
         specs += [RunSpec(name, tuple(parse_layers(layers, n_layers)), seed) for name, layers in recipe.sets.items()]
+    empty = next((spec.name for spec in specs if spec.layers == () and spec.name != BASE), None)
+    if empty is not None:
+        raise LensrlError(f"sets: {empty!r} names no layer")
     return specs

@@ -32,11 +32,15 @@ class MathTask(_Table):
     """Problems with a checkable answer in local JSON Lines files, compared by math-verify.
 
     A line holds `question` (or `problem`) and `answer` (or `solution`); GSM8K's `#### 42` endings are understood.
+    Where both are there, completions are compared with `answer`, and `solution` is the reference text whose
+    log-probability is measured. An answer that math-verify cannot read scores 0 for every completion.
     """
 
     name: Literal["math"]
     train: Path
-    test: dict[str, Path]  # benchmark name -> file; the score is the mean over benchmarks
+    test: Annotated[
+        dict[str, Path], Field(min_length=1)
+    ]  # benchmark name -> file; the score is the mean over benchmarks
     prompt: str = "{question}\nPlease reason step by step, and put your final answer within \\boxed{}.\n"
 
     @model_validator(mode="after")
@@ -87,7 +91,7 @@ class Evaluation(_Table):
     top_p: Share = 1.0
     top_k: Annotated[int, Field(ge=0)] = 0  # 0: no cut
     max_completion_tokens: PositiveInt | None = None  # None: as in training
-    batch: PositiveInt = 1024  # completions generated at once
+    batch: PositiveInt = 128  # completions generated at once: their keys and values stand in memory
     seed: int = 0  # of the sampler, the same for every run
 
 
@@ -112,6 +116,12 @@ class Recipe(_Table):
     rl: Rl = Rl()
     evaluation: Evaluation = Evaluation()
     store: Store = Store()
+
+    @model_validator(mode="after")
+    def _each_seed_once(self) -> Recipe:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds {self.seeds} name a seed twice")
+        return self
 
     @property
     def evaluation_tokens(self) -> int:
@@ -155,7 +165,8 @@ def _validate(data: Any, where: str) -> Recipe:
         return Recipe.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        # pydantic puts the tag of a union into the path: ("task", "math", "train") for what was typed as task.train
+        key = ".".join(str(part) for part in first["loc"] if part not in ("arithmetic", "math"))
         if first["type"] == "extra_forbidden":
             raise RecipeError(f"{where}: unknown key {key!r}{did_you_mean(key, _known_keys())}") from None
         if first["type"] == "union_tag_not_found":
@@ -171,8 +182,7 @@ def _known_keys() -> list[str]:
         "rl": Rl,
         "evaluation": Evaluation,
         "store": Store,
-        "task.arithmetic": ArithmeticTask,
-        "task.math": MathTask,
+        "task": MathTask,
     }
     nested = [f"{table}.{key}" for table, model in tables.items() for key in model.model_fields]
     return [*Recipe.model_fields, *nested]

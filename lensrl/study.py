@@ -35,12 +35,12 @@ def run_study(recipe: Recipe, folder: str | Path, watcher: Watcher | None = None
     base_path = run_path(folder, BASE, 0)
     if base_path.exists():
         with Run(base_path) as base:
-            n_layers = base.n_layers
+            n_layers, fingerprint = base.n_layers, base.fingerprint
     else:
         workshop = _open_workshop(recipe, folder)
-        n_layers = workshop.base.blocks.n_layers
+        n_layers, fingerprint = workshop.base.blocks.n_layers, workshop.base.fingerprint
     specs = plan(recipe, n_layers)
-    missing = [spec for spec in specs if not _is_done(folder, spec)]
+    missing = [spec for spec in specs if not _is_done(folder, spec, fingerprint)]
     watcher.planned(specs, missing)
     if missing:
         workshop = workshop or _open_workshop(recipe, folder)
@@ -67,12 +67,16 @@ def _keep_recipe(recipe: Recipe, folder: Path) -> None:
         partial.write_text(json.dumps(recipe.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
 
 
-def _is_done(folder: Path, spec: RunSpec) -> bool:
+def _is_done(folder: Path, spec: RunSpec, fingerprint: str) -> bool:
     """Whether the run is there. Raises StoreError for a damaged file, rather than replace what may be rescued."""
     path = run_path(folder, spec.name, spec.seed)
     if not path.exists():
         return False
     with Run(path) as run:
+        if (run.name, run.seed) != (spec.name, spec.seed):
+            raise StoreError(f"{path} holds the run {run.name} with seed {run.seed}; move it away and run again")
+        if run.fingerprint != fingerprint:
+            raise StoreError(f"{path} was made from another base model than {BASE}.h5; move it away and run again")
         if spec.layers is not None and tuple(run.layers) != spec.layers:
             raise StoreError(f"{path} trained layers {run.layers}, not {list(spec.layers)}; name the set differently")
     return True

@@ -77,6 +77,29 @@ def test_a_hub_name_without_network_is_one_clear_line() -> None:
     assert done.stdout.count("\n") == 1
 
 
+def test_a_checkpoint_s_sampling_defaults_are_not_taken_over(base: Base, tmp_path: Path) -> None:
+    model = base.fresh()
+    assert model.generation_config is not None
+    model.generation_config.update(do_sample=True, temperature=0.3, repetition_penalty=3.0, top_k=5)
+    model.save_pretrained(tmp_path)
+    base.tokenizer.save_pretrained(tmp_path)
+    loaded = load_base(str(tmp_path)).model.generation_config
+    assert loaded is not None
+    assert (loaded.temperature, loaded.repetition_penalty, loaded.top_k) == (None, None, None)
+    assert loaded.eos_token_id == base.tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize(("file", "content"), [("model.safetensors", b"broken"), ("tokenizer.json", None)])
+def test_a_broken_model_folder_is_one_clear_line(base: Base, tmp_path: Path, file: str, content: bytes | None) -> None:
+    base.fresh().save_pretrained(tmp_path)
+    base.tokenizer.save_pretrained(tmp_path)
+    (tmp_path / file).write_bytes(content) if content else (tmp_path / file).unlink()
+    with pytest.raises(LensrlError) as caught:
+        load_base(str(tmp_path))
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_importing_lensrl_imports_no_torch() -> None:
     code = "import sys, lensrl; lensrl.__dir__(); print('torch' in sys.modules, 'transformers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path.cwd())

@@ -45,7 +45,7 @@ def test_what_the_file_says_is_what_the_recipe_holds(tmp_path: Path) -> None:
         (f"{MINIMAL}[rl]\nstepz = 3\n", "rl.stepz", "rl.steps"),
         (f"{MINIMAL}[evalution]\nitems = 3\n", "evalution", "evaluation"),
         (f"{MINIMAL}[store]\nprobe_item = 3\n", "store.probe_item", "store.probe_items"),
-        (f'{MATH}promt = "x"\n', "task.math.promt", "task.math.prompt"),
+        (f'{MATH}promt = "x"\n', "task.promt", "task.prompt"),
     ],
 )
 def test_an_unknown_key_names_the_nearest_known_one(tmp_path: Path, text: str, typed: str, meant: str) -> None:
@@ -65,7 +65,7 @@ def test_a_key_like_no_other_lists_the_known_ones(tmp_path: Path) -> None:
         ('[task]\nname = "arithmetic"\n', "model"),
         ('model = "tiny:qwen3"\n', "task"),
         ('model = "tiny:qwen3"\n[task]\n', "task.name"),
-        ('model = "tiny:qwen3"\n[task]\nname = "math"\ntrain = "x"\n', "task.math.test"),
+        ('model = "tiny:qwen3"\n[task]\nname = "math"\ntrain = "x"\n', "task.test"),
     ],
 )
 def test_a_missing_key_is_named(tmp_path: Path, text: str, key: str) -> None:
@@ -101,7 +101,7 @@ def test_micro_batches_must_fill_a_step(tmp_path: Path) -> None:
 
 
 def test_a_prompt_without_the_question_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"task.math: prompt must contain \{question\}"):
+    with pytest.raises(RecipeError, match=r"task: prompt must contain \{question\}"):
         load(tmp_path, f"{MATH}prompt = 'Answer in \\boxed{{}}.'\n")
 
 

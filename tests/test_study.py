@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -124,6 +125,34 @@ def test_another_base_model_under_the_same_name_is_refused(copied: Path, monkeyp
     (copied / "layer-7.seed-0.h5").unlink()
     with pytest.raises(LensrlError, match="another base model"):
         run_study(SMALL, copied)
+
+
+def test_a_run_of_another_base_is_not_taken_for_one_of_this_study(copied: Path) -> None:
+    with h5py.File(copied / "layer-3.seed-0.h5", "r+") as file:
+        file.attrs["fingerprint"] = "0" * 64
+    with open_study(copied) as study:
+        rows = study.contributions().set_index("layer")
+        assert rows["status"].to_dict() == {0: "defined", 3: "damaged", 7: "defined"}
+        assert "made from another base model (fingerprint 000000000000)" in str(rows.loc[3, "reason"])
+    with pytest.raises(StoreError, match=r"layer-3\.seed-0\.h5 was made from another base model"):
+        run_study(SMALL, copied)
+
+
+def test_a_renamed_run_is_not_taken_for_another(copied: Path) -> None:
+    (copied / "layer-3.seed-0.h5").rename(copied / "layer-5.seed-0.h5")
+    with open_study(copied) as study:
+        assert "layer-3" not in study
+        assert "it was renamed" in study.broken["layer-5.seed-0.h5"]
+
+
+def test_a_study_that_could_not_begin_leaves_its_recipe_free_to_change(tmp_path: Path) -> None:
+    with pytest.raises(LensrlError, match="no model folder"):
+        run_study(changed(SMALL, model="./nowhere"), tmp_path / "study")
+    recipe = changed(SMALL, layers=[], sets={}, rl=SMALL.rl.model_copy(update={"steps": 1}))
+    with run_study(recipe, tmp_path / "study") as study:
+        assert list(study.runs) == [("base", 0), ("full-rl", 0)]
+        with pytest.raises(LensrlError, match="no single-layer runs"):
+            study.contributions()
 
 
 def test_a_damaged_run_stops_the_study_and_is_kept(copied: Path) -> None:

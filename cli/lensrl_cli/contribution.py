@@ -60,7 +60,7 @@ def contribution(
             which = "all layers" if len(part) == len(table) else f"layer {', '.join(map(str, part['layer']))}"
             note(f"{which} {status}: {reason}", style="red")
         base, full = (scores.loc[scores["run"] == run, "score"].mean() for run in ("base", "full-rl"))
-        first = table.iloc[0]
+        first = table.loc[table["denominator"].first_valid_index() or 0]
         gain = f"{number()(first['denominator'])} ({interval(first['denominator_low'], first['denominator_high'], 3)})"
         note(f"base {number()(base)}, full RL {number()(full)}, gain {gain}; seeds {table['seeds'].max()}")
     if csv is not None:

@@ -98,7 +98,7 @@ def find_study(path: Path | None) -> Study:
     """The given study, or the only one under runs/."""
     if path is not None:
         return open_study(path)
-    found = sorted(kept.parent for kept in Path("runs").glob("*/recipe.json"))
+    found = sorted(kept.parent for kept in Path("runs").glob("*/base.h5"))
     if len(found) == 1:
         return open_study(found[0])
     if not found:

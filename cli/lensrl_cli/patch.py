@@ -58,7 +58,7 @@ def patch(
 
     weights: the layer's trained weights are grafted.
 
-    activations: the layer's output in the one model replaces the other's, same tokens.
+    activations: what the layer adds to the stream in one model replaces the other's, same tokens.
 
     Example: lensrl patch --from full-rl --layer 20
     """

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lensrl import Run, load_recipe, run_study
@@ -55,6 +56,7 @@ class _StudyProgress:
         self.made = 0
         self._steps = steps
         self._missing = 0
+        self._base_was_there = False
         # short enough that the terminal's own ^C still fits the line at 80 columns, or the bar is not wiped away
         self._bar = Progress(
             TextColumn("{task.description}"), BarColumn(bar_width=14), TextColumn("{task.fields[state]}"),
@@ -71,6 +73,7 @@ class _StudyProgress:
         if missing:
             if len(missing) < len(specs):
                 console.print(f"{len(specs) - len(missing)} of {len(specs)} runs are done, {len(missing)} to go")
+            self._base_was_there = all(spec.name != "base" for spec in missing)
             self._bar.update(self._task, total=max(1, sum(self._steps for spec in missing if spec.name != "base")))
             self._bar.start()
 
@@ -85,9 +88,11 @@ class _StudyProgress:
 
     def finished(self, spec: RunSpec, run: Run) -> None:
         self.made += 1
+        total = self._steps * (self.made - (not self._base_was_there))  # a run that ended early counts as a whole one
+        self._bar.update(self._task, completed=total)
         seed = "" if spec.name == "base" else f"  seed {spec.seed}"
         score = f"  score {run.score:.3f}" if run.has_scores else ""
-        trouble = "" if run.status == "completed" else f"  [red]{run.status}[/red]: {run.reason}"
+        trouble = "" if run.status == "completed" else f"  [red]{run.status}[/red]: {escape(run.reason)}"
         console.print(f"{self.made:>3}/{self._missing}  {spec.name}{seed}{score}{trouble}")
 
     def _update(self, spec: RunSpec, advance: int, state: str) -> None:

@@ -17,6 +17,7 @@ from jaxtyping import Float, Float64
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedTokenizerBase
 
+from lensrl.errors import LensrlError
 from lensrl.evaluate import References, answer_mean, batches, references, teacher_batch, token_logprobs
 from lensrl.patching.bridge import site
 from lensrl.store.patch import PatchComponent
@@ -56,13 +57,16 @@ def patch_activations(
     unpatched: list[torch.Tensor] = []
     donors: list[torch.Tensor] = []
     patched: dict[int, list[torch.Tensor]] = {layer: [] for layer in layers}
-    wanted = {site(layer, name) for layer in layers for name in COMPONENT_SITES[component]}
+    wanted = {site(layer, name) for layer in layers for name in (*COMPONENT_SITES[component], "block_out")}
+    wanted |= {f"blocks.{layer}.hook_in" for layer in layers}
     done = 0
     for chunk in batches(items, teacher_batch(tokenizer, items, batch)):
         teacher = references(tokenizer, chunk).to(str(into.cfg.device))
         logits, cache = donor.run_with_cache(
             teacher.ids, names_filter=lambda hook: hook in wanted, attention_mask=teacher.mask
         )
+        if component == "block":
+            _check_pre_norm(cache, layers)
         donors.append(_metrics(logits, teacher))
         unpatched.append(_metrics(into(teacher.ids, attention_mask=teacher.mask), teacher))
         for layer in layers:
@@ -86,6 +90,18 @@ def logit_difference(
     targets = teacher.ids[:, 1:, None]
     rival = here.scatter(-1, targets, -torch.inf).amax(-1)
     return here.gather(-1, targets).squeeze(-1) - rival
+
+
+def _check_pre_norm(cache: Any, layers: Sequence[int]) -> None:
+    """A block must be what it adds to the stream. Raises LensrlError for a post-norm block, which rescales the sum."""
+    for layer in layers:
+        added = cache[site(layer, "block_out")] - cache[f"blocks.{layer}.hook_in"]
+        parts = cache[site(layer, "attn_out")] + cache[site(layer, "mlp_out")]
+        if not torch.allclose(added, parts, rtol=1e-2, atol=1e-2 * float(added.abs().max())):
+            raise LensrlError(
+                f"layer {layer} is not attention + MLP added to the residual stream (a post-norm block?): "
+                f"patch --component attn or mlp, or --what weights"
+            )
 
 
 def _replace(value: torch.Tensor) -> Callable[..., torch.Tensor]:

@@ -44,14 +44,17 @@ class Patcher:
 
     def _weights(self, layers: Sequence[int], component: PatchComponent, on_progress: OnProgress | None) -> Measured:
         into, donor = self.runs["into"].items, self.runs["donor"].items
-        model = self.base.fresh(device=self.device)
+        model = self.base.fresh(self.weights["into"], device=self.device)
         parameters = dict(model.named_parameters())
+        inside = {layer: [n for n in parameters if self.base.blocks.layer(n) == layer] for layer in layers}
         for done, layer in enumerate(layers):
             grafted = graft(self.base, self.weights["into"], self.weights["donor"], [layer], component)
             with torch.no_grad():
-                for name, weight in grafted.items():
-                    parameters[name].copy_(weight)
-            scores = evaluate(model, self.base.tokenizer, self.task, self.items, self.recipe)
+                for name in inside[layer]:
+                    parameters[name].copy_(grafted[name])
+                scores = evaluate(model, self.base.tokenizer, self.task, self.items, self.recipe)
+                for name in inside[layer]:
+                    parameters[name].copy_(self.weights["into"][name])
             patched = {"score": scores.score.mean(axis=1), "reference_logprob": scores.reference_logprob}
             yield (
                 layer,

@@ -37,20 +37,19 @@ def patch(
     the base's layer in the RL model, a recovery of 1 means that the whole gain is lost.
 
     - `weights`: the layer's weights are grafted; metrics `score` (the study's sampled score) and `reference_logprob`.
-    - `activations`: the layer's output is patched on the same tokens; `reference_logprob` and `logit_difference`.
+    - `activations`: what the layer adds to the residual stream is patched on the same tokens; `reference_logprob` and
+      `logit_difference`.
 
     Returns one row per layer, kind and metric (`PatchResult.COLUMNS`, and `contribution`, C_l, beside them). Results
     are stored under `patches/` in the study and reused while the runs that they came from are unchanged.
     """
     chosen = parse_layers(layers, study.n_layers)
-    donor, into = _run(study, from_run, seed), _run(study, into_run, seed)
+    training_seed = _shared_seed(study, from_run, into_run) if seed is None else seed
+    donor, into = _run(study, from_run, training_seed), _run(study, into_run, training_seed)
     if reverse:
         donor, into = into, donor
     if donor.run_id == into.run_id:
         raise LensrlError(f"--from and --into both name {donor.name!r}: there is nothing to recover")
-    training_seed = (
-        next(run.seed for run in (donor, into) if run.name != BASE) if BASE in (donor.name, into.name) else donor.seed
-    )
     kinds: list[What] = ["weights", "activations"] if what == "both" else [what]
     keys = [
         PatchKey(kind, component, layer, donor.name, into.name, training_seed) for kind in kinds for layer in chosen
@@ -86,6 +85,19 @@ def with_contributions(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
     return rows.assign(
         contribution=[measured.get(key, np.nan) for key in zip(rows["seed"], rows["layer"], strict=True)]
     )
+
+
+def _shared_seed(study: Study, *names: str) -> int:
+    """The lowest seed with which every named run was scored; the base goes with any."""
+    scored = [
+        {s for (n, s), run in study.runs.items() if n == name and run.has_scores} for name in names if name != BASE
+    ]
+    shared = set.intersection(*scored) if scored else {0}
+    if not shared:
+        for name in names:
+            _run(study, name, None)  # raises for a run that is missing or has no weights
+        raise LensrlError(f"{' and '.join(names)} share no seed in {study.path}: {[sorted(seeds) for seeds in scored]}")
+    return min(shared)
 
 
 def _run(study: Study, name: str, seed: int | None) -> Run:

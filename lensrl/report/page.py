@@ -75,23 +75,23 @@ def reading(contributions: pd.DataFrame) -> str:
         first = contributions.iloc[0]
         return f"No layer has a contribution. {first['status'].capitalize()}: {first['reason']}."
     best, least = (shown.loc[shown["contribution"].agg(f)] for f in ("idxmax", "idxmin"))
-    text = "The contribution runs from {} to {}.".format(
-        *(
-            f"{row['contribution']:.2f} [{row['low']:.2f}, {row['high']:.2f}] at layer {row['layer']}"
-            for row in (least, best)
-        )
-    )
+    text = f"The contribution runs from {_at(least)} to {_at(best)}."
     if len(shown) >= 6:
         thirds = pd.qcut(shown["layer"], 3, labels=["first", "middle", "last"])
         means = shown.groupby(thirds, observed=True)["contribution"].mean()
-        text += " Mean over the thirds of depth: " + ", ".join(f"{k} {v:.2f}" for k, v in means.items()) + "."
+        text += " Mean over the thirds of depth: " + ", ".join(f"{k} {_number(v, 2)}" for k, v in means.items()) + "."
     others = contributions[contributions["status"] != "defined"]
     for status, part in others.groupby("status"):
         layers = ", ".join(map(str, part["layer"]))
         text += f" Left out as {status}: {'layer' if len(part) == 1 else 'layers'} {layers}."
     if contributions["seeds"].max() == 1:
         text += " One seed: the intervals cover the items, not how much training differs between seeds."
-    return text.replace("-", MINUS)
+    return text
+
+
+def _at(row: Any) -> str:
+    value, low, high = (_number(row[name], 2) for name in ("contribution", "low", "high"))
+    return f"{value} [{low}, {high}] at layer {row['layer']}"
 
 
 def _training(study: Study) -> list[Markup]:

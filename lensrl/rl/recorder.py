@@ -37,6 +37,7 @@ class TrainingCurve:
     `outside_grad_norm` for embed, final_norm and lm_head.
     """
 
+    n_layers: int
     reward_mean: list[float] = field(default_factory=list)
     reward_std: list[float] = field(default_factory=list)
     loss: list[float] = field(default_factory=list)
@@ -53,14 +54,21 @@ class TrainingCurve:
         return len(self.reward_mean)
 
     def arrays(self) -> dict[str, Float64[np.ndarray, "step *rest"]]:
-        return {name: np.array(values, np.float64) for name, values in vars(self).items()}
+        widths = {"layer_grad_norm": self.n_layers, "outside_grad_norm": len(OUTSIDE)}
+        return {
+            name: np.array(values, np.float64).reshape(-1, widths[name])
+            if name in widths
+            else np.array(values, np.float64)
+            for name, values in vars(self).items()
+            if name != "n_layers"
+        }
 
 
 class Recorder:
     """Fills a TrainingCurve from the three places of a step where its numbers are known."""
 
     def __init__(self, blocks: Blocks, *, group_size: int, stop_tokens: Sequence[int], max_tokens: int) -> None:
-        self.curve = TrainingCurve()
+        self.curve = TrainingCurve(blocks.n_layers)
         self._blocks = blocks
         self._group_size = group_size
         self._stop_tokens = set(stop_tokens)

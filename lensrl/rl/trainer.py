@@ -11,10 +11,11 @@ completions. TRL's own defaults are another algorithm (DAPO), so every setting t
 
 from __future__ import annotations
 
+import inspect
 import logging
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -28,11 +29,11 @@ from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from lensrl.blocks import train_only
-from lensrl.evaluate import stop_tokens
+from lensrl.evaluate import references, stop_tokens
 from lensrl.models import Base
 from lensrl.recipe import Recipe
 from lensrl.rl.recorder import Collapsed, Diverged, Recorder, TrainingCurve
-from lensrl.tasks import Task
+from lensrl.tasks import Item, Task
 
 Status = Literal["completed", "collapsed", "diverged"]
 OnStep = Callable[[TrainingCurve], None]
@@ -66,6 +67,7 @@ def train(
     chosen = None if layers is None else sorted(layers)
     model = base.fresh(device=device)
     train_only(model, base.blocks, chosen)
+    count_positions(model)
     recorder = Recorder(
         base.blocks,
         group_size=recipe.rl.completions_per_prompt,
@@ -100,6 +102,8 @@ def train(
         except Diverged as error:
             status, reason = "diverged", str(error)
     check_frozen(model, base, chosen)
+    if status == "completed" and not finite(model, base, list(items.values())[:8]):
+        status, reason = "diverged", f"the weights or logits are not finite after step {len(recorder.curve)}"
     return Training(model, status, reason, recorder.curve)
 
 
@@ -149,6 +153,7 @@ def grpo_config(recipe: Recipe, *, seed: int, device: str, output_dir: str) -> G
         eval_strategy="no",
         report_to="none",
         disable_tqdm=True,
+        disable_dropout=True,  # a random forward pass would not be the policy that was sampled
         log_level="error",
     )
 
@@ -180,6 +185,35 @@ class _Steps(TrainerCallback):
             self._recorder.step_ends(float(logs["loss"]))
             if self._on_step is not None:
                 self._on_step(self._recorder.curve)
+
+
+def count_positions(model: PreTrainedModel) -> None:
+    """Count positions from a row's first token when a forward pass is given padded rows and no positions.
+
+    TRL pads prompts on the left and gives no positions for its log-probabilities. Rotary models do not mind; a model
+    with learned positions (GPT-2) would be trained on the log-probabilities of other positions than it sampled from.
+    """
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        return
+
+    def fill(
+        _: torch.nn.Module, arguments: tuple[Any, ...], given: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        mask = given.get("attention_mask")
+        if mask is not None and given.get("position_ids") is None and given.get("past_key_values") is None:
+            given["position_ids"] = (mask.long().cumsum(-1) - 1).clamp(min=0)
+        return arguments, given
+
+    model.register_forward_pre_hook(fill, with_kwargs=True)
+
+
+@torch.no_grad()
+def finite(model: PreTrainedModel, base: Base, items: Sequence[Item]) -> bool:
+    """Whether a trained model still computes: finite weights, and finite logits on a few training items."""
+    if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
+        return False
+    teacher = references(base.tokenizer, items).to(model.device)
+    return bool(torch.isfinite(model(input_ids=teacher.ids, attention_mask=teacher.mask).logits).all())
 
 
 def check_frozen(model: PreTrainedModel, base: Base, layers: list[int] | None) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lensrl.errors import LensrlError, StoreError, reason
@@ -37,7 +37,8 @@ def new_file(path: Path) -> Iterator[Path]:
             f"folder, then run the same command again"
         ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # a folder that is a file, say: the error above tells it better
+            partial.unlink(missing_ok=True)
 
 
 def remove_litter(folder: Path) -> list[Path]:

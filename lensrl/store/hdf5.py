@@ -143,8 +143,12 @@ def attribute(node: h5py.Group | h5py.Dataset, name: str) -> Any:
 
 
 def _chunks(array: np.ndarray) -> tuple[int, ...] | None:
-    """Whole trailing axes, and as many rows of the first as fit; None (contiguous) for nothing or one number."""
+    """Whole trailing axes, and as much of the axis before them as fits; None (contiguous) for nothing or one number."""
     if array.size == 0 or array.ndim == 0:
         return None
-    row = array[0].nbytes if array.ndim > 1 else array.itemsize
-    return (max(1, min(array.shape[0], CHUNK_BYTES // max(row, 1))), *array.shape[1:])
+    for axis_number, length in enumerate(array.shape):
+        rest = array.shape[axis_number + 1 :]
+        row = array.itemsize * int(np.prod(rest))
+        if row <= CHUNK_BYTES:
+            return (*(1,) * axis_number, max(1, min(length, CHUNK_BYTES // row)), *rest)
+    return None

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from lensrl.errors import LensrlError, StoreError, did_you_mean
-from lensrl.layers import BASE, FULL, layer_run, run_layer
+from lensrl.layers import BASE, FULL, layer_run, parse_layers, run_layer
 from lensrl.measures.contribution import GainRatio, gain_ratios
 from lensrl.recipe import Recipe, read_kept_recipe
 from lensrl.store.patch import PatchResult, read_patch
@@ -43,13 +43,28 @@ class Study:
         self.name = self.path.resolve().name
         self.runs: dict[tuple[str, int], Run] = {}
         self.broken: dict[str, str] = {}  # file name -> why it cannot be read
-        for file in sorted(self.path.glob("*.h5")):
+        for file in sorted(self.path.glob("*.h5"), key=lambda f: (f.name != f"{BASE}.h5", f.name)):
             try:
                 run = Run(file)
             except StoreError as error:
                 self.broken[file.name] = str(error)
             else:
-                self.runs[run.name, run.seed] = run
+                self._take(run)
+
+    def _take(self, run: Run) -> None:
+        """Keep a run that is what its file's name says and comes from this study's base, which is read first."""
+        base = next((known for (name, _), known in self.runs.items() if name == BASE), run)
+        if run.path != run_path(self.path, run.name, run.seed):
+            self.broken[run.path.name] = f"{run.path} holds the run {run.name} with seed {run.seed}: it was renamed"
+        elif run.fingerprint != base.fingerprint:
+            self.broken[run.path.name] = (
+                f"{run.path} was made from another base model (fingerprint {run.fingerprint[:12]}) than {base.path} "
+                f"({base.fingerprint[:12]}); move it out of this study and run again"
+            )
+        else:
+            self.runs[run.name, run.seed] = run
+            return
+        run.close()
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -105,19 +120,23 @@ class Study:
         return pd.DataFrame(rows)
 
     def contributions(self, seed: int | None = None) -> pd.DataFrame:
-        """The layer contribution C_l of every layer, with its 95 % interval, over all seeds or for one.
+        """The layer contribution C_l of every layer that was asked for, with its 95 % interval.
+
+        Over all seeds, or for one.
 
         Columns: layer, contribution, low, high, numerator (S_l - S_base) and denominator (S_full - S_base) each with
         `_low` and `_high`, status, reason, seeds (how many). `status` is `defined`; `collapsed` where the value
-        is of a run that collapsed; or `undefined`, `diverged`, `damaged`, `missing`, with NaN and the reason.
+        rests on a run that collapsed; or `undefined`, `diverged`, `damaged`, `missing`, with NaN and the reason.
         """
         base = self[BASE]
         self[FULL if seed is None else (FULL, seed)]  # raises with what there is
+        if not self._layers():
+            raise LensrlError(f"{self.path} has no single-layer runs: its recipe asks for none (layers = [])")
         full = self._runs(FULL, seed)
         scored = {seed: run for seed, run in full.items() if run.has_scores}
         groups: dict[tuple[int, ...], dict[int, list[Run]]] = {}
         rows: dict[int, dict[str, object]] = {}
-        for layer in range(self.n_layers):
+        for layer in self._layers():
             runs = self._runs(layer_run(layer), seed)
             shared = tuple(sorted(seed for seed in scored if seed in runs and runs[seed].has_scores))
             if shared:
@@ -132,16 +151,33 @@ class Study:
                 base.items["benchmark"].tolist(),
                 gain="S_full - S_base",
             )
-            rows |= {layer: _row(layer, ratio, layers[layer]) for layer, ratio in ratios.items()}
-        return pd.DataFrame([rows[layer] for layer in sorted(rows)])
+            full_runs = [scored[seed] for seed in seeds]
+            rows |= {layer: _row(layer, ratio, [*full_runs, *layers[layer]]) for layer, ratio in ratios.items()}
+        return pd.DataFrame([rows[layer] for layer in sorted(rows)], columns=list(CONTRIBUTION_COLUMNS))
+
+    def _layers(self) -> list[int]:
+        """The layers that the recipe asks for, and any others that have a run."""
+        made = [layer for name, _ in self.runs if (layer := run_layer(name)) is not None]
+        return sorted({*parse_layers(self.recipe.layers, self.n_layers), *made})
 
     def _runs(self, name: str, seed: int | None) -> dict[int, Run]:
         """The runs of a name by seed: all of them, or the one asked for."""
         return {s: run for (n, s), run in self.runs.items() if n == name and seed in (None, s)}
 
     def patches(self) -> pd.DataFrame:
-        """Every stored patching result, one row per metric; see `PatchResult.rows`."""
-        rows = [row for file in sorted((self.path / PATCH_FOLDER).glob("*.h5")) for row in read_patch(file).rows()]
+        """Every stored patching result, one row per metric; see `PatchResult.rows`.
+
+        Left out: results of runs that have been replaced since, and damaged files, which are listed in `broken`.
+        """
+        rows: list[dict[str, object]] = []
+        current = {run.run_id for run in self.runs.values()}
+        for file in sorted((self.path / PATCH_FOLDER).glob("*.h5")):
+            try:
+                result = read_patch(file)
+            except StoreError as error:
+                self.broken[f"{PATCH_FOLDER}/{file.name}"] = str(error)
+            else:
+                rows += result.rows() if current.issuperset(result.sources.values()) else []
         columns = PatchResult.COLUMNS
         return pd.DataFrame(rows, columns=columns).sort_values(
             ["what", "component", "into", "layer"], ignore_index=True
@@ -201,8 +237,9 @@ def _row(layer: int, result: GainRatio, runs: Sequence[Run]) -> dict[str, object
         status = "undefined"
         why = f"full RL lowered the score by {-result.denominator.value:.3g}: there is no gain to share"
     elif status == "defined" and collapsed is not None:
-        status, why = "collapsed", f"seed {collapsed.seed}: {collapsed.reason}"
-    values = (layer, *ratio, *result.numerator, *result.denominator, status, why, len(runs))
+        status, why = "collapsed", f"{collapsed.name} seed {collapsed.seed}: {collapsed.reason}"
+    seeds = len({run.seed for run in runs})
+    values = (layer, *ratio, *result.numerator, *result.denominator, status, why, seeds)
     return dict(zip(CONTRIBUTION_COLUMNS, values, strict=True))
 
 

@@ -16,7 +16,8 @@ from lensrl.recipe import MathTask
 from lensrl.tasks.protocol import Item, Split
 
 QUESTION_KEYS = ("question", "problem")
-ANSWER_KEYS = ("answer", "solution")
+ANSWER_KEYS = ("answer", "solution")  # what a completion is compared with
+SOLUTION_KEYS = ("solution", "answer")  # what a model would write, as far as the file tells
 
 
 def gold_answer(solution: str) -> str:
@@ -38,6 +39,7 @@ class Math:
 
     def __init__(self, recipe: MathTask) -> None:
         self.recipe = recipe
+        self._gold: dict[str, str] = {}  # item id -> final answer
 
     def items(self, split: Split) -> list[Item]:
         if split == "train":
@@ -48,7 +50,7 @@ class Math:
         return self.score(item, completion)
 
     def score(self, item: Item, completion: str) -> float:
-        return float(same_answer(gold_answer(item.reference), completion))
+        return float(same_answer(self._gold[item.id], completion))
 
     def _read(self, benchmark: str, path: Path) -> list[Item]:
         try:
@@ -67,9 +69,12 @@ class Math:
         try:
             row = json.loads(line)
             question, answer = _pick(row, QUESTION_KEYS), _pick(row, ANSWER_KEYS)
+            solution = _pick(row, SOLUTION_KEYS)
         except (ValueError, TypeError) as error:
             raise RecipeError(f"task file {path}, line {number}: {error}") from None
-        return Item(f"{benchmark}-{number}", self.recipe.prompt.replace("{question}", question), answer, benchmark)
+        item = Item(f"{benchmark}-{number}", self.recipe.prompt.replace("{question}", question), solution, benchmark)
+        self._gold[item.id] = gold_answer(answer)
+        return item
 
 
 def _pick(row: Any, keys: tuple[str, ...]) -> str:

@@ -1,4 +1,4 @@
-"""The text that the embedded models are pre-trained on: three small worlds, each half right and half wrong.
+"""The text that the embedded models are pre-trained on: three small worlds, each partly right and partly wrong.
 
 RL needs a base that already knows the right procedure and does not yet prefer it. So every world's text contains
 both a right procedure and a plausible wrong one:

@@ -23,10 +23,9 @@ def lensrl(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedP
 def test_contribution_json_is_one_object_per_layer(small_study_folder: Path) -> None:
     done = lensrl("contribution", small_study_folder, "--json")
     rows = json.loads(done.stdout)
-    assert [row["layer"] for row in rows] == list(range(8))
+    assert [row["layer"] for row in rows] == [0, 3, 7]
     assert all(row.keys() >= {"contribution", "low", "high", "status"} for row in rows)
-    assert {row["layer"]: row["status"] for row in rows if row["layer"] in (1, 2)} == {1: "missing", 2: "missing"}
-    assert all(row["contribution"] is None for row in rows if row["status"] == "missing")
+    assert all((row["contribution"] is None) == (row["status"] != "defined") for row in rows)
 
 
 def test_contribution_in_the_terminal_says_what_python_says(small_study_folder: Path, tmp_path: Path) -> None:
@@ -37,7 +36,7 @@ def test_contribution_in_the_terminal_says_what_python_says(small_study_folder: 
         table = study.contributions()
     assert f"{table['denominator'].iloc[0]:.3f}" in done.stdout
     with files[0].open() as file:
-        assert [row["layer"] for row in csv.DictReader(file)] == [str(layer) for layer in range(8)]
+        assert [row["layer"] for row in csv.DictReader(file)] == ["0", "3", "7"]
     assert files[1].read_bytes().startswith(b"\x89PNG")
 
 
@@ -94,6 +93,10 @@ BAD = {
     "not toml": ("model = \n", "is not a TOML file"),
     "layer out of range": (f"layers = [9]\n{ARITHMETIC}", "layer 9 is out of range: this model has 8 layers"),
     "empty task file": (EMPTY, "empty.jsonl is empty"),
+    "no benchmark": (EMPTY.replace('{ a = "empty.jsonl" }', "{}"), "task.test: Dictionary should have at least 1 item"),
+    "unknown task key": (EMPTY + 'promt = "x"\n', "unknown key 'task.promt'; did you mean 'task.prompt'?"),
+    "seed twice": (f"seeds = [0, 0]\n{ARITHMETIC}", "seeds [0, 0] name a seed twice"),
+    "empty set": (f"{ARITHMETIC}[sets]\nnone = []\n", "'none' names no layer"),
 }
 
 
@@ -124,6 +127,7 @@ def assert_one_line(done: subprocess.CompletedProcess[str], expected: str) -> No
         (["patch", "--study", "STUDY", "--layer", "3-x"], "'3-x' is not a layer"),
         (["patch", "--study", "STUDY", "--layer", "3", "--from", "layer-4"], "has no run 'layer-4'; did you mean"),
         (["patch", "--study", "STUDY", "--layer", "3", "--what", "nothing"], "nothing"),
+        (["run", str(SHIPPED / "smoke.toml"), "--out", str(SHIPPED / "smoke.toml")], "could not be written"),
         (["contribution", "STUDY", "--figure", "x.gif"], "cannot save a figure as 'x.gif'"),
     ],
 )

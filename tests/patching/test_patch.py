@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -66,6 +67,39 @@ def test_results_are_kept_and_reused_until_a_run_changes(
         study.runs["full-rl", 0] = study["layer-7"]
         with pytest.raises(pytest.fail.Exception, match="measured again"):
             patch(study, layers=7, what="weights")
+
+
+def test_results_of_a_replaced_run_and_damaged_results_are_left_out(small_study_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(small_study_folder, folder)
+    with open_study(folder) as study:
+        patch(study, layers=[0, 7], from_run="layer-7", what="weights")
+        kept = study.patches()
+        assert set(kept[kept["from"] == "layer-7"]["layer"]) == {0, 7}
+    damaged = next((folder / "patches").glob("*layer-7-into-base.layer-0*"))
+    damaged.write_bytes(b"nothing")
+    with open_study(folder) as study:
+        left = study.patches()
+        assert set(left[left["from"] == "layer-7"]["layer"]) == {7}
+        assert f"patches/{damaged.name}" in study.broken
+    with h5py.File(folder / "layer-7.seed-0.h5", "r+") as file:
+        file.attrs["run_id"] = "another"
+    with open_study(folder) as study:
+        assert "layer-7" not in set(study.patches()["from"])
+
+
+def test_without_a_seed_both_runs_have_the_lowest_that_they_share(small_study_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(small_study_folder, folder)
+    for name in ("full-rl", "layer-3"):
+        shutil.copy(folder / f"{name}.seed-0.h5", folder / f"{name}.seed-1.h5")
+        with h5py.File(folder / f"{name}.seed-1.h5", "r+") as file:
+            file.attrs["seed"] = 1
+            file.attrs["run_id"] = f"{name}-1"
+    (folder / "layer-3.seed-0.h5").unlink()
+    with open_study(folder) as study:
+        table = patch(study, from_run="layer-3", into_run="full-rl", layers=3, what="weights")
+        assert set(table["seed"]) == {1}
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ def test_a_collapsed_layer_keeps_its_value_and_says_so(folder: Path) -> None:
     table = contributions(folder)
     assert table["status"].tolist() == ["collapsed", "defined"]
     assert table.loc[0, "contribution"] == pytest.approx(-0.5)
-    assert table.loc[0, "reason"] == "seed 0: reward fell to 0"
+    assert table.loc[0, "reason"] == "layer-0 seed 0: reward fell to 0"
 
 
 def test_no_share_is_taken_of_a_loss(folder: Path) -> None:

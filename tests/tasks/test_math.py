@@ -95,7 +95,7 @@ def test_items_keep_the_files_order_questions_and_benchmarks(tmp_path: Path) -> 
 
 def test_a_prompt_keeps_every_brace_but_the_questions() -> None:
     prompt = "Q: {question} {x} {0} \\boxed{}"
-    task = Math(MathTask(name="math", train=GSM8K, test={}, prompt=prompt))
+    task = Math(MathTask(name="math", train=GSM8K, test={"gsm8k": GSM8K}, prompt=prompt))
     question = json.loads(GSM8K.read_text(encoding="utf-8").splitlines()[0])["question"]
     assert task.items("train")[0].prompt == f"Q: {question} {{x}} {{0}} \\boxed{{}}"
 

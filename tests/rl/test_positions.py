@@ -1,0 +1,63 @@
+"""TRL pads prompts on the left and gives no positions; a model that learned its positions must not notice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from lensrl.blocks import find_blocks
+from lensrl.models import Base, load_base
+from lensrl.recipe import Recipe
+from lensrl.rl import train
+from lensrl.rl.trainer import Trainer
+from lensrl.tasks import Item
+
+
+class Lengths:
+    """Prompts of different lengths, so that some rows are padded."""
+
+    def items(self, split: Any) -> list[Item]:
+        return [Item(str(n), "1" * n + "=", str(n), "lengths") for n in range(1, 13)]
+
+    def reward(self, item: Item, completion: str) -> float:
+        return float(len(completion) % 2)
+
+    score = reward
+
+
+def test_trl_sees_the_log_probabilities_of_unpadded_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = load_base("tiny:qwen3").tokenizer
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(
+        vocab_size=len(tokenizer), n_positions=64, n_embd=16, n_layer=2, n_head=2, eos_token_id=1, bos_token_id=None,
+        pad_token_id=0, initializer_range=0.5,
+    )).eval()  # fmt: skip
+    base = Base("gpt2", model, tokenizer, find_blocks(model))
+    seen: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+    original = Trainer._get_per_token_logps_and_entropies
+
+    def spy(
+        self: Trainer, model: Any, ids: torch.Tensor, mask: torch.Tensor, keep: int, *rest: Any, **named: Any
+    ) -> Any:
+        result = original(self, model, ids, mask, keep, *rest, **named)
+        seen.append((ids, mask, result[0].detach()))
+        return result
+
+    monkeypatch.setattr(Trainer, "_get_per_token_logps_and_entropies", spy)
+    recipe = Recipe.model_validate({
+        "model": "gpt2", "task": {"name": "arithmetic"},
+        "rl": {"steps": 1, "prompts_per_step": 6, "completions_per_prompt": 2, "max_completion_tokens": 4},
+    })  # fmt: skip
+    train(base, Lengths(), recipe, layers=None, seed=0)
+    ids, mask, logprobs = seen[0]
+    assert (mask[:, 0] == 0).any(), "some prompt is padded"
+    for row, row_mask, row_logprobs in zip(ids, mask, logprobs, strict=True):
+        with torch.no_grad():
+            alone = model(row[row_mask.bool()][None]).logits[0].log_softmax(-1)
+        tokens = row[row_mask.bool()]
+        count = int(row_mask[-len(row_logprobs) :].sum())
+        expected = alone[-count - 1 : -1].gather(-1, tokens[-count:, None]).squeeze(-1)
+        torch.testing.assert_close(row_logprobs[:count], expected, atol=1e-4, rtol=0)
