@@ -127,6 +127,16 @@ def test_a_collapsed_layer_keeps_its_value_and_says_so(folder: Path) -> None:
     assert table.loc[0, "reason"] == "layer-0 seed 0: reward fell to 0"
 
 
+def test_a_collapsed_full_run_is_named_at_every_layer(folder: Path) -> None:
+    add_run(folder, "base", solved(8, 4))
+    add_run(folder, "full-rl", solved(24, 12), status="collapsed", reason="reward fell to 0")
+    add_run(folder, "layer-0", solved(16, 8))
+    add_run(folder, "layer-1", solved(16, 8))
+    table = contributions(folder)
+    assert table["status"].tolist() == ["collapsed", "collapsed"]
+    assert set(table["reason"]) == {"full-rl seed 0: reward fell to 0"}
+
+
 def test_no_share_is_taken_of_a_loss(folder: Path) -> None:
     add_run(folder, "base", solved(30, 15))
     add_run(folder, "full-rl", solved(10, 5))
