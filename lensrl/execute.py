@@ -73,12 +73,12 @@ class Workshop:
         """Scores, probe set and activations of the base with `weights` in it."""
         watcher.scoring(spec)
         base = self.base
-        probe_items = probe(self.items, self.recipe.store.probe_items)
+        chosen = probe_items(self.items, self.recipe.store.probe_items)
         activations = capture(
-            base.fresh(weights, device=self.device), base.tokenizer, probe_items, base.blocks.n_layers
+            base.fresh(weights, device=self.device), base.tokenizer, chosen, base.blocks.n_layers
         )  # fmt: skip
         scores = evaluate(base.fresh(weights, device=self.device), base.tokenizer, self.task, self.items, self.recipe)
-        return score_arrays(scores), probe_set(base.tokenizer, probe_items), activations
+        return score_arrays(scores), probe_set(base.tokenizer, chosen), activations
 
     def _header(self, spec: RunSpec) -> Header:
         n_layers = self.base.blocks.n_layers
@@ -115,7 +115,7 @@ def parameter_table(base: Base) -> list[Parameter]:
     ]
 
 
-def probe(items: Sequence[Item], count: int) -> list[Item]:
+def probe_items(items: Sequence[Item], count: int) -> list[Item]:
     """The first items of every benchmark in turn, `count` of them."""
     benchmarks: dict[str, list[Item]] = {}
     for item in items:

@@ -142,7 +142,7 @@ def test_a_renamed_run_is_not_taken_for_another(copied: Path) -> None:
     (copied / "layer-3.seed-0.h5").rename(copied / "layer-5.seed-0.h5")
     with open_study(copied) as study:
         assert "layer-3" not in study
-        assert "it was renamed" in study.broken["layer-5.seed-0.h5"]
+        assert "rename it back" in study.broken["layer-5.seed-0.h5"]
 
 
 def test_a_study_that_could_not_begin_leaves_its_recipe_free_to_change(tmp_path: Path) -> None:

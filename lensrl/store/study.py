@@ -55,7 +55,7 @@ class Study:
         """Keep a run that is what its file's name says and comes from this study's base, which is read first."""
         base = next((known for (name, _), known in self.runs.items() if name == BASE), run)
         if run.path != run_path(self.path, run.name, run.seed):
-            self.broken[run.path.name] = f"{run.path} holds the run {run.name} with seed {run.seed}: it was renamed"
+            self.broken[run.path.name] = f"{run.path} holds the run {run.name} with seed {run.seed}: rename it back"
         elif run.fingerprint != base.fingerprint:
             self.broken[run.path.name] = (
                 f"{run.path} was made from another base model (fingerprint {run.fingerprint[:12]}) than {base.path} "
