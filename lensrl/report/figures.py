@@ -161,7 +161,7 @@ def scatter_figure(table: pd.DataFrame, predictors: Mapping[str, str], correlati
         rows = (len(predictors) + 2) // 3
         figure = Figure(figsize=(9.6, 2.9 * rows), layout=ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.1))
         spearman = correlations[correlations["method"] == "spearman"].set_index("predictor")
-        shown = table[table["contribution"].notna()]
+        shown = table[table["status"] == "defined"]  # the layers that are correlated
         shade: Any = _depth_colours(table["layer"])
         middle = table["layer"].max() / 2
         for i, (name, label) in enumerate(predictors.items()):
@@ -177,7 +177,7 @@ def scatter_figure(table: pd.DataFrame, predictors: Mapping[str, str], correlati
             axes.set_xlabel(label, fontsize=9)
             axes.margins(0.12)
             axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-            axes.ticklabel_format(axis="x", style="sci", scilimits=(-3, 4), useMathText=True)
+            axes.xaxis.set_major_formatter("{x:g}")  # matplotlib would write a common factor over the label
             if i % 3 == 0:
                 axes.set_ylabel("$C_l$")
         if len(table) > LISTED:
