@@ -61,11 +61,12 @@ class _StudyProgress:
         self._bar = Progress(
             TextColumn("{task.description}"), BarColumn(bar_width=14), TextColumn("{task.fields[state]}"),
             TimeRemainingColumn(), TextColumn("left"), console=console, transient=True,
+            disable=not console.is_terminal,
         )  # fmt: skip
         self._task = self._bar.add_task("loading", state="")
 
     def stop(self) -> None:
-        if self._missing:  # a bar that never started would print an empty line
+        if self._bar.live.is_started:  # a bar that never started would print an empty line
             self._bar.stop()
 
     def planned(self, specs: list[RunSpec], missing: list[RunSpec]) -> None:

@@ -132,6 +132,7 @@ def main() -> None:
             print(json.dumps(log[-1] | {"seconds": round(time.perf_counter() - start)}), flush=True)
 
     model.save_pretrained(arguments.out)
+    tokenizer.backend_tokenizer.no_padding()  # that of the last batch is nobody's business
     tokenizer.save_pretrained(arguments.out)
     model.eval()
     record = {
