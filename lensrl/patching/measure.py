@@ -10,10 +10,10 @@ from jaxtyping import Float64
 
 from lensrl.evaluate import evaluate
 from lensrl.models import load_base, pick_device
+from lensrl.patching import OnProgress
 from lensrl.patching.activations import METRICS, patch_activations
 from lensrl.patching.bridge import boot
 from lensrl.patching.graft import graft, run_weights
-from lensrl.patching.patch import OnProgress
 from lensrl.store.patch import PatchComponent, What
 from lensrl.store.run import Run
 from lensrl.store.study import Study

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -11,12 +11,11 @@ import pandas as pd
 
 from lensrl.errors import LensrlError
 from lensrl.layers import BASE, FULL, LayerSpec, parse_layers
+from lensrl.patching import OnProgress
 from lensrl.store.patch import PatchComponent, PatchKey, PatchResult, What, read_patch, write_patch
 from lensrl.store.provenance import provenance
 from lensrl.store.run import Run
 from lensrl.store.study import PATCH_FOLDER, Study
-
-OnProgress = Callable[[str, int, int], None]  # what, done, of how many
 
 
 def patch(
