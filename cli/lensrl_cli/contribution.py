@@ -17,6 +17,7 @@ from lensrl_cli.output import (
     note,
     number,
     print_json,
+    saved,
     show,
     write_csv,
 )
@@ -69,5 +70,4 @@ def contribution(
         from lensrl.report.figures import contribution_figure, save_figure
 
         save_figure(contribution_figure(table, f"{name}: layer contribution, 95 % intervals"), figure)
-        if not json:
-            note(f"figure: {figure}")
+        saved("figure", figure)

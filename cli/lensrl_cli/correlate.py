@@ -13,6 +13,7 @@ from lensrl_cli.output import (
     number,
     p_value,
     print_json,
+    saved,
     show,
     write_csv,
 )
@@ -57,5 +58,4 @@ def correlate(study: StudyArgument, json: Json = False, csv: Csv = None, figure:
         from lensrl.report.figures import save_figure, scatter_figure
 
         save_figure(scatter_figure(per_layer, PREDICTORS, table), figure)
-        if not json:
-            note(f"figure: {figure}")
+        saved("figure", figure)

@@ -71,7 +71,12 @@ def write_csv(table: Any, path: Path) -> None:
 
     with new_file(path) as partial:
         table.to_csv(partial, index=False)
-    note(f"table: {path}")
+    saved("table", path)
+
+
+def saved(what: str, path: Path) -> None:
+    """Say where something went, on stderr: what a verb prints on stdout stays JSON, or a table."""
+    typer.echo(f"{what}: {path}", err=True)
 
 
 def show(title: str, columns: Mapping[str, str], rows: Sequence[Mapping[str, str]]) -> None:

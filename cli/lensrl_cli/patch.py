@@ -20,6 +20,7 @@ from lensrl_cli.output import (
     note,
     number,
     print_json,
+    saved,
     show,
     write_csv,
 )
@@ -111,5 +112,4 @@ def patch(
         from lensrl.report.figures import recovery_figure, save_figure
 
         save_figure(recovery_figure(table, title), figure)
-        if not json:
-            note(f"figure: {figure}")
+        saved("figure", figure)

@@ -40,6 +40,14 @@ def test_contribution_in_the_terminal_says_what_python_says(small_study_folder: 
     assert files[1].read_bytes().startswith(b"\x89PNG")
 
 
+def test_json_stays_json_while_files_are_saved(small_study_folder: Path, tmp_path: Path) -> None:
+    files = [tmp_path / "c.csv", tmp_path / "c.svg"]
+    for verb in ("contribution", "correlate"):
+        done = lensrl(verb, small_study_folder, "--json", "--csv", files[0], "--figure", files[1])
+        assert json.loads(done.stdout)
+        assert done.stderr.splitlines() == [f"table: {files[0]}", f"figure: {files[1]}"]
+
+
 def test_patch_json_has_a_row_per_kind_and_metric(small_study_folder: Path) -> None:
     done = lensrl("patch", "--study", small_study_folder, "--from", "full-rl", "--layer", 3, "--json")
     rows = json.loads(done.stdout)
