@@ -18,6 +18,18 @@ class StoreError(LensrlError):
     """A run file or a study folder that cannot be read or written."""
 
 
+class Damaged(StoreError):
+    """A file whose bytes are not those that were written."""
+
+
+class Unfinished(StoreError):
+    """A file without a seal: its writing did not end, or another program has changed it since."""
+
+
+class TooNew(StoreError):
+    """A file of a later version of the format than this lensrl knows."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'steps'?`, or the list of what is known when nothing is near."""
     known = list(known)

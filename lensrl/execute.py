@@ -12,15 +12,18 @@ import numpy as np
 import torch
 
 from lensrl.evaluate import Scores, evaluate
+from lensrl.layers import BASE
 from lensrl.models import Base, load_base, pick_device
 from lensrl.patching.bridge import capture, probe_set
 from lensrl.patching.graft import check_base
 from lensrl.plan import RunSpec, Watcher
 from lensrl.recipe import Recipe
 from lensrl.rl import train
+from lensrl.store.atomic import new_file
+from lensrl.store.deltas import Parameter, frobenius
 from lensrl.store.provenance import provenance
 from lensrl.store.run import Run
-from lensrl.store.write import Header, Parameter, Probe, ScoreArrays, write_run
+from lensrl.store.write import Header, Probe, ScoreArrays, write_run
 from lensrl.tasks import Item, evaluation_items, load_task
 
 
@@ -34,35 +37,46 @@ class Workshop:
         self.items = evaluation_items(self.task, recipe)
         self.base = load_base(recipe.model)
         self.device = pick_device()
+        self.parameters = parameter_table(self.base)
+        self.before = {name: tensor.numpy() for name, tensor in self.base.weights.items()}
 
     def check_base(self, run: Run) -> None:
         """Raises LensrlError when a run of this study's folder came from another base model."""
         check_base(run, self.base)
 
     def make(self, spec: RunSpec, path: Path, watcher: Watcher) -> None:
-        """Make one run and write its file. Nothing is written when a frozen parameter has moved."""
+        """Make one run and write its file, which nobody else can make meanwhile.
+
+        Nothing is written when a frozen parameter has moved.
+        """
+        with new_file(path, replace=False) as partial:
+            if spec.name == BASE:
+                self._make_base(spec, partial, watcher)
+            else:
+                self._make_trained(spec, partial, watcher)
+
+    def _make_base(self, spec: RunSpec, path: Path, watcher: Watcher) -> None:
+        scores, probe, activations = self._measure(spec, {}, watcher)
+        write_run(
+            path, self._header(spec), self.parameters, self.before, scores=scores, probe=probe, activations=activations
+        )  # fmt: skip
+
+    def _make_trained(self, spec: RunSpec, path: Path, watcher: Watcher) -> None:
         base, recipe = self.base, self.recipe
-        header = self._header(spec)
-        parameters = parameter_table(base)
-        before = {name: tensor.numpy() for name, tensor in base.weights.items()}
-        if spec.name == "base":
-            scores, probe, activations = self._measure(spec, {}, watcher)
-            write_run(path, header, parameters, before, scores=scores, probe=probe, activations=activations)
-            return
         training = train(
             base, self.task, recipe, layers=spec.layers, seed=spec.seed, device=self.device,
             on_step=lambda curve: watcher.stepped(spec, curve),
         )  # fmt: skip
-        header = replace(header, status=training.status, reason=training.reason)
+        header = replace(self._header(spec), status=training.status, reason=training.reason)
         if training.status == "diverged":  # its weights are not numbers: the curve is all there is to keep
-            write_run(path, header, parameters, before, training=training.curve.arrays())
+            write_run(path, header, self.parameters, self.before, training=training.curve.arrays())
             return
         weights = {name: p.detach().cpu() for name, p in training.model.named_parameters()}
         curve = training.curve
         del training  # on a GPU the trained model would stand beside its copies
         scores, probe, activations = self._measure(spec, weights, watcher)
         write_run(
-            path, header, parameters, before,
+            path, header, self.parameters, self.before,
             after={name: tensor.numpy() for name, tensor in weights.items()},
             training=curve.arrays(), scores=scores, probe=probe, activations=activations,
         )  # fmt: skip
@@ -110,8 +124,15 @@ def parameter_table(base: Base) -> list[Parameter]:
     """Where each parameter of the model lives, in the model's order."""
     blocks = base.blocks
     return [
-        Parameter(name, str(blocks.part(name)), blocks.inner(name), blocks.component(name) or "")
-        for name in base.weights
+        Parameter(
+            name,
+            str(blocks.part(name)),
+            blocks.inner(name),
+            blocks.component(name) or "",
+            tensor.numel(),
+            frobenius(tensor.numpy()),
+        )
+        for name, tensor in base.weights.items()
     ]
 
 

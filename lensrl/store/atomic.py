@@ -1,34 +1,50 @@
-"""Files that appear whole or not at all.
+"""Files that appear whole or not at all, each written by one process at a time.
 
-`new_file(path)` gives a temporary path in the same folder. When the block ends, that file is synced, renamed to
-`path`, and the folder is synced; when the block raises, it is removed and `path` is as it was. A process that is
-killed leaves the temporary file behind: `remove_litter` recognises it by its name and by its process being gone.
-It covers one machine: a process on another host that shares the folder is not seen.
+`new_file(path)` gives a partial file in the same folder, `.NAME.partial`, and holds a lock on it (`flock`). When the
+block ends, the partial file is synced, renamed to `path`, and the folder is synced; when the block raises, it is
+removed and `path` is as it was. A second writer of the same path cannot have the lock and stops. A process that is
+killed loses its lock and leaves the partial file behind, which is how `remove_litter` knows it for litter.
+
+It covers processes of one machine, and of several where the file system carries `flock` between them (NFS does).
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lensrl.errors import LensrlError, StoreError, reason
 
-_LITTER = re.compile(r"^\..+\.(\d+)\.partial$")
+PATIENCE = 0.2  # seconds: whoever only looks whether a partial file is held lets go of it at once
 
 
 @contextmanager
-def new_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path to write; on success it becomes `path`. Raises StoreError when the disk says no."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+def new_file(path: Path, *, replace: bool = True) -> Iterator[Path]:
+    """Yield a path to write; on success it becomes `path`.
+
+    Raises StoreError when another process is writing `path`, when the disk says no, or, unless `replace`, when `path`
+    is there already.
+    """
+    partial = partial_path(path)
+    claim = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        claim = _claim(partial, os.O_RDWR | os.O_CREAT, patience=PATIENCE)
+        if claim is None:
+            raise StoreError(f"{path} is being written by another process: wait until it has ended, or stop it")
+        if not replace and path.exists():
+            raise StoreError(f"{path} was made by another process meanwhile: run the same command again to go on")
+        if os.fstat(claim).st_size:  # litter of a process that was killed
+            os.ftruncate(claim, 0)
         yield partial
-        _sync(partial)
+        sync(partial)
         os.replace(partial, path)
-        _sync(path.parent)
+        sync(path.parent)
     except LensrlError:
         raise
     except OSError as error:
@@ -37,32 +53,72 @@ def new_file(path: Path) -> Iterator[Path]:
             f"folder, then run the same command again"
         ) from error
     finally:
-        with suppress(OSError):  # a folder that is a file, say: the error above tells it better
-            partial.unlink(missing_ok=True)
+        if claim is not None:
+            with suppress(OSError):  # a folder that is gone, say: the error above tells it better
+                _unlink(partial, claim)
+            os.close(claim)
+
+
+def partial_path(path: Path) -> Path:
+    """Where `path` is while it is being written."""
+    return path.with_name(f".{path.name}.partial")
+
+
+def is_being_written(path: Path) -> bool:
+    """Whether a living process is writing `path`."""
+    try:
+        claim = _claim(partial_path(path), os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    if claim is not None:
+        os.close(claim)
+    return claim is None
 
 
 def remove_litter(folder: Path) -> list[Path]:
-    """Remove temporary files below `folder` whose process no longer runs. Returns what was removed."""
+    """Remove partial files below `folder` that no living process holds. Returns what was removed."""
     removed = []
-    for path in folder.rglob(".*.partial"):
-        match = _LITTER.match(path.name)
-        if match and not _alive(int(match[1])):
-            path.unlink(missing_ok=True)
-            removed.append(path)
+    for partial in folder.rglob(".*.partial"):
+        with suppress(FileNotFoundError):  # its writer was quicker
+            claim = _claim(partial, os.O_RDONLY)
+            if claim is not None:
+                _unlink(partial, claim)
+                os.close(claim)
+                removed.append(partial)
     return removed
 
 
-def _alive(process: int) -> bool:
+def _claim(partial: Path, flags: int, *, patience: float = 0.0) -> int | None:
+    """An open and locked descriptor of a partial file; None when another process has the lock."""
+    until = time.monotonic() + patience
+    while True:
+        claim = os.open(partial, flags, 0o666)
+        try:
+            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(partial, claim):
+                return claim
+            os.close(claim)  # renamed or removed by its writer before we had the lock: what is there now is another
+        except BlockingIOError:
+            os.close(claim)
+            if time.monotonic() > until:
+                return None
+            time.sleep(0.01)
+
+
+def _unlink(partial: Path, claim: int) -> None:
+    if _is_at(partial, claim):  # after the rename, the name may belong to the next writer
+        partial.unlink()
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
         return False
-    except PermissionError:
-        return True
-    return True
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have the disk keep a file, or a folder's names."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -3,6 +3,8 @@
 `after - before` in fp32 is exact when the two are within a factor of two of each other (Sterbenz), and mostly is
 otherwise; where `before + delta` still differs from `after` in any bit (a tiny weight that grew, a zero that changed
 sign), the position and the trained value are kept beside the delta.
+
+Everything here works entry by entry, so that what holds for an array holds for its pieces.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Int64, UInt32
 
 from lensrl.errors import StoreError
 
@@ -23,38 +25,64 @@ class Delta(NamedTuple):
     value: Float32[np.ndarray, " repair"]
 
 
-def subtract(before: Float32[np.ndarray, "..."], after: Float32[np.ndarray, "..."]) -> Delta:
-    """The exact delta from `before` to `after`. Raises StoreError when either holds a NaN or an infinity."""
-    if not (np.isfinite(before).all() and np.isfinite(after).all()):
-        raise StoreError("weights hold a NaN or an infinity: their delta cannot be stored")
-    with np.errstate(over="ignore"):
-        delta = np.subtract(after, before, out=_row_major(after))
-    where = np.flatnonzero(_bits(_sum(before, delta)) != _bits(after))
-    delta.reshape(-1)[where] = np.nan_to_num(delta.reshape(-1)[where])  # an overflow becomes the largest finite number
-    return Delta(delta, where, after.reshape(-1)[where])
+class Scratch:
+    """Arrays to compute in, for whoever goes through many blocks: fresh memory costs more than the arithmetic."""
+
+    def __init__(self, entries: int) -> None:
+        self.delta = np.empty(entries, np.float32)
+        self.total = np.empty(entries, np.float32)
+        self.differ = np.empty(entries, np.bool_)
 
 
-def add(before: Float32[np.ndarray, "..."], change: Delta) -> Float32[np.ndarray, "..."]:
+def subtract(
+    before: Float32[np.ndarray, "..."], after: Float32[np.ndarray, "..."], scratch: Scratch | None = None
+) -> Delta:
+    """The exact delta from `before` to `after`; it lies in `scratch` where that is given.
+
+    Raises StoreError when either holds a NaN or an infinity.
+    """
+    old, new = flat(before), flat(after)
+    scratch = scratch or Scratch(new.size)
+    delta, total, differ = (array[: new.size] for array in (scratch.delta, scratch.total, scratch.differ))
+    with np.errstate(over="ignore", invalid="ignore"):
+        np.subtract(new, old, out=delta)
+        if not np.isfinite(delta, out=differ).all():  # finite numbers can overflow; nothing else becomes finite
+            if not (np.isfinite(old).all() and np.isfinite(new).all()):
+                raise StoreError("weights hold a NaN or an infinity: their delta cannot be stored")
+            np.nan_to_num(delta, copy=False)  # an overflow becomes the largest finite number
+        np.add(old, delta, out=total)
+    where = np.flatnonzero(differ) if np.not_equal(bits(total), bits(new), out=differ).any() else np.empty(0, np.int64)
+    return Delta(delta.reshape(after.shape), where, new[where])
+
+
+def add(
+    before: Float32[np.ndarray, "..."], change: Delta, scratch: Scratch | None = None
+) -> Float32[np.ndarray, "..."]:
     """The trained weights: `before + delta`, repaired. The inverse of `subtract`, bit for bit."""
-    after = _sum(before, change.delta)
-    after.reshape(-1)[change.where] = change.value
-    return after
-
-
-def same_bits(a: Float32[np.ndarray, "..."], b: Float32[np.ndarray, "..."]) -> bool:
-    """Equality that tells 0.0 from -0.0."""
-    return a.shape == b.shape and bool(np.array_equal(_bits(a), _bits(b)))
-
-
-def _sum(before: Float32[np.ndarray, "..."], delta: Float32[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
+    old = flat(before)
+    after = np.empty_like(old) if scratch is None else scratch.total[: old.size]
     with np.errstate(over="ignore"):
-        return np.add(before, delta, out=_row_major(before))
+        np.add(old, flat(change.delta), out=after)
+    after[change.where] = change.value
+    return after.reshape(before.shape)
 
 
-def _row_major(like: Float32[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
-    """An array to fill, in the order of flat positions, so that `reshape(-1)` is a view of it."""
-    return np.empty_like(like, order="C")
+def same_bits(a: Float32[np.ndarray, "..."], b: Float32[np.ndarray, "..."], scratch: Scratch | None = None) -> bool:
+    """Equality that tells 0.0 from -0.0."""
+    differ = None if scratch is None else scratch.differ[: a.size]
+    return a.shape == b.shape and not np.not_equal(bits(a), bits(b), out=differ).any()
 
 
-def _bits(array: Float32[np.ndarray, "..."]) -> np.ndarray:
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint32)
+def count_changed(before: Float32[np.ndarray, "..."], after: Float32[np.ndarray, "..."], scratch: Scratch) -> int:
+    """How many entries differ in any bit."""
+    return int(np.count_nonzero(np.not_equal(bits(before), bits(after), out=scratch.differ[: after.size])))
+
+
+def flat(array: Float32[np.ndarray, "..."]) -> Float32[np.ndarray, " entry"]:
+    """The entries in row-major order; a view where that is how they lie."""
+    return np.ascontiguousarray(array).reshape(-1)
+
+
+def bits(array: Float32[np.ndarray, "..."]) -> UInt32[np.ndarray, " entry"]:
+    """The entries in row-major order, as unsigned integers."""
+    return flat(array).view(np.uint32)

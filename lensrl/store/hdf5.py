@@ -1,51 +1,89 @@
-"""The few HDF5 habits that every lensrl file shares: labelled axes, checksums, strings, one way to open.
+"""The few HDF5 habits that every lensrl file shares: one way to open, one way to reach a dataset, labelled axes.
 
 An axis is a dimension scale at the file's root, so that a viewer (or xarray through h5netcdf) shows names instead of
-numbers. Every dataset is chunked and carries a fletcher32 checksum, which HDF5 checks on reading. Strings are
-fixed-length UTF-8: their bytes lie in the dataset, where the checksum sees them.
+numbers. Strings are fixed-length UTF-8. Tables are chunked, with a fletcher32 checksum that HDF5 checks on reading.
+
+A file may come from anywhere, so nothing in it is followed out of it (links, external storage, virtual datasets), no
+object is unpickled, and what a dataset declares is compared with what is stored before memory is asked for.
 """
 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
 
-from lensrl.errors import StoreError, reason
+from lensrl.errors import Damaged, LensrlError, StoreError, TooNew, Unfinished, reason
+from lensrl.store.seal import read_seal, structure_holds
 
 CHUNK_BYTES = 1 << 20
+ALIGNED_FROM = 1 << 16  # bytes: what is larger begins on a page
+PAGE = 1 << 12
+LARGEST_CHUNK = 16 << 20  # bytes; what a reader accepts
+SEALED_SINCE = 2  # format version
+DAMAGE = (OSError, KeyError, RuntimeError, ValueError, TypeError)  # what h5py raises on a file with wrong bytes in it
+
+Compression = Literal["none", "blosc2-zstd"]
+_BLOSC2 = 32026  # registered number of the HDF5 filter
+_LEAST_BLOSC2 = 32  # bytes of a compressed chunk: its header
 
 
 def open_for_reading(path: Path, expected: str, version: int) -> h5py.File:
-    """Open a lensrl file and check what it says it is. Raises StoreError with the file and what to do."""
+    """Open a lensrl file: check its seal and structure, and what it says it is.
+
+    Raises Damaged, Unfinished or TooNew (all StoreError) with the file and what to do. No lock is taken: files are
+    written once, and a lock would only get in the way of other readers.
+    """
     try:
-        file = h5py.File(path, "r", locking=False)  # files are written once: a lock would only get in a reader's way
-        found, found_version = file.attrs.get("format"), file.attrs.get("format_version")
+        seal = read_seal(path)
+        if seal is not None:
+            _check_kind(path, seal.format, seal.format_version, expected, version)
+            if not structure_holds(path, seal):
+                raise Damaged(f"{path} is damaged in its structure; delete it and run again")
+        file = h5py.File(path, "r", locking=False)
+        try:
+            found, found_version = (
+                attribute(file, n) if n in file.attrs else None for n in ("format", "format_version")
+            )
+            _check_kind(path, found, found_version, expected, version)
+            if seal is None and found_version >= SEALED_SINCE:
+                raise Unfinished(
+                    f"{path} has no seal: its writing did not end, or another program changed it; delete it and run "
+                    f"again"
+                )
+        except BaseException:
+            file.close()
+            raise
     except FileNotFoundError:
         raise StoreError(f"no file at {path}") from None
-    except (OSError, RuntimeError) as error:
-        raise StoreError(f"{path} is damaged or not an HDF5 file ({reason(error)}); delete it and run again") from None
-    if found != expected:
-        file.close()
-        raise StoreError(f"{path} is not a {expected} file (its format attribute is {found!r})")
-    if not isinstance(found_version, np.integer) or found_version > version:
-        file.close()
-        raise StoreError(
-            f"{path} has format version {found_version}; this lensrl reads up to {version}: upgrade lensrl"
-        )
+    except PermissionError as error:
+        raise StoreError(f"{path} cannot be opened ({error.strerror})") from None
+    except DAMAGE as error:
+        raise Damaged(f"{path} is damaged or not an HDF5 file ({reason(error)}); delete it and run again") from None
     return file
+
+
+def _check_kind(path: Path, found: Any, found_version: Any, expected: str, version: int) -> None:
+    if found != expected:
+        raise StoreError(f"{path} is not a {expected} file (its format attribute is {found!r})")
+    if not isinstance(found_version, int | np.integer) or found_version < 1:
+        raise Damaged(f"{path} is damaged: its format version is {found_version!r}")
+    if found_version > version:
+        raise TooNew(f"{path} has format version {found_version}; this lensrl reads up to {version}: upgrade lensrl")
 
 
 @contextmanager
 def create_file(path: Path) -> Iterator[h5py.File]:
     """A new HDF5 file to write. Raises OSError when the block ends and the disk had said no."""
-    with _Disk(path, "w+") as disk:
-        with h5py.File(disk, "w") as file:
+    path.touch()
+    with _Disk(path, "r+") as disk:  # not "w+": ext4 flushes a file that was truncated when it is closed, and we wait
+        with h5py.File(disk, "w", alignment_threshold=ALIGNED_FROM, alignment_interval=PAGE) as file:
             yield file
         if disk.refusal is not None:
             raise disk.refusal
@@ -82,12 +120,44 @@ def axis(file: h5py.File, name: str, labels: Sequence[Any] | np.ndarray | int) -
         dataset.make_scale(name)
 
 
-def create(group: h5py.Group, name: str, data: Any, axes: Sequence[str] = ()) -> h5py.Dataset:
+def create(
+    group: h5py.Group, name: str, data: Any, axes: Sequence[str] = (), compression: Compression = "none"
+) -> h5py.Dataset:
     """Write a dataset with checksum, chunks of about a MiB, and the named axes attached."""
     array = encode_strings(data)
-    chunks = _chunks(array)
-    checksum = None if chunks is None else True
-    made = group.create_dataset(name, data=array, chunks=chunks, fletcher32=checksum, track_times=False)
+    made = create_empty(group, name, array.shape, array.dtype, axes, compression)
+    if array.size:
+        made[...] = array
+    return made
+
+
+def create_empty(
+    group: h5py.Group,
+    name: str,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    axes: Sequence[str],
+    compression: Compression = "none",
+) -> h5py.Dataset:
+    """A dataset to be written in chunks of `chunk_shape`, with checksums; a single number has neither."""
+    filters: dict[str, Any] = {}
+    if math.prod(shape) and shape:
+        filters = {"chunks": chunk_shape(shape, dtype.itemsize), "fletcher32": True, "fill_time": "never"}
+        if compression == "blosc2-zstd":
+            filters |= _plugin().Blosc2("zstd", filters=_plugin().Blosc2.BITSHUFFLE)
+    made = group.create_dataset(name, shape, dtype, track_times=False, **filters)
+    attach(made, axes)
+    return made
+
+
+def create_contiguous(
+    group: h5py.Group, name: str, shape: tuple[int, ...], dtype: np.dtype, axes: Sequence[str]
+) -> h5py.Dataset:
+    """A dataset whose place in the file (`dataset.id.get_offset()`) is settled and still to be written."""
+    plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plan.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    plan.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    made = group.create_dataset(name, shape, dtype, dcpl=plan, track_times=False)
     attach(made, axes)
     return made
 
@@ -106,9 +176,46 @@ def encode_strings(data: Any) -> np.ndarray:
     return np.array(raw, dtype=h5py.string_dtype("utf-8", max([1, *map(len, raw)])))
 
 
+def chunk_shape(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+    """Whole trailing axes, and as much of the axis before them as fits: chunks are runs of the row-major array."""
+    chunk: list[int] = []
+    row = itemsize * math.prod(shape)
+    for length in shape:
+        row //= length
+        chunk.append(max(1, min(length, CHUNK_BYTES // row)))
+    return tuple(chunk)
+
+
+def node_at(parent: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
+    """What is at `name` below `parent`, in this very file. Raises KeyError when there is nothing of ours."""
+    node: Any = parent
+    for part in filter(None, name.split("/")):
+        link = node.get(part, getlink=True) if isinstance(node, h5py.Group) else None
+        if link is None:
+            raise KeyError(f"there is no {name}")
+        if not isinstance(link, h5py.HardLink):
+            raise KeyError(f"{name} is a link, and links are not followed")
+        node = node[part]
+    if isinstance(node, h5py.Dataset):
+        check_dataset(node)
+    elif not isinstance(node, h5py.Group):
+        raise KeyError(f"{name} is neither a group nor a dataset")
+    return node
+
+
+def has(parent: h5py.Group, name: str) -> bool:
+    """Whether there is anything at `name`, not asking where links lead."""
+    node: Any = parent
+    for part in filter(None, name.split("/")):
+        if not isinstance(node, h5py.Group) or not isinstance(node.get(part, getlink=True), h5py.HardLink):
+            return False
+        node = node[part]
+    return True
+
+
 def group_at(parent: h5py.Group, name: str) -> h5py.Group:
     """The group at `name`. Raises KeyError when there is none."""
-    found = parent[name]
+    found = node_at(parent, name)
     if not isinstance(found, h5py.Group):
         raise KeyError(f"{name} is not a group")
     return found
@@ -116,10 +223,35 @@ def group_at(parent: h5py.Group, name: str) -> h5py.Group:
 
 def dataset_at(parent: h5py.Group, name: str) -> h5py.Dataset:
     """The dataset at `name`, unread. Raises KeyError when there is none."""
-    found = parent[name]
+    found = node_at(parent, name)
     if not isinstance(found, h5py.Dataset):
         raise KeyError(f"{name} is not a dataset")
     return found
+
+
+def check_dataset(dataset: h5py.Dataset) -> None:
+    """Raises ValueError for what no lensrl file holds, and where more is declared than stored."""
+    kind, itemsize = dataset.dtype.kind, dataset.dtype.itemsize
+    if kind not in "iufS":
+        raise ValueError(f"{dataset.name} holds {dataset.dtype}, not numbers or fixed-length strings")
+    plan = dataset.id.get_create_plist()
+    if plan.get_layout() == h5py.h5d.VIRTUAL or plan.get_external_count():
+        raise ValueError(f"{dataset.name} is stored outside the file")
+    declared, stored = itemsize * math.prod(dataset.shape), dataset.id.get_storage_size()
+    if declared == 0:
+        return
+    if dataset.chunks is None:
+        fine = stored == declared
+    else:
+        count = math.prod(-(-n // c) for n, c in zip(dataset.shape, dataset.chunks, strict=True))
+        fine = dataset.id.get_num_chunks() == count and itemsize * math.prod(dataset.chunks) <= LARGEST_CHUNK
+        if any(plan.get_filter(i)[0] == _BLOSC2 for i in range(plan.get_nfilters())):
+            _plugin()
+            fine = fine and stored >= count * _LEAST_BLOSC2
+        else:
+            fine = fine and stored >= declared
+    if not fine:
+        raise ValueError(f"{dataset.name} declares {declared} bytes of shape {dataset.shape} and stores {stored}")
 
 
 def members(group: h5py.Group) -> list[str]:
@@ -128,7 +260,7 @@ def members(group: h5py.Group) -> list[str]:
 
 
 def read_array(parent: h5py.Group, name: str) -> np.ndarray:
-    """A whole dataset. HDF5 checks its checksum and raises OSError when it is damaged."""
+    """A whole dataset. HDF5 checks the checksum of a chunked one and raises OSError when it is damaged."""
     return dataset_at(parent, name)[...]
 
 
@@ -138,17 +270,48 @@ def read_strings(parent: h5py.Group, name: str) -> list[str]:
 
 
 def attribute(node: h5py.Group | h5py.Dataset, name: str) -> Any:
-    """An attribute as h5py gives it: str, a NumPy scalar, or an array. Raises KeyError when there is none."""
+    """An attribute: str, a NumPy number, or a short array of numbers. Raises KeyError when there is none."""
+    kind = node.attrs.get_id(name)
+    text = h5py.check_string_dtype(kind.dtype) is not None
+    if not (text or kind.dtype.kind in "iuf") or len(kind.shape) > 1 or math.prod(kind.shape) > CHUNK_BYTES:
+        raise ValueError(f"attribute {name} is no text and no number")
     return node.attrs[name]
 
 
-def _chunks(array: np.ndarray) -> tuple[int, ...] | None:
-    """Whole trailing axes, and as much of the axis before them as fits; None (contiguous) for nothing or one number."""
-    if array.size == 0 or array.ndim == 0:
-        return None
-    for axis_number, length in enumerate(array.shape):
-        rest = array.shape[axis_number + 1 :]
-        row = array.itemsize * int(np.prod(rest))
-        if row <= CHUNK_BYTES:
-            return (*(1,) * axis_number, max(1, min(length, CHUNK_BYTES // row)), *rest)
-    return None
+@contextmanager
+def located(node: h5py.Group | h5py.Dataset, where: str) -> Iterator[None]:
+    """Say which file is damaged, and where, when h5py stumbles over what is at `node` or below it."""
+    if not node:
+        raise LensrlError("the run is closed: open it again with lensrl.open_run or lensrl.open_study")
+    try:
+        yield
+    except (*DAMAGE, Damaged) as error:
+        path = node.file.filename
+        raise Damaged(f"{path} is damaged at {where} ({reason(error)}); delete it and run again") from None
+
+
+def check_tree(group: h5py.Group) -> list[str]:
+    """Look at everything below `group`, following no link. Returns the names; raises as `node_at` does."""
+    names: list[str] = []
+    seen: set[int] = set()
+    todo = [("", group)]
+    while todo:
+        prefix, node = todo.pop()
+        for name in members(node):
+            found = node_at(node, name)
+            names.append(f"{prefix}{name}")
+            if isinstance(found, h5py.Group):
+                address = h5py.h5o.get_info(found.id).addr
+                if address in seen:
+                    raise ValueError(f"{prefix}{name} holds itself")
+                seen.add(address)
+                todo.append((f"{prefix}{name}/", found))
+    return names
+
+
+def _plugin() -> Any:
+    try:
+        import hdf5plugin  # registers the filter with HDF5
+    except ImportError:
+        raise LensrlError("blosc2-zstd compression needs a plugin: pip install hdf5plugin") from None
+    return hdf5plugin

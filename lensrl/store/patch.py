@@ -11,10 +11,11 @@ from typing import ClassVar, Literal
 import numpy as np
 from jaxtyping import Float64
 
-from lensrl.errors import StoreError, reason
+from lensrl.errors import Damaged, reason
 from lensrl.measures.contribution import GainRatio, gain_ratios, mean_score
 from lensrl.store.atomic import new_file
 from lensrl.store.hdf5 import (
+    DAMAGE,
     attribute,
     axis,
     create,
@@ -25,9 +26,10 @@ from lensrl.store.hdf5 import (
     read_array,
     read_strings,
 )
+from lensrl.store.seal import write_seal
 
 PATCH_FORMAT = "lensrl-patch"
-PATCH_VERSION = 1
+PATCH_VERSION = 2
 
 What = Literal["weights", "activations"]
 PatchComponent = Literal["block", "attn", "mlp"]
@@ -91,7 +93,14 @@ class PatchResult:
 def write_patch(folder: Path, result: PatchResult) -> Path:
     """Write a result atomically; an older result of the same patch is replaced."""
     path = folder / result.key.file_name
-    with new_file(path) as partial, create_file(partial) as file:
+    with new_file(path) as partial:
+        _write(partial, result)
+        write_seal(partial, PATCH_FORMAT, PATCH_VERSION)
+    return path
+
+
+def _write(path: Path, result: PatchResult) -> None:
+    with create_file(path) as file:
         file.attrs["format"] = PATCH_FORMAT
         file.attrs["format_version"] = PATCH_VERSION
         for name, value in vars(result.key).items():
@@ -103,7 +112,6 @@ def write_patch(folder: Path, result: PatchResult) -> Path:
         create(file, "benchmark", list(result.benchmark), ["item"])
         for metric, values in result.metrics.items():
             create(file.require_group("metrics"), metric, values, ["model", "item"])
-    return path
 
 
 def read_patch(path: Path) -> PatchResult:
@@ -125,5 +133,5 @@ def read_patch(path: Path) -> PatchResult:
                 sources=json.loads(attribute(file, "sources")),
                 provenance=json.loads(attribute(file, "provenance")),
             )
-        except (KeyError, OSError, ValueError) as error:
-            raise StoreError(f"{path} is damaged ({reason(error)}); delete it and patch again") from None
+        except DAMAGE as error:
+            raise Damaged(f"{path} is damaged ({reason(error)}); delete it and patch again") from None

@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
 import pandas as pd
 
-from lensrl.errors import LensrlError, StoreError, did_you_mean, reason
+from lensrl.errors import Damaged, LensrlError, reason
 from lensrl.layers import OUTSIDE
-from lensrl.store.exact import Delta
-from lensrl.store.hdf5 import attribute, dataset_at, group_at, members, open_for_reading, read_array, read_strings
-from lensrl.store.write import RUN_FORMAT, RUN_VERSION, read_delta
+from lensrl.measures.contribution import mean_score
+from lensrl.store.hdf5 import (
+    DAMAGE,
+    attribute,
+    check_tree,
+    dataset_at,
+    group_at,
+    has,
+    located,
+    members,
+    open_for_reading,
+    read_array,
+    read_strings,
+)
+from lensrl.store.lazy import Deltas, LazyArray
+from lensrl.store.seal import Seal, read_seal
+from lensrl.store.write import RUN_FORMAT, RUN_VERSION
 
-_DAMAGE = (OSError, KeyError, RuntimeError, ValueError)  # what h5py raises on a file with wrong bytes in it
+if TYPE_CHECKING:
+    import xarray
 
 
 class Run:
@@ -30,7 +44,10 @@ class Run:
     >>> run.training                     # DataFrame: one row per step
     >>> run.delta_norms()                # DataFrame: one row per parameter
     >>> run.deltas[4]["mlp.down_proj.weight"][:8]
+    >>> run.deltas[4].frobenius
     >>> run.activations["block_out"][4]  # (token, feature)
+
+    It keeps its file open until `close()`, or the end of a `with` block. Pickling one pickles its path.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -47,9 +64,17 @@ class Run:
             self.fingerprint = str(attribute(self._file, "fingerprint"))
             self.n_layers = int(attribute(self._file, "n_layers"))
             self.run_id = str(attribute(self._file, "run_id"))
-        except _DAMAGE as error:
+            self.format_version = int(attribute(self._file, "format_version"))
+            self._score = float(attribute(self._file, "score")) if self.format_version > 1 else None
+            self._snapshots: list[int] = attribute(self._file, "snapshots").tolist() if self.format_version > 1 else []
+        except DAMAGE as error:
             self._file.close()
-            raise StoreError(f"{self.path} is damaged ({reason(error)}); delete it and run again") from None
+            raise Damaged(f"{self.path} is damaged ({reason(error)}); delete it and run again") from None
+
+    @property
+    def bytes(self) -> int:
+        """The size of the file."""
+        return self.path.stat().st_size
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -64,7 +89,7 @@ class Run:
     @property
     def has_scores(self) -> bool:
         """False for a run that diverged."""
-        return "scores" in self._file
+        return has(self._file, "scores")
 
     @cached_property
     def items(self) -> pd.DataFrame:
@@ -80,7 +105,13 @@ class Run:
     @property
     def score(self) -> float:
         """The mean over benchmarks of the mean per-item score; NaN for a run without scores."""
-        return float(self.items.groupby("benchmark")["score"].mean().mean()) if self.has_scores else float("nan")
+        if self._score is not None:
+            return self._score
+        return self.item_score() if self.has_scores else float("nan")
+
+    def item_score(self) -> float:
+        """The score, computed from the per-item scores rather than read from the header."""
+        return mean_score(self.items["score"].to_numpy(), self.items["benchmark"].tolist())
 
     @property
     def scores(self) -> pd.DataFrame:
@@ -102,7 +133,7 @@ class Run:
         """One row per step; the columns are those of `TrainingCurve`, per-layer norms as `grad_norm_3`."""
         group = self._group("training", "no training curve")
         columns: dict[str, np.ndarray] = {"step": self._read(self._file, "step")}
-        with _undamaged(self._file, "training"):
+        with located(self._file, "training"):
             names = members(group)
         for name in names:
             values = self._read(group, name)
@@ -143,14 +174,26 @@ class Run:
     @property
     def deltas(self) -> Deltas:
         """Weight deltas by part: `run.deltas[4]`, `run.deltas["embed"]`."""
-        return Deltas(self._file, self.n_layers)
+        return Deltas(self._file, self.n_layers, self._seal)
 
     @property
-    def activations(self) -> Mapping[str, h5py.Dataset]:
+    def snapshots(self) -> dict[int, Deltas]:
+        """Step -> weight deltas after that step, for the steps that the recipe asked for (`store.snapshots`)."""
+        with located(self._file, "snapshots"):
+            kept = members(group_at(self._file, "snapshots")) if has(self._file, "snapshots") else []
+        return {
+            step: Deltas(self._file, self.n_layers, self._seal, f"snapshots/{step}")
+            if str(step) in kept
+            else self.deltas
+            for step in self._snapshots
+        }
+
+    @property
+    def activations(self) -> Mapping[str, LazyArray]:
         """Site (`block_out`, `attn_out`, `mlp_out`) -> lazy (layer, token, feature) array."""
         group = self._group("activations", "no activations")
-        with _undamaged(self._file, "activations"):
-            return {site: dataset_at(group, site) for site in members(group)}
+        with located(self._file, "activations"):
+            return {site: LazyArray(dataset_at(group, site)) for site in members(group)}
 
     @property
     def probe(self) -> pd.DataFrame:
@@ -159,8 +202,26 @@ class Run:
         columns = {name: self._read(group, name) for name in ("token_id", "prompt", "position")}
         return pd.DataFrame({**columns, "text": self._strings(group, "text")})
 
+    def to_xarray(self) -> xarray.DataTree:
+        """The file as an xarray.DataTree with named, coordinated variables, read lazily; close it when done."""
+        try:
+            import h5netcdf  # noqa: F401
+            import xarray
+        except ImportError:
+            raise LensrlError("to_xarray needs two packages: pip install xarray h5netcdf") from None
+        with located(self._file, "its structure"):
+            check_tree(self._file)
+        return xarray.open_datatree(self.path, engine="h5netcdf")
+
     def close(self) -> None:
         self._file.close()
+
+    @cached_property
+    def _seal(self) -> Seal | None:
+        return read_seal(self.path)
+
+    def __reduce__(self) -> tuple[type[Run], tuple[Path]]:
+        return Run, (self.path.absolute(),)
 
     def __enter__(self) -> Run:
         return self
@@ -172,68 +233,22 @@ class Run:
         return f"<Run {self.name} seed {self.seed} of {self.study}: {self.status}, score {self.score:.3f}>"
 
     def _group(self, name: str, absence: str) -> h5py.Group:
-        with _undamaged(self._file, name):
-            if name in self._file:
+        with located(self._file, name):
+            if has(self._file, name):
                 return group_at(self._file, name)
         raise LensrlError(f"run {self.name!r} has {absence}: {self.reason or 'the base is not trained'}")
 
     def _json(self, name: str) -> dict[str, Any]:
-        with _undamaged(self._file, name):
+        with located(self._file, name):
             return json.loads(attribute(self._file, name))
 
     def _read(self, group: h5py.Group, name: str) -> np.ndarray:
-        with _undamaged(self._file, f"{str(group.name).rstrip('/')}/{name}"):
+        with located(self._file, f"{str(group.name).rstrip('/')}/{name}"):
             return read_array(group, name)
 
     def _strings(self, group: h5py.Group, name: str) -> list[str]:
-        with _undamaged(self._file, f"{str(group.name).rstrip('/')}/{name}"):
+        with located(self._file, f"{str(group.name).rstrip('/')}/{name}"):
             return read_strings(group, name)
-
-
-class Deltas(Mapping[int | str, Mapping[str, h5py.Dataset]]):
-    """Part -> parameter -> lazy delta array. Parts and parameters that did not change are absent."""
-
-    def __init__(self, file: h5py.File, n_layers: int) -> None:
-        self._file = file
-        self._n_layers = n_layers
-
-    def __getitem__(self, part: int | str) -> dict[str, h5py.Dataset]:
-        parts = self._parts()
-        if str(part) in parts:
-            with _undamaged(self._file, f"deltas/{part}"):
-                group = group_at(self._file, f"deltas/{part}")
-                return {inner: dataset_at(group, inner) for inner in members(group)}
-        if (isinstance(part, int) and 0 <= part < self._n_layers) or part in OUTSIDE:
-            return {}
-        raise KeyError(f"no part {part!r}{did_you_mean(str(part), map(str, self))}")
-
-    def exact(self, part: int | str) -> dict[str, tuple[str, Delta]]:
-        """Inner name -> (full parameter name, delta with what makes base + delta exact)."""
-        with _undamaged(self._file, f"deltas/{part}"):
-            return {
-                inner: (str(attribute(dataset, "parameter")), read_delta(self._file, str(part), inner))
-                for inner, dataset in self[part].items()
-            }
-
-    def __iter__(self) -> Iterator[int | str]:
-        for part in sorted(self._parts(), key=lambda p: (not p.isdecimal(), int(p) if p.isdecimal() else 0, p)):
-            yield int(part) if part.isdecimal() else part
-
-    def __len__(self) -> int:
-        return len(self._parts())
-
-    def _parts(self) -> list[str]:
-        with _undamaged(self._file, "deltas"):
-            return members(group_at(self._file, "deltas")) if "deltas" in self._file else []
-
-
-@contextmanager
-def _undamaged(file: h5py.File, where: str) -> Iterator[None]:
-    """Say which file is damaged, and where, when h5py stumbles over it."""
-    try:
-        yield
-    except _DAMAGE as error:
-        raise StoreError(f"{file.filename} is damaged at {where} ({reason(error)}); delete it and run again") from None
 
 
 def open_run(path: str | Path) -> Run:

@@ -8,22 +8,23 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import h5py
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32
 
-from lensrl.errors import StoreError
 from lensrl.layers import OUTSIDE
-from lensrl.store.atomic import new_file
-from lensrl.store.exact import Delta, add, same_bits, subtract
-from lensrl.store.hdf5 import axis, create, create_file, read_array
+from lensrl.measures.contribution import mean_score
+from lensrl.store.atomic import sync
+from lensrl.store.deltas import Change, Parameter, Weights, check_deltas, write_deltas
+from lensrl.store.hdf5 import Compression, axis, create, create_file, group_at
+from lensrl.store.seal import write_seal
 
 RUN_FORMAT = "lensrl-run"
-RUN_VERSION = 1
+RUN_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -41,16 +42,9 @@ class Header:
     n_layers: int
     recipe: str  # JSON
     provenance: Mapping[str, object]
+    compression: Compression = "none"
+    snapshots: Sequence[int] = ()  # the steps whose deltas are kept; the last may be the end of training
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex)  # tells a rewritten run from the one it replaced
-
-
-class Parameter(NamedTuple):
-    """Where a parameter lives in the model."""
-
-    name: str
-    part: str  # "0" ... "n-1", embed, final_norm, lm_head
-    inner: str  # its name inside its layer; its full name outside the layers
-    component: str  # attn, mlp, norm; empty outside the layers
 
 
 @dataclass(frozen=True)
@@ -77,43 +71,62 @@ def write_run(
     path: Path,
     header: Header,
     parameters: Sequence[Parameter],
-    before: Mapping[str, Float32[np.ndarray, "..."]],
+    before: Weights,
     *,
-    after: Mapping[str, Float32[np.ndarray, "..."]] | None = None,
+    after: Weights | None = None,
+    snapshots: Mapping[int, Weights] | None = None,
     training: Mapping[str, Float64[np.ndarray, "step *rest"]] | None = None,
     scores: ScoreArrays | None = None,
     probe: Probe | None = None,
     activations: Mapping[str, Float32[np.ndarray, "layer token feature"]] | None = None,
 ) -> None:
-    """Write a run file atomically; what a diverged run lacks is left out.
+    """Write a whole run file at `path`, the partial file of `new_file`; what a diverged run lacks is left out.
 
-    Raises StoreError when the disk is full, when weights are not finite, or when base + delta, read back from the
-    file, is not the trained weights bit for bit.
+    `snapshots` maps a step to the weights that were trained so far. Raises OSError when the disk is full, and
+    StoreError when weights are not finite, or when base + delta, read back from the file, is not the trained weights
+    bit for bit.
     """
-    with new_file(path) as partial:
-        with create_file(partial) as file:
-            _write_header(file, header)
-            axis(file, "layer", header.n_layers)
-            axis(file, "outside", list(OUTSIDE))
-            if training is not None:
-                _write_training(file, training)
-            if scores is not None:
-                _write_scores(file, scores)
-            if probe is not None and activations is not None:
-                _write_activations(file, probe, activations)
-            _write_parameters(file, parameters, before, after)
-        if after is not None:
-            _check(partial, parameters, before, after)
+    trees = {f"snapshots/{step}": weights for step, weights in (snapshots or {}).items()}
+    if after is not None:
+        trees["/"] = after
+    with create_file(path) as file:
+        _write_header(file, header, scores)
+        axis(file, "layer", header.n_layers)
+        axis(file, "outside", list(OUTSIDE))
+        axis(file, "parameter", [p.name for p in parameters])
+        if training is not None:
+            _write_training(file, training)
+        if scores is not None:
+            _write_scores(file, scores)
+        if probe is not None and activations is not None:
+            _write_activations(file, probe, activations, header.compression)
+        changes = [Change(0.0, 0)] * len(parameters)
+        for name, weights in trees.items():
+            root = file.require_group(name)
+            changes = write_deltas(root, path, parameters, before, weights, header.compression)
+            if name != "/":
+                _write_changes(root, changes)
+        _write_parameters(file, parameters, changes if after is not None else [Change(0.0, 0)] * len(parameters))
+    digests: dict[str, str] = {}
+    with ThreadPoolExecutor(1) as disk, h5py.File(path, "r", locking=False) as file:
+        kept = disk.submit(sync, path)  # the disk works while the processors check
+        for name, weights in trees.items():
+            digests |= check_deltas(group_at(file, name), parameters, before, weights)
+        kept.result()
+    write_seal(path, RUN_FORMAT, RUN_VERSION, digests)
 
 
-def _write_header(file: h5py.File, header: Header) -> None:
+def _write_header(file: h5py.File, header: Header, scores: ScoreArrays | None) -> None:
     file.attrs["format"] = RUN_FORMAT
     file.attrs["format_version"] = RUN_VERSION
-    for name in ("study", "run", "status", "reason", "base", "fingerprint", "recipe", "run_id"):
+    for name in ("study", "run", "status", "reason", "base", "fingerprint", "recipe", "run_id", "compression"):
         file.attrs[name] = getattr(header, name)
     file.attrs["seed"] = header.seed
     file.attrs["n_layers"] = header.n_layers
     file.attrs["layers"] = np.array(header.layers, np.int32)
+    file.attrs["snapshots"] = np.array(header.snapshots, np.int32)
+    per_item = None if scores is None else scores.score.mean(axis=1, dtype=np.float64)
+    file.attrs["score"] = np.nan if per_item is None or scores is None else mean_score(per_item, scores.benchmark)
     file.attrs["provenance"] = json.dumps(header.provenance)
 
 
@@ -139,7 +152,9 @@ def _write_scores(file: h5py.File, scores: ScoreArrays) -> None:
     create(group, "reference_logprob", scores.reference_logprob, ["item"])
 
 
-def _write_activations(file: h5py.File, probe: Probe, activations: Mapping[str, np.ndarray]) -> None:
+def _write_activations(
+    file: h5py.File, probe: Probe, activations: Mapping[str, np.ndarray], compression: Compression
+) -> None:
     axis(file, "token", len(probe.token_id))
     axis(file, "feature", next(iter(activations.values())).shape[2])
     group = file.create_group("probe")
@@ -147,80 +162,18 @@ def _write_activations(file: h5py.File, probe: Probe, activations: Mapping[str, 
         create(group, name, getattr(probe, name), ["token"])
     group = file.create_group("activations")
     for site, values in activations.items():
-        create(group, site, values, ["layer", "token", "feature"])
+        create(group, site, values, ["layer", "token", "feature"], compression)
 
 
-def _write_parameters(
-    file: h5py.File,
-    parameters: Sequence[Parameter],
-    before: Mapping[str, np.ndarray],
-    after: Mapping[str, np.ndarray] | None,
-) -> None:
-    """The delta of every parameter that changed, and one row of norms for every parameter."""
-    deltas = file.create_group("deltas") if after is not None else None
-    norm, base_norm, changed, size = [], [], [], []
-    for parameter in parameters:
-        old = before[parameter.name]
-        new = old if after is None else after[parameter.name]
-        change = subtract(old, new)
-        moved = np.count_nonzero(old.view(np.uint32) != new.view(np.uint32))
-        if moved and deltas is not None:
-            _write_delta(deltas, parameter, change)
-        norm.append(_norm(change.delta))
-        base_norm.append(_norm(old))
-        changed.append(moved)
-        size.append(old.size)
-    axis(file, "parameter", [p.name for p in parameters])
+def _write_parameters(file: h5py.File, parameters: Sequence[Parameter], changes: Sequence[Change]) -> None:
     group = file.create_group("parameters")
     create(group, "part", [p.part for p in parameters], ["parameter"])
     create(group, "component", [p.component for p in parameters], ["parameter"])
-    create(group, "size", np.array(size, np.int64), ["parameter"])
-    create(group, "changed", np.array(changed, np.int64), ["parameter"])
-    create(group, "norm", np.array(norm, np.float64), ["parameter"])
-    create(group, "base_norm", np.array(base_norm, np.float64), ["parameter"])
+    create(group, "size", np.array([p.size for p in parameters], np.int64), ["parameter"])
+    create(group, "base_norm", np.array([p.norm for p in parameters], np.float64), ["parameter"])
+    _write_changes(group, changes)
 
 
-def _write_delta(deltas: h5py.Group, parameter: Parameter, change: Delta) -> None:
-    shape = change.delta.shape
-    kinds = {1: ["entry"], 2: ["row", "column"]}.get(len(shape)) or [f"axis{i}" for i in range(len(shape))]
-    names = [f"{kind}_{length}" for kind, length in zip(kinds, shape, strict=True)]
-    for name, length in zip(names, shape, strict=True):
-        axis(deltas.file, name, length)
-    group = deltas.require_group(parameter.part)
-    dataset = create(group, parameter.inner, change.delta, names)
-    dataset.attrs["parameter"] = parameter.name
-    if change.where.size:
-        repairs = deltas.file.require_group(f"repairs/{parameter.part}/{parameter.inner}")
-        repair = f"repair_{change.where.size}"
-        axis(deltas.file, repair, change.where.size)
-        create(repairs, "where", change.where, [repair])
-        create(repairs, "value", change.value, [repair])
-
-
-def read_delta(file: h5py.File, part: str, inner: str) -> Delta:
-    """A stored delta with its repairs."""
-    repairs = f"repairs/{part}/{inner}"
-    where, value = (
-        (read_array(file, f"{repairs}/where"), read_array(file, f"{repairs}/value"))
-        if repairs in file
-        else (np.empty(0, np.int64), np.empty(0, np.float32))
-    )
-    return Delta(read_array(file, f"deltas/{part}/{inner}"), where, value)
-
-
-def _check(
-    path: Path, parameters: Sequence[Parameter], before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]
-) -> None:
-    with h5py.File(path, "r") as file:
-        for parameter in parameters:
-            old, new = before[parameter.name], after[parameter.name]
-            if f"deltas/{parameter.part}/{parameter.inner}" in file:
-                old = add(old, read_delta(file, parameter.part, parameter.inner))
-            if not same_bits(old, new):
-                raise StoreError(f"{parameter.name}: base + delta is not the trained weight; {path.name} is not kept")
-
-
-def _norm(array: np.ndarray) -> float:
-    """Frobenius norm in float64."""
-    flat = array.reshape(-1).astype(np.float64)
-    return float(np.sqrt(flat @ flat))
+def _write_changes(group: h5py.Group, changes: Sequence[Change]) -> None:
+    create(group, "changed", np.array([c.changed for c in changes], np.int64), ["parameter"])
+    create(group, "norm", np.array([c.norm for c in changes], np.float64), ["parameter"])

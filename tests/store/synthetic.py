@@ -2,32 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import h5py
 import numpy as np
 
 from lensrl.recipe import Recipe
+from lensrl.store.atomic import new_file
+from lensrl.store.deltas import Parameter
+from lensrl.store.seal import read_seal, write_seal
 from lensrl.store.study import RECIPE_FILE, run_path
-from lensrl.store.write import Header, Parameter, Probe, ScoreArrays, write_run
+from lensrl.store.write import Header, Probe, ScoreArrays
+from lensrl.store.write import write_run as write_partial
 
 N_LAYERS = 2
-PARAMETERS = (
-    Parameter("model.embed.weight", "embed", "model.embed.weight", ""),
-    Parameter("model.layers.0.attn.q.weight", "0", "attn.q.weight", "attn"),
-    Parameter("model.layers.0.mlp.conv.weight", "0", "mlp.conv.weight", "mlp"),
-    Parameter("model.layers.1.norm.weight", "1", "norm.weight", "norm"),
-    Parameter("model.layers.1.scale", "1", "scale", "attn"),
-    Parameter("model.norm.weight", "final_norm", "model.norm.weight", ""),
+PLACES = (
+    ("model.embed.weight", "embed", "model.embed.weight", "", (7, 4)),
+    ("model.layers.0.attn.q.weight", "0", "attn.q.weight", "attn", (4, 4)),
+    ("model.layers.0.mlp.conv.weight", "0", "mlp.conv.weight", "mlp", (2, 3, 4)),
+    ("model.layers.1.norm.weight", "1", "norm.weight", "norm", (4,)),
+    ("model.layers.1.scale", "1", "scale", "attn", ()),
+    ("model.norm.weight", "final_norm", "model.norm.weight", "", (4,)),
 )
-SHAPES = ((7, 4), (4, 4), (2, 3, 4), (4,), (), (4,))
 
 Weights = dict[str, np.ndarray]
 
 
+def write_run(path: Path, *arguments: Any, **named: Any) -> None:
+    """A run file at `path`, as a study writes it."""
+    with new_file(path) as partial:
+        write_partial(partial, *arguments, **named)
+
+
 def before_weights() -> Weights:
     rng = np.random.default_rng(0)
-    return {p.name: np.asarray(rng.normal(size=s), np.float32) for p, s in zip(PARAMETERS, SHAPES, strict=True)}
+    return {name: np.asarray(rng.normal(size=shape), np.float32) for name, *_, shape in PLACES}
+
+
+def parameter(name: str, part: str, inner: str, component: str, weights: np.ndarray) -> Parameter:
+    return Parameter(name, part, inner, component, weights.size, float(np.linalg.norm(weights.astype(np.float64))))
+
+
+PARAMETERS = tuple(parameter(*place, before_weights()[place[0]]) for *place, _ in PLACES)
 
 
 def after_weights(changed: Sequence[str]) -> Weights:
@@ -112,6 +132,18 @@ def write_full_run(path: Path) -> None:
         probe=probe(),
         activations=activations(),
     )
+
+
+@contextmanager
+def resealed(path: Path) -> Iterator[h5py.File]:
+    """A finished file to change: what somebody who forges a file would do."""
+    seal = read_seal(path)
+    assert seal is not None
+    os.truncate(path, seal.size)
+    with h5py.File(path, "r+") as file:
+        yield file
+        format, version = str(file.attrs["format"]), int(file.attrs["format_version"])
+    write_seal(path, format, version)
 
 
 def make_study(folder: Path) -> Path:

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic import PARAMETERS, add_run, after_weights, before_weights, header, make_study
+from synthetic import PARAMETERS, add_run, after_weights, before_weights, header, make_study, write_run
 
 from lensrl.errors import LensrlError, StoreError
-from lensrl.store.atomic import new_file, remove_litter
+from lensrl.store.atomic import is_being_written, new_file, remove_litter
+from lensrl.store.deltas import Parameter
 from lensrl.store.exact import add
 from lensrl.store.study import Study
-from lensrl.store.write import Parameter, write_run
 
-WIDE = Parameter("wide", "0", "wide", "mlp")
+WIDE = Parameter("wide", "0", "wide", "mlp", 100_000, 1.0)
 KILLS = 20
 
 
@@ -65,8 +65,7 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from lensrl.errors import StoreError
-from lensrl.store.write import write_run
-from synthetic import PARAMETERS, after_weights, before_weights, header
+from synthetic import PARAMETERS, after_weights, before_weights, header, write_run
 
 path = Path(sys.argv[1])
 after = after_weights([p.name for p in PARAMETERS])
@@ -140,16 +139,30 @@ def test_a_killed_process_leaves_whole_files_and_only_litter_that_is_removed(tmp
     assert litter, "no kill came during a write"
 
 
-def test_litter_of_a_living_process_and_other_hidden_files_stay(tmp_path: Path) -> None:
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
+def test_only_what_no_living_process_holds_is_litter(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "b"
     folder.mkdir(parents=True)
-    dead = folder / f".full-rl.seed-0.h5.{ended.pid}.partial"
-    kept = [
-        folder / name for name in (f".x.h5.{os.getpid()}.partial", ".x.h5.partial", "x.h5", f"x.{ended.pid}.partial")
-    ]
+    dead = folder / ".full-rl.seed-0.h5.partial"
+    kept = [folder / name for name in ("x.h5", "x.h5.partial", ".x.h5")]
     for path in [dead, *kept]:
         path.touch()
-    assert remove_litter(tmp_path) == [dead]
-    assert sorted(folder.iterdir()) == sorted(kept)
+    with new_file(folder / "base.h5") as living:
+        assert is_being_written(folder / "base.h5")
+        assert not is_being_written(folder / "full-rl.seed-0.h5")
+        assert remove_litter(tmp_path) == [dead]
+        assert sorted(folder.iterdir()) == sorted([living, *kept])
+        living.write_text("whole")
+    assert not is_being_written(folder / "base.h5")
+
+
+def test_of_two_writers_one_stops_and_the_other_is_not_disturbed(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with new_file(path) as first:
+        first.write_text("first")
+        with pytest.raises(StoreError, match="file is being written by another process: wait until"), new_file(path):
+            pytest.fail("two writers")
+        assert first.read_text() == "first"
+    assert path.read_text() == "first"
+    with pytest.raises(StoreError, match="file was made by another process meanwhile"), new_file(path, replace=False):
+        pytest.fail("a run is written once")
+    assert [*tmp_path.iterdir()] == [path]

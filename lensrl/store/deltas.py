@@ -1,0 +1,255 @@
+"""Writing a model's weight deltas, block by block, and reading them back exactly.
+
+Deltas are most of a run file. They lie in it as one piece each (contiguous, unless the recipe asks for compression),
+so that reading them is as fast as the disk, and their place is known before their bytes are: HDF5 lays them out, then
+two threads write the numbers into place, and read them back. Only blocks of about a MiB are ever held in memory,
+however large the model is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+from jaxtyping import Float32
+
+from lensrl.errors import Damaged, StoreError
+from lensrl.store.exact import Delta, Scratch, add, count_changed, flat, same_bits, subtract
+from lensrl.store.hdf5 import (
+    CHUNK_BYTES,
+    Compression,
+    axis,
+    chunk_shape,
+    create,
+    create_contiguous,
+    create_empty,
+    dataset_at,
+    has,
+    read_array,
+)
+from lensrl.store.seal import Seal, dataset_holds
+
+THREADS = 2
+PIECE = 1 << 13  # entries squared at a time: they stay in the cache, and BLAS does not start threads for so few
+
+Weights = Mapping[str, Float32[np.ndarray, "..."]]
+
+
+class Parameter(NamedTuple):
+    """A parameter of the base: where it lives in the model, how many entries it has, its Frobenius norm."""
+
+    name: str
+    part: str  # "0" ... "n-1", embed, final_norm, lm_head
+    inner: str  # its name inside its layer; its full name outside the layers
+    component: str  # attn, mlp, norm; empty outside the layers
+    size: int
+    norm: float
+
+
+class Change(NamedTuple):
+    """How far a parameter moved: the Frobenius norm of its delta, and how many entries changed a bit."""
+
+    norm: float
+    changed: int
+
+
+class _Written(NamedTuple):
+    change: Change
+    where: np.ndarray
+    value: np.ndarray
+
+
+def write_deltas(
+    root: h5py.Group,
+    path: Path,
+    parameters: Sequence[Parameter],
+    before: Weights,
+    after: Weights,
+    compression: Compression,
+) -> list[Change]:
+    """Write `deltas` and `repairs` below `root`, a group of the open file at `path`; one Change per parameter.
+
+    A parameter that did not change takes no space. Raises StoreError when weights are not finite.
+    """
+    deltas = root.create_group("deltas")
+    moved = [p for p in parameters if not unchanged(before[p.name], after[p.name])]
+    datasets = [_create(deltas, parameter, after[parameter.name].shape, compression) for parameter in moved]
+    place = os.open(path, os.O_WRONLY)
+    try:
+        with ThreadPoolExecutor(THREADS) as pool:
+
+            def write(parameter: Parameter, dataset: h5py.Dataset) -> _Written:
+                return _write_delta(place, dataset, parameter.name, before[parameter.name], after[parameter.name])
+
+            written = dict(zip((p.name for p in moved), pool.map(write, moved, datasets), strict=True))
+    finally:
+        os.close(place)
+    for parameter in moved:
+        _, where, value = written[parameter.name]
+        if where.size:
+            repairs = root.require_group(f"repairs/{parameter.part}/{parameter.inner}")
+            length = f"repair_{where.size}"
+            axis(root.file, length, where.size)
+            create(repairs, "where", where, [length])
+            create(repairs, "value", value, [length])
+    return [written[p.name].change if p.name in written else Change(0.0, 0) for p in parameters]
+
+
+def _create(deltas: h5py.Group, parameter: Parameter, shape: tuple[int, ...], compression: Compression) -> h5py.Dataset:
+    axes, group, dtype = _axes(deltas.file, shape), deltas.require_group(parameter.part), np.dtype(np.float32)
+    if compression == "none" and shape:  # HDF5 gives a single number no place before its bytes
+        dataset = create_contiguous(group, parameter.inner, shape, dtype, axes)
+    else:
+        dataset = create_empty(group, parameter.inner, shape, dtype, axes, compression)
+    dataset.attrs["parameter"] = parameter.name
+    return dataset
+
+
+def _write_delta(place: int, dataset: h5py.Dataset, name: str, before: np.ndarray, after: np.ndarray) -> _Written:
+    offset = dataset.id.get_offset() if dataset.chunks is None and dataset.shape else None
+    scratch = Scratch(CHUNK_BYTES // after.itemsize)
+    square, changed, where, value = 0.0, 0, [], []
+    for block in _blocks(before, after):
+        try:
+            change = subtract(block.before, block.after, scratch)
+        except StoreError as error:
+            raise StoreError(f"{name}: {error}") from None
+        if offset is not None:
+            _write_at(place, change.delta, offset + change.delta.itemsize * block.start)
+        else:
+            dataset[block.selection] = change.delta.reshape([s.stop - s.start for s in block.selection])
+        changed += count_changed(block.before, block.after, scratch)
+        square += sum_of_squares(change.delta)
+        if change.where.size:
+            where.append(change.where + block.start)
+            value.append(change.value)
+    nothing = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
+    return _Written(
+        Change(math.sqrt(square), changed), np.concatenate(where or nothing[0]), np.concatenate(value or nothing[1])
+    )
+
+
+def read_delta(root: h5py.Group, part: str, inner: str, seal: Seal | None = None) -> Delta:
+    """A stored delta with its repairs. Raises Damaged when its bytes are not those that `seal` says."""
+    dataset = dataset_at(root, f"deltas/{part}/{inner}")
+    extent = None if seal is None else seal.datasets.get(str(dataset.name).lstrip("/"))
+    if extent is not None and not dataset_holds(Path(dataset.file.filename), extent):
+        raise Damaged(f"its sha256 is not that of {dataset.name}")
+    repairs = f"repairs/{part}/{inner}"
+    where, value = (
+        (read_array(root, f"{repairs}/where"), read_array(root, f"{repairs}/value"))
+        if has(root, repairs)
+        else (np.empty(0, np.int64), np.empty(0, np.float32))
+    )
+    if where.shape != value.shape or (where.size and not (where.min() >= 0 and where.max() < dataset.size)):
+        raise ValueError(f"{repairs} does not fit {dataset.name}")
+    return Delta(dataset[...], where, value)
+
+
+def check_deltas(root: h5py.Group, parameters: Sequence[Parameter], before: Weights, after: Weights) -> dict[str, str]:
+    """Read back what was written, and hash it. Returns sha256 by dataset name, for what lies in one piece.
+
+    Raises StoreError when base + delta is not the trained weights bit for bit.
+    """
+    path = Path(root.file.filename)
+    with ThreadPoolExecutor(THREADS) as pool:
+
+        def check(parameter: Parameter) -> tuple[str, str | None]:
+            old, new = before[parameter.name], after[parameter.name]
+            return _check_delta(root, path, parameter, old, new)
+
+        return {name: digest for name, digest in pool.map(check, parameters) if digest is not None}
+
+
+def _check_delta(
+    root: h5py.Group, path: Path, parameter: Parameter, before: np.ndarray, after: np.ndarray
+) -> tuple[str, str | None]:
+    name, digest = f"{parameter.part}/{parameter.inner}", None
+    if not has(root, f"deltas/{name}"):
+        exact = unchanged(before, after)
+    else:
+        dataset, repairs = dataset_at(root, f"deltas/{name}"), f"repairs/{name}"
+        where = read_array(root, f"{repairs}/where") if has(root, repairs) else np.empty(0, np.int64)
+        value = read_array(root, f"{repairs}/value") if has(root, repairs) else np.empty(0, np.float32)
+        offset = dataset.id.get_offset() if dataset.chunks is None else None
+        digest = hashlib.sha256() if offset is not None else None
+        exact, scratch = True, Scratch(CHUNK_BYTES // after.itemsize)
+        with path.open("rb", buffering=0) as file:
+            for block in _blocks(before, after):
+                if offset is None or digest is None:
+                    delta = dataset[block.selection].reshape(-1)
+                else:
+                    delta = scratch.delta[: block.after.size]
+                    file.seek(offset + delta.itemsize * block.start)
+                    exact = exact and file.readinto(delta) == delta.nbytes
+                    digest.update(delta)
+                here = slice(*np.searchsorted(where, (block.start, block.stop)))
+                change = Delta(delta, where[here] - block.start, value[here])
+                exact = exact and same_bits(add(block.before, change, scratch), block.after, scratch)
+        name = str(dataset.name).lstrip("/")
+    if not exact:
+        raise StoreError(f"{parameter.name}: base + delta is not the trained weight; the run is not kept")
+    return name, None if digest is None else digest.hexdigest()
+
+
+def frobenius(array: Float32[np.ndarray, "..."]) -> float:
+    """Frobenius norm, accumulated in float64."""
+    return math.sqrt(sum_of_squares(flat(array)))
+
+
+def sum_of_squares(array: Float32[np.ndarray, " entry"]) -> float:
+    """The sum of squares in float64."""
+    total, scratch = 0.0, np.empty(PIECE)
+    for start in range(0, array.size, PIECE):
+        piece = scratch[: min(PIECE, array.size - start)]
+        np.copyto(piece, array[start : start + piece.size])
+        total += float(piece @ piece)
+    return total
+
+
+def unchanged(before: Float32[np.ndarray, "..."], after: Float32[np.ndarray, "..."]) -> bool:
+    """Whether two arrays agree in every bit, stopping at the first block that does not."""
+    return before is after or all(same_bits(block.before, block.after) for block in _blocks(before, after))
+
+
+class _Block(NamedTuple):
+    """A run of two arrays in row-major order: where it is, flat and as a selection, and what is there, flat."""
+
+    start: int
+    stop: int
+    selection: tuple[slice, ...]
+    before: np.ndarray
+    after: np.ndarray
+
+
+def _blocks(before: np.ndarray, after: np.ndarray) -> Iterator[_Block]:
+    flat_before, flat_after = flat(before), flat(after)
+    chunk = chunk_shape(after.shape, after.itemsize) if after.size else (1,) * after.ndim
+    stop = 0
+    for corner in np.ndindex(*(-(-n // c) for n, c in zip(after.shape, chunk, strict=True))):
+        edges = zip(corner, chunk, after.shape, strict=True)
+        selection = tuple(slice(i * c, min(n, (i + 1) * c)) for i, c, n in edges)
+        start, stop = stop, stop + math.prod(s.stop - s.start for s in selection)
+        yield _Block(start, stop, selection, flat_before[start:stop], flat_after[start:stop])
+
+
+def _axes(file: h5py.File, shape: tuple[int, ...]) -> list[str]:
+    kinds = {1: ["entry"], 2: ["row", "column"]}.get(len(shape)) or [f"axis{i}" for i in range(len(shape))]
+    names = [f"{kind}_{length}" for kind, length in zip(kinds, shape, strict=True)]
+    for name, length in zip(names, shape, strict=True):
+        axis(file, name, length)
+    return names
+
+
+def _write_at(place: int, data: np.ndarray, offset: int) -> None:
+    rest = memoryview(data).cast("B")
+    while rest:
+        written = os.pwrite(place, rest, offset)
+        rest, offset = rest[written:], offset + written

@@ -1,0 +1,162 @@
+"""Arrays that are read when they are sliced, and the mappings that hold them."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import h5py
+import numpy as np
+
+from lensrl.errors import did_you_mean
+from lensrl.layers import OUTSIDE
+from lensrl.store.deltas import read_delta
+from lensrl.store.exact import Delta
+from lensrl.store.hdf5 import attribute, dataset_at, group_at, has, located, members, read_array, read_strings
+from lensrl.store.seal import Seal
+
+
+class LazyArray:
+    """An array in a run file: `.shape` and `.dtype` are known, `[...]` and slices read just what they name.
+
+    What lies in the file in one piece (weight deltas that are not compressed) is read as it is stored. `lensrl verify`,
+    and everything in lensrl that computes with deltas, compares it with the file's seal first.
+    """
+
+    def __init__(self, dataset: h5py.Dataset) -> None:
+        self._dataset = dataset
+        self.name = str(dataset.name).lstrip("/")
+        self.shape: tuple[int, ...] = dataset.shape
+        self.dtype: np.dtype = dataset.dtype
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+    def __getitem__(self, key: Any) -> Any:
+        with located(self._dataset, self.name):
+            offset = self._dataset.id.get_offset() if self._dataset.chunks is None else None
+            if offset is None or not self.shape or not (key is Ellipsis or isinstance(key, slice | int)):
+                return self._dataset[key]
+            # One read of whole rows into the array: HDF5 takes twice as long, by way of its own buffers.
+            first, last, _ = (key if isinstance(key, slice) else slice(None)).indices(self.shape[0])
+            if isinstance(key, int) or (isinstance(key, slice) and key.step not in (None, 1)) or last <= first:
+                return self._dataset[key]
+            rows = np.empty((last - first, *self.shape[1:]), self.dtype)
+            row = self.nbytes // self.shape[0]
+            read = os.preadv(self._dataset.file.id.get_vfd_handle(), [rows], offset + first * row)
+            if read != rows.nbytes:
+                raise OSError("the file ends within it")
+            return rows
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[...], dtype)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        return f"<{self.name}: {self.dtype} {self.shape}, unread>"
+
+
+class Deltas(Mapping[int | str, "PartDeltas"]):
+    """Part (a layer's number, `embed`, `final_norm`, `lm_head`) -> its deltas. Parts that did not change are absent.
+
+    `root` is where in the file the deltas are: `/`, or `/snapshots/15` for those of step 15.
+    """
+
+    def __init__(self, file: h5py.File, n_layers: int, seal: Seal | None, root: str = "/") -> None:
+        self._file = file
+        self._n_layers = n_layers
+        self._seal = seal
+        self._root = root
+        self._path = f"{root.rstrip('/')}/deltas".lstrip("/")
+
+    def __getitem__(self, part: int | str) -> PartDeltas:
+        if str(part) in self._parts() or (isinstance(part, int) and 0 <= part < self._n_layers) or part in OUTSIDE:
+            return PartDeltas(str(part), self._datasets(str(part)), self._frobenius)
+        raise KeyError(f"no part {part!r}{did_you_mean(str(part), map(str, self))}")
+
+    def exact(self, part: int | str) -> dict[str, tuple[str, Delta]]:
+        """Inner name -> (full parameter name, delta with what makes base + delta exact), checked against the seal."""
+        where = f"{self._path}/{part}"
+        with located(self._file, where):
+            root = group_at(self._file, self._root)
+            return {
+                inner: (str(attribute(dataset, "parameter")), read_delta(root, str(part), inner, self._seal))
+                for inner, dataset in self._datasets(str(part)).items()
+            }
+
+    def _frobenius(self, part: str) -> float:
+        """The Frobenius norm of a part's deltas together, from the table that was written with them."""
+        table = "parameters" if self._root == "/" else self._root
+        with located(self._file, table):
+            parts = np.array(read_strings(self._file, "parameters/part"))
+            return float(np.linalg.norm(read_array(self._file, f"{table}/norm")[parts == part]))
+
+    def _datasets(self, part: str) -> dict[str, h5py.Dataset]:
+        """Inner name -> dataset, unread."""
+        if part not in self._parts():
+            return {}
+        with located(self._file, f"{self._path}/{part}"):
+            group = group_at(self._file, f"{self._path}/{part}")
+            return {inner: dataset_at(group, inner) for inner in members(group)}
+
+    def __iter__(self) -> Iterator[int | str]:
+        for part in sorted(self._parts(), key=lambda p: (not p.isdecimal(), int(p) if p.isdecimal() else 0, p)):
+            yield int(part) if part.isdecimal() else part
+
+    def __len__(self) -> int:
+        return len(self._parts())
+
+    def __repr__(self) -> str:
+        return f"<Deltas of {', '.join(map(str, self)) or 'nothing'}>"
+
+    def _ipython_key_completions_(self) -> list[Any]:
+        return list(self)
+
+    def _parts(self) -> list[str]:
+        with located(self._file, self._path):
+            return members(group_at(self._file, self._path)) if has(self._file, self._path) else []
+
+
+class PartDeltas(Mapping[str, LazyArray]):
+    """Parameter -> lazy array of its delta."""
+
+    def __init__(self, part: str, datasets: dict[str, h5py.Dataset], norm: Callable[[str], float]) -> None:
+        self._part = part
+        self._datasets = datasets
+        self._norm = norm
+
+    @property
+    def frobenius(self) -> float:
+        """The Frobenius norm of all of the part's deltas together."""
+        return self._norm(self._part)
+
+    def __getitem__(self, name: str) -> LazyArray:
+        if name in self._datasets:
+            return LazyArray(self._datasets[name])
+        raise KeyError(f"no delta of {name!r} in part {self._part}{did_you_mean(name, self._datasets)}")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._datasets)
+
+    def __len__(self) -> int:
+        return len(self._datasets)
+
+    def __repr__(self) -> str:
+        lines = [f"  {name}: {dataset.dtype} {dataset.shape}" for name, dataset in self._datasets.items()]
+        return "\n".join([f"<deltas of part {self._part}: {len(lines)} parameters>", *lines])
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self)

@@ -1,0 +1,157 @@
+"""`verify`: is every file what was written?
+
+A file's bytes are compared with its seal without HDF5 having to parse them. Only a file whose bytes are all as they
+were written, or an old one that has no seal, is then read through HDF5 and compared with the format; and since a
+forged file might crash that library, it is read in a child process, whose death is reported like any other damage.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, Queue
+from threading import Thread
+from typing import IO
+
+import h5py
+
+from lensrl.errors import Damaged, LensrlError, StoreError, TooNew, Unfinished, reason
+from lensrl.store.atomic import is_being_written
+from lensrl.store.hdf5 import DAMAGE, open_for_reading
+from lensrl.store.layout import check_layout
+from lensrl.store.patch import PATCH_FORMAT, PATCH_VERSION, read_patch
+from lensrl.store.run import Run
+from lensrl.store.seal import damaged_datasets, read_seal, structure_holds
+from lensrl.store.write import RUN_FORMAT, RUN_VERSION
+
+VERSIONS = {RUN_FORMAT: RUN_VERSION, PATCH_FORMAT: PATCH_VERSION}
+SECONDS = 30  # for a small file
+BYTES_PER_SECOND = 20 << 20  # a slow disk
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`status` is `good`, `damaged`, `unfinished` or `too new`; `where` says what is wrong, and where."""
+
+    path: Path
+    status: str
+    where: str = ""
+
+
+def verify(path: str | Path) -> Iterator[Verdict]:
+    """Check one file, or every file of a study or of a folder of studies; partial files count as unfinished.
+
+    Raises LensrlError when there is nothing to check.
+    """
+    path = Path(path)
+    if path.is_dir():
+        files = sorted(path.rglob("*.h5"))
+        partial = sorted(path.rglob(".*.partial"))
+    else:
+        files, partial = [path], []
+        if not path.exists():
+            raise LensrlError(f"no file at {path}")
+    if not files and not partial:
+        raise LensrlError(f"{path} holds no HDF5 files; studies are made by lensrl run")
+    yield from _in_children(files)
+    for part in partial:
+        final = part.with_name(part.name.removeprefix(".").removesuffix(".partial"))
+        living = is_being_written(final)
+        yield Verdict(
+            part, "unfinished", "being written" if living else "its process was killed; lensrl run removes it"
+        )
+
+
+def check_file(path: Path) -> Verdict:
+    """Check one file in this process."""
+    try:
+        seal = read_seal(path)
+        if seal is not None and seal.format_version <= VERSIONS.get(seal.format, seal.format_version):
+            damaged = damaged_datasets(path, seal)
+            if not structure_holds(path, seal):
+                damaged.append("its structure (headers, names, attributes)")
+            if damaged:
+                return Verdict(path, "damaged", ", ".join(damaged))
+        _check_format(path)
+    except TooNew as error:
+        return Verdict(path, "too new", str(error))
+    except Unfinished as error:
+        return Verdict(path, "unfinished", str(error))
+    except StoreError as error:
+        return Verdict(path, "damaged", str(error))
+    except DAMAGE as error:
+        return Verdict(path, "damaged", f"not as the format says: {reason(error)}")
+    return Verdict(path, "good", "" if seal is not None else "format version 1: no seal, only HDF5's own checksums")
+
+
+def _check_format(path: Path) -> None:
+    seal = read_seal(path)
+    format = seal.format if seal is not None else _format(path)
+    with open_for_reading(
+        path, format if format in VERSIONS else RUN_FORMAT, VERSIONS.get(format, RUN_VERSION)
+    ) as file:
+        check_layout(file)
+    if format == PATCH_FORMAT:
+        read_patch(path)
+        return
+    with Run(path) as run:
+        if run.has_scores and abs(run.score - run.item_score()) > 1e-9:
+            raise Damaged(f"{path} says the score {run.score}; its items have {run.item_score()}")
+
+
+def _format(path: Path) -> str:
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return str(file.attrs.get("format"))
+    except DAMAGE as error:
+        raise Damaged(f"does not open as HDF5 ({reason(error)})") from None
+
+
+def _in_children(files: Sequence[Path]) -> Iterator[Verdict]:
+    """One child reads file after file; when it dies or hangs, the file it was at is damaged and another goes on."""
+    todo = list(files)
+    while todo:
+        child = subprocess.Popen(
+            [sys.executable, "-c", "from lensrl.store.verify import _child; _child()"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+        assert child.stdin is not None
+        assert child.stdout is not None
+        lines: Queue[str] = Queue()
+        Thread(target=_pump, args=(child.stdout, lines), daemon=True).start()
+        try:
+            while todo:
+                child.stdin.write(json.dumps(str(todo[0].absolute())) + "\n")
+                child.stdin.flush()
+                line = lines.get(timeout=SECONDS + todo[0].stat().st_size / BYTES_PER_SECOND)
+                if not line:
+                    break
+                yield Verdict(todo.pop(0), **json.loads(line))
+        except Empty:
+            yield Verdict(todo.pop(0), "damaged", "reading it does not end")
+        except BrokenPipeError:
+            pass
+        else:
+            if todo:
+                yield Verdict(todo.pop(0), "damaged", "reading it crashes the HDF5 library")
+        finally:
+            child.kill()
+            child.wait()
+            child.stdin.close()
+
+
+def _pump(stream: IO[str], lines: Queue[str]) -> None:
+    for line in stream:
+        lines.put(line)
+    lines.put("")
+    stream.close()
+
+
+def _child() -> None:
+    for line in sys.stdin:
+        verdict = check_file(Path(json.loads(line)))
+        print(json.dumps({"status": verdict.status, "where": verdict.where}), flush=True)
