@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from lensrl.patching.patch import patch
     from lensrl.recipe import load_recipe
     from lensrl.report.page import write_report
+    from lensrl.store.listing import runs
     from lensrl.store.run import Run, open_run
     from lensrl.store.study import Study, open_study
+    from lensrl.store.verify import verify
     from lensrl.study import run_study
 
 __version__ = "0.1.0"
@@ -35,6 +37,8 @@ _HOMES = {
     "patch": "lensrl.patching.patch",
     "predictors": "lensrl.bottleneck",
     "run_study": "lensrl.study",
+    "runs": "lensrl.store.listing",
+    "verify": "lensrl.store.verify",
     "write_report": "lensrl.report.page",
 }
 
@@ -49,6 +53,8 @@ __all__ = [
     "patch",
     "predictors",
     "run_study",
+    "runs",
+    "verify",
     "write_report",
 ]
 

@@ -18,9 +18,10 @@ from lensrl.patching.bridge import capture, probe_set
 from lensrl.patching.graft import check_base
 from lensrl.plan import RunSpec, Watcher
 from lensrl.recipe import Recipe
-from lensrl.rl import train
-from lensrl.store.atomic import new_file
+from lensrl.rl import Snapshots, train
+from lensrl.store.atomic import new_file, removed_at_end, scratch_folder
 from lensrl.store.deltas import Parameter, frobenius
+from lensrl.store.hdf5 import compression_plugin
 from lensrl.store.provenance import provenance
 from lensrl.store.run import Run
 from lensrl.store.write import Header, Probe, ScoreArrays, write_run
@@ -31,6 +32,8 @@ class Workshop:
     """What all runs of a study share: the pristine base, the task and the held-out items."""
 
     def __init__(self, recipe: Recipe, *, study: str) -> None:
+        if recipe.store.compression != "none":
+            compression_plugin()  # missed now, not after an hour of training
         self.recipe = recipe
         self.study = study
         self.task = load_task(recipe)
@@ -49,7 +52,7 @@ class Workshop:
 
         Nothing is written when a frozen parameter has moved.
         """
-        with new_file(path, replace=False) as partial:
+        with new_file(path, replace=False) as partial, removed_at_end(scratch_folder(partial)):
             if spec.name == BASE:
                 self._make_base(spec, partial, watcher)
             else:
@@ -63,21 +66,25 @@ class Workshop:
 
     def _make_trained(self, spec: RunSpec, path: Path, watcher: Watcher) -> None:
         base, recipe = self.base, self.recipe
+        snapshots = Snapshots(scratch_folder(path), set(recipe.snapshot_steps) - {recipe.rl.steps})
         training = train(
             base, self.task, recipe, layers=spec.layers, seed=spec.seed, device=self.device,
-            on_step=lambda curve: watcher.stepped(spec, curve),
+            on_step=lambda curve: watcher.stepped(spec, curve), snapshots=snapshots,
         )  # fmt: skip
         header = replace(self._header(spec), status=training.status, reason=training.reason)
         if training.status == "diverged":  # its weights are not numbers: the curve is all there is to keep
             write_run(path, header, self.parameters, self.before, training=training.curve.arrays())
             return
+        kept = snapshots.weights(self.before)
+        ended = {len(training.curve)} & set(recipe.snapshot_steps)
+        header = replace(header, snapshots=sorted({*kept, *ended}))
         weights = {name: p.detach().cpu() for name, p in training.model.named_parameters()}
         curve = training.curve
         del training  # on a GPU the trained model would stand beside its copies
         scores, probe, activations = self._measure(spec, weights, watcher)
         write_run(
             path, header, self.parameters, self.before,
-            after={name: tensor.numpy() for name, tensor in weights.items()},
+            after={name: tensor.numpy() for name, tensor in weights.items()}, snapshots=kept,
             training=curve.arrays(), scores=scores, probe=probe, activations=activations,
         )  # fmt: skip
 
@@ -109,6 +116,7 @@ class Workshop:
             fingerprint=self.base.fingerprint,
             n_layers=n_layers,
             recipe=self.recipe.model_dump_json(),
+            compression=self.recipe.store.compression,
             provenance=provenance(
                 device=hardware,
                 dtypes={

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Protocol
 from lensrl.errors import LensrlError
 from lensrl.layers import BASE, FULL, layer_run, parse_layers, run_layer
 from lensrl.recipe import Recipe
-from lensrl.store.run import Run
 
 if TYPE_CHECKING:
     from lensrl.rl import TrainingCurve
+    from lensrl.store.run import Run
 
 
 @dataclass(frozen=True)

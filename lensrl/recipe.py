@@ -99,6 +99,8 @@ class Store(_Table):
     """What a run file keeps beside scores, curves and deltas."""
 
     probe_items: PositiveInt = 32  # held-out items whose prompt and reference make the probe set
+    snapshots: list[Share] = []  # shares of the budget after which the deltas are kept: [0.25, 0.5, 1.0]
+    compression: Literal["none", "blosc2-zstd"] = "none"  # of deltas and activations; reading then needs hdf5plugin
 
 
 class Recipe(_Table):
@@ -126,6 +128,11 @@ class Recipe(_Table):
     @property
     def evaluation_tokens(self) -> int:
         return self.evaluation.max_completion_tokens or self.rl.max_completion_tokens
+
+    @property
+    def snapshot_steps(self) -> list[int]:
+        """The steps after which the deltas are kept."""
+        return sorted({max(1, round(share * self.rl.steps)) for share in self.store.snapshots})
 
     def conflict(self, other: Recipe) -> str | None:
         """The first setting in which two recipes measure different things, or None.

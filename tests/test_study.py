@@ -10,7 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import torch
@@ -23,6 +22,7 @@ from lensrl.recipe import Recipe
 from lensrl.store.run import Run
 from lensrl.store.study import Study
 from tests.conftest import SMALL
+from tests.reseal import resealed
 
 
 class Names(NoWatcher):
@@ -128,7 +128,7 @@ def test_another_base_model_under_the_same_name_is_refused(copied: Path, monkeyp
 
 
 def test_a_run_of_another_base_is_not_taken_for_one_of_this_study(copied: Path) -> None:
-    with h5py.File(copied / "layer-3.seed-0.h5", "r+") as file:
+    with resealed(copied / "layer-3.seed-0.h5") as file:
         file.attrs["fingerprint"] = "0" * 64
     with open_study(copied) as study:
         rows = study.contributions().set_index("layer")

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from lensrl import LensrlError, __version__
-from lensrl_cli import contribution, correlate, patch, report, run
+from lensrl_cli import contribution, correlate, patch, report, run, show, verify
 
 app = typer.Typer(
     add_completion=False,
@@ -20,6 +20,8 @@ app.command("contribution")(contribution.contribution)
 app.command("patch")(patch.patch)
 app.command("correlate")(correlate.correlate)
 app.command("report")(report.report)
+app.command("show")(show.show_path)
+app.command("verify")(verify.verify_path)
 
 
 @app.callback(invoke_without_command=True)

@@ -57,7 +57,12 @@ def p_value(p: float) -> str:
 
 def note(text: str, style: str = "") -> None:
     """A line under a table: folded between words in a terminal, whole in a pipe, and never read as markup."""
-    console.print(Text(text, style=style), soft_wrap=not console.is_terminal)
+    console.print(Text(plain(text), style=style), soft_wrap=not console.is_terminal)
+
+
+def plain(text: str) -> str:
+    """Text from a file without what would steer the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def print_json(rows: list[dict[Any, Any]]) -> None:
@@ -87,7 +92,7 @@ def show(title: str, columns: Mapping[str, str], rows: Sequence[Mapping[str, str
     for heading, justify in columns.items():
         table.add_column(heading, justify=justify, no_wrap=justify == "right")  # type: ignore[arg-type]
     for row in rows:
-        table.add_row(*(Text(row.get(heading, "")) for heading in columns))
+        table.add_row(*(Text(plain(row.get(heading, ""))) for heading in columns))
     console.print(table)
 
 

@@ -33,6 +33,7 @@ from lensrl.evaluate import references, stop_tokens
 from lensrl.models import Base
 from lensrl.recipe import Recipe
 from lensrl.rl.recorder import Collapsed, Diverged, Recorder, TrainingCurve
+from lensrl.rl.snapshots import Snapshots
 from lensrl.tasks import Item, Task
 
 Status = Literal["completed", "collapsed", "diverged"]
@@ -58,6 +59,7 @@ def train(
     seed: int,
     device: str = "cpu",
     on_step: OnStep | None = None,
+    snapshots: Snapshots | None = None,
 ) -> Training:
     """Train a fresh copy of the base: all of it (`layers=None`) or the given layers, everything else frozen.
 
@@ -94,7 +96,7 @@ def train(
         )
         trainer.remove_callback(PrinterCallback)
         trainer.remove_callback(ProgressCallback)
-        trainer.add_callback(_Steps(recorder, on_step))
+        trainer.add_callback(_Steps(recorder, on_step, snapshots))
         try:
             trainer.train()
         except Collapsed as error:
@@ -173,12 +175,17 @@ class Trainer(GRPOTrainer):
 class _Steps(TrainerCallback):
     """Marks the beginning and end of each step for the recorder and for whoever watches."""
 
-    def __init__(self, recorder: Recorder, on_step: OnStep | None) -> None:
+    def __init__(self, recorder: Recorder, on_step: OnStep | None, snapshots: Snapshots | None) -> None:
         self._recorder = recorder
         self._on_step = on_step
+        self._snapshots = snapshots
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._recorder.step_begins()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        if self._snapshots is not None:
+            self._snapshots.after(state.global_step, model)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if logs and "loss" in logs:  # the summary at the end of training has none

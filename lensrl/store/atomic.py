@@ -13,6 +13,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -64,6 +65,20 @@ def partial_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
 
 
+def scratch_folder(partial: Path) -> Path:
+    """A folder for what the writer of a partial file needs meanwhile; litter when the partial file is."""
+    return partial.with_suffix(".scratch")
+
+
+@contextmanager
+def removed_at_end(folder: Path) -> Iterator[None]:
+    """Remove a folder that may have been made inside the block."""
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def is_being_written(path: Path) -> bool:
     """Whether a living process is writing `path`."""
     try:
@@ -78,6 +93,9 @@ def is_being_written(path: Path) -> bool:
 def remove_litter(folder: Path) -> list[Path]:
     """Remove partial files below `folder` that no living process holds. Returns what was removed."""
     removed = []
+    for scratch in folder.rglob(".*.scratch"):
+        if not is_being_written(scratch.with_name(scratch.stem.removeprefix("."))):
+            shutil.rmtree(scratch, ignore_errors=True)
     for partial in folder.rglob(".*.partial"):
         with suppress(FileNotFoundError):  # its writer was quicker
             claim = _claim(partial, os.O_RDONLY)

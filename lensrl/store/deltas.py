@@ -95,15 +95,14 @@ def write_deltas(
         _, where, value = written[parameter.name]
         if where.size:
             repairs = root.require_group(f"repairs/{parameter.part}/{parameter.inner}")
-            length = f"repair_{where.size}"
-            axis(root.file, length, where.size)
-            create(repairs, "where", where, [length])
-            create(repairs, "value", value, [length])
+            axis(repairs, "repair", where.size)
+            create(repairs, "where", where, ["repair"])
+            create(repairs, "value", value, ["repair"])
     return [written[p.name].change if p.name in written else Change(0.0, 0) for p in parameters]
 
 
 def _create(deltas: h5py.Group, parameter: Parameter, shape: tuple[int, ...], compression: Compression) -> h5py.Dataset:
-    axes, group, dtype = _axes(deltas.file, shape), deltas.require_group(parameter.part), np.dtype(np.float32)
+    axes, group, dtype = _axes(deltas, shape), deltas.require_group(parameter.part), np.dtype(np.float32)
     if compression == "none" and shape:  # HDF5 gives a single number no place before its bytes
         dataset = create_contiguous(group, parameter.inner, shape, dtype, axes)
     else:
@@ -188,8 +187,8 @@ def _check_delta(
                 else:
                     delta = scratch.delta[: block.after.size]
                     file.seek(offset + delta.itemsize * block.start)
-                    exact = exact and file.readinto(delta) == delta.nbytes
-                    digest.update(delta)
+                    exact = exact and file.readinto(delta.data) == delta.nbytes
+                    digest.update(delta.data)
                 here = slice(*np.searchsorted(where, (block.start, block.stop)))
                 change = Delta(delta, where[here] - block.start, value[here])
                 exact = exact and same_bits(add(block.before, change, scratch), block.after, scratch)
@@ -240,16 +239,16 @@ def _blocks(before: np.ndarray, after: np.ndarray) -> Iterator[_Block]:
         yield _Block(start, stop, selection, flat_before[start:stop], flat_after[start:stop])
 
 
-def _axes(file: h5py.File, shape: tuple[int, ...]) -> list[str]:
+def _axes(deltas: h5py.Group, shape: tuple[int, ...]) -> list[str]:
     kinds = {1: ["entry"], 2: ["row", "column"]}.get(len(shape)) or [f"axis{i}" for i in range(len(shape))]
     names = [f"{kind}_{length}" for kind, length in zip(kinds, shape, strict=True)]
     for name, length in zip(names, shape, strict=True):
-        axis(file, name, length)
+        axis(deltas, name, length)
     return names
 
 
 def _write_at(place: int, data: np.ndarray, offset: int) -> None:
-    rest = memoryview(data).cast("B")
+    rest = data.data.cast("B")
     while rest:
         written = os.pwrite(place, rest, offset)
         rest, offset = rest[written:], offset + written

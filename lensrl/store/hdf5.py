@@ -1,7 +1,8 @@
 """The few HDF5 habits that every lensrl file shares: one way to open, one way to reach a dataset, labelled axes.
 
-An axis is a dimension scale at the file's root, so that a viewer (or xarray through h5netcdf) shows names instead of
-numbers. Strings are fixed-length UTF-8. Tables are chunked, with a fletcher32 checksum that HDF5 checks on reading.
+An axis is a dimension scale, at the file's root or in the group that it is for, so that a viewer (or xarray through
+h5netcdf) shows names instead of numbers. Strings are fixed-length UTF-8. Tables are chunked, with a fletcher32 checksum
+that HDF5 checks on reading.
 
 A file may come from anywhere, so nothing in it is followed out of it (links, external storage, virtual datasets), no
 object is unpickled, and what a dataset declares is compared with what is stored before memory is asked for.
@@ -52,7 +53,7 @@ def open_for_reading(path: Path, expected: str, version: int) -> h5py.File:
                 attribute(file, n) if n in file.attrs else None for n in ("format", "format_version")
             )
             _check_kind(path, found, found_version, expected, version)
-            if seal is None and found_version >= SEALED_SINCE:
+            if seal is None and int(found_version or 0) >= SEALED_SINCE:
                 raise Unfinished(
                     f"{path} has no seal: its writing did not end, or another program changed it; delete it and run "
                     f"again"
@@ -112,11 +113,11 @@ class _Disk(io.FileIO):
             return 0
 
 
-def axis(file: h5py.File, name: str, labels: Sequence[Any] | np.ndarray | int) -> None:
-    """Make the axis `name` with the given labels, or with 0, 1, ... for a length."""
-    if name not in file:
+def axis(group: h5py.Group, name: str, labels: Sequence[Any] | np.ndarray | int) -> None:
+    """Make the axis `name` with the given labels, or with 0, 1, ... for a length, for all that is below `group`."""
+    if name not in group:
         values = np.arange(labels, dtype=np.int32) if isinstance(labels, int) else labels
-        dataset = create(file, name, values)
+        dataset = create(group, name, values)
         dataset.make_scale(name)
 
 
@@ -144,7 +145,7 @@ def create_empty(
     if math.prod(shape) and shape:
         filters = {"chunks": chunk_shape(shape, dtype.itemsize), "fletcher32": True, "fill_time": "never"}
         if compression == "blosc2-zstd":
-            filters |= _plugin().Blosc2("zstd", filters=_plugin().Blosc2.BITSHUFFLE)
+            filters |= compression_plugin().Blosc2("zstd", filters=compression_plugin().Blosc2.BITSHUFFLE)
     made = group.create_dataset(name, shape, dtype, track_times=False, **filters)
     attach(made, axes)
     return made
@@ -163,8 +164,17 @@ def create_contiguous(
 
 
 def attach(dataset: h5py.Dataset, axes: Sequence[str]) -> None:
-    for dimension, axis_name in enumerate(axes):
-        dataset.dims[dimension].attach_scale(dataset.file[axis_name])
+    """Name the dimensions of a dataset: each after the axis in the nearest group above it, as in netCDF."""
+    for dimension, name in enumerate(axes):
+        group: Any = dataset.parent
+        while name not in group and group.name != "/":
+            group = group.parent
+        dataset.dims[dimension].attach_scale(group[name])
+
+
+def axis_names(dataset: h5py.Dataset) -> list[str]:
+    """The axis of each dimension; empty where there is none."""
+    return [str(scales[0].name).rpartition("/")[2] if len(scales) else "" for scales in dataset.dims]
 
 
 def encode_strings(data: Any) -> np.ndarray:
@@ -246,7 +256,7 @@ def check_dataset(dataset: h5py.Dataset) -> None:
         count = math.prod(-(-n // c) for n, c in zip(dataset.shape, dataset.chunks, strict=True))
         fine = dataset.id.get_num_chunks() == count and itemsize * math.prod(dataset.chunks) <= LARGEST_CHUNK
         if any(plan.get_filter(i)[0] == _BLOSC2 for i in range(plan.get_nfilters())):
-            _plugin()
+            compression_plugin()
             fine = fine and stored >= count * _LEAST_BLOSC2
         else:
             fine = fine and stored >= declared
@@ -266,7 +276,10 @@ def read_array(parent: h5py.Group, name: str) -> np.ndarray:
 
 def read_strings(parent: h5py.Group, name: str) -> list[str]:
     """A whole dataset of fixed-length UTF-8 strings."""
-    return [raw.decode() for raw in read_array(parent, name).tolist()]
+    found = read_array(parent, name)
+    if found.dtype.kind != "S" or found.ndim != 1:
+        raise ValueError(f"{name} holds {found.dtype} of shape {found.shape}, not texts in a row")
+    return [raw.decode() for raw in found.tolist()]
 
 
 def attribute(node: h5py.Group | h5py.Dataset, name: str) -> Any:
@@ -301,7 +314,7 @@ def check_tree(group: h5py.Group) -> list[str]:
             found = node_at(node, name)
             names.append(f"{prefix}{name}")
             if isinstance(found, h5py.Group):
-                address = h5py.h5o.get_info(found.id).addr
+                address = h5py.h5o.get_info(found.id).addr  # pyright: ignore[reportAttributeAccessIssue]
                 if address in seen:
                     raise ValueError(f"{prefix}{name} holds itself")
                 seen.add(address)
@@ -309,7 +322,8 @@ def check_tree(group: h5py.Group) -> list[str]:
     return names
 
 
-def _plugin() -> Any:
+def compression_plugin() -> Any:
+    """The package that compresses for HDF5. Raises LensrlError when it is not there."""
     try:
         import hdf5plugin  # registers the filter with HDF5
     except ImportError:

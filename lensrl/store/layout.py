@@ -10,7 +10,7 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
-from lensrl.store.hdf5 import attribute, check_tree, dataset_at, has
+from lensrl.store.hdf5 import attribute, axis_names, check_tree, dataset_at, has
 
 
 class Rule(NamedTuple):
@@ -30,7 +30,9 @@ _REPAIRS = r"(snapshots/\d+/)?repairs/(\d+|embed|final_norm|lm_head)/[^/]+"
 
 RULES = {
     "lensrl-run": _rules(
-        (r"layer|sample|token|feature|step|(row|column|entry|repair|axis\d+)_\d+", (), "i"),
+        (r"layer|sample|token|feature|step", (), "i"),
+        (r"((snapshots/\d+/)?deltas/)?(row|column|entry|repair|axis\d+)_\d+", (), "i"),  # in version 1 at the root
+        (_REPAIRS + "/repair", (), "i"),
         (r"outside|item|parameter", (), "S"),
         (r"scores/(score)", ("item", "sample"), "f"),
         (r"scores/(length)", ("item", "sample"), "i"),
@@ -106,16 +108,14 @@ def _check_dataset(dataset: h5py.Dataset, name: str, rules: Sequence[Rule]) -> N
         if len(dataset.shape) != 1 or not dataset.is_scale:
             raise ValueError(f"{name} is no axis")
     else:
-        found = [str(scales[0].name).lstrip("/") if len(scales) == 1 else "" for scales in dataset.dims]
+        found = axis_names(dataset)
         if rule.axes is None:
             fine = all(
                 re.fullmatch(rf"(row|column|entry|axis\d+)_{n}", a) for a, n in zip(found, dataset.shape, strict=True)
             )
-        elif rule.axes == ("repair",):
-            fine = len(found) == 1 and found[0] == f"repair_{dataset.shape[0]}"
         else:
-            fine = tuple(found) == rule.axes
-        if not fine or any(len(dataset.file[a]) != n for a, n in zip(found, dataset.shape, strict=True)):
+            fine = tuple(found) == rule.axes or found == [f"repair_{dataset.size}"]
+        if not fine or any(len(scales[0]) != n for scales, n in zip(dataset.dims, dataset.shape, strict=True)):
             raise ValueError(f"{name} has the axes {found} for the shape {dataset.shape}")
     for start in range(0, len(dataset) if dataset.shape else 0, _rows(dataset)):
         dataset[start : start + _rows(dataset)]

@@ -54,7 +54,7 @@ class LazyArray:
                 return self._dataset[key]
             rows = np.empty((last - first, *self.shape[1:]), self.dtype)
             row = self.nbytes // self.shape[0]
-            read = os.preadv(self._dataset.file.id.get_vfd_handle(), [rows], offset + first * row)
+            read = os.preadv(self._dataset.file.id.get_vfd_handle(), [rows.data], offset + first * row)
             if read != rows.nbytes:
                 raise OSError("the file ends within it")
             return rows
@@ -127,7 +127,8 @@ class Deltas(Mapping[int | str, "PartDeltas"]):
 
     def _parts(self) -> list[str]:
         with located(self._file, self._path):
-            return members(group_at(self._file, self._path)) if has(self._file, self._path) else []
+            found = members(group_at(self._file, self._path)) if has(self._file, self._path) else []
+            return [name for name in found if name.isdecimal() or name in OUTSIDE]  # the rest are axes
 
 
 class PartDeltas(Mapping[str, LazyArray]):

@@ -52,23 +52,23 @@ class Run:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._file = open_for_reading(self.path, RUN_FORMAT, RUN_VERSION)
+        self.file = open_for_reading(self.path, RUN_FORMAT, RUN_VERSION)
         try:
-            self.study = str(attribute(self._file, "study"))
-            self.name = str(attribute(self._file, "run"))
-            self.seed = int(attribute(self._file, "seed"))
-            self.layers: list[int] = attribute(self._file, "layers").tolist()
-            self.status = str(attribute(self._file, "status"))
-            self.reason = str(attribute(self._file, "reason"))
-            self.base = str(attribute(self._file, "base"))
-            self.fingerprint = str(attribute(self._file, "fingerprint"))
-            self.n_layers = int(attribute(self._file, "n_layers"))
-            self.run_id = str(attribute(self._file, "run_id"))
-            self.format_version = int(attribute(self._file, "format_version"))
-            self._score = float(attribute(self._file, "score")) if self.format_version > 1 else None
-            self._snapshots: list[int] = attribute(self._file, "snapshots").tolist() if self.format_version > 1 else []
+            self.study = str(attribute(self.file, "study"))
+            self.name = str(attribute(self.file, "run"))
+            self.seed = int(attribute(self.file, "seed"))
+            self.layers: list[int] = attribute(self.file, "layers").tolist()
+            self.status = str(attribute(self.file, "status"))
+            self.reason = str(attribute(self.file, "reason"))
+            self.base = str(attribute(self.file, "base"))
+            self.fingerprint = str(attribute(self.file, "fingerprint"))
+            self.n_layers = int(attribute(self.file, "n_layers"))
+            self.run_id = str(attribute(self.file, "run_id"))
+            self.format_version = int(attribute(self.file, "format_version"))
+            self._score = float(attribute(self.file, "score")) if self.format_version > 1 else None
+            self._snapshots: list[int] = attribute(self.file, "snapshots").tolist() if self.format_version > 1 else []
         except DAMAGE as error:
-            self._file.close()
+            self.file.close()
             raise Damaged(f"{self.path} is damaged ({reason(error)}); delete it and run again") from None
 
     @property
@@ -89,7 +89,7 @@ class Run:
     @property
     def has_scores(self) -> bool:
         """False for a run that diverged."""
-        return has(self._file, "scores")
+        return has(self.file, "scores")
 
     @cached_property
     def items(self) -> pd.DataFrame:
@@ -97,7 +97,7 @@ class Run:
         group = self._group("scores", "no scores")
         return pd.DataFrame({
             "benchmark": self._strings(group, "benchmark"),
-            "item": self._strings(self._file, "item"),
+            "item": self._strings(self.file, "item"),
             "score": self._read(group, "score").mean(axis=1, dtype=np.float64),
             "reference_logprob": self._read(group, "reference_logprob").astype(np.float64),
         })  # fmt: skip
@@ -121,7 +121,7 @@ class Run:
         n_items, n_samples = score.shape
         return pd.DataFrame({
             "benchmark": np.repeat(self._strings(group, "benchmark"), n_samples),
-            "item": np.repeat(self._strings(self._file, "item"), n_samples),
+            "item": np.repeat(self._strings(self.file, "item"), n_samples),
             "sample": np.tile(np.arange(n_samples), n_items),
             "score": score.reshape(-1),
             "length": self._read(group, "length").reshape(-1),
@@ -132,8 +132,8 @@ class Run:
     def training(self) -> pd.DataFrame:
         """One row per step; the columns are those of `TrainingCurve`, per-layer norms as `grad_norm_3`."""
         group = self._group("training", "no training curve")
-        columns: dict[str, np.ndarray] = {"step": self._read(self._file, "step")}
-        with located(self._file, "training"):
+        columns: dict[str, np.ndarray] = {"step": self._read(self.file, "step")}
+        with located(self.file, "training"):
             names = members(group)
         for name in names:
             values = self._read(group, name)
@@ -153,7 +153,7 @@ class Run:
         norm, base_norm = self._read(group, "norm"), self._read(group, "base_norm")
         size = self._read(group, "size")
         return pd.DataFrame({
-            "parameter": self._strings(self._file, "parameter"),
+            "parameter": self._strings(self.file, "parameter"),
             "layer": pd.array([int(p) if p.isdecimal() else None for p in part], dtype="Int64"),
             "part": part,
             "component": self._strings(group, "component"),
@@ -174,15 +174,15 @@ class Run:
     @property
     def deltas(self) -> Deltas:
         """Weight deltas by part: `run.deltas[4]`, `run.deltas["embed"]`."""
-        return Deltas(self._file, self.n_layers, self._seal)
+        return Deltas(self.file, self.n_layers, self._seal)
 
     @property
     def snapshots(self) -> dict[int, Deltas]:
         """Step -> weight deltas after that step, for the steps that the recipe asked for (`store.snapshots`)."""
-        with located(self._file, "snapshots"):
-            kept = members(group_at(self._file, "snapshots")) if has(self._file, "snapshots") else []
+        with located(self.file, "snapshots"):
+            kept = members(group_at(self.file, "snapshots")) if has(self.file, "snapshots") else []
         return {
-            step: Deltas(self._file, self.n_layers, self._seal, f"snapshots/{step}")
+            step: Deltas(self.file, self.n_layers, self._seal, f"snapshots/{step}")
             if str(step) in kept
             else self.deltas
             for step in self._snapshots
@@ -192,7 +192,7 @@ class Run:
     def activations(self) -> Mapping[str, LazyArray]:
         """Site (`block_out`, `attn_out`, `mlp_out`) -> lazy (layer, token, feature) array."""
         group = self._group("activations", "no activations")
-        with located(self._file, "activations"):
+        with located(self.file, "activations"):
             return {site: LazyArray(dataset_at(group, site)) for site in members(group)}
 
     @property
@@ -202,6 +202,16 @@ class Run:
         columns = {name: self._read(group, name) for name in ("token_id", "prompt", "position")}
         return pd.DataFrame({**columns, "text": self._strings(group, "text")})
 
+    def preview(self, name: str, rows: int = 4) -> str:
+        """The first rows of one dataset, as text; nothing else of it is read."""
+        with located(self.file, name):
+            dataset = dataset_at(self.file, name)
+            corner = tuple(slice(min(n, rows if i == 0 else 6)) for i, n in enumerate(dataset.shape))
+            values = dataset[corner]
+        if dataset.dtype.kind == "S":
+            return repr([text.decode(errors="replace") for text in np.ravel(values).tolist()])
+        return str(np.array2string(np.asarray(values), precision=4, suppress_small=False))
+
     def to_xarray(self) -> xarray.DataTree:
         """The file as an xarray.DataTree with named, coordinated variables, read lazily; close it when done."""
         try:
@@ -209,12 +219,12 @@ class Run:
             import xarray
         except ImportError:
             raise LensrlError("to_xarray needs two packages: pip install xarray h5netcdf") from None
-        with located(self._file, "its structure"):
-            check_tree(self._file)
-        return xarray.open_datatree(self.path, engine="h5netcdf")
+        with located(self.file, "its structure"):
+            check_tree(self.file)
+        return xarray.open_datatree(self.path, engine="h5netcdf", driver_kwds={"locking": False})
 
     def close(self) -> None:
-        self._file.close()
+        self.file.close()
 
     @cached_property
     def _seal(self) -> Seal | None:
@@ -229,25 +239,30 @@ class Run:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
+    def _repr_html_(self) -> str:
+        from lensrl.store.html import run_html
+
+        return run_html(self)
+
     def __repr__(self) -> str:
         return f"<Run {self.name} seed {self.seed} of {self.study}: {self.status}, score {self.score:.3f}>"
 
     def _group(self, name: str, absence: str) -> h5py.Group:
-        with located(self._file, name):
-            if has(self._file, name):
-                return group_at(self._file, name)
+        with located(self.file, name):
+            if has(self.file, name):
+                return group_at(self.file, name)
         raise LensrlError(f"run {self.name!r} has {absence}: {self.reason or 'the base is not trained'}")
 
     def _json(self, name: str) -> dict[str, Any]:
-        with located(self._file, name):
-            return json.loads(attribute(self._file, name))
+        with located(self.file, name):
+            return json.loads(attribute(self.file, name))
 
     def _read(self, group: h5py.Group, name: str) -> np.ndarray:
-        with located(self._file, f"{str(group.name).rstrip('/')}/{name}"):
+        with located(self.file, f"{str(group.name).rstrip('/')}/{name}"):
             return read_array(group, name)
 
     def _strings(self, group: h5py.Group, name: str) -> list[str]:
-        with located(self._file, f"{str(group.name).rstrip('/')}/{name}"):
+        with located(self.file, f"{str(group.name).rstrip('/')}/{name}"):
             return read_strings(group, name)
 
 

@@ -31,8 +31,8 @@ from lensrl.errors import Damaged
 
 PIECE = 1 << 20  # bytes read and hashed at a time
 
-_LAST_LINE = re.compile(rb"lensrl-seal (\d{12}) ([0-9a-f]{64})\n")
-_LAST_BYTES = 90
+_LAST_LINE = re.compile(rb"\nlensrl-seal (\d{12}) ([0-9a-f]{64})\n")
+_LAST_BYTES = 91  # with the end of the line before
 
 Ranges = tuple[tuple[int, int], ...]  # (offset, bytes)
 
@@ -98,7 +98,7 @@ def read_seal(path: Path) -> Seal | None:
         last = _LAST_LINE.fullmatch(os.pread(file, _LAST_BYTES, max(0, length - _LAST_BYTES)))
         if last is None:
             return None
-        size = length - _LAST_BYTES - 1 - int(last[1])
+        size = length - _LAST_BYTES - int(last[1])
         text = os.pread(file, int(last[1]), size) if size > 0 else b""
     if hashlib.sha256(text).hexdigest() != last[2].decode():
         raise Damaged(f"{path} is damaged in its seal")
@@ -109,7 +109,7 @@ def read_seal(path: Path) -> Seal | None:
             for name, entry in raw["datasets"].items()
         }
         seal = Seal(str(raw["format"]), int(raw["format_version"]), int(raw["size"]), str(raw["structure"]), datasets)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         raise Damaged(f"{path} is damaged: its seal has another form than format version 2 gives it") from None
     if seal.size != size or not _disjoint(seal):
         raise Damaged(f"{path} is damaged: its seal is of a file of another length")

@@ -14,6 +14,7 @@ from lensrl.errors import LensrlError, StoreError, did_you_mean
 from lensrl.layers import BASE, FULL, layer_run, parse_layers, run_layer
 from lensrl.measures.contribution import GainRatio, gain_ratios
 from lensrl.recipe import Recipe, read_kept_recipe
+from lensrl.store.listing import Runs, order
 from lensrl.store.patch import PatchResult, read_patch
 from lensrl.store.run import Run
 
@@ -31,6 +32,7 @@ class Study:
 
     >>> study = lensrl.open_study("runs/tiny")
     >>> study["full-rl"].scores          # seed 0; study["full-rl", 2] for seed 2
+    >>> study.runs                       # every run: status, score, gain, size; also what is damaged or missing
     >>> study.contributions()            # DataFrame: one row per layer
     """
 
@@ -41,7 +43,7 @@ class Study:
         if not (self.path / RECIPE_FILE).is_file():
             raise LensrlError(f"{self.path} is not a study: it has no {RECIPE_FILE}; studies are made by lensrl run")
         self.name = self.path.resolve().name
-        self.runs: dict[tuple[str, int], Run] = {}
+        self.runs = Runs(self)
         self.broken: dict[str, str] = {}  # file name -> why it cannot be read
         for file in sorted(self.path.glob("*.h5"), key=lambda f: (f.name != f"{BASE}.h5", f.name)):
             try:
@@ -105,7 +107,7 @@ class Study:
         """One row per run and seed: run, seed, status, reason, score, gain over the base, length, truncated."""
         base = self[BASE].score
         rows = []
-        for run in sorted(self.runs.values(), key=_order):
+        for run in sorted(self.runs.values(), key=order):
             samples = run.scores if run.has_scores else None
             rows.append({
                 "run": run.name,
@@ -193,11 +195,21 @@ class Study:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
+    def __reduce__(self) -> tuple[type[Study], tuple[Path]]:
+        return Study, (self.path.absolute(),)
+
     def __repr__(self) -> str:
-        lines = [f"<Study {self.name}: {len(self.runs)} runs, seeds {self.seeds}, model {self.recipe.model}>"]
-        return "\n".join(
-            [*lines, *(f"  {run!r}" for run in self.runs.values()), *map("  broken: {}".format, self.broken)]
+        return (
+            f"<Study {self.name}: {len(self.runs)} runs, seeds {self.seeds}, model {self.recipe.model}>\n{self.runs!r}"
         )
+
+    def _repr_html_(self) -> str:
+        from lensrl.store.html import study_html
+
+        return study_html(self)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(dict.fromkeys(name for name, _ in self.runs))
 
     def _no_contribution(self, layer: int, runs: dict[int, Run], full: dict[int, Run]) -> dict[str, object]:
         comparable = [run for seed, run in full.items() if seed in runs] or list(full.values())
@@ -214,11 +226,6 @@ class Study:
         row: dict[str, object] = dict.fromkeys(CONTRIBUTION_COLUMNS, float("nan"))
         row.update(layer=layer, status=status, reason=why, seeds=0)
         return row
-
-
-def _order(run: Run) -> tuple[object, ...]:
-    """The base, full RL, single layers from the bottom up, then sets."""
-    return (run.name != BASE, run.name != FULL, run_layer(run.name) is None, run.layers, run.name, run.seed)
 
 
 CONTRIBUTION_COLUMNS = (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 
@@ -13,6 +12,7 @@ from lensrl import open_study, patch
 from lensrl.errors import LensrlError
 from lensrl.patching import measure
 from lensrl.store.study import Study
+from tests.reseal import resealed
 
 
 def test_sufficiency_of_a_single_layer_run_is_total(small_study: Study) -> None:
@@ -82,7 +82,7 @@ def test_results_of_a_replaced_run_and_damaged_results_are_left_out(small_study_
         left = study.patches()
         assert set(left[left["from"] == "layer-7"]["layer"]) == {7}
         assert f"patches/{damaged.name}" in study.broken
-    with h5py.File(folder / "layer-7.seed-0.h5", "r+") as file:
+    with resealed(folder / "layer-7.seed-0.h5") as file:
         file.attrs["run_id"] = "another"
     with open_study(folder) as study:
         assert "layer-7" not in set(study.patches()["from"])
@@ -93,7 +93,7 @@ def test_without_a_seed_both_runs_have_the_lowest_that_they_share(small_study_fo
     shutil.copytree(small_study_folder, folder)
     for name in ("full-rl", "layer-3"):
         shutil.copy(folder / f"{name}.seed-0.h5", folder / f"{name}.seed-1.h5")
-        with h5py.File(folder / f"{name}.seed-1.h5", "r+") as file:
+        with resealed(folder / f"{name}.seed-1.h5") as file:
             file.attrs["seed"] = 1
             file.attrs["run_id"] = f"{name}-1"
     (folder / "layer-3.seed-0.h5").unlink()

@@ -7,11 +7,11 @@ import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
-import h5py
 import pytest
 
 from lensrl import open_study, patch, write_report
 from lensrl.report.page import reading
+from tests.reseal import resealed
 
 
 class Page(HTMLParser):
@@ -59,7 +59,7 @@ def test_the_page_holds_every_section_and_fetches_nothing(copied: Path) -> None:
 
 def test_hostile_text_is_shown_and_not_run(copied: Path) -> None:
     hostile = "<script>alert(1)</script>"
-    with h5py.File(copied / "layer-3.seed-0.h5", "r+") as file:
+    with resealed(copied / "layer-3.seed-0.h5") as file:
         file.attrs["reason"] = hostile
         file.attrs["status"] = "collapsed"
     recipe = copied / "recipe.json"

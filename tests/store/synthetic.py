@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from lensrl.recipe import Recipe
 from lensrl.store.atomic import new_file
 from lensrl.store.deltas import Parameter
-from lensrl.store.seal import read_seal, write_seal
 from lensrl.store.study import RECIPE_FILE, run_path
 from lensrl.store.write import Header, Probe, ScoreArrays
 from lensrl.store.write import write_run as write_partial
+from tests.reseal import resealed as resealed
 
 N_LAYERS = 2
 PLACES = (
@@ -132,18 +129,6 @@ def write_full_run(path: Path) -> None:
         probe=probe(),
         activations=activations(),
     )
-
-
-@contextmanager
-def resealed(path: Path) -> Iterator[h5py.File]:
-    """A finished file to change: what somebody who forges a file would do."""
-    seal = read_seal(path)
-    assert seal is not None
-    os.truncate(path, seal.size)
-    with h5py.File(path, "r+") as file:
-        yield file
-        format, version = str(file.attrs["format"]), int(file.attrs["format_version"])
-    write_seal(path, format, version)
 
 
 def make_study(folder: Path) -> Path:

@@ -18,7 +18,6 @@ from synthetic import (
     header,
     parameter,
     probe,
-    resealed,
     score_arrays,
     training,
     write_full_run,
@@ -29,6 +28,7 @@ from lensrl.errors import Damaged, LensrlError, StoreError, Unfinished
 from lensrl.store.exact import add
 from lensrl.store.run import Run, open_run
 from lensrl.store.seal import read_seal
+from tests.reseal import resealed
 
 CHANGED = [p.name for p in PARAMETERS[:5]]
 

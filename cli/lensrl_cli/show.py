@@ -1,0 +1,132 @@
+"""`lensrl show`: what is in a folder, a study, a run file, or one dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lensrl import LensrlError, Run, Study
+from lensrl_cli.output import Json, bar, note, number, print_json, show
+
+
+def show_path(
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PATH",
+            help="A study, a folder of studies, a run file, or a dataset: runs/tiny/base.h5/scores/score.",
+        ),
+    ],
+    json: Json = False,
+) -> None:
+    """Show what is in a study, a run file, or one dataset, from headers alone.
+
+    Example: lensrl show runs/tiny/full-rl.seed-0.h5/deltas/4
+    """
+    from lensrl.store.study import RECIPE_FILE
+
+    file = next((p for p in (path, *path.parents) if p.is_file()), None)
+    if file is not None:
+        with Run(file) as run:
+            _show_run(run, path.relative_to(file).as_posix(), json=json)
+    elif (path / RECIPE_FILE).is_file():
+        with Study(path) as study:
+            _show_study(study, json=json)
+    elif path.is_dir():
+        _show_folder(path, json=json)
+    else:
+        raise LensrlError(f"nothing at {path}: give a study, a run file, or a dataset inside one")
+
+
+def _show_study(study: Study, *, json: bool) -> None:
+    from lensrl.store.html import quick_contributions
+    from lensrl.store.listing import list_study, size
+
+    table = list_study(study)
+    if json:
+        print_json(table.to_dict("records"))
+        return
+    note(f"{study.name}: model {study.recipe.model}, seeds {', '.join(map(str, study.seeds)) or 'none'}, "
+         f"{size(int(table['bytes'].sum()))}")  # fmt: skip
+    shares = quick_contributions(table)
+    rows = [
+        {"layer": str(layer), "C_l": number(2)(share), "0                  full RL": bar(share, width=26)}
+        for layer, share in shares.items()
+    ]
+    if rows:
+        show("C_l from mean scores",
+             {"layer": "right", "C_l": "right", "0                  full RL": "left"}, rows)  # fmt: skip
+    _show_runs("Runs", table.to_dict("records"), [])
+
+
+def _show_folder(path: Path, *, json: bool) -> None:
+    from lensrl import runs
+
+    table = runs(path)
+    if not len(table):
+        raise LensrlError(f"{path} holds no studies and no run files; studies are made by lensrl run")
+    if json:
+        print_json(table.to_dict("records"))
+    else:
+        _show_runs(str(path), table.to_dict("records"), ["study"])
+
+
+def _show_runs(title: str, records: list[dict], first: list[str]) -> None:  # type: ignore[type-arg]
+    from lensrl.store.listing import size
+
+    rows = [
+        {
+            **{name: row[name] for name in first},
+            "run": row["run"],
+            "seed": str(row["seed"]),
+            "score": number()(row["score"]),
+            "gain": number()(row["gain"]),
+            "size": size(row["bytes"]) if row["bytes"] else "–",
+            "status": row["status"] + (f": {row['reason']}" if row["reason"] else ""),
+        }
+        for row in records
+    ]
+    columns = {"run": "left", "seed": "right", "score": "right", "gain": "right", "size": "right", "status": "left"}
+    show(title, {**dict.fromkeys(first, "left"), **columns}, rows)
+
+
+def _show_run(run: Run, inside: str, *, json: bool) -> None:
+    from lensrl.store.listing import list_contents, size
+
+    table = list_contents(run)
+    if inside != ".":
+        below = table["dataset"].str.startswith(f"{inside}/")
+        chosen = table[(table["dataset"] == inside) | below]
+        if not len(chosen):
+            raise LensrlError(f"{run.path} holds no {inside!r}; see: lensrl show {run.path}")
+        table = chosen
+    if json:
+        print_json(table.to_dict("records"))
+        return
+    if inside == ".":
+        note(f"{run.name} seed {run.seed} of {run.study}: {run.status}{f': {run.reason}' if run.reason else ''}, "
+             f"score {number()(run.score)}, {size(run.bytes)}, format version {run.format_version}")  # fmt: skip
+        made = run.provenance.get("created", "at an unknown time")
+        note(f"model {run.base}, {run.n_layers} layers, trained: {_layers(run)}; made {made}")
+        table = table[table["axes"] != ""]
+    rows = [
+        {
+            "dataset": row["dataset"],
+            "axes": row["axes"] or "an axis",
+            "shape": " × ".join(map(str, row["shape"])) or "one",
+            "type": "text" if row["dtype"].startswith("|S") else row["dtype"],
+            "size": size(row["bytes"]),
+        }
+        for row in table.to_dict("records")
+    ]
+    show("Datasets", {"dataset": "left", "axes": "left", "shape": "right", "type": "left", "size": "right"}, rows)
+    if len(table) == 1:
+        note(run.preview(table["dataset"].iloc[0]))
+
+
+def _layers(run: Run) -> str:
+    if not run.layers:
+        return "nothing"
+    return "all" if len(run.layers) == run.n_layers else ", ".join(map(str, run.layers))

@@ -1,0 +1,52 @@
+"""Weights on the way: what a run has trained after some of its steps, kept on disk until its file is written."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+from safetensors import safe_open
+from safetensors.torch import save_file
+from transformers import PreTrainedModel
+
+
+class Snapshots:
+    """Keeps the trained parameters of a model after each of `steps`, one safetensors file a step in `folder`."""
+
+    def __init__(self, folder: Path, steps: Collection[int]) -> None:
+        self._folder = folder
+        self._steps = steps
+        self._kept: dict[int, Path] = {}
+
+    def after(self, step: int, model: PreTrainedModel) -> None:
+        """To be called after every step."""
+        if step in self._steps:
+            self._folder.mkdir(exist_ok=True)
+            path = self._folder / f"{step}.safetensors"
+            trained = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+            save_file(trained, path)
+            self._kept[step] = path
+
+    def weights(self, before: Mapping[str, Float32[np.ndarray, "..."]]) -> dict[int, KeptWeights]:
+        """Step -> the weights after it."""
+        return {step: KeptWeights(path, before) for step, path in self._kept.items()}
+
+
+class KeptWeights(Mapping[str, np.ndarray]):
+    """All weights of a model after a step, read one by one: the base's own where nothing was trained."""
+
+    def __init__(self, path: Path, before: Mapping[str, Float32[np.ndarray, "..."]]) -> None:
+        self._file = safe_open(path, framework="np")
+        self._trained = set(self._file.keys())
+        self._before = before
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._file.get_tensor(name) if name in self._trained else self._before[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._before)
+
+    def __len__(self) -> int:
+        return len(self._before)

@@ -1,0 +1,168 @@
+"""What is in a study, in a folder of studies, in a run file: tables made from headers, never from arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from lensrl.errors import LensrlError, StoreError
+from lensrl.layers import BASE, FULL, run_layer
+from lensrl.plan import plan
+from lensrl.store.atomic import is_being_written, partial_path
+from lensrl.store.hdf5 import axis_names, check_tree, dataset_at, located
+from lensrl.store.run import Run
+
+if TYPE_CHECKING:
+    from lensrl.store.study import Study
+
+COLUMNS = ["run", "seed", "status", "reason", "score", "gain", "bytes", "file"]
+
+
+class Runs(dict[tuple[str, int], Run]):
+    """(name, seed) -> run, for the runs that can be read. Its repr lists the others too, with their reason."""
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+
+    def __repr__(self) -> str:
+        return as_text(list_study(self._study))
+
+    def _repr_html_(self) -> str:
+        from lensrl.store.html import table_html
+
+        return str(table_html(list_study(self._study)))
+
+    def _ipython_key_completions_(self) -> list[tuple[str, int]]:
+        return list(self)
+
+
+def list_study(study: Study) -> pd.DataFrame:
+    """One row per run that the study has or its recipe asks for, with the columns of `COLUMNS`.
+
+    `status` is `completed`, `collapsed` or `diverged` as the run ended; `damaged` for a file that cannot be read;
+    `running` while a process makes it; `unfinished` when that process was killed; `missing` when there is nothing yet.
+    """
+    rows = [_row(run) for run in sorted(study.runs.values(), key=order)]
+    for file, why in study.broken.items():
+        path = study.path / file
+        if path.parent == study.path:
+            name, seed = _named(path)
+            rows.append(dict.fromkeys(COLUMNS) | {
+                "run": name, "seed": seed, "status": "damaged", "reason": why,
+                "bytes": path.stat().st_size if path.exists() else 0, "file": file,
+            })  # fmt: skip
+    known = {row["file"] for row in rows}
+    rows += [row for row in _unfinished(study) if row["file"] not in known]
+    table = pd.DataFrame(rows, columns=COLUMNS).astype({"score": float, "gain": float})
+    base = table.loc[table["run"] == BASE, "score"]
+    table["gain"] = table["score"] - (base.iloc[0] if len(base) else np.nan)
+    table["bytes"] = table["bytes"].fillna(0).astype(int)
+    return table
+
+
+def runs(folder: str | Path) -> pd.DataFrame:
+    """Every study and run below a folder: the columns of `list_study` after `study`, the study's folder.
+
+    Run files that lie outside a study are listed with an empty `study`. Raises LensrlError when there is no folder.
+    """
+    from lensrl.store.study import RECIPE_FILE, Study
+
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise LensrlError(f"no folder at {folder}")
+    studies = sorted(kept.parent for kept in folder.rglob(RECIPE_FILE))
+    tables = []
+    for path in studies:
+        with Study(path) as study:
+            tables.append(list_study(study).assign(study=str(path)))
+    stray = [f for f in sorted(folder.rglob("*.h5")) if not any(path in f.parents for path in studies)]
+    rows = []
+    for file in stray:
+        try:
+            with Run(file) as run:
+                rows.append(_row(run) | {"file": str(file)})
+        except StoreError as error:
+            name, seed = _named(file)
+            rows.append(
+                dict.fromkeys(COLUMNS)
+                | {"run": name, "seed": seed, "status": "damaged", "reason": str(error), "file": str(file)}
+            )
+    if rows:
+        tables.append(pd.DataFrame(rows, columns=COLUMNS).assign(study=""))
+    columns = ["study", *COLUMNS]
+    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+
+
+def list_contents(run: Run) -> pd.DataFrame:
+    """One row per dataset of a run file: dataset, axes, shape, dtype, bytes (as stored)."""
+    rows = []
+    with located(run.file, "its structure"):
+        for name in sorted(check_tree(run.file), key=_natural):
+            node = run.file[name]
+            if not hasattr(node, "shape"):
+                continue
+            dataset = dataset_at(run.file, name)
+            axes = "" if dataset.is_scale else ", ".join(axis_names(dataset))
+            rows.append((name, axes, dataset.shape, str(dataset.dtype),
+                         dataset.id.get_storage_size()))  # fmt: skip
+    return pd.DataFrame(rows, columns=["dataset", "axes", "shape", "dtype", "bytes"])
+
+
+def as_text(table: pd.DataFrame) -> str:
+    """A listing for a terminal or a REPL."""
+    shown = table.drop(columns=["file"]).assign(bytes=[size(n) for n in table["bytes"]])
+    return shown.to_string(index=False, na_rep="", float_format="{:.3f}".format) if len(table) else "no runs"
+
+
+def size(n_bytes: int | np.integer) -> str:
+    """`7.6 MB`; decimal units, as disks are sold."""
+    for unit, power in (("GB", 3), ("MB", 2), ("kB", 1)):
+        if n_bytes >= 1000**power:
+            return f"{n_bytes / 1000**power:.1f} {unit}"
+    return f"{n_bytes} B"
+
+
+def order(run: Run) -> tuple[object, ...]:
+    """The base, full RL, single layers from the bottom up, then sets."""
+    return (run.name != BASE, run.name != FULL, run_layer(run.name) is None, run.layers, run.name, run.seed)
+
+
+def _row(run: Run) -> dict[str, object]:
+    return {
+        "run": run.name, "seed": run.seed, "status": run.status, "reason": run.reason, "score": run.score,
+        "gain": np.nan, "bytes": run.bytes, "file": run.path.name,
+    }  # fmt: skip
+
+
+def _unfinished(study: Study) -> Iterator[dict[str, object]]:
+    from lensrl.store.study import run_path
+
+    n_layers = next((run.n_layers for run in study.runs.values()), None)
+    planned = plan(study.recipe, n_layers) if n_layers is not None else []
+    for path in {run_path(study.path, spec.name, spec.seed): None for spec in planned}:
+        if is_being_written(path):
+            status, reason = "running", "a process is making it"
+        elif partial_path(path).exists():
+            status, reason = "unfinished", "the process that made it was killed: lensrl run makes it again"
+        else:
+            status, reason = "missing", "not made yet: lensrl run continues with it"
+        name, seed = _named(path)
+        yield dict.fromkeys(COLUMNS) | {
+            "run": name, "seed": seed, "status": status, "reason": reason, "file": path.name
+        }  # fmt: skip
+
+
+def _named(path: Path) -> tuple[str, int]:
+    """The run and seed that a file's name says."""
+    name, _, seed = path.name.removesuffix(".h5").partition(".seed-")
+    return name, int(seed) if seed.isdecimal() else 0
+
+
+def _natural(name: str) -> list[object]:
+    """`deltas/10` after `deltas/9`; what is at the root first."""
+    parts = name.split("/")
+    return [len(parts) > 1, *((not p.isdecimal(), int(p) if p.isdecimal() else 0, p) for p in parts)]
