@@ -1,6 +1,6 @@
 # Every target works from a fresh clone: it makes .venv and installs what it needs, once.
 
-.PHONY: demo test lint types install clean
+.PHONY: demo test lint types bench install clean
 .DEFAULT_GOAL := help
 
 BIN := .venv/bin
@@ -10,6 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help:
 	@echo "make demo   the embedded study: profile, patch, report"
 	@echo "make test   lint, types, tests"
+	@echo "make bench  run files against safetensors and sha256, as ratios"
 	@echo "make install, make lint, make types, make clean"
 
 install: .venv/.installed
@@ -37,6 +38,9 @@ types: install
 
 test: lint types
 	OMP_NUM_THREADS=1 $(BIN)/pytest  # models this small: a second thread only waits for the first
+
+bench: install
+	$(BIN)/python -m tests.benchmarks.store
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis

@@ -93,7 +93,7 @@ def _show_runs(title: str, records: list[dict], first: list[str]) -> None:  # ty
 
 
 def _show_run(run: Run, inside: str, *, json: bool) -> None:
-    from lensrl.store.listing import list_contents, size
+    from lensrl.store.listing import fold, list_contents, size
 
     table = list_contents(run)
     if inside != ".":
@@ -110,12 +110,12 @@ def _show_run(run: Run, inside: str, *, json: bool) -> None:
              f"score {number()(run.score)}, {size(run.bytes)}, format version {run.format_version}")  # fmt: skip
         made = run.provenance.get("created", "at an unknown time")
         note(f"model {run.base}, {run.n_layers} layers, trained: {_layers(run)}; made {made}")
-        table = table[table["axes"] != ""]
+        table = fold(table)
     rows = [
         {
             "dataset": row["dataset"],
             "axes": row["axes"] or "an axis",
-            "shape": " × ".join(map(str, row["shape"])) or "one",
+            "shape": " × ".join(map(str, row["shape"])),
             "type": "text" if row["dtype"].startswith("|S") else row["dtype"],
             "size": size(row["bytes"]),
         }

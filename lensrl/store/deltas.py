@@ -2,8 +2,8 @@
 
 Deltas are most of a run file. They lie in it as one piece each (contiguous, unless the recipe asks for compression),
 so that reading them is as fast as the disk, and their place is known before their bytes are: HDF5 lays them out, then
-two threads write the numbers into place, and read them back. Only blocks of about a MiB are ever held in memory,
-however large the model is.
+every core takes a parameter and goes through it block by block: subtract, write into place, read back, compare, hash.
+Only blocks of about a MiB are ever held in memory, however large the model is.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from typing import NamedTuple
 
 import h5py
@@ -21,7 +22,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from lensrl.errors import Damaged, StoreError
-from lensrl.store.exact import Delta, Scratch, add, count_changed, flat, same_bits, subtract
+from lensrl.store.exact import Delta, Scratch, count_changed, flat, same_bits, subtract
 from lensrl.store.hdf5 import (
     CHUNK_BYTES,
     Compression,
@@ -36,7 +37,8 @@ from lensrl.store.hdf5 import (
 )
 from lensrl.store.seal import Seal, dataset_holds
 
-THREADS = 2
+THREADS = min(8, os.cpu_count() or 1)
+SYNCED = 64 << 20  # bytes written before the disk is asked to keep them, while the processors go on
 PIECE = 1 << 13  # entries squared at a time: they stay in the cache, and BLAS does not start threads for so few
 
 Weights = Mapping[str, Float32[np.ndarray, "..."]]
@@ -62,8 +64,8 @@ class Change(NamedTuple):
 
 class _Written(NamedTuple):
     change: Change
-    where: np.ndarray
-    value: np.ndarray
+    repairs: Delta  # without its delta
+    digest: str | None
 
 
 def write_deltas(
@@ -73,32 +75,36 @@ def write_deltas(
     before: Weights,
     after: Weights,
     compression: Compression,
-) -> list[Change]:
-    """Write `deltas` and `repairs` below `root`, a group of the open file at `path`; one Change per parameter.
+) -> tuple[list[Change], dict[str, str]]:
+    """Write `deltas` and `repairs` below `root`, a group of the open file at `path`.
 
-    A parameter that did not change takes no space. Raises StoreError when weights are not finite.
+    A parameter that did not change takes no space. Returns one Change per parameter, and the sha256 of what lies in
+    one piece by dataset name. Raises StoreError when weights are not finite, or when what is read back is not what was
+    written.
     """
     deltas = root.create_group("deltas")
     moved = [p for p in parameters if not unchanged(before[p.name], after[p.name])]
     datasets = [_create(deltas, parameter, after[parameter.name].shape, compression) for parameter in moved]
-    place = os.open(path, os.O_WRONLY)
-    try:
-        with ThreadPoolExecutor(THREADS) as pool:
+    with _Place(path) as place, ThreadPoolExecutor(THREADS) as pool:
 
-            def write(parameter: Parameter, dataset: h5py.Dataset) -> _Written:
-                return _write_delta(place, dataset, parameter.name, before[parameter.name], after[parameter.name])
+        def write(parameter: Parameter, dataset: h5py.Dataset) -> _Written:
+            return _write_delta(place, dataset, parameter.name, before[parameter.name], after[parameter.name])
 
-            written = dict(zip((p.name for p in moved), pool.map(write, moved, datasets), strict=True))
-    finally:
-        os.close(place)
+        written = dict(zip((p.name for p in moved), pool.map(write, moved, datasets), strict=True))
     for parameter in moved:
-        _, where, value = written[parameter.name]
+        _, where, value = written[parameter.name].repairs
         if where.size:
             repairs = root.require_group(f"repairs/{parameter.part}/{parameter.inner}")
             axis(repairs, "repair", where.size)
             create(repairs, "where", where, ["repair"])
             create(repairs, "value", value, ["repair"])
-    return [written[p.name].change if p.name in written else Change(0.0, 0) for p in parameters]
+    changes = [written[p.name].change if p.name in written else Change(0.0, 0) for p in parameters]
+    digests = {
+        str(dataset.name).lstrip("/"): digest
+        for parameter, dataset in zip(moved, datasets, strict=True)
+        if (digest := written[parameter.name].digest) is not None
+    }
+    return changes, digests
 
 
 def _create(deltas: h5py.Group, parameter: Parameter, shape: tuple[int, ...], compression: Compression) -> h5py.Dataset:
@@ -111,28 +117,65 @@ def _create(deltas: h5py.Group, parameter: Parameter, shape: tuple[int, ...], co
     return dataset
 
 
-def _write_delta(place: int, dataset: h5py.Dataset, name: str, before: np.ndarray, after: np.ndarray) -> _Written:
+def _write_delta(place: _Place, dataset: h5py.Dataset, name: str, before: np.ndarray, after: np.ndarray) -> _Written:
     offset = dataset.id.get_offset() if dataset.chunks is None and dataset.shape else None
-    scratch = Scratch(CHUNK_BYTES // after.itemsize)
-    square, changed, where, value = 0.0, 0, [], []
+    scratch, digest = Scratch(CHUNK_BYTES // after.itemsize), hashlib.sha256()
+    square, changed, where, value = 0.0, 0, [np.empty(0, np.int64)], [np.empty(0, np.float32)]
     for block in _blocks(before, after):
         try:
             change = subtract(block.before, block.after, scratch)
         except StoreError as error:
             raise StoreError(f"{name}: {error}") from None
         if offset is not None:
-            _write_at(place, change.delta, offset + change.delta.itemsize * block.start)
+            begin = offset + change.delta.itemsize * block.start
+            place.write(change.delta, begin)
+            stored = place.read_back(scratch.total[: change.delta.size], begin)
+            digest.update(stored.data)
         else:
             dataset[block.selection] = change.delta.reshape([s.stop - s.start for s in block.selection])
+            stored = np.asarray(dataset[block.selection]).reshape(-1)
+        if not same_bits(stored, change.delta, scratch):
+            raise StoreError(f"{name}: what the disk gives back is not what was written; the run is not kept")
         changed += count_changed(block.before, block.after, scratch)
         square += sum_of_squares(change.delta)
         if change.where.size:
             where.append(change.where + block.start)
             value.append(change.value)
-    nothing = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
-    return _Written(
-        Change(math.sqrt(square), changed), np.concatenate(where or nothing[0]), np.concatenate(value or nothing[1])
-    )
+    repairs = Delta(np.empty(0, np.float32), np.concatenate(where), np.concatenate(value))
+    return _Written(Change(math.sqrt(square), changed), repairs, None if offset is None else digest.hexdigest())
+
+
+class _Place:
+    """The file that HDF5 lays out, to write numbers into; the disk works on what is written while more comes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = Lock()
+        self._unsynced = 0
+
+    def __enter__(self) -> _Place:
+        self._file = os.open(self._path, os.O_RDWR)
+        self._disk = ThreadPoolExecutor(1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._disk.shutdown()
+        os.close(self._file)
+
+    def write(self, data: np.ndarray, offset: int) -> None:
+        rest = data.data.cast("B")
+        while rest:
+            written = os.pwrite(self._file, rest, offset)
+            rest, offset = rest[written:], offset + written
+        with self._lock:
+            self._unsynced += data.nbytes
+            if self._unsynced >= SYNCED:
+                self._unsynced = 0
+                self._disk.submit(os.fdatasync, self._file)
+
+    def read_back(self, into: np.ndarray, offset: int) -> np.ndarray:
+        """`into`, filled as far as the file goes."""
+        return into[: os.preadv(self._file, [into.data], offset) // into.itemsize]
 
 
 def read_delta(root: h5py.Group, part: str, inner: str, seal: Seal | None = None) -> Delta:
@@ -150,52 +193,6 @@ def read_delta(root: h5py.Group, part: str, inner: str, seal: Seal | None = None
     if where.shape != value.shape or (where.size and not (where.min() >= 0 and where.max() < dataset.size)):
         raise ValueError(f"{repairs} does not fit {dataset.name}")
     return Delta(dataset[...], where, value)
-
-
-def check_deltas(root: h5py.Group, parameters: Sequence[Parameter], before: Weights, after: Weights) -> dict[str, str]:
-    """Read back what was written, and hash it. Returns sha256 by dataset name, for what lies in one piece.
-
-    Raises StoreError when base + delta is not the trained weights bit for bit.
-    """
-    path = Path(root.file.filename)
-    with ThreadPoolExecutor(THREADS) as pool:
-
-        def check(parameter: Parameter) -> tuple[str, str | None]:
-            old, new = before[parameter.name], after[parameter.name]
-            return _check_delta(root, path, parameter, old, new)
-
-        return {name: digest for name, digest in pool.map(check, parameters) if digest is not None}
-
-
-def _check_delta(
-    root: h5py.Group, path: Path, parameter: Parameter, before: np.ndarray, after: np.ndarray
-) -> tuple[str, str | None]:
-    name, digest = f"{parameter.part}/{parameter.inner}", None
-    if not has(root, f"deltas/{name}"):
-        exact = unchanged(before, after)
-    else:
-        dataset, repairs = dataset_at(root, f"deltas/{name}"), f"repairs/{name}"
-        where = read_array(root, f"{repairs}/where") if has(root, repairs) else np.empty(0, np.int64)
-        value = read_array(root, f"{repairs}/value") if has(root, repairs) else np.empty(0, np.float32)
-        offset = dataset.id.get_offset() if dataset.chunks is None else None
-        digest = hashlib.sha256() if offset is not None else None
-        exact, scratch = True, Scratch(CHUNK_BYTES // after.itemsize)
-        with path.open("rb", buffering=0) as file:
-            for block in _blocks(before, after):
-                if offset is None or digest is None:
-                    delta = dataset[block.selection].reshape(-1)
-                else:
-                    delta = scratch.delta[: block.after.size]
-                    file.seek(offset + delta.itemsize * block.start)
-                    exact = exact and file.readinto(delta.data) == delta.nbytes
-                    digest.update(delta.data)
-                here = slice(*np.searchsorted(where, (block.start, block.stop)))
-                change = Delta(delta, where[here] - block.start, value[here])
-                exact = exact and same_bits(add(block.before, change, scratch), block.after, scratch)
-        name = str(dataset.name).lstrip("/")
-    if not exact:
-        raise StoreError(f"{parameter.name}: base + delta is not the trained weight; the run is not kept")
-    return name, None if digest is None else digest.hexdigest()
 
 
 def frobenius(array: Float32[np.ndarray, "..."]) -> float:
@@ -245,10 +242,3 @@ def _axes(deltas: h5py.Group, shape: tuple[int, ...]) -> list[str]:
     for name, length in zip(names, shape, strict=True):
         axis(deltas, name, length)
     return names
-
-
-def _write_at(place: int, data: np.ndarray, offset: int) -> None:
-    rest = data.data.cast("B")
-    while rest:
-        written = os.pwrite(place, rest, offset)
-        rest, offset = rest[written:], offset + written

@@ -10,13 +10,12 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from lensrl.layers import BASE, FULL, run_layer
-from lensrl.store.listing import list_contents, list_study, size
+from lensrl.store.listing import fold, list_contents, list_study, size
 
 if TYPE_CHECKING:
     from lensrl.store.run import Run
     from lensrl.store.study import Study
 
-LONGEST = 30  # rows of a list of datasets
 _CELL = Markup('style="text-align:{}; padding:0.1em 0.8em 0.1em 0; vertical-align:top"')
 _FAINT = Markup('style="opacity:0.65"')
 
@@ -39,13 +38,7 @@ def run_html(run: Run) -> str:
     why = Markup("<div>{}{}</div>").format(
         run.status, f": {run.reason}" if run.reason else f", score {_number(run.score)}"
     )
-    contents = list_contents(run)
-    contents = contents[contents["axes"] != ""]
-    rows = contents.head(LONGEST).assign(bytes=[size(n) for n in contents["bytes"].head(LONGEST)])
-    more = Markup("<div {}>and {} more: lensrl show lists them all</div>").format(_FAINT, len(contents) - LONGEST)
-    return str(
-        Markup("<div>{}{}{}{}</div>").format(head, why, table_html(rows), more if len(contents) > LONGEST else "")
-    )
+    return str(Markup("<div>{}{}{}</div>").format(head, why, table_html(fold(list_contents(run)))))
 
 
 def quick_contributions(table: pd.DataFrame) -> dict[int, float]:
@@ -81,7 +74,7 @@ def bars_html(contributions: Mapping[int, float]) -> Markup:
     marks = []
     for i, (layer, value) in enumerate(contributions.items()):
         if math.isfinite(value):
-            top, bottom = sorted((y(min(max(value, low), high)), y(0)))
+            top, bottom = sorted((y(min(max(value, low), high)), y(0.0)))
             marks.append(
                 Markup(
                     '<rect x="{}" y="{}" width="{}" height="{}" fill="#4c78a8"><title>layer {}: C = {}</title></rect>'
@@ -98,7 +91,7 @@ def bars_html(contributions: Mapping[int, float]) -> Markup:
         '<line x1="0" x2="{0}" y1="{1}" y2="{1}" stroke="currentColor" stroke-width="0.5"/>'
         '<line x1="0" x2="{0}" y1="{2}" y2="{2}" stroke="currentColor" stroke-width="0.5" stroke-dasharray="3 2"/>'
         '<text x="{3}" y="{4}" font-size="8" fill="currentColor">full RL</text>'
-    ).format(total, y(0), y(1), total + 3, y(1) + 3)
+    ).format(total, y(0.0), y(1.0), total + 3, y(1.0) + 3)
     label = Markup("<div {}>C_l by layer, from mean scores; intervals: study.contributions()</div>").format(_FAINT)
     return Markup('<svg viewBox="0 0 {} {}" width="{}" height="{}" style="max-width:100%">{}{}</svg>{}').format(
         total + 32, height + 13, (total + 32) * 1.5, (height + 13) * 1.5, Markup("").join(marks), lines, label
@@ -127,8 +120,10 @@ def _align(right: bool) -> Markup:
 def _cell(column: Any, value: Any) -> Markup:
     if isinstance(value, float):
         return escape(_number(value))
-    if column == "bytes" and isinstance(value, int):
+    if column == "bytes":
         return escape(size(value))
+    if isinstance(value, tuple):
+        return escape(" × ".join(map(str, value)))
     return escape("" if value is None else value)
 
 

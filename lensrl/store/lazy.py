@@ -10,7 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from lensrl.errors import did_you_mean
+from lensrl.errors import did_you_mean, reason
 from lensrl.layers import OUTSIDE
 from lensrl.store.deltas import read_delta
 from lensrl.store.exact import Delta
@@ -44,20 +44,31 @@ class LazyArray:
         return self.size * self.dtype.itemsize
 
     def __getitem__(self, key: Any) -> Any:
+        """What `key` selects. Raises IndexError where it selects nothing, or what HDF5 cannot read without the rest:
+        backwards, or in an order of its own.
+        """
         with located(self._dataset, self.name):
-            offset = self._dataset.id.get_offset() if self._dataset.chunks is None else None
-            if offset is None or not self.shape or not (key is Ellipsis or isinstance(key, slice | int)):
-                return self._dataset[key]
-            # One read of whole rows into the array: HDF5 takes twice as long, by way of its own buffers.
-            first, last, _ = (key if isinstance(key, slice) else slice(None)).indices(self.shape[0])
-            if isinstance(key, int) or (isinstance(key, slice) and key.step not in (None, 1)) or last <= first:
-                return self._dataset[key]
-            rows = np.empty((last - first, *self.shape[1:]), self.dtype)
-            row = self.nbytes // self.shape[0]
-            read = os.preadv(self._dataset.file.id.get_vfd_handle(), [rows.data], offset + first * row)
-            if read != rows.nbytes:
+            try:
+                return self._read(key)
+            except (TypeError, ValueError) as error:  # about the key; a file with wrong bytes raises OSError
+                raise IndexError(f"{self.name} of shape {self.shape} cannot be read so: {reason(error)}") from None
+
+    def _read(self, key: Any) -> Any:
+        offset = self._dataset.id.get_offset() if self._dataset.chunks is None else None
+        if offset is None or not self.shape or not (key is Ellipsis or isinstance(key, slice | int)):
+            return self._dataset[key]
+        # One read of whole rows into the array: HDF5 takes twice as long, by way of its own buffers.
+        first, last, _ = (key if isinstance(key, slice) else slice(None)).indices(self.shape[0])
+        if isinstance(key, int) or (isinstance(key, slice) and key.step not in (None, 1)) or last <= first:
+            return self._dataset[key]
+        rows = np.empty((last - first, *self.shape[1:]), self.dtype)
+        rest, offset = rows.reshape(-1).view(np.uint8).data, offset + first * (self.nbytes // self.shape[0])
+        while len(rest):  # Linux reads up to 2 GiB at a time
+            count = os.preadv(self._dataset.file.id.get_vfd_handle(), [rest], offset)
+            if not count:
                 raise OSError("the file ends within it")
-            return rows
+            rest, offset = rest[count:], offset + count
+        return rows
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self[...], dtype)

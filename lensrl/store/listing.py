@@ -112,6 +112,21 @@ def list_contents(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["dataset", "axes", "shape", "dtype", "bytes"])
 
 
+def fold(contents: pd.DataFrame) -> pd.DataFrame:
+    """The contents of a run file at a glance: axes left out, the weights of a part in one row."""
+    shown = contents[contents["axes"] != ""]
+    weights = shown["dataset"].str.contains("(?:^|/)(?:deltas|repairs)/")
+    part = shown["dataset"].str.replace(r"((?:^|/)(?:deltas|repairs)/[^/]+)/.*", r"\1", regex=True)
+    rows = []
+    for name, group in shown.groupby(part.where(weights, shown["dataset"]), sort=False):
+        first = group.iloc[0]
+        count = f"{len(group)} array{'s' * (len(group) > 1)}" if weights[group.index[0]] else first["axes"]
+        rows.append(
+            (name, count, first["shape"] if not weights[group.index[0]] else "", first["dtype"], group["bytes"].sum())
+        )
+    return pd.DataFrame(rows, columns=["dataset", "axes", "shape", "dtype", "bytes"])
+
+
 def as_text(table: pd.DataFrame) -> str:
     """A listing for a terminal or a REPL."""
     shown = table.drop(columns=["file"]).assign(bytes=[size(n) for n in table["bytes"]])

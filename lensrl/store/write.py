@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,9 +17,8 @@ from jaxtyping import Bool, Float32, Float64, Int32
 
 from lensrl.layers import OUTSIDE
 from lensrl.measures.contribution import mean_score
-from lensrl.store.atomic import sync
-from lensrl.store.deltas import Change, Parameter, Weights, check_deltas, write_deltas
-from lensrl.store.hdf5 import Compression, axis, create, create_file, group_at
+from lensrl.store.deltas import Change, Parameter, Weights, write_deltas
+from lensrl.store.hdf5 import Compression, axis, create, create_file
 from lensrl.store.seal import write_seal
 
 RUN_FORMAT = "lensrl-run"
@@ -83,8 +81,7 @@ def write_run(
     """Write a whole run file at `path`, the partial file of `new_file`; what a diverged run lacks is left out.
 
     `snapshots` maps a step to the weights that were trained so far. Raises OSError when the disk is full, and
-    StoreError when weights are not finite, or when base + delta, read back from the file, is not the trained weights
-    bit for bit.
+    StoreError when weights are not finite, or when what is read back from the file is not what was written.
     """
     trees = {f"snapshots/{step}": weights for step, weights in (snapshots or {}).items()}
     if after is not None:
@@ -100,19 +97,14 @@ def write_run(
             _write_scores(file, scores)
         if probe is not None and activations is not None:
             _write_activations(file, probe, activations, header.compression)
-        changes = [Change(0.0, 0)] * len(parameters)
+        changes, digests = [Change(0.0, 0)] * len(parameters), {}
         for name, weights in trees.items():
             root = file.require_group(name)
-            changes = write_deltas(root, path, parameters, before, weights, header.compression)
+            changes, written = write_deltas(root, path, parameters, before, weights, header.compression)
+            digests |= written
             if name != "/":
                 _write_changes(root, changes)
         _write_parameters(file, parameters, changes if after is not None else [Change(0.0, 0)] * len(parameters))
-    digests: dict[str, str] = {}
-    with ThreadPoolExecutor(1) as disk, h5py.File(path, "r", locking=False) as file:
-        kept = disk.submit(sync, path)  # the disk works while the processors check
-        for name, weights in trees.items():
-            digests |= check_deltas(group_at(file, name), parameters, before, weights)
-        kept.result()
     write_seal(path, RUN_FORMAT, RUN_VERSION, digests)
 
 

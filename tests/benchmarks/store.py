@@ -1,0 +1,203 @@
+"""How fast run files are written, read, opened and verified, each beside a peer in the same run: `make bench`.
+
+Times of one machine mean little, so each row is a ratio: the peer's time over ours, the median over rounds in which
+both take turns. What a row is wanted to reach stands beside it; a miss is printed as a miss.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from lensrl.recipe import Recipe
+from lensrl.store.atomic import new_file, sync
+from lensrl.store.deltas import Parameter, frobenius
+from lensrl.store.run import Run
+from lensrl.store.study import RECIPE_FILE, Study, run_path
+from lensrl.store.verify import check_file
+from lensrl.store.write import Header, ScoreArrays, write_run
+
+LAYERS, SIDE = 6, 2048  # four matrices of 16.8 MB a layer: 403 MB
+ROUNDS = 9
+RUNS = 36
+
+Weights = dict[str, np.ndarray]
+Job = Callable[[], object]
+
+
+def main() -> None:
+    """Print the table."""
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    table = Table("what", "ours", "peer", "ratio", "wanted", box=None, pad_edge=False, header_style="dim")
+    with tempfile.TemporaryDirectory(prefix="lensrl-bench-") as scratch:
+        for row in [*weights_rows(Path(scratch)), study_row(Path(scratch)), import_row()]:
+            table.add_row(*row)
+    console.print(f"{os.cpu_count()} cores, {ROUNDS} rounds, medians; files in {tempfile.gettempdir()}")
+    console.print(table)
+
+
+def weights_rows(folder: Path) -> list[tuple[str, ...]]:
+    """A 403 MB delta written, read back and verified, against safetensors and sha256."""
+    before, after, parameters = make_weights()
+    ours, peer = folder / "full-rl.seed-0.h5", folder / "delta.safetensors"
+    header = Header("bench", "full-rl", 0, range(LAYERS), "completed", "", "none", "0", LAYERS, "{}", {})
+    deltas = {name: torch.from_numpy(after[name] - before[name]) for name in before}
+
+    def write() -> None:
+        with new_file(ours) as partial:
+            write_run(partial, header, parameters, before, after=after)
+
+    def save() -> None:
+        save_file(deltas, peer)
+        sync(peer)
+
+    def subtract_and_save() -> None:
+        save_file({name: torch.from_numpy(after[name]) - torch.from_numpy(before[name]) for name in before}, peer)
+        sync(peer)
+
+    def fresh() -> None:
+        ours.unlink(missing_ok=True)
+        peer.unlink(missing_ok=True)
+        os.sync()
+
+    rows = [
+        ("write 403 MB: exact difference, hashes, read back; peer: save_file of ready differences, fsync",
+         *measure(write, save, wanted=0.8, between=fresh)),
+        ("the same; peer: after - before, save_file, fsync", *measure(write, subtract_and_save, wanted=0.8, between=fresh)),
+    ]  # fmt: skip
+    write()
+    save()
+    names = [p.name for p in parameters if p.part == "2"]
+    with Run(ours) as run, safe_open(peer, framework="pt") as tensors:
+
+        def read() -> list[np.ndarray]:
+            return [array[...] for array in run.deltas[2].values()]
+
+        def load() -> list[torch.Tensor]:
+            return [tensors.get_tensor(name).clone() for name in names]
+
+        rows.append(("read one layer, 67 MB, in the page cache; peer: safe_open, get_tensor, clone",
+                     *measure(read, load, wanted=0.8, rounds=5 * ROUNDS)))  # fmt: skip
+        rows.append(("read one layer, 67 MB, from the disk; same peer",
+                     *measure(read, load, wanted=0.8, between=lambda: (forget(ours), forget(peer)))))  # fmt: skip
+    rows.append(("verify 403 MB; peer: hashlib.sha256 of the file",
+                 *measure(lambda: check_file(ours), lambda: hash_file(ours), wanted=None)))  # fmt: skip
+    return rows
+
+
+def study_row(folder: Path) -> tuple[str, ...]:
+    """Opening a study of 36 runs."""
+    study = make_study(folder / "study")
+    seconds = statistics.median(timed(lambda: Study(study).close()) for _ in range(ROUNDS))
+    return (f"open_study of {RUNS} runs", f"{seconds * 1e3:.0f} ms", "", "", verdict(seconds <= 0.2, "200 ms"))
+
+
+def import_row() -> tuple[str, ...]:
+    """`import lensrl` in a fresh process, without the interpreter's own start."""
+
+    def start(code: str) -> Job:
+        return lambda: subprocess.run([sys.executable, "-c", code], check=True)
+
+    bare = statistics.median(timed(start("")) for _ in range(ROUNDS))
+    full = statistics.median(timed(start("import lensrl")) for _ in range(ROUNDS))
+    return (
+        "import lensrl, with the interpreter's start; peer: the start alone",
+        f"{full * 1e3:.0f} ms", f"{bare * 1e3:.0f} ms", f"{bare / full:.2f}", verdict(full <= 0.15, "150 ms"),
+    )  # fmt: skip
+
+
+def measure(
+    ours: Job, peer: Job, *, wanted: float | None, between: Job = lambda: None, rounds: int = ROUNDS
+) -> tuple[str, str, str, str]:
+    """Both in turns, the first round left out: it touches memory that the others find ready."""
+    times: list[tuple[float, float]] = []
+    for number in range(rounds + 1):
+        pair = [0.0, 0.0]
+        for which in (0, 1) if number % 2 else (1, 0):
+            between()
+            pair[which] = timed((ours, peer)[which])
+        times.append((pair[0], pair[1]))
+    a, b = (statistics.median(column) for column in zip(*times[1:], strict=True))
+    ratio = statistics.median(b / a for a, b in times[1:])
+    goal = "" if wanted is None else verdict(ratio >= wanted, f"≥ {wanted}")
+    return f"{a * 1e3:.1f} ms", f"{b * 1e3:.1f} ms", f"{ratio:.2f}", goal
+
+
+def timed(job: Job) -> float:
+    start = time.perf_counter()
+    job()
+    return time.perf_counter() - start
+
+
+def verdict(fine: bool, goal: str) -> str:  # noqa: FBT001
+    return f"{goal}: {'met' if fine else 'missed'}"
+
+
+def make_weights() -> tuple[Weights, Weights, list[Parameter]]:
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(SIDE, SIDE)).astype(np.float32)
+    before, after, parameters = {}, {}, []
+    for layer in range(LAYERS):
+        for matrix in "qkvo":
+            name = f"model.layers.{layer}.{matrix}.weight"
+            shift = layer * 4 + "qkvo".index(matrix)
+            before[name] = np.roll(noise, shift) * np.float32(0.02)
+            after[name] = before[name] + np.roll(noise, -shift) * np.float32(1e-5)
+            parameters.append(
+                Parameter(name, str(layer), f"{matrix}.weight", "attn", noise.size, frobenius(before[name]))
+            )
+    return before, after, parameters
+
+
+def make_study(folder: Path) -> Path:
+    """36 runs of a model with 34 layers of 11 parameters, as small as they may be: opening reads headers."""
+    folder.mkdir()
+    recipe = Recipe.model_validate({"model": "tiny:none", "task": {"name": "arithmetic"}})
+    (folder / RECIPE_FILE).write_text(recipe.model_dump_json(), encoding="utf-8")
+    n_layers = RUNS - 2
+    parameters = [
+        Parameter(f"model.layers.{layer}.{i}", str(layer), f"{i}.weight", "mlp", 64, 8.0)
+        for layer in range(n_layers)
+        for i in range(11)
+    ]
+    before = {p.name: np.ones(64, np.float32) for p in parameters}
+    score = np.full((256, 4), 0.5, np.float32)
+    scores = ScoreArrays(
+        [str(i) for i in range(256)], ["math"] * 256, score, np.ones((256, 4), np.int32), score > 1, score[:, 0]
+    )
+    for run in ("base", "full-rl", *(f"layer-{layer}" for layer in range(n_layers))):
+        changed = {p.name for p in parameters if run == "full-rl" or run == f"layer-{p.part}"}
+        after = {name: w * np.float32(1.5) if name in changed else w for name, w in before.items()}
+        header = Header("bench", run, 0, [], "completed", "", "none", "0", n_layers, recipe.model_dump_json(), {})
+        with new_file(run_path(folder, run, 0)) as partial:
+            write_run(partial, header, parameters, before, after=None if run == "base" else after, scores=scores)
+    return folder
+
+
+def forget(path: Path) -> None:
+    """Have the page cache drop a file."""
+    with path.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def hash_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+if __name__ == "__main__":
+    main()
