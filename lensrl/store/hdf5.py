@@ -327,5 +327,5 @@ def compression_plugin() -> Any:
     try:
         import hdf5plugin  # registers the filter with HDF5
     except ImportError:
-        raise LensrlError("blosc2-zstd compression needs a plugin: pip install hdf5plugin") from None
+        raise LensrlError("blosc2-zstd compression needs a package: pip install hdf5plugin") from None
     return hdf5plugin

@@ -93,12 +93,16 @@ class Deltas(Mapping[int | str, "PartDeltas"]):
         self._root = root
         self._path = f"{root.rstrip('/')}/deltas".lstrip("/")
 
-    def __getitem__(self, part: int | str) -> PartDeltas:
-        if str(part) in self._parts() or (isinstance(part, int) and 0 <= part < self._n_layers) or part in OUTSIDE:
+    def __getitem__(self, part: int | np.integer | str) -> PartDeltas:
+        if (
+            str(part) in self._parts()
+            or (isinstance(part, int | np.integer) and 0 <= part < self._n_layers)
+            or part in OUTSIDE
+        ):
             return PartDeltas(str(part), self._datasets(str(part)), self._frobenius)
         raise KeyError(f"no part {part!r}{did_you_mean(str(part), map(str, self))}")
 
-    def exact(self, part: int | str) -> dict[str, tuple[str, Delta]]:
+    def exact(self, part: int | np.integer | str) -> dict[str, tuple[str, Delta]]:
         """Inner name -> (full parameter name, delta with what makes base + delta exact), checked against the seal."""
         where = f"{self._path}/{part}"
         with located(self._file, where):

@@ -10,12 +10,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, Queue
 from threading import Thread
-from typing import IO
 
 import h5py
 
@@ -122,7 +121,8 @@ def _in_children(files: Sequence[Path]) -> Iterator[Verdict]:
         assert child.stdin is not None
         assert child.stdout is not None
         lines: Queue[str] = Queue()
-        Thread(target=_pump, args=(child.stdout, lines), daemon=True).start()
+        pump = Thread(target=_pump, args=(child.stdout, lines), daemon=True)
+        pump.start()
         try:
             while todo:
                 child.stdin.write(json.dumps(str(todo[0].absolute())) + "\n")
@@ -141,14 +141,15 @@ def _in_children(files: Sequence[Path]) -> Iterator[Verdict]:
         finally:
             child.kill()
             child.wait()
+            pump.join()
             child.stdin.close()
+            child.stdout.close()
 
 
-def _pump(stream: IO[str], lines: Queue[str]) -> None:
+def _pump(stream: Iterable[str], lines: Queue[str]) -> None:
     for line in stream:
         lines.put(line)
     lines.put("")
-    stream.close()
 
 
 def _child() -> None:
