@@ -1,0 +1,104 @@
+"""What a change of weights looks like: planted changes, closed forms, chance."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from lensrl.measures.weights import SUPPORT, DeltaMetrics, delta_metrics, round_to_bf16
+
+
+def weight(seed: int = 0, shape: tuple[int, ...] = (48, 32)) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def exact(seed: int, shape: tuple[int, ...] = (48, 32)) -> np.ndarray:
+    """The same in float64, for what must hold to the last digits."""
+    return weight(seed, shape).astype(np.float64)
+
+
+def test_sizes_are_those_of_the_difference() -> None:
+    w, d = weight(), 0.01 * weight(1)
+    found = delta_metrics(w, w + d)
+    d = (w + d).astype(np.float64) - w
+    assert found.frobenius == pytest.approx(np.linalg.norm(d))
+    assert found.relative == pytest.approx(np.linalg.norm(d) / np.linalg.norm(w))
+    assert found.spectral == pytest.approx(np.linalg.norm(d, 2))
+    cosine = np.vdot(w, w + d) / np.linalg.norm(w) / np.linalg.norm(w + d)
+    assert found.weight_cosine == pytest.approx(float(cosine))
+
+
+def test_ranks_of_planted_deltas() -> None:
+    w = np.zeros((48, 32))
+    one = np.outer(exact(1)[:, 0], exact(2)[0])
+    assert delta_metrics(w, one)[3:5] == pytest.approx((1, 1))
+    left, right = np.linalg.qr(exact(3))[0][:, :5], np.linalg.qr(exact(4, (32, 32)))[0][:, :5]
+    assert delta_metrics(w, left @ right.T)[3:5] == pytest.approx((5, 5))  # five equal singular values
+    s = np.array([4.0, 2.0, 1.0, 0.5, 0.5])
+    found = delta_metrics(w, (left * s) @ right.T)
+    p = s / s.sum()
+    assert found.stable_rank == pytest.approx((s**2).sum() / 16)
+    assert found.effective_rank == pytest.approx(math.exp(-(p * np.log(p)).sum()))
+
+
+def test_a_turned_leading_space_is_found_and_leaves_the_spectrum() -> None:
+    u, v = np.linalg.qr(exact(1, (48, 48)))[0], np.linalg.qr(exact(2, (32, 32)))[0]
+    s = np.concatenate([np.full(16, 10.0), np.full(16, 1.0)])
+    angle = math.radians(25)
+    turned = u.copy()
+    turned[:, 0] = math.cos(angle) * u[:, 0] + math.sin(angle) * u[:, 40]  # a leading direction towards one outside
+    found = delta_metrics((u[:, :32] * s) @ v.T, (turned[:, :32] * s) @ v.T)
+    assert found.left_angle == pytest.approx(25, abs=1e-6)
+    assert found.right_angle == pytest.approx(0, abs=1e-5)
+    assert found.spectral_shift == pytest.approx(0, abs=1e-12)
+    stretched = delta_metrics((u[:, :32] * s) @ v.T, (u[:, :32] * (1.1 * s)) @ v.T)
+    assert stretched.spectral_shift == pytest.approx(0.1)
+
+
+def test_the_support_of_a_random_delta_falls_on_large_weights_by_chance() -> None:
+    overlaps = []
+    for seed in range(40):
+        w, d = weight(seed, (60, 60)), 1e-3 * weight(1000 + seed, (60, 60))
+        found = delta_metrics(w.astype(np.float64), w.astype(np.float64) + d)
+        overlaps.append((found.overlap_largest, found.overlap_smallest))
+    assert np.mean(overlaps, axis=0) == pytest.approx((SUPPORT, SUPPORT), abs=0.01)
+    grown = delta_metrics(weight(), 2 * weight())
+    assert (grown.overlap_largest, grown.overlap_smallest) == (1, 0)
+
+
+@given(hnp.arrays(np.float32, 30, elements=st.floats(-(2.0**100), 2.0**100, width=32)))
+def test_rounding_to_bfloat16_is_torchs(array: np.ndarray) -> None:
+    expected = torch.from_numpy(array).to(torch.bfloat16).to(torch.float32).numpy()
+    np.testing.assert_array_equal(round_to_bf16(array), expected)
+
+
+def test_changes_that_bfloat16_hides_are_counted_apart() -> None:
+    w = np.array([1.0, 1.0, 1.0, 0.0], np.float32)
+    found = delta_metrics(w, np.array([1.0, 1.0001, 1.1, 1e-30], np.float32))
+    assert (found.changed_share, found.changed_share_bf16) == (0.75, 0.5)
+
+
+def test_no_change_is_all_zeros_and_a_vector_has_no_directions() -> None:
+    w = weight()
+    same = delta_metrics(w, w)
+    assert same[:3] == (0, 0, 0)
+    assert (same.changed_share, same.spectral_shift) == (0, 0)
+    assert (same.weight_cosine, same.left_angle, same.right_angle) == pytest.approx((1, 0, 0), abs=1e-6)
+    vector = delta_metrics(w[0], w[0] + 1)
+    undefined = {name for name, value in vector._asdict().items() if math.isnan(value)}
+    assert undefined == {"spectral", "stable_rank", "effective_rank", "spectral_shift", "left_angle", "right_angle"}
+    assert isinstance(delta_metrics(np.array(1, np.float32), np.array(2, np.float32)), DeltaMetrics)
+
+
+def test_bad_weights_are_refused() -> None:
+    w = weight()
+    with pytest.raises(ValueError, match="shapes differ"):
+        delta_metrics(w, w.T)
+    with pytest.raises(ValueError, match="NaN"):
+        delta_metrics(w, np.full_like(w, np.nan))
