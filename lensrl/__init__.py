@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lensrl.bottleneck import correlate_study, predictors
+    from lensrl.comparison import compare_activations, compare_layers, compare_weights
     from lensrl.errors import LensrlError
     from lensrl.patching.patch import patch
     from lensrl.recipe import load_recipe
@@ -30,6 +31,9 @@ _HOMES = {
     "LensrlError": "lensrl.errors",
     "Run": "lensrl.store.run",
     "Study": "lensrl.store.study",
+    "compare_activations": "lensrl.comparison",
+    "compare_layers": "lensrl.comparison",
+    "compare_weights": "lensrl.comparison",
     "correlate_study": "lensrl.bottleneck",
     "load_recipe": "lensrl.recipe",
     "open_run": "lensrl.store.run",
@@ -46,6 +50,9 @@ __all__ = [
     "LensrlError",
     "Run",
     "Study",
+    "compare_activations",
+    "compare_layers",
+    "compare_weights",
     "correlate_study",
     "load_recipe",
     "open_run",

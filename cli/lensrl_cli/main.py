@@ -7,7 +7,7 @@ import sys
 import typer
 
 from lensrl import LensrlError, __version__
-from lensrl_cli import contribution, correlate, patch, report, run, show, verify
+from lensrl_cli import cka, contribution, correlate, deltas, patch, report, run, show, verify
 
 app = typer.Typer(
     add_completion=False,
@@ -19,6 +19,8 @@ app.command("run")(run.run)
 app.command("contribution")(contribution.contribution)
 app.command("patch")(patch.patch)
 app.command("correlate")(correlate.correlate)
+app.command("deltas")(deltas.deltas)
+app.command("cka")(cka.cka)
 app.command("report")(report.report)
 app.command("show")(show.show_path)
 app.command("verify")(verify.verify_path)

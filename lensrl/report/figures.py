@@ -115,6 +115,31 @@ def delta_figure(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def cka_figure(table: pd.DataFrame, title: str) -> Figure:
+    """Debiased CKA of two runs over depth, with its interval."""
+    with _style():
+        figure, (axes,) = _layer_axes(table["layer"])
+        axes.axhline(1, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
+        _points(axes, table, "cka", BLUE)
+        axes.set_ylabel("linear CKA, debiased")
+        axes.set_title(title)
+    return figure
+
+
+def weight_figure(table: pd.DataFrame, title: str) -> Figure:
+    """Relative change of every matrix by layer, one colour per component."""
+    with _style():
+        matrices = table[table["spectral"].notna()].dropna(subset=["layer"])
+        figure, (axes,) = _layer_axes(matrices["layer"])
+        for (component, rows), colour in zip(matrices.groupby("component"), (BLUE, ORANGE, GREEN), strict=False):
+            axes.plot(rows["layer"].astype(int), rows["relative"], "o", color=colour, alpha=0.8, label=str(component))
+        axes.set_ylim(0, None)
+        axes.set_ylabel("weight change ‖ΔW‖ / ‖W‖")
+        axes.set_title(title, pad=18)
+        _legend_above(axes)
+    return figure
+
+
 def training_figure(curves: Sequence[tuple[str, pd.DataFrame]], *, title: str = "", window: int = 5) -> Figure:
     """Mean reward over steps, smoothed: full RL in front, single layers coloured by depth, sets dashed.
 

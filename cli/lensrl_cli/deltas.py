@@ -1,0 +1,61 @@
+"""`lensrl deltas`: what training did to the weights."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lensrl import open_study
+from lensrl_cli.output import Csv, FigureFile, Json, StudyArgument, note, number, print_json, saved, show, write_csv
+
+SHOWN = {
+    "relative": ("‖ΔW‖ / ‖W‖", 4),
+    "spectral": ("‖ΔW‖₂", 3),
+    "stable_rank": ("stable rank", 1),
+    "effective_rank": ("effective rank", 1),
+    "changed_share_bf16": ("changed in bf16", 3),
+    "spectral_shift": ("spectral shift", 5),
+    "left_angle": ("angle", 1),
+    "overlap_largest": ("on largest", 3),
+}
+
+
+def deltas(
+    study: StudyArgument,
+    run: Annotated[str, typer.Option("--run", metavar="RUN", help="The trained run.")] = "full-rl",
+    seed: Annotated[int | None, typer.Option("--seed", help="Training seed; by default the lowest.")] = None,
+    json: Json = False,
+    csv: Csv = None,
+    figure: FigureFile = None,
+) -> None:
+    """Show what training did to the weights: size, rank, spectrum, angles, support; medians over a layer's matrices.
+
+    --json and --csv give every parameter. Example: lensrl deltas runs/tiny --run full-rl
+    """
+    from lensrl.comparison import compare_weights
+
+    with open_study(study) as opened:
+        table = compare_weights(opened, run, seed=seed)
+        name = opened.name
+    if json:
+        print_json(table.to_dict("records"))
+    else:
+        matrices = table[table["spectral"].notna()].dropna(subset=["layer"])
+        medians = matrices.groupby("layer")[list(SHOWN)].median()
+        rows = [
+            {"layer": str(layer), **{head: number(digits)(row[key]) for key, (head, digits) in SHOWN.items()}}
+            for layer, row in medians.iterrows()
+        ]
+        show(
+            f"Weight deltas of {run}, {name}", dict.fromkeys(["layer", *(h for h, _ in SHOWN.values())], "right"), rows
+        )
+        note("medians over a layer's matrices; angle: the largest between leading left spaces, in degrees; on largest: "
+             "share of the update's largest tenth that is on W's, 0.1 by chance", style="dim")  # fmt: skip
+    if csv is not None:
+        write_csv(table, csv)
+    if figure is not None:
+        from lensrl.report.figures import save_figure, weight_figure
+
+        save_figure(weight_figure(table, f"{name}: weight deltas of {run}"), figure)
+        saved("figure", figure)

@@ -1,0 +1,64 @@
+"""Two runs of a study that really ran, compared: what is frozen is the same, what was trained is not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lensrl import LensrlError, Study, compare_activations, compare_layers, compare_weights
+from lensrl.measures.similarity import linear_cka
+
+
+def test_a_run_beside_itself_is_all_alike(small_study: Study) -> None:
+    table = compare_activations(small_study, "base", "base")
+    assert table["layer"].tolist() == list(range(8))
+    for column, value in {"cka": 1, "one_minus_cka": 0, "procrustes": 0, "relative_l2": 0, "cosine": 1}.items():
+        np.testing.assert_allclose(table[column], value, atol=1e-7)
+    np.testing.assert_allclose(table["high"] - table["low"], 0, atol=1e-9)
+
+
+def test_what_lies_below_the_trained_layer_is_the_same_and_what_lies_above_is_not(small_study: Study) -> None:
+    table = compare_activations(small_study, "base", "layer-3").set_index("layer")
+    assert (table.loc[:2, "relative_l2"] == 0).all()
+    assert (table.loc[3:, "relative_l2"] > 0).all()
+    assert (table.loc[3:, "one_minus_cka"] > 0).all()
+    below = compare_activations(small_study, "base", "layer-3", site="mlp_out").set_index("layer")
+    assert (below.loc[:2, "relative_l2"] == 0).all()
+
+
+def test_the_diagonal_of_the_map_is_the_profile(small_study: Study) -> None:
+    table, profile = compare_layers(small_study), compare_activations(small_study)
+    assert table.shape == (8, 8)
+    np.testing.assert_allclose(np.diag(table), profile["cka"], atol=1e-10)
+    x = small_study["base"].activations["block_out"][2]
+    y = small_study["full-rl"].activations["block_out"][6]
+    assert table[2, 6] == pytest.approx(linear_cka(x, y))
+
+
+def test_the_first_token_of_a_sequence_can_be_left_out(small_study: Study) -> None:
+    found = compare_activations(small_study, first_token=False)["cka"][4]
+    probe, x, y = small_study["base"].probe, *(small_study[n].activations["block_out"][4] for n in ("base", "full-rl"))
+    rest = (probe["position"] > 0).to_numpy()
+    assert 0 < (~rest).sum() == probe["prompt"].nunique()
+    assert found == pytest.approx(linear_cka(x[rest], y[rest]))
+
+
+def test_weights_that_changed_are_measured_and_agree_with_the_run_file(small_study: Study) -> None:
+    table = compare_weights(small_study, "layer-3").set_index("parameter")
+    stored = small_study["layer-3"].delta_norms().set_index("parameter")
+    assert set(table.index) == set(stored.index[stored["changed_share"] > 0])
+    assert (table["layer"] == 3).all()
+    np.testing.assert_allclose(table["frobenius"], stored.loc[table.index, "norm"], rtol=1e-4)
+    np.testing.assert_allclose(table["changed_share"], stored.loc[table.index, "changed_share"], atol=1e-12)
+    matrices = table[table["spectral"].notna()]
+    assert (matrices["spectral"] <= matrices["frobenius"] * (1 + 1e-9)).all()
+    assert matrices["stable_rank"].between(1, 96).all()
+
+
+def test_bad_questions_are_answered_in_a_line(small_study: Study) -> None:
+    with pytest.raises(LensrlError, match="did you mean 'mlp_out'"):
+        compare_activations(small_study, site="mlp_ou")
+    with pytest.raises(LensrlError, match="no run 'full-lr'; did you mean 'full-rl'"):
+        compare_activations(small_study, other="full-lr")
+    with pytest.raises(LensrlError, match="full-rl with seed 9"):
+        compare_weights(small_study, seed=9)
