@@ -8,6 +8,7 @@ import typer
 
 from lensrl import LensrlError, __version__
 from lensrl_cli import cka, contribution, correlate, deltas, patch, report, run, show, verify
+from lensrl_cli.output import plain
 
 app = typer.Typer(
     add_completion=False,
@@ -46,7 +47,7 @@ def main() -> None:
     try:
         code = app(prog_name="lensrl", standalone_mode=False)
     except (LensrlError, typer.TyperException) as error:
-        print(f"lensrl: {_line(error)}", file=sys.stderr)
+        print(f"lensrl: {plain(_line(error))}", file=sys.stderr)
         sys.exit(2)
     except typer.Abort:
         sys.exit(130)

@@ -87,7 +87,7 @@ def saved(what: str, path: Path) -> None:
 def show(title: str, columns: Mapping[str, str], rows: Sequence[Mapping[str, str]]) -> None:
     """A terminal table; `columns` maps a heading to its justification."""
     table = Table(
-        title=Text(title), title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim"
+        title=Text(plain(title)), title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim"
     )
     for heading, justify in columns.items():
         table.add_column(heading, justify=justify, no_wrap=justify == "right")  # type: ignore[arg-type]

@@ -48,7 +48,7 @@ def _show_study(study: Study, *, json: bool) -> None:
     if json:
         print_json(table.to_dict("records"))
         return
-    note(f"{study.name}: model {study.recipe.model}, seeds {', '.join(map(str, study.seeds)) or 'none'}, "
+    note(f"{study.name}: model {study.model}, seeds {', '.join(map(str, study.seeds)) or 'none'}, "
          f"{size(int(table['bytes'].sum()))}")  # fmt: skip
     shares = quick_contributions(table)
     rows = [

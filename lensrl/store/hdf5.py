@@ -47,7 +47,7 @@ def open_for_reading(path: Path, expected: str, version: int) -> h5py.File:
             _check_kind(path, seal.format, seal.format_version, expected, version)
             if not structure_holds(path, seal):
                 raise Damaged(f"{path} is damaged in its structure; delete it and run again")
-        file = h5py.File(path, "r", locking=False)
+        file = _open(path)
         try:
             found, found_version = (
                 attribute(file, n) if n in file.attrs else None for n in ("format", "format_version")
@@ -68,6 +68,15 @@ def open_for_reading(path: Path, expected: str, version: int) -> h5py.File:
     except DAMAGE as error:
         raise Damaged(f"{path} is damaged or not an HDF5 file ({reason(error)}); delete it and run again") from None
     return file
+
+
+def _open(path: Path) -> h5py.File:
+    try:
+        return h5py.File(path, "r", locking=False)
+    except OSError as error:
+        if "locking flag" not in str(error):
+            raise
+        return h5py.File(path, "r")  # this process has it open already, by h5py or xarray, and HDF5 wants both alike
 
 
 def _check_kind(path: Path, found: Any, found_version: Any, expected: str, version: int) -> None:

@@ -25,7 +25,7 @@ def study_html(study: Study) -> str:
     table = list_study(study)
     seeds = ", ".join(map(str, study.seeds)) or "none"
     head = Markup("<div><b>{}</b> <span {}>model {}, seeds {}, {}</span></div>").format(
-        study.name, _FAINT, study.recipe.model, seeds, size(int(table["bytes"].sum()))
+        study.name, _FAINT, study.model, seeds, size(int(table["bytes"].sum()))
     )
     return str(Markup("<div>{}{}{}</div>").format(head, bars_html(quick_contributions(table)), table_html(table)))
 

@@ -73,6 +73,11 @@ ATTRIBUTES = {
     ),
 }  # fmt: skip
 
+NUMBERS = {  # NumPy kind and dimensions; all other attributes are text
+    "format_version": ("i", 0), "seed": ("i", 0), "n_layers": ("i", 0), "layer": ("i", 0), "score": ("f", 0),
+    "layers": ("i", 1), "snapshots": ("i", 1),
+}  # fmt: skip
+
 TOGETHER = {  # groups that are whole or absent
     "scores": ("benchmark", "score", "length", "truncated", "reference_logprob"),
     "parameters": ("part", "component", "size", "changed", "norm", "base_norm"),
@@ -88,7 +93,7 @@ def check_layout(file: h5py.File) -> None:
     format, version = str(attribute(file, "format")), int(attribute(file, "format_version"))
     for (kind, since), names in ATTRIBUTES.items():
         for name in names if kind == format and since <= version else ():
-            attribute(file, name)
+            _check_attribute(file, name)
     names = [name for name in check_tree(file) if isinstance(file[name], h5py.Dataset)]
     for name in names:
         _check_dataset(dataset_at(file, name), name, RULES[format])
@@ -98,6 +103,13 @@ def check_layout(file: h5py.File) -> None:
             if absent and (has(file, group) or group == "parameters"):
                 raise KeyError(f"there is no {group}/{absent[0]}")
         _check_deltas(file, names)
+
+
+def _check_attribute(file: h5py.File, name: str) -> None:
+    value = attribute(file, name)
+    found = "text" if isinstance(value, str) else (np.asarray(value).dtype.kind, np.ndim(value))
+    if found != NUMBERS.get(name, "text"):
+        raise ValueError(f"attribute {name} holds {value!r}")
 
 
 def _check_dataset(dataset: h5py.Dataset, name: str, rules: Sequence[Rule]) -> None:

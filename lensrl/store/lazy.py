@@ -117,7 +117,7 @@ class Deltas(Mapping[int | str, "PartDeltas"]):
         table = "parameters" if self._root == "/" else self._root
         with located(self._file, table):
             parts = np.array(read_strings(self._file, "parameters/part"))
-            return float(np.linalg.norm(read_array(self._file, f"{table}/norm")[parts == part]))
+            return float(np.linalg.norm(np.where(parts == part, read_array(self._file, f"{table}/norm"), 0.0)))
 
     def _datasets(self, part: str) -> dict[str, h5py.Dataset]:
         """Inner name -> dataset, unread."""

@@ -53,7 +53,7 @@ def list_study(study: Study) -> pd.DataFrame:
             name, seed = _named(path)
             rows.append(dict.fromkeys(COLUMNS) | {
                 "run": name, "seed": seed, "status": "damaged", "reason": why,
-                "bytes": path.stat().st_size if path.exists() else 0, "file": file,
+                "bytes": _bytes(path), "file": file,
             })  # fmt: skip
     known = {row["file"] for row in rows}
     rows += [row for row in _unfinished(study) if row["file"] not in known]
@@ -87,12 +87,12 @@ def runs(folder: str | Path) -> pd.DataFrame:
                 rows.append(_row(run) | {"file": str(file)})
         except StoreError as error:
             name, seed = _named(file)
-            rows.append(
-                dict.fromkeys(COLUMNS)
-                | {"run": name, "seed": seed, "status": "damaged", "reason": str(error), "file": str(file)}
-            )
+            rows.append(dict.fromkeys(COLUMNS) | {
+                "run": name, "seed": seed, "status": "damaged", "reason": str(error),
+                "bytes": _bytes(file), "file": str(file),
+            })  # fmt: skip
     if rows:
-        tables.append(pd.DataFrame(rows, columns=COLUMNS).assign(study=""))
+        tables.append(pd.DataFrame(rows, columns=COLUMNS).astype({"score": float, "gain": float}).assign(study=""))
     columns = ["study", *COLUMNS]
     return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
 
@@ -149,15 +149,23 @@ def order(run: Run) -> tuple[object, ...]:
 def _row(run: Run) -> dict[str, object]:
     return {
         "run": run.name, "seed": run.seed, "status": run.status, "reason": run.reason, "score": run.score,
-        "gain": np.nan, "bytes": run.bytes, "file": run.path.name,
+        "gain": np.nan, "bytes": _bytes(run.path), "file": run.path.name,
     }  # fmt: skip
+
+
+def _bytes(path: Path) -> int:
+    """The size of a file, which may be gone since it was looked for."""
+    return path.stat().st_size if path.exists() else 0
 
 
 def _unfinished(study: Study) -> Iterator[dict[str, object]]:
     from lensrl.store.study import run_path
 
     n_layers = next((run.n_layers for run in study.runs.values()), None)
-    planned = plan(study.recipe, n_layers) if n_layers is not None else []
+    try:
+        planned = plan(study.recipe, n_layers) if n_layers is not None else []
+    except LensrlError:  # whoever uses the recipe is told what is wrong with it; the runs are listed all the same
+        planned = []
     for path in {run_path(study.path, spec.name, spec.seed): None for spec in planned}:
         if is_being_written(path):
             status, reason = "running", "a process is making it"

@@ -10,7 +10,7 @@ from types import TracebackType
 import numpy as np
 import pandas as pd
 
-from lensrl.errors import LensrlError, StoreError, did_you_mean
+from lensrl.errors import LensrlError, RecipeError, StoreError, did_you_mean
 from lensrl.layers import BASE, FULL, layer_run, parse_layers, run_layer
 from lensrl.measures.contribution import GainRatio, gain_ratios
 from lensrl.recipe import Recipe, read_kept_recipe
@@ -72,6 +72,14 @@ class Study:
     def recipe(self) -> Recipe:
         """The recipe, with its paths resolved."""
         return read_kept_recipe(self.path / RECIPE_FILE)
+
+    @property
+    def model(self) -> str:
+        """The base model, as the recipe names it; as the runs do where the recipe cannot be read."""
+        try:
+            return self.recipe.model
+        except RecipeError:
+            return next((run.base for run in self.runs.values()), "unknown")
 
     @property
     def n_layers(self) -> int:
@@ -199,9 +207,7 @@ class Study:
         return Study, (self.path.absolute(),)
 
     def __repr__(self) -> str:
-        return (
-            f"<Study {self.name}: {len(self.runs)} runs, seeds {self.seeds}, model {self.recipe.model}>\n{self.runs!r}"
-        )
+        return f"<Study {self.name}: {len(self.runs)} runs, seeds {self.seeds}, model {self.model}>\n{self.runs!r}"
 
     def _repr_html_(self) -> str:
         from lensrl.store.html import study_html

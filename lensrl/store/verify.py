@@ -127,7 +127,7 @@ def _in_children(files: Sequence[Path]) -> Iterator[Verdict]:
             while todo:
                 child.stdin.write(json.dumps(str(todo[0].absolute())) + "\n")
                 child.stdin.flush()
-                line = lines.get(timeout=SECONDS + todo[0].stat().st_size / BYTES_PER_SECOND)
+                line = lines.get(timeout=_patience(todo[0]))
                 if not line:
                     break
                 yield Verdict(todo.pop(0), **json.loads(line))
@@ -144,6 +144,11 @@ def _in_children(files: Sequence[Path]) -> Iterator[Verdict]:
             pump.join()
             child.stdin.close()
             child.stdout.close()
+
+
+def _patience(path: Path) -> float:
+    """Seconds that reading a file may take; of one that is gone by now, that is soon found."""
+    return SECONDS + (path.stat().st_size / BYTES_PER_SECOND if path.exists() else 0.0)
 
 
 def _pump(stream: Iterable[str], lines: Queue[str]) -> None:

@@ -1,0 +1,156 @@
+"""`lensrl show`, as a person types it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from test_verbs import assert_one_line, lensrl
+
+from lensrl import open_run, open_study
+from tests.reseal import resealed
+
+HOSTILE = "\x1b[31mred\x1b]0;title\x07\x9b2J\rover"
+STEERING = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")  # every control character but the end of a line
+
+
+def shown(*arguments: object) -> str:
+    done = lensrl("show", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    return done.stdout
+
+
+def row_of(text: str, first: str) -> list[str]:
+    return next(line.split() for line in text.splitlines() if line.split()[:1] == [first])
+
+
+def test_a_study_shows_every_run_with_score_gain_and_size(small_study_folder: Path) -> None:
+    text = shown(small_study_folder)
+    with open_study(small_study_folder) as study:
+        base = study["base"].score
+        for run in study.runs.values():
+            row = row_of(text[text.index("Runs") :], run.name)
+            assert row[:4] == [run.name, str(run.seed), f"{run.score:.3f}", f"{run.score - base:.3f}"]
+            assert row[-1] == "completed"
+    assert "model tiny:qwen3, seeds 0" in text
+
+
+def test_a_study_shows_what_is_damaged_or_missing(small_study_folder: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(small_study_folder, tmp_path / "copied"))
+    (copied / "layer-3.seed-0.h5").write_bytes(b"nothing")
+    (copied / "layer-7.seed-0.h5").unlink()
+    (copied / ".layer-7.seed-0.h5.partial").write_bytes(b"half")
+    (copied / "ends.seed-0.h5").unlink()
+    text = shown(copied)
+    runs = text[text.index("Runs") :]
+    assert "damaged:" in " ".join(row_of(runs, "layer-3"))
+    assert "unfinished:" in " ".join(row_of(runs, "layer-7"))
+    assert "missing:" in " ".join(row_of(runs, "ends"))
+    assert "completed" in row_of(runs, "layer-0")
+
+
+def test_a_folder_shows_the_runs_of_all_its_studies(small_study_folder: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        for file in ("recipe.json", "base.h5"):
+            shutil.copy(small_study_folder / file, tmp_path / name / file)
+    text = shown(tmp_path)
+    for name in ("one", "two"):
+        assert re.search(rf"{tmp_path / name} +base +0 ", text)
+    rows = json.loads(shown(tmp_path, "--json"))
+    assert {(row["study"], row["run"]) for row in rows if row["status"] == "completed"} == {
+        (str(tmp_path / name), "base") for name in ("one", "two")
+    }
+
+
+def test_a_run_shows_its_header_and_its_datasets(small_study_folder: Path) -> None:
+    path = small_study_folder / "full-rl.seed-0.h5"
+    text = shown(path)
+    with open_run(path) as run:
+        assert f"full-rl seed 0 of small: {run.status}, score {run.score:.3f}, {run.bytes / 1e6:.1f} MB" in text
+        assert f"made {run.provenance['created']}" in text
+    assert "8 layers, trained: all" in text
+    assert row_of(text, "scores/score")[1:7] == ["item,", "sample", "48", "×", "2", "float32"]
+    for name in ("training/loss", "probe/text", "activations/block_out", "deltas/0", "deltas/embed"):
+        assert row_of(text, name)
+    assert "deltas/0/" not in text  # folded
+
+
+def test_a_group_shows_its_datasets_and_a_dataset_its_first_rows(small_study_folder: Path) -> None:
+    path = small_study_folder / "layer-3.seed-0.h5"
+    with h5py.File(path) as file:
+        names = [f"deltas/3/{name}" for name in file["deltas/3"]]  # type: ignore[union-attr]
+        first = np.asarray(file["scores/score"][:4])  # type: ignore[index]
+        text = [raw.decode() for raw in file["item"][:4]]  # type: ignore[index]
+    assert sorted(row["dataset"] for row in json.loads(shown(path / "deltas" / "3", "--json"))) == sorted(names)
+    assert all(row_of(shown(path / "deltas" / "3"), name) for name in names)
+    preview = shown(path / "scores" / "score")
+    assert re.findall(r"[\d.]+", preview[preview.index("[") :]) == re.findall(r"[\d.]+", np.array2string(first))
+    assert str(text) in shown(path / "item")
+
+
+def test_json_is_json_and_nothing_else(small_study_folder: Path) -> None:
+    with open_study(small_study_folder) as study:
+        scores = {name: run.score for (name, _), run in study.runs.items()}
+    rows = json.loads(shown(small_study_folder, "--json"))
+    assert {row["run"]: row["score"] for row in rows} == pytest.approx(scores)
+    assert next(row for row in rows if row["run"] == "base")["gain"] == 0
+    rows = json.loads(shown(small_study_folder / "base.h5", "--json"))
+    by_name = {row["dataset"]: row for row in rows}
+    assert by_name["scores/score"] | {"bytes": 0} == {
+        "dataset": "scores/score", "axes": "item, sample", "shape": [48, 2], "dtype": "float32", "bytes": 0,
+    }  # fmt: skip
+
+
+def test_a_score_that_there_is_not_is_null_in_json(small_study_folder: Path, tmp_path: Path) -> None:
+    for file in ("recipe.json", "base.h5"):
+        shutil.copy(small_study_folder / file, tmp_path / file)
+    rows = json.loads(shown(tmp_path, "--json"), parse_constant=lambda name: pytest.fail(name))
+    missing = [row for row in rows if row["status"] == "missing"]
+    assert {row["run"] for row in missing} == {"full-rl", "layer-0", "layer-3", "layer-7", "ends"}
+    assert all(row["score"] is None and row["gain"] is None and row["bytes"] == 0 for row in missing)
+
+
+def test_text_from_a_file_does_not_steer_the_terminal(small_study_folder: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(small_study_folder, tmp_path / "copied"))
+    with resealed(copied / "layer-3.seed-0.h5") as file:
+        file.attrs["status"] = "collapsed"
+        for name in ("reason", "study", "base"):
+            file.attrs[name] = HOSTILE
+        node = file["scores/benchmark"]
+        assert isinstance(node, h5py.Dataset)
+        node[0] = b"\x1b[2J"
+    (copied / "recipe.json").write_text(
+        (copied / "recipe.json").read_text().replace("tiny:qwen3", json.dumps(HOSTILE)[1:-1])
+    )
+    path = copied / "layer-3.seed-0.h5"
+    for arguments in ([copied], [path], [path / "scores" / "benchmark"], [copied, "--json"], [path, "--json"]):
+        assert not STEERING.search(shown(*arguments))
+    assert "[31mred" in shown(copied)
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("STUDY/base.h5/scores/scor", "base.h5 holds no 'scores/scor'; see: lensrl show"),
+        ("STUDY/base.h5/deltas", "holds no 'deltas'"),
+        ("STUDY/absent.h5", "absent.h5: give a study, a run file, or a dataset inside one"),
+        ("empty", "empty holds no studies and no run files"),
+        ("broken.h5", "broken.h5 is damaged or not an HDF5 file"),
+        ("broken.h5/scores", "broken.h5 is damaged or not an HDF5 file"),
+    ],
+)
+def test_what_is_not_there_is_one_line_and_exit_code_2(
+    path: str, expected: str, small_study_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.h5").write_text("hello")
+    done = lensrl("show", path.replace("STUDY", str(small_study_folder)), cwd=tmp_path)
+    assert_one_line(done, expected)
+    assert not done.stdout

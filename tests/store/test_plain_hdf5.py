@@ -1,0 +1,141 @@
+"""A run file without lensrl: what other programs make of one that a study really wrote."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import xarray as xr
+
+from lensrl.store.run import Run
+
+AXES = {"layer", "parameter", "token", "step", "item", "sample", "feature", "outside"}
+OF_SCALES = {"CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST"}  # how HDF5 itself writes down axes
+
+
+@pytest.fixture(scope="module")
+def path(small_study_folder: Path) -> Path:
+    return small_study_folder / "full-rl.seed-0.h5"
+
+
+@pytest.fixture
+def tree(path: Path, tmp_path: Path) -> Iterator[xr.DataTree]:
+    """The file as xarray opens it without being told anything; a copy, because HDF5 locks it, and a run does not."""
+    path = Path(shutil.copy(path, tmp_path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with xr.open_datatree(path, engine="h5netcdf") as tree:
+            yield tree
+
+
+def variable(tree: xr.DataTree, name: str) -> xr.DataArray:
+    found = tree[name]
+    assert isinstance(found, xr.DataArray)
+    return found
+
+
+def nodes(file: h5py.File) -> dict[str, h5py.Group | h5py.Dataset]:
+    found: dict[str, h5py.Group | h5py.Dataset] = {"/": file}
+    file.visititems(lambda name, node: found.update({name: node}))
+    return found
+
+
+def datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
+    return {name: node for name, node in nodes(file).items() if isinstance(node, h5py.Dataset)}
+
+
+@pytest.mark.skipif(shutil.which("h5dump") is None, reason="h5dump is not installed")
+def test_h5dump_reads_all_of_it(path: Path) -> None:
+    header = subprocess.run(["h5dump", "-H", str(path)], capture_output=True, text=True)
+    assert (header.returncode, header.stderr) == (0, "")
+    for group in ("scores", "training", "parameters", "deltas", "probe", "activations"):
+        assert f'GROUP "{group}" {{' in header.stdout
+    assert 'ATTRIBUTE "fingerprint"' in header.stdout
+    values = subprocess.run(["h5dump", "-d", "/scores/score", "-y", str(path)], capture_output=True, text=True)
+    assert values.returncode == 0
+    data = values.stdout[values.stdout.index("DATA {") + 6 :].partition("}")[0]
+    with Run(path) as run:
+        assert [float(text) for text in data.split(",")] == pytest.approx(run.scores["score"].tolist(), rel=1e-5)
+
+
+def test_xarray_sees_every_dataset_with_named_dimensions(path: Path, tree: xr.DataTree) -> None:
+    with h5py.File(path) as file:
+        expected = {f"/{name}" for name, dataset in datasets(file).items() if not dataset.is_scale}
+    found = {
+        f"{node.path.rstrip('/')}/{name}": variable.dims
+        for node in tree.subtree
+        for name, variable in node.to_dataset(inherit=False).data_vars.items()
+    }
+    assert set(found) == expected
+    dims = {str(dim) for dims in found.values() for dim in dims}
+    assert dims >= AXES
+    assert not [dim for dim in dims if "phony" in dim]
+    for node in tree.subtree:
+        assert set(node.sizes) <= {str(name) for name in node.coords}, node.path
+    assert {str(name) for name in tree.coords} >= AXES
+    assert variable(tree, "layer").values.tolist() == list(range(8))
+    assert variable(tree, "step").values.tolist() == [1, 2, 3, 4]
+
+
+def test_xarray_sees_the_numbers_that_a_run_gives(path: Path, tree: xr.DataTree) -> None:
+    with Run(path) as run:
+        score = variable(tree, "scores/score")
+        assert score.values.reshape(-1).tolist() == run.scores["score"].tolist()
+        assert [raw.decode() for raw in score["item"].values] == run.items["item"].tolist()
+        norm = variable(tree, "parameters/norm")
+        assert dict(zip([raw.decode() for raw in norm["parameter"].values], norm.values.tolist(), strict=True)) == (
+            run.delta_norms().set_index("parameter")["norm"].to_dict()
+        )
+        grad_norm = variable(tree, "training/layer_grad_norm").sel(layer=3)
+        assert grad_norm.values.tolist() == run.training["grad_norm_3"].tolist()
+        for site, lazy in run.activations.items():
+            np.testing.assert_array_equal(variable(tree, f"activations/{site}").sel(layer=5).values, lazy[5])
+        for part, deltas in run.deltas.items():
+            for name, lazy in deltas.items():
+                np.testing.assert_array_equal(variable(tree, f"deltas/{part}/{name}").values, lazy[...])
+        assert tree.attrs["run"] == run.name
+        assert tree.attrs["score"] == run.score
+
+
+def test_a_tree_of_an_open_run_reads_the_same(path: Path, tree: xr.DataTree) -> None:
+    with Run(path) as run:
+        with run.to_xarray() as mine:
+            assert mine.identical(tree)
+        assert run.deltas[3].frobenius > 0  # closing the tree left the run open
+
+
+def test_there_are_only_numbers_and_utf8_text(path: Path) -> None:
+    """Nothing that needs Python, or a newer HDF5, to be understood."""
+    with h5py.File(path) as file:
+        for name, node in nodes(file).items():
+            if isinstance(node, h5py.Dataset):
+                text = h5py.check_string_dtype(node.dtype)
+                assert node.dtype.str[1:] in ("f4", "f8", "i4", "i8", "u1") or (text and text.encoding == "utf-8"), name
+            for attribute in set(node.attrs) - OF_SCALES:
+                kind = node.attrs.get_id(attribute)
+                text = h5py.check_string_dtype(kind.dtype)
+                fine = kind.dtype.str[1:] in ("f8", "i4", "i8") or (text is not None and text.encoding == "utf-8")
+                assert fine, (name, attribute)
+        for name in ("item", "parameter", "probe/text"):
+            text = h5py.check_string_dtype(datasets(file)[name].dtype)
+            assert text is not None
+            assert text.length is not None
+
+
+def test_whatever_is_not_a_delta_in_one_piece_has_a_checksum_of_hdf5(path: Path) -> None:
+    with h5py.File(path) as file:
+        found = datasets(file)
+        for name, dataset in found.items():
+            if "deltas/" in name and not dataset.is_scale:
+                assert dataset.chunks is None
+                assert dataset.id.get_offset() is not None
+            else:
+                assert dataset.chunks is not None, name
+                assert dataset.fletcher32, name
+        assert sum(dataset.chunks is None for dataset in found.values()) > 8
