@@ -9,6 +9,7 @@ from pathlib import Path
 
 import h5py
 
+from lensrl.store.hdf5 import attribute
 from lensrl.store.seal import read_seal, write_seal
 
 
@@ -20,5 +21,5 @@ def resealed(path: Path) -> Iterator[h5py.File]:
     os.truncate(path, seal.size)
     with h5py.File(path, "r+") as file:
         yield file
-        format, version = str(file.attrs["format"]), int(file.attrs["format_version"])
+        format, version = str(attribute(file, "format")), int(attribute(file, "format_version"))
     write_seal(path, format, version)

@@ -21,7 +21,7 @@ import h5py
 import numpy as np
 from jaxtyping import Float32
 
-from lensrl.errors import Damaged, StoreError
+from lensrl.errors import StoreError
 from lensrl.store.exact import Delta, Scratch, count_changed, flat, same_bits, subtract
 from lensrl.store.hdf5 import (
     CHUNK_BYTES,
@@ -182,8 +182,8 @@ def read_delta(root: h5py.Group, part: str, inner: str, seal: Seal | None = None
     """A stored delta with its repairs. Raises Damaged when its bytes are not those that `seal` says."""
     dataset = dataset_at(root, f"deltas/{part}/{inner}")
     extent = None if seal is None else seal.datasets.get(str(dataset.name).lstrip("/"))
-    if extent is not None and not dataset_holds(Path(dataset.file.filename), extent):
-        raise Damaged(f"its sha256 is not that of {dataset.name}")
+    if extent is not None and not dataset_holds(dataset.file.id.get_vfd_handle(), extent):
+        raise ValueError(f"its sha256 is not that of {dataset.name}")
     repairs = f"repairs/{part}/{inner}"
     where, value = (
         (read_array(root, f"{repairs}/where"), read_array(root, f"{repairs}/value"))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +29,8 @@ ALIGNED_FROM = 1 << 16  # bytes: what is larger begins on a page
 PAGE = 1 << 12
 LARGEST_CHUNK = 16 << 20  # bytes; what a reader accepts
 SEALED_SINCE = 2  # format version
-DAMAGE = (OSError, KeyError, RuntimeError, ValueError, TypeError)  # what h5py raises on a file with wrong bytes in it
+# What h5py raises on a file with wrong bytes in it, and NumPy and pandas on tables that do not fit together.
+DAMAGE = (OSError, KeyError, OverflowError, RuntimeError, ValueError, TypeError)
 
 Compression = Literal["none", "blosc2-zstd"]
 _BLOSC2 = 32026  # registered number of the HDF5 filter
@@ -41,6 +43,30 @@ def open_for_reading(path: Path, expected: str, version: int) -> h5py.File:
     Raises Damaged, Unfinished or TooNew (all StoreError) with the file and what to do. No lock is taken: files are
     written once, and a lock would only get in the way of other readers.
     """
+    while True:
+        before = _identity(path)
+        try:
+            file = _open_checked(path, expected, version)
+        except StoreError:
+            if _identity(path) == before:
+                raise
+        else:
+            now = os.fstat(file.id.get_vfd_handle())
+            if (now.st_dev, now.st_ino, now.st_mtime_ns) == before:
+                return file
+            file.close()
+        # it was replaced meanwhile: what was checked is not what was opened
+
+
+def _identity(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:  # which opening it tells better
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns
+
+
+def _open_checked(path: Path, expected: str, version: int) -> h5py.File:
     try:
         seal = read_seal(path)
         if seal is not None:
@@ -307,7 +333,7 @@ def located(node: h5py.Group | h5py.Dataset, where: str) -> Iterator[None]:
         raise LensrlError("the run is closed: open it again with lensrl.open_run or lensrl.open_study")
     try:
         yield
-    except (*DAMAGE, Damaged) as error:
+    except DAMAGE as error:
         path = node.file.filename
         raise Damaged(f"{path} is damaged at {where} ({reason(error)}); delete it and run again") from None
 

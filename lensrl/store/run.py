@@ -57,7 +57,7 @@ class Run:
             self.study = str(attribute(self.file, "study"))
             self.name = str(attribute(self.file, "run"))
             self.seed = int(attribute(self.file, "seed"))
-            self.layers: list[int] = attribute(self.file, "layers").tolist()
+            self.layers = [int(layer) for layer in attribute(self.file, "layers")]
             self.status = str(attribute(self.file, "status"))
             self.reason = str(attribute(self.file, "reason"))
             self.base = str(attribute(self.file, "base"))
@@ -66,7 +66,9 @@ class Run:
             self.run_id = str(attribute(self.file, "run_id"))
             self.format_version = int(attribute(self.file, "format_version"))
             self._score = float(attribute(self.file, "score")) if self.format_version > 1 else None
-            self._snapshots: list[int] = attribute(self.file, "snapshots").tolist() if self.format_version > 1 else []
+            self._snapshots = (
+                [int(step) for step in attribute(self.file, "snapshots")] if self.format_version > 1 else []
+            )
         except DAMAGE as error:
             self.file.close()
             raise Damaged(f"{self.path} is damaged ({reason(error)}); delete it and run again") from None
@@ -89,18 +91,20 @@ class Run:
     @property
     def has_scores(self) -> bool:
         """False for a run that diverged."""
-        return has(self.file, "scores")
+        with located(self.file, "scores"):
+            return has(self.file, "scores")
 
     @cached_property
     def items(self) -> pd.DataFrame:
         """One row per held-out item: benchmark, item, score (mean over samples), reference_logprob (nats per token)."""
-        group = self._group("scores", "no scores")
-        return pd.DataFrame({
-            "benchmark": self._strings(group, "benchmark"),
-            "item": self._strings(self.file, "item"),
-            "score": self._read(group, "score").mean(axis=1, dtype=np.float64),
-            "reference_logprob": self._read(group, "reference_logprob").astype(np.float64),
-        })  # fmt: skip
+        with located(self.file, "scores"):
+            group = self._group("scores", "no scores")
+            return pd.DataFrame({
+                "benchmark": self._strings(group, "benchmark"),
+                "item": self._strings(self.file, "item"),
+                "score": self._read(group, "score").mean(axis=1, dtype=np.float64),
+                "reference_logprob": self._read(group, "reference_logprob").astype(np.float64),
+            })  # fmt: skip
 
     @property
     def score(self) -> float:
@@ -116,53 +120,54 @@ class Run:
     @property
     def scores(self) -> pd.DataFrame:
         """One row per item and sample: benchmark, item, sample, score, length (tokens), truncated."""
-        group = self._group("scores", "no scores")
-        score = self._read(group, "score")
-        n_items, n_samples = score.shape
-        return pd.DataFrame({
-            "benchmark": np.repeat(self._strings(group, "benchmark"), n_samples),
-            "item": np.repeat(self._strings(self.file, "item"), n_samples),
-            "sample": np.tile(np.arange(n_samples), n_items),
-            "score": score.reshape(-1),
-            "length": self._read(group, "length").reshape(-1),
-            "truncated": self._read(group, "truncated").reshape(-1).astype(bool),
-        })  # fmt: skip
+        with located(self.file, "scores"):
+            group = self._group("scores", "no scores")
+            score = self._read(group, "score")
+            n_items, n_samples = score.shape
+            return pd.DataFrame({
+                "benchmark": np.repeat(self._strings(group, "benchmark"), n_samples),
+                "item": np.repeat(self._strings(self.file, "item"), n_samples),
+                "sample": np.tile(np.arange(n_samples), n_items),
+                "score": score.reshape(-1),
+                "length": self._read(group, "length").reshape(-1),
+                "truncated": self._read(group, "truncated").reshape(-1).astype(bool),
+            })  # fmt: skip
 
     @property
     def training(self) -> pd.DataFrame:
         """One row per step; the columns are those of `TrainingCurve`, per-layer norms as `grad_norm_3`."""
-        group = self._group("training", "no training curve")
-        columns: dict[str, np.ndarray] = {"step": self._read(self.file, "step")}
         with located(self.file, "training"):
-            names = members(group)
-        for name in names:
-            values = self._read(group, name)
-            if values.ndim == 1:
-                columns[name] = values
-            else:
-                labels = range(self.n_layers) if name == "layer_grad_norm" else OUTSIDE
-                columns |= {f"grad_norm_{label}": values[:, i] for i, label in enumerate(labels)}
-        return pd.DataFrame(columns)
+            group = self._group("training", "no training curve")
+            columns: dict[str, np.ndarray] = {"step": self._read(self.file, "step")}
+            for name in members(group):
+                values = self._read(group, name)
+                if values.ndim == 1:
+                    columns[name] = values
+                else:
+                    labels = range(self.n_layers) if name == "layer_grad_norm" else OUTSIDE
+                    columns |= {f"grad_norm_{label}": norms for label, norms in zip(labels, values.T, strict=True)}
+            return pd.DataFrame(columns)
 
     def delta_norms(self) -> pd.DataFrame:
         """One row per parameter: parameter, layer (<NA> outside the layers), part, component, size, norm, base_norm,
         relative_norm (norm / base_norm), changed_share (of entries whose bits changed). Frobenius norms.
         """
-        group = self._group("parameters", "no parameter table")
-        part = self._strings(group, "part")
-        norm, base_norm = self._read(group, "norm"), self._read(group, "base_norm")
-        size = self._read(group, "size")
-        return pd.DataFrame({
-            "parameter": self._strings(self.file, "parameter"),
-            "layer": pd.array([int(p) if p.isdecimal() else None for p in part], dtype="Int64"),
-            "part": part,
-            "component": self._strings(group, "component"),
-            "size": size,
-            "norm": norm,
-            "base_norm": base_norm,
-            "relative_norm": np.divide(norm, base_norm, out=np.full_like(norm, np.nan), where=base_norm > 0),
-            "changed_share": self._read(group, "changed") / size,
-        })  # fmt: skip
+        with located(self.file, "parameters"):
+            group = self._group("parameters", "no parameter table")
+            part = self._strings(group, "part")
+            norm, base_norm = self._read(group, "norm"), self._read(group, "base_norm")
+            size = self._read(group, "size")
+            return pd.DataFrame({
+                "parameter": self._strings(self.file, "parameter"),
+                "layer": pd.array([int(p) if p.isdecimal() else None for p in part], dtype="Int64"),
+                "part": part,
+                "component": self._strings(group, "component"),
+                "size": size,
+                "norm": norm,
+                "base_norm": base_norm,
+                "relative_norm": np.divide(norm, base_norm, out=np.full_like(norm, np.nan), where=base_norm > 0),
+                "changed_share": self._read(group, "changed") / size,
+            })  # fmt: skip
 
     def layer_delta_norms(self) -> pd.DataFrame:
         """One row per layer: norm, base_norm, relative_norm, over all of the layer's parameters together."""
@@ -198,9 +203,10 @@ class Run:
     @property
     def probe(self) -> pd.DataFrame:
         """One row per token of the probe set: token_id, prompt, position, text."""
-        group = self._group("probe", "no probe set")
-        columns = {name: self._read(group, name) for name in ("token_id", "prompt", "position")}
-        return pd.DataFrame({**columns, "text": self._strings(group, "text")})
+        with located(self.file, "probe"):
+            group = self._group("probe", "no probe set")
+            columns = {name: self._read(group, name) for name in ("token_id", "prompt", "position")}
+            return pd.DataFrame({**columns, "text": self._strings(group, "text")})
 
     def preview(self, name: str, rows: int = 4) -> str:
         """The first rows of one dataset, as text; nothing else of it is read."""
@@ -221,14 +227,17 @@ class Run:
             raise LensrlError("to_xarray needs two packages: pip install xarray h5netcdf") from None
         with located(self.file, "its structure"):
             check_tree(self.file)
-        return xarray.open_datatree(self.path, engine="h5netcdf", driver_kwds={"locking": False})
+            try:
+                return xarray.open_datatree(self.path, engine="h5netcdf", driver_kwds={"locking": False})
+            except AttributeError as error:  # h5netcdf takes the attributes of axes for what they should be
+                raise ValueError(reason(error)) from None
 
     def close(self) -> None:
         self.file.close()
 
     @cached_property
     def _seal(self) -> Seal | None:
-        return read_seal(self.path)
+        return read_seal(self.path, self.file.id.get_vfd_handle())
 
     def __reduce__(self) -> tuple[type[Run], tuple[Path]]:
         return Run, (self.path.absolute(),)

@@ -91,9 +91,12 @@ def write_seal(path: Path, format: str, version: int, known: Mapping[str, str] |
         out.write(b"%s\nlensrl-seal %012d %s\n" % (text, len(text), hashlib.sha256(text).hexdigest().encode()))
 
 
-def read_seal(path: Path) -> Seal | None:
-    """The seal of a file, or None when it has none. Raises Damaged when what stands there is not a seal."""
-    with _descriptor(path) as file:
+def read_seal(path: Path, descriptor: int | None = None) -> Seal | None:
+    """The seal of a file, or None when it has none. Raises Damaged when what stands there is not a seal.
+
+    With a `descriptor`, that of the file which is open, whatever is at `path` by now.
+    """
+    with _descriptor(path if descriptor is None else descriptor) as file:
         length = os.fstat(file).st_size
         last = _LAST_LINE.fullmatch(os.pread(file, _LAST_BYTES, max(0, length - _LAST_BYTES)))
         if last is None:
@@ -122,9 +125,9 @@ def structure_holds(path: Path, seal: Seal) -> bool:
         return _digest(file, seal.gaps()) == seal.structure
 
 
-def dataset_holds(path: Path, extent: Extent) -> bool:
-    """Whether one dataset's bytes are as they were written."""
-    with _descriptor(path) as file:
+def dataset_holds(file: Path | int, extent: Extent) -> bool:
+    """Whether one dataset's bytes are as they were written, in the file at a path or in an open one."""
+    with _descriptor(file) as file:
         return _digest(file, extent.ranges) == extent.sha256
 
 
@@ -171,7 +174,10 @@ def _pieces(file: int, ranges: Iterable[tuple[int, int]]) -> Iterator[bytes]:
 
 
 @contextmanager
-def _descriptor(path: Path) -> Iterator[int]:
+def _descriptor(path: Path | int) -> Iterator[int]:
+    if isinstance(path, int):
+        yield path
+        return
     file = os.open(path, os.O_RDONLY)
     try:
         yield file

@@ -44,7 +44,7 @@ def parameter(name: str, part: str, inner: str, component: str, weights: np.ndar
     return Parameter(name, part, inner, component, weights.size, float(np.linalg.norm(weights.astype(np.float64))))
 
 
-PARAMETERS = tuple(parameter(*place, before_weights()[place[0]]) for *place, _ in PLACES)
+PARAMETERS = tuple(parameter(*place[:4], before_weights()[place[0]]) for place in PLACES)
 
 
 def after_weights(changed: Sequence[str]) -> Weights:

@@ -1,27 +1,17 @@
-"""Files that appear whole or not at all: exceptions, full disks, killed processes."""
+"""Files that appear whole or not at all: exceptions, full disks, a second writer."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import random
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-from synthetic import PARAMETERS, add_run, after_weights, before_weights, header, make_study, write_run
+from synthetic import PARAMETERS, after_weights, before_weights, header, write_run
 
 from lensrl.errors import LensrlError, StoreError
 from lensrl.store.atomic import is_being_written, new_file, remove_litter
-from lensrl.store.deltas import Parameter
-from lensrl.store.exact import add
-from lensrl.store.study import Study
-
-WIDE = Parameter("wide", "0", "wide", "mlp", 100_000, 1.0)
-KILLS = 20
 
 
 def test_the_file_appears_when_the_block_ends(tmp_path: Path) -> None:
@@ -96,47 +86,44 @@ def test_a_full_disk_is_told_in_one_line_and_leaves_the_old_file_at_whatever_byt
     assert [*tmp_path.iterdir()] == [path]
 
 
-def wide_weights(generation: int) -> dict[str, np.ndarray]:
-    return {WIDE.name: np.random.default_rng(generation).normal(size=(200, 500)).astype(np.float32)}
+BIG_DELTAS = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from lensrl.errors import StoreError
+from lensrl.store.deltas import Parameter
+from synthetic import header, write_run
+
+path = Path(sys.argv[1])
+parameters = [Parameter(name, "0", name, "mlp", 1 << 21, 1.0) for name in "abc"]
+before = {p.name: np.zeros((2048, 1024), np.float32) for p in parameters}
+after = {p.name: np.ones((2048, 1024), np.float32) for p in parameters}
+for limit in map(int, sys.argv[2:]):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        write_run(path, header("full-rl"), parameters, before, after=after)
+        print("written")
+    except StoreError as error:
+        print(error)
+"""
 
 
-def write_generation(path: Path, generation: int) -> None:
-    about = header("full-rl", status="completed", reason=str(generation))
-    write_run(path, about, [WIDE], wide_weights(0), after=wide_weights(generation))
-
-
-def write_for_ever(path: Path) -> None:
-    for generation in range(2, 1_000_000):
-        write_generation(path, generation)
-
-
-def test_a_killed_process_leaves_whole_files_and_only_litter_that_is_removed(tmp_path: Path) -> None:
-    folder = make_study(tmp_path / "study")
-    untouched = add_run(folder, "base", {"only": [0.0, 1.0]})
-    committed, replaced = untouched.read_bytes(), folder / "full-rl.seed-0.h5"
-    moments, litter = random.Random(0), 0
-    start = time.perf_counter()
-    write_generation(replaced, 1)
-    one_write = time.perf_counter() - start
-    for _ in range(KILLS):
-        writer = multiprocessing.get_context("fork").Process(target=write_for_ever, args=(replaced,))
-        writer.start()
-        time.sleep(0.02 + moments.uniform(0, 4) * one_write)
-        writer.kill()
-        writer.join()
-        partial = [*folder.glob(".*.partial")]
-        litter += len(partial)
-        with Study(folder) as study:
-            assert not study.broken
-            assert set(study.runs) == {("base", 0), ("full-rl", 0)}
-            run = study["full-rl"]
-            _, change = run.deltas.exact(0)[WIDE.inner]
-            expected = wide_weights(int(run.reason))[WIDE.name]
-            assert add(wide_weights(0)[WIDE.name], change).tobytes() == expected.tobytes()
-        assert untouched.read_bytes() == committed
-        assert sorted(remove_litter(tmp_path)) == sorted(partial)
-        assert not [*folder.glob(".*.partial")]
-    assert litter, "no kill came during a write"
+def test_a_disk_that_fills_within_a_delta_of_many_mib_leaves_the_old_file(tmp_path: Path) -> None:
+    path, mib = tmp_path / "full-rl.seed-0.h5", 1 << 20
+    write_run(path, header("full-rl"), PARAMETERS, before_weights())
+    old = path.read_bytes()
+    limits = [mib, 4 * mib + 100, 8 * mib, 12 * mib, 20 * mib + 1, 24 * mib]  # the three deltas are of 8 MiB
+    done = subprocess.run(
+        [sys.executable, "-c", BIG_DELTAS, str(path), *map(str, limits)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    line = f"{path} could not be written (File too large); nothing was changed"
+    assert [text[: len(line)] for text in done.stdout.splitlines()] == [line] * len(limits)
+    assert path.read_bytes() == old
+    assert [*tmp_path.iterdir()] == [path]
 
 
 def test_only_what_no_living_process_holds_is_litter(tmp_path: Path) -> None:
