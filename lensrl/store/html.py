@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lensrl.store.run import Run
     from lensrl.store.study import Study
 
-_CELL = Markup('style="text-align:{}; padding:0.1em 0.8em 0.1em 0; vertical-align:top"')
+_CELL = 'style="text-align:{}; white-space:{}; padding:0.1em 0.8em 0.1em 0; vertical-align:top"'
 _FAINT = Markup('style="opacity:0.65"')
 
 
@@ -66,14 +66,22 @@ def bars_html(contributions: Mapping[int, float]) -> Markup:
     high = max([1.1, *(min(c, 1.6) for c in contributions.values() if math.isfinite(c))])
     low = min([0.0, *(max(c, -0.5) for c in contributions.values() if math.isfinite(c))])
     width, height = 12, 90.0
-    every = next(n for n in (1, 2, 4, 6, 12, 24, 48) if len(contributions) / n <= 20)
+    first, count = min(contributions), max(contributions) - min(contributions) + 1
+    every = next(n for n in (1, 2, 4, 8, 16, 32, 64) if count / n <= 20)
 
     def y(value: float) -> float:
         return round((high - value) / (high - low) * height, 1)
 
     marks = []
-    for i, (layer, value) in enumerate(contributions.items()):
-        if math.isfinite(value):
+    for i, layer in enumerate(range(first, first + count)):
+        value = contributions.get(layer, math.nan)
+        if not math.isfinite(value):
+            marks.append(
+                Markup('<text x="{}" y="{}" font-size="8" text-anchor="middle" fill="#b8433f">×</text>').format(
+                    i * width + width / 2, y(0.0) - 2
+                )
+            )
+        else:
             top, bottom = sorted((y(min(max(value, low), high)), y(0.0)))
             marks.append(
                 Markup(
@@ -86,16 +94,16 @@ def bars_html(contributions: Mapping[int, float]) -> Markup:
                     i * width + width / 2, height + 10, layer
                 )
             )
-    total = len(contributions) * width
+    total = count * width
     lines = Markup(
         '<line x1="0" x2="{0}" y1="{1}" y2="{1}" stroke="currentColor" stroke-width="0.5"/>'
         '<line x1="0" x2="{0}" y1="{2}" y2="{2}" stroke="currentColor" stroke-width="0.5" stroke-dasharray="3 2"/>'
         '<text x="{3}" y="{4}" font-size="8" fill="currentColor">full RL</text>'
     ).format(total, y(0.0), y(1.0), total + 3, y(1.0) + 3)
     label = Markup("<div {}>C_l by layer, from mean scores; intervals: study.contributions()</div>").format(_FAINT)
-    return Markup('<svg viewBox="0 0 {} {}" width="{}" height="{}" style="max-width:100%">{}{}</svg>{}').format(
-        total + 32, height + 13, (total + 32) * 1.5, (height + 13) * 1.5, Markup("").join(marks), lines, label
-    )
+    return Markup(
+        '<svg viewBox="0 0 {} {}" width="{}" height="{}" style="max-width:100%; height:auto">{}{}</svg>{}'
+    ).format(total + 32, height + 13, (total + 32) * 1.5, (height + 13) * 1.5, Markup("").join(marks), lines, label)
 
 
 def table_html(table: pd.DataFrame) -> Markup:
@@ -103,18 +111,18 @@ def table_html(table: pd.DataFrame) -> Markup:
     shown = table.drop(columns=["file"], errors="ignore")
     columns = list(shown.columns)
     right = {c for c in columns if c in ("seed", "bytes") or pd.api.types.is_float_dtype(shown[c])}
-    heads = Markup("").join(Markup("<th {}>{}</th>").format(_align(c in right), c) for c in columns)
+    heads = Markup("").join(Markup("<th {}>{}</th>").format(_style(c, right), c) for c in columns)
     body = Markup("").join(
         Markup("<tr>{}</tr>").format(
-            Markup("").join(Markup("<td {}>{}</td>").format(_align(c in right), _cell(c, row[c])) for c in columns)
+            Markup("").join(Markup("<td {}>{}</td>").format(_style(c, right), _cell(c, row[c])) for c in columns)
         )
         for row in shown.to_dict("records")
     )
     return Markup("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>").format(heads, body)
 
 
-def _align(right: bool) -> Markup:
-    return Markup(_CELL.replace("{}", "right" if right else "left"))
+def _style(column: str, right: Collection[str]) -> Markup:
+    return Markup(_CELL.format("right" if column in right else "left", "normal" if column == "reason" else "nowrap"))
 
 
 def _cell(column: Any, value: Any) -> Markup:

@@ -19,7 +19,7 @@ from lensrl.store.run import Run
 if TYPE_CHECKING:
     from lensrl.store.study import Study
 
-COLUMNS = ["run", "seed", "status", "reason", "score", "gain", "bytes", "file"]
+COLUMNS = ["run", "seed", "status", "score", "gain", "bytes", "reason", "file"]
 
 
 class Runs(dict[tuple[str, int], Run]):
@@ -46,7 +46,7 @@ def list_study(study: Study) -> pd.DataFrame:
     `status` is `completed`, `collapsed` or `diverged` as the run ended; `damaged` for a file that cannot be read;
     `running` while a process makes it; `unfinished` when that process was killed; `missing` when there is nothing yet.
     """
-    rows = [_row(run) for run in sorted(study.runs.values(), key=order)]
+    rows = [_row(run) for run in study.runs.values()]
     for file, why in study.broken.items():
         path = study.path / file
         if path.parent == study.path:
@@ -57,6 +57,7 @@ def list_study(study: Study) -> pd.DataFrame:
             })  # fmt: skip
     known = {row["file"] for row in rows}
     rows += [row for row in _unfinished(study) if row["file"] not in known]
+    rows.sort(key=lambda row: order(str(row["run"]), int(str(row["seed"]))))
     table = pd.DataFrame(rows, columns=COLUMNS).astype({"score": float, "gain": float})
     base = table.loc[table["run"] == BASE, "score"]
     table["gain"] = table["score"] - (base.iloc[0] if len(base) else np.nan)
@@ -141,9 +142,10 @@ def size(n_bytes: int | np.integer) -> str:
     return f"{n_bytes} B"
 
 
-def order(run: Run) -> tuple[object, ...]:
+def order(name: str, seed: int) -> tuple[object, ...]:
     """The base, full RL, single layers from the bottom up, then sets."""
-    return (run.name != BASE, run.name != FULL, run_layer(run.name) is None, run.layers, run.name, run.seed)
+    layer = run_layer(name)
+    return (name != BASE, name != FULL, layer is None, layer or 0, name, seed)
 
 
 def _row(run: Run) -> dict[str, object]:

@@ -115,7 +115,7 @@ class Study:
         """One row per run and seed: run, seed, status, reason, score, gain over the base, length, truncated."""
         base = self[BASE].score
         rows = []
-        for run in sorted(self.runs.values(), key=order):
+        for run in sorted(self.runs.values(), key=lambda run: order(run.name, run.seed)):
             samples = run.scores if run.has_scores else None
             rows.append({
                 "run": run.name,

@@ -151,7 +151,7 @@ def test_base_and_full_rl_come_first_then_layers_from_the_bottom_then_sets(tmp_p
             file.attrs["layers"] = np.array(layers, np.int32)
     with open_study(folder) as study:
         names = list_study(study)["run"].tolist()
-    assert names[:5] == ["base", "full-rl", "layer-9", "layer-10", "a-set"]
+    assert names == ["base", "full-rl", *(f"layer-{layer}" for layer in range(11)), "a-set"]
 
 
 def test_without_a_base_there_are_no_gains_and_the_base_is_missing(tmp_path: Path) -> None:
