@@ -38,12 +38,12 @@ class KeptWeights(Mapping[str, np.ndarray]):
     """All weights of a model after a step, read one by one: the base's own where nothing was trained."""
 
     def __init__(self, path: Path, before: Mapping[str, Float32[np.ndarray, "..."]]) -> None:
-        self._file = safe_open(path, framework="np")
+        self._file = safe_open(path, framework="pt")  # which maps the file: nothing is copied
         self._trained = set(self._file.keys())
         self._before = before
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self._file.get_tensor(name) if name in self._trained else self._before[name]
+        return self._file.get_tensor(name).numpy() if name in self._trained else self._before[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._before)

@@ -29,6 +29,7 @@ ALIGNED_FROM = 1 << 16  # bytes: what is larger begins on a page
 PAGE = 1 << 12
 LARGEST_CHUNK = 16 << 20  # bytes; what a reader accepts
 SEALED_SINCE = 2  # format version
+ATTEMPTS = 10  # to open a file that is being replaced
 # What h5py raises on a file with wrong bytes in it, and NumPy and pandas on tables that do not fit together.
 DAMAGE = (OSError, KeyError, OverflowError, RuntimeError, ValueError, TypeError)
 
@@ -43,7 +44,7 @@ def open_for_reading(path: Path, expected: str, version: int) -> h5py.File:
     Raises Damaged, Unfinished or TooNew (all StoreError) with the file and what to do. No lock is taken: files are
     written once, and a lock would only get in the way of other readers.
     """
-    while True:
+    for _ in range(ATTEMPTS):
         before = _identity(path)
         try:
             file = _open_checked(path, expected, version)
@@ -54,8 +55,8 @@ def open_for_reading(path: Path, expected: str, version: int) -> h5py.File:
             now = os.fstat(file.id.get_vfd_handle())
             if (now.st_dev, now.st_ino, now.st_mtime_ns) == before:
                 return file
-            file.close()
-        # it was replaced meanwhile: what was checked is not what was opened
+            file.close()  # it was replaced meanwhile: what was checked is not what was opened
+    raise StoreError(f"{path} is replaced faster than it can be opened: who writes it?")
 
 
 def _identity(path: Path) -> tuple[int, int, int] | None:
