@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lensrl import open_study
+from lensrl import compare_activations, open_study
 
 SHIPPED = Path(__file__).parents[2] / "runs"
 
@@ -46,6 +46,19 @@ def test_json_stays_json_while_files_are_saved(small_study_folder: Path, tmp_pat
         done = lensrl(verb, small_study_folder, "--json", "--csv", files[0], "--figure", files[1])
         assert json.loads(done.stdout)
         assert done.stderr.splitlines() == [f"table: {files[0]}", f"figure: {files[1]}"]
+
+
+def test_cka_and_deltas_show_and_save_what_python_says(small_study_folder: Path, tmp_path: Path) -> None:
+    done = lensrl("cka", small_study_folder, "--into", "layer-3", "--figure", tmp_path / "cka.png")
+    with open_study(small_study_folder) as study:
+        table = compare_activations(study, "base", "layer-3")
+    assert [line.split()[1] for line in done.stdout.splitlines()[2:10]] == [f"{value:.4f}" for value in table["cka"]]
+    done = lensrl("deltas", small_study_folder, "--run", "layer-3", "--json", "--csv", tmp_path / "deltas.csv")
+    rows = json.loads(done.stdout)
+    assert {row["layer"] for row in rows} == {3}
+    with (tmp_path / "deltas.csv").open() as file:
+        assert [row["parameter"] for row in csv.DictReader(file)] == [row["parameter"] for row in rows]
+    assert (tmp_path / "cka.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_patch_json_has_a_row_per_kind_and_metric(small_study_folder: Path) -> None:
@@ -84,7 +97,15 @@ def test_correlate_and_report_show_the_same_study(small_study_folder: Path, tmp_
 
 
 def test_verbs_that_only_read_do_not_import_torch(small_study_folder: Path) -> None:
-    for verb in (["--help"], ["contribution", small_study_folder], ["report", small_study_folder], ["run", "--help"]):
+    for verb in (
+        ["--help"],
+        ["contribution", small_study_folder],
+        ["report", small_study_folder],
+        ["run", "--help"],
+        ["show", small_study_folder],
+        ["verify", small_study_folder],
+        ["cka", small_study_folder],
+    ):
         code = (
             "import sys; from lensrl_cli.main import app\n"
             "app(sys.argv[1:], standalone_mode=False); assert 'torch' not in sys.modules"
