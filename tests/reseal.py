@@ -9,7 +9,7 @@ from pathlib import Path
 
 import h5py
 
-from lensrl.store.hdf5 import attribute
+from lensrl.store.checked import attribute
 from lensrl.store.seal import read_seal, write_seal
 
 

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
+from lensrl.store.checked import attribute, axis_names, check_tree, dataset_at, has, node_at
 from lensrl.store.deltas import sum_of_squares
 from lensrl.store.exact import flat
-from lensrl.store.hdf5 import attribute, axis_names, check_tree, dataset_at, has
 
 
 class Rule(NamedTuple):
@@ -29,6 +29,12 @@ def _rules(*table: tuple[str, tuple[str, ...] | None, str]) -> tuple[Rule, ...]:
 
 _DELTAS = r"(snapshots/\d+/)?deltas/(\d+|embed|final_norm|lm_head)/[^/]+"
 _REPAIRS = r"(snapshots/\d+/)?repairs/(\d+|embed|final_norm|lm_head)/[^/]+"
+
+_PARTS = r"(/(\d+|embed|final_norm|lm_head)"
+GROUPS = re.compile(
+    rf"scores|training|parameters|probe|activations|metrics|snapshots(/\d+)?"
+    rf"|(snapshots/\d+/)?(deltas{_PARTS})?|repairs{_PARTS}(/[^/]+)?)?)"
+)
 
 RULES = {
     "lensrl-run": _rules(
@@ -90,19 +96,34 @@ def check_layout(file: h5py.File) -> None:
 
     Every dataset is read: HDF5 checks the checksums on the way.
     """
-    format, version = str(attribute(file, "format")), int(attribute(file, "format_version"))
-    for (kind, since), names in ATTRIBUTES.items():
-        for name in names if kind == format and since <= version else ():
-            _check_attribute(file, name)
-    names = [name for name in check_tree(file) if isinstance(file[name], h5py.Dataset)]
+    names = check_names(file)
     for name in names:
-        _check_dataset(dataset_at(file, name), name, RULES[format])
+        if (dataset := dataset_at(file, name)).chunks is not None:
+            for _ in _pieces(dataset):  # HDF5 compares the checksums
+                pass
+    if str(attribute(file, "format")) == "lensrl-run":
+        _check_deltas(file, names)
+
+
+def check_names(file: h5py.File) -> list[str]:
+    """The names of all datasets, after looking at every name, type and axis in the file, and reading no array."""
+    format, version = str(attribute(file, "format")), int(attribute(file, "format_version"))
+    for (kind, since), attributes in ATTRIBUTES.items():
+        for name in attributes if kind == format and since <= version else ():
+            _check_attribute(file, name)
+    names = []
+    for name in check_tree(file):
+        if isinstance(node_at(file, name), h5py.Dataset):
+            _check_dataset(dataset_at(file, name), name, RULES[format])
+            names.append(name)
+        elif not GROUPS.fullmatch(name):
+            raise ValueError(f"{name} is not part of the format")
     if format == "lensrl-run":
         for group, members in TOGETHER.items():
             absent = [name for name in members if not has(file, f"{group}/{name}")]
             if absent and (has(file, group) or group == "parameters"):
                 raise KeyError(f"there is no {group}/{absent[0]}")
-        _check_deltas(file, names)
+    return names
 
 
 def _check_attribute(file: h5py.File, name: str) -> None:
@@ -131,9 +152,6 @@ def _check_dataset(dataset: h5py.Dataset, name: str, rules: Sequence[Rule]) -> N
             fine = tuple(found) == rule.axes or found == [f"repair_{dataset.size}"]
         if not fine or any(len(scales[0]) != n for scales, n in zip(dataset.dims, dataset.shape, strict=True)):
             raise ValueError(f"{name} has the axes {found} for the shape {dataset.shape}")
-    if dataset.chunks is not None:
-        for _ in _pieces(dataset):  # HDF5 compares the checksums
-            pass
 
 
 def _check_deltas(file: h5py.File, names: Sequence[str]) -> None:

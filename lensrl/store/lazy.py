@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -12,10 +13,13 @@ import numpy as np
 
 from lensrl.errors import did_you_mean, reason
 from lensrl.layers import OUTSIDE
+from lensrl.store.checked import attribute, dataset_at, group_at, has, located, members, read_array, read_strings
 from lensrl.store.deltas import read_delta
 from lensrl.store.exact import Delta
-from lensrl.store.hdf5 import PAGE, attribute, dataset_at, group_at, has, located, members, read_array, read_strings
+from lensrl.store.hdf5 import PAGE
 from lensrl.store.seal import Seal
+
+_PART = re.compile("|".join(("0|[1-9][0-9]*", *OUTSIDE)))
 
 
 class LazyArray:
@@ -145,7 +149,7 @@ class Deltas(Mapping[int | str, "PartDeltas"]):
     def _parts(self) -> list[str]:
         with located(self._file, self._path):
             found = members(group_at(self._file, self._path)) if has(self._file, self._path) else []
-            return [name for name in found if name.isdecimal() or name in OUTSIDE]  # the rest are axes
+            return [name for name in found if _PART.fullmatch(name)]  # the rest are axes
 
 
 class PartDeltas(Mapping[str, LazyArray]):

@@ -13,7 +13,7 @@ from lensrl.errors import LensrlError, StoreError
 from lensrl.layers import BASE, FULL, run_layer
 from lensrl.plan import plan
 from lensrl.store.atomic import is_being_written, partial_path
-from lensrl.store.hdf5 import axis_names, check_tree, dataset_at, located
+from lensrl.store.checked import axis_names, check_tree, dataset_at, located
 from lensrl.store.run import Run
 
 if TYPE_CHECKING:

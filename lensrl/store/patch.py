@@ -14,18 +14,8 @@ from jaxtyping import Float64
 from lensrl.errors import Damaged, reason
 from lensrl.measures.contribution import GainRatio, gain_ratios, mean_score
 from lensrl.store.atomic import new_file
-from lensrl.store.hdf5 import (
-    DAMAGE,
-    attribute,
-    axis,
-    create,
-    create_file,
-    group_at,
-    members,
-    open_for_reading,
-    read_array,
-    read_strings,
-)
+from lensrl.store.checked import DAMAGE, attribute, group_at, members, open_for_reading, read_array, read_strings
+from lensrl.store.hdf5 import axis, create, create_file
 from lensrl.store.seal import write_seal
 
 PATCH_FORMAT = "lensrl-patch"

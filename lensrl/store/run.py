@@ -16,10 +16,9 @@ import pandas as pd
 from lensrl.errors import Damaged, LensrlError, reason
 from lensrl.layers import OUTSIDE
 from lensrl.measures.contribution import mean_score
-from lensrl.store.hdf5 import (
+from lensrl.store.checked import (
     DAMAGE,
     attribute,
-    check_tree,
     dataset_at,
     group_at,
     has,
@@ -166,7 +165,7 @@ class Run:
                 "norm": norm,
                 "base_norm": base_norm,
                 "relative_norm": np.divide(norm, base_norm, out=np.full_like(norm, np.nan), where=base_norm > 0),
-                "changed_share": self._read(group, "changed") / size,
+                "changed_share": np.divide(self._read(group, "changed"), size, out=np.zeros(len(size)), where=size > 0),
             })  # fmt: skip
 
     def layer_delta_norms(self) -> pd.DataFrame:
@@ -225,8 +224,10 @@ class Run:
             import xarray
         except ImportError:
             raise LensrlError("to_xarray needs two packages: pip install xarray h5netcdf") from None
+        from lensrl.store.layout import check_names
+
         with located(self.file, "its structure"):
-            check_tree(self.file)
+            check_names(self.file)  # h5netcdf follows and opens whatever is there
             try:
                 return xarray.open_datatree(self.path, engine="h5netcdf", driver_kwds={"locking": False})
             except AttributeError as error:  # h5netcdf takes the attributes of axes for what they should be

@@ -20,7 +20,7 @@ import h5py
 
 from lensrl.errors import Damaged, LensrlError, StoreError, TooNew, Unfinished, reason
 from lensrl.store.atomic import is_being_written
-from lensrl.store.hdf5 import DAMAGE, open_for_reading
+from lensrl.store.checked import DAMAGE, open_for_reading
 from lensrl.store.layout import check_layout
 from lensrl.store.patch import PATCH_FORMAT, PATCH_VERSION, read_patch
 from lensrl.store.run import Run

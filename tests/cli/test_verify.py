@@ -35,7 +35,7 @@ def path(tmp_path: Path) -> Path:
 def test_a_study_that_was_just_made_is_good(small_study_folder: Path) -> None:
     code, found = verdicts(small_study_folder)
     assert code == 0
-    assert sorted(found) == sorted(path.name for path in small_study_folder.glob("*.h5"))
+    assert sorted(found) == sorted(path.name for path in small_study_folder.rglob("*.h5"))
     assert set(found.values()) == {("good", "")}
     done = lensrl("verify", small_study_folder)
     assert done.returncode == 0

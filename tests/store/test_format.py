@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from lensrl.store.hdf5 import axis_names
+from lensrl.store.checked import axis_names
 from lensrl.store.layout import ATTRIBUTES
 from lensrl.store.patch import PatchKey, PatchResult, write_patch
 
