@@ -10,7 +10,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from test_verbs import assert_one_line, lensrl
+from test_verbs import assert_one_line
+from typed import lensrl
 
 from lensrl import open_run, open_study
 from tests.reseal import resealed

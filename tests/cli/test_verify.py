@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_verbs import assert_one_line, lensrl
+from test_verbs import assert_one_line
+from typed import lensrl
 
 from lensrl.store.atomic import new_file
 from lensrl.store.seal import read_seal
