@@ -12,7 +12,7 @@ import hashlib
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
@@ -142,6 +142,7 @@ class _Place:
         self._path = path
         self._lock = Lock()
         self._unsynced = 0
+        self._syncs: list[Future[None]] = []
 
     def __enter__(self) -> _Place:
         self._file = os.open(self._path, os.O_RDWR)
@@ -151,6 +152,8 @@ class _Place:
     def __exit__(self, *_: object) -> None:
         self._disk.shutdown()
         os.close(self._file)
+        for sync in self._syncs:
+            sync.result()  # the system reports a disk's error once: later syncs would not know of it
 
     def write(self, data: np.ndarray, offset: int) -> None:
         rest = data.data.cast("B")
@@ -161,7 +164,7 @@ class _Place:
             self._unsynced += data.nbytes
             if self._unsynced >= SYNCED:
                 self._unsynced = 0
-                self._disk.submit(os.fdatasync, self._file)
+                self._syncs.append(self._disk.submit(os.fdatasync, self._file))
 
     def read_back(self, into: np.ndarray, offset: int) -> np.ndarray:
         """`into`, filled as far as the file goes."""

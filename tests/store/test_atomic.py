@@ -153,3 +153,15 @@ def test_of_two_writers_one_stops_and_the_other_is_not_disturbed(tmp_path: Path)
     with pytest.raises(StoreError, match="file was made by another process meanwhile"), new_file(path, replace=False):
         pytest.fail("a run is written once")
     assert [*tmp_path.iterdir()] == [path]
+
+
+def test_a_disk_that_fails_while_more_is_written_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(_: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("lensrl.store.deltas.SYNCED", 1)
+    monkeypatch.setattr(os, "fdatasync", failing)
+    with pytest.raises(StoreError, match=r"base\.h5 could not be written \(Input/output error\)"):
+        write_run(tmp_path / "base.h5", header("full-rl"), PARAMETERS, before_weights(),
+                  after=after_weights([PARAMETERS[0].name]))  # fmt: skip
+    assert not [*tmp_path.iterdir()]
