@@ -28,8 +28,9 @@ from lensrl.store.hdf5 import CHUNK_BYTES, Compression, axis, chunk_shape, creat
 from lensrl.store.seal import Seal, dataset_holds
 
 THREADS = min(8, os.cpu_count() or 1)
-SYNCED = 64 << 20  # bytes written before the disk is asked to keep them, while the processors go on
-PIECE = 1 << 13  # entries squared at a time: they stay in the cache, and BLAS does not start threads for so few
+SYNCED = 32 << 20  # bytes written before the disk is asked to keep them, while the processors go on
+ROW = 1 << 10  # entries squared and summed in fp32 before float64 goes on; BLAS starts no threads for so few
+SAFE = 1e-24  # of such a sum: squares that fell below fp32's smallest number are less than 1e-7 of it
 
 Weights = Mapping[str, Float32[np.ndarray, "..."]]
 
@@ -76,6 +77,7 @@ def write_deltas(
     moved = [p for p in parameters if not unchanged(before[p.name], after[p.name])]
     datasets = [_create(deltas, parameter, after[parameter.name].shape, compression) for parameter in moved]
     with _Place(path) as place, ThreadPoolExecutor(THREADS) as pool:
+        place.reserve([extent for dataset in datasets if (extent := _extent(dataset))])
 
         def write(parameter: Parameter, dataset: h5py.Dataset) -> _Written:
             return _write_delta(place, dataset, parameter.name, before[parameter.name], after[parameter.name])
@@ -107,8 +109,16 @@ def _create(deltas: h5py.Group, parameter: Parameter, shape: tuple[int, ...], co
     return dataset
 
 
+def _extent(dataset: h5py.Dataset) -> tuple[int, int] | None:
+    """Where a dataset lies in the file, begin and end, if it lies there in one piece."""
+    if dataset.chunks is not None or not dataset.shape:
+        return None
+    offset = dataset.id.get_offset()
+    return offset, offset + dataset.nbytes
+
+
 def _write_delta(place: _Place, dataset: h5py.Dataset, name: str, before: np.ndarray, after: np.ndarray) -> _Written:
-    offset = dataset.id.get_offset() if dataset.chunks is None and dataset.shape else None
+    extent = _extent(dataset)
     scratch, digest = Scratch(CHUNK_BYTES // after.itemsize), hashlib.sha256()
     square, changed, where, value = 0.0, 0, [np.empty(0, np.int64)], [np.empty(0, np.float32)]
     for block in _blocks(before, after):
@@ -116,8 +126,8 @@ def _write_delta(place: _Place, dataset: h5py.Dataset, name: str, before: np.nda
             change = subtract(block.before, block.after, scratch)
         except StoreError as error:
             raise StoreError(f"{name}: {error}") from None
-        if offset is not None:
-            begin = offset + change.delta.itemsize * block.start
+        if extent is not None:
+            begin = extent[0] + change.delta.itemsize * block.start
             place.write(change.delta, begin)
             stored = place.read_back(scratch.total[: change.delta.size], begin)
             digest.update(stored.data)
@@ -132,7 +142,7 @@ def _write_delta(place: _Place, dataset: h5py.Dataset, name: str, before: np.nda
             where.append(change.where + block.start)
             value.append(change.value)
     repairs = Delta(np.empty(0, np.float32), np.concatenate(where), np.concatenate(value))
-    return _Written(Change(math.sqrt(square), changed), repairs, None if offset is None else digest.hexdigest())
+    return _Written(Change(math.sqrt(square), changed), repairs, None if extent is None else digest.hexdigest())
 
 
 class _Place:
@@ -154,6 +164,12 @@ class _Place:
         os.close(self._file)
         for sync in self._syncs:
             sync.result()  # the system reports a disk's error once: later syncs would not know of it
+
+    def reserve(self, extents: Sequence[tuple[int, int]]) -> None:
+        """Have the file system find the room at once: writing is a third faster, and a full disk is known now."""
+        if extents and hasattr(os, "posix_fallocate"):
+            begin, end = min(begin for begin, _ in extents), max(end for _, end in extents)
+            os.posix_fallocate(self._file, begin, end - begin)
 
     def write(self, data: np.ndarray, offset: int) -> None:
         rest = data.data.cast("B")
@@ -194,12 +210,19 @@ def frobenius(array: Float32[np.ndarray, "..."]) -> float:
 
 
 def sum_of_squares(array: Float32[np.ndarray, " entry"]) -> float:
-    """The sum of squares in float64."""
-    total, scratch = 0.0, np.empty(PIECE)
-    for start in range(0, array.size, PIECE):
-        piece = scratch[: min(PIECE, array.size - start)]
-        np.copyto(piece, array[start : start + piece.size])
-        total += float(piece @ piece)
+    """The sum of squares in float64, to about 1e-7 of itself.
+
+    Rows of 1,024 entries are summed in fp32, five times as fast, unless their squares leave its range.
+    """
+    whole = array.size // ROW * ROW
+    rows = array[:whole].reshape(-1, 1, ROW)
+    with np.errstate(over="ignore", invalid="ignore"):
+        sums = np.matmul(rows, rows.transpose(0, 2, 1)).reshape(-1)
+    safe = (sums > SAFE) & (sums < np.inf)
+    total = float(sums.sum(where=safe, dtype=np.float64))
+    for piece in (rows[~safe], array[whole:]):
+        exact = piece.astype(np.float64).reshape(-1)
+        total += float(exact @ exact)
     return total
 
 

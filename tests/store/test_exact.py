@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 from synthetic import header, parameter, write_run
 
 from lensrl.errors import StoreError
+from lensrl.store.deltas import sum_of_squares
 from lensrl.store.exact import Delta, add, bits, same_bits, subtract
 from lensrl.store.hdf5 import Compression
 from lensrl.store.run import Run
@@ -200,3 +201,14 @@ def test_an_infinity_in_any_block_is_refused_by_name_and_leaves_no_file(tmp_path
     with pytest.raises(StoreError, match="w: weights hold a NaN or an infinity"):
         written_and_read(tmp_path / "run.h5", before, after, "none")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("scale", [1e-42, 1e-30, 1e-20, 1e-14, 1e-5, 1.0, 1e18, 1e30])
+@pytest.mark.parametrize("size", [0, 1, 1023, 1024, 5000])
+def test_the_sum_of_squares_holds_over_the_whole_range_of_fp32(scale: float, size: int) -> None:
+    """Also where the squares leave fp32's range, in some of the rows or in all."""
+    array = (np.random.default_rng(size).normal(size=size) * scale).astype(np.float32)
+    array[: size // 3] *= np.float32(1e-3)
+    array[size // 2 : size // 2 + 3] = 0
+    expected = float(np.sum(np.square(array, dtype=np.float64)))
+    assert sum_of_squares(array) == pytest.approx(expected, rel=5e-7, abs=0)
