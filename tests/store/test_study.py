@@ -68,14 +68,14 @@ def test_scores_show_the_gain_of_every_run_base_and_full_rl_first(folder: Path) 
 
 def test_seeds_are_averaged_where_the_layer_and_full_rl_have_both(folder: Path) -> None:
     add_run(folder, "base", solved(0, 0))
-    for seed, (full, layer) in enumerate([(20, 10), (32, 24), (40, 0)]):
+    for seed, (full, layer) in enumerate([(30, 22), (32, 24), (40, 0)]):
         add_run(folder, "full-rl", solved(full, full // 2), seed)
         if seed < 2:
             add_run(folder, "layer-0", solved(layer, layer // 2), seed)
     add_run(folder, "layer-1", solved(16, 8), 1)
     table = contributions(folder)
     assert table["seeds"].tolist() == [2, 1]
-    assert table["contribution"].tolist() == pytest.approx([(10 + 24) / (20 + 32), 16 / 32])
+    assert table["contribution"].tolist() == pytest.approx([(22 + 24) / (30 + 32), 16 / 32])
 
 
 def test_a_layer_without_a_run_is_missing(folder: Path) -> None:
