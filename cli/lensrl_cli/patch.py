@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from lensrl.report import METRICS
+from lensrl.report import METRICS, SETS
 from lensrl_cli.output import (
     Csv,
     FigureFile,
@@ -36,6 +36,25 @@ class Component(StrEnum):
     block = "block"
     attn = "attn"
     mlp = "mlp"
+    head = "head"
+    stream = "stream"
+
+
+class Sets(StrEnum):
+    single = "single"
+    bottom = "bottom"
+    top = "top"
+    pairs = "pairs"
+    together = "together"
+
+
+NOTES = {
+    "stream": "The stream after layer l holds all that the donor computed up to l, its embedding too: recovery grows "
+    "with depth by construction, and what it lacks to 1 after the last layer is what final_norm and lm_head changed.",
+    "bottom": "activations: with every block up to l replaced, the stream after l is the donor's, but for the "
+    "embedding: recovery grows with depth by construction.",
+    "head": "A head is patched before the output projection: the receiver's own projection carries it to the stream.",
+}
 
 
 def patch(
@@ -48,22 +67,32 @@ def patch(
     what: Annotated[
         What, typer.Option("--what", metavar="KIND", help="weights (graft), activations (patch), or both.")
     ] = What.both,
-    component: Annotated[Component, typer.Option("--component", help="Which part of the layer.")] = Component.block,
+    component: Annotated[
+        Component,
+        typer.Option("--component", metavar="PART", help="block, attn or mlp; head or stream with activations."),
+    ] = Component.block,
+    sets: Annotated[
+        Sets,
+        typer.Option("--sets", metavar="SETS", help="single, bottom (0 to l), top (l to last), pairs or together."),
+    ] = Sets.single,
     reverse: Annotated[bool, typer.Option("--reverse", help="Necessity: the base's layer into the RL model.")] = False,
     seed: Annotated[int | None, typer.Option("--seed", help="The training seed; by default the lowest.")] = None,
     json: Json = False,
     csv: Csv = None,
     figure: FigureFile = None,
 ) -> None:
-    """Put layers of one run into another, each alone, and measure the recovery of the gain.
+    """Put layers of one run into another, alone or in sets, and measure the recovery of the gain.
 
     weights: the layer's trained weights are grafted.
 
     activations: what the layer adds to the stream in one model replaces the other's, same tokens.
 
-    Example: lensrl patch --from full-rl --layer 20
+    --sets together, beside each layer alone, says whether the layers' recoveries add up.
+
+    Example: lensrl patch --from full-rl --layer 3
     """
     from lensrl import patch as patch_layers
+    from lensrl.patching.additivity import additivity_table
 
     with find_study(study) as opened, Progress(
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
@@ -78,38 +107,70 @@ def patch(
 
         table = patch_layers(
             opened, layers=layer, from_run=from_run, into_run=into_run, reverse=reverse,
-            what=what.value, component=component.value, seed=seed, on_progress=on_progress,
+            what=what.value, component=component.value, sets=sets.value, seed=seed, on_progress=on_progress,
         )  # fmt: skip
         name = opened.name
-    donor, into, used = table.iloc[0][["from", "into", "seed"]]
-    title = f"{component.value} of {donor} into {into}, {name}, seed {used}"
+        donor, into, used = table.iloc[0][["from", "into", "seed"]]
+        sums = additivity_table(opened, donor, into, int(used), component.value)
+    plain_title = f"{component.value} of {donor} into {into}, {name}, seed {used}"
+    title = plain_title + (f", {SETS[sets.value]}" if sets != Sets.single else "")
     if json:
         print_json(table.to_dict("records"))
     else:
-        numeric = dict.fromkeys(("recovery", "95 % interval", "into", "patched", "from", "C_l"), "right")
         for kind, part in table.groupby("what", sort=False):
-            rows = [
-                {
-                    "layer": str(row["layer"]),
-                    "metric": METRICS[row["metric"]],
-                    "recovery": number(2)(row["recovery"]),
-                    "95 % interval": interval(row["low"], row["high"]),
-                    "into": number()(row["into_value"]),
-                    "patched": number()(row["patched_value"]),
-                    "from": number()(row["from_value"]),
-                    "C_l": number(2)(row["contribution"]),
-                }
-                for row in part.to_dict("records")
-            ]
-            show(f"{kind}: {title}", {"layer": "right", "metric": "left"} | numeric, rows)
+            _show_kind(f"{kind}: {title}", part)
         undefined = table[table["reason"] != ""]
         for (kind, metric, reason), part in undefined.groupby(["what", "metric", "reason"], sort=False):
-            layers = ", ".join(map(str, part["layer"]))
+            layers = ", ".join(part["layers"].unique())
             note(f"{kind}, {METRICS[str(metric)]}, layer {layers} undefined: {reason}", style="red")
+        for asked in (component.value, sets.value if what != What.weights else ""):
+            if asked in NOTES:
+                note(NOTES[asked])
+        sums = sums[sums["what"].isin(table["what"])]
+        if len(sums):
+            _show_additivity(plain_title, sums)
     if csv is not None:
         write_csv(table, csv)
     if figure is not None:
-        from lensrl.report.figures import recovery_figure, save_figure
+        from lensrl.report.figures import patch_figure, save_figure
 
-        save_figure(recovery_figure(table, title), figure)
+        save_figure(patch_figure(table, title), figure)
         saved("figure", figure)
+
+
+def _show_kind(title: str, table: Any) -> None:
+    """One row per set of layers (or head) and metric."""
+    alone, heads = (table["sets"] == "single").all(), table["head"].notna().all()
+    where = "layer" if alone else "layers"
+    columns = {where: "right"} | ({"head": "right"} if heads else {}) | {"metric": "left"}
+    columns |= dict.fromkeys(("recovery", "95 % interval", "into", "patched", "from"), "right")
+    rows = [
+        {
+            where: row["layers"],
+            "head": str(row["head"]),
+            "metric": METRICS[row["metric"]],
+            "recovery": number(2)(row["recovery"]),
+            "95 % interval": interval(row["low"], row["high"]),
+            "into": number()(row["into_value"]),
+            "patched": number()(row["patched_value"]),
+            "from": number()(row["from_value"]),
+            "C_l": number(2)(row["contribution"]),
+        }
+        for row in table.to_dict("records")
+    ]
+    show(title, columns | ({"C_l": "right"} if alone else {}), rows)
+
+
+def _show_additivity(title: str, sums: Any) -> None:
+    """Each layer alone, summed, against all layers together."""
+    terms = {"sum": "single_sum", "together": "together", "interaction": "interaction"}
+    rows = [
+        {"kind": row["what"], "metric": METRICS[row["metric"]]}
+        | {heading: number(2)(row[name]) for heading, name in terms.items()}
+        | {"95 % interval": interval(row["interaction_low"], row["interaction_high"])}
+        for row in sums.to_dict("records")
+    ]
+    columns = {"kind": "left", "metric": "left"} | dict.fromkeys([*terms, "95 % interval"], "right")
+    show(f"do single layers add up? {title}", columns, rows)
+    note("An interaction under 0 says that layers bring the same gain, or that the metric saturates; over 0, that they "
+         "need each other.")  # fmt: skip

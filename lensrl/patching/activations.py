@@ -1,15 +1,22 @@
-"""Activation patching: what one model's layer computes, put into another model's forward pass on the same tokens.
+"""Activation patching: what one model's layers compute, put into another model's forward pass on the same tokens.
 
 A pre-norm block adds an attention and an MLP output to the residual stream. Patching a block replaces these two
 outputs by the donor's, computed in the donor's own forward pass: the block's contribution is the donor's, the stream
-that it is added to stays the receiver's. (Replacing the stream after the block instead would hand over everything
-that the donor computed so far, which recovers all of its change up to that layer by construction.)
+that it is added to stays the receiver's. Several layers are patched in one forward pass. (With all blocks 0 ... l
+patched, the stream after l is the donor's but for the embedding: that recovery grows with l by construction.)
+
+The whole stream after a block (`stream`) is another thing: it hands over everything that the donor computed so far,
+its embedding too, and so recovers all of the donor's change up to that layer by construction. After the last layer
+only what `final_norm` and `lm_head` changed is left.
+
+A head (`head`) is patched where its values are mixed, before the output projection (TransformerLens' `hook_z`, as is
+usual): the receiver's own projection carries them to the stream, so a change of that projection is not handed over.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,10 +34,19 @@ COMPONENT_SITES: dict[PatchComponent, tuple[str, ...]] = {
     "block": ("attn_out", "mlp_out"),
     "attn": ("attn_out",),
     "mlp": ("mlp_out",),
+    "head": ("head_out",),
+    "stream": ("block_out",),
 }
 METRICS = ("reference_logprob", "logit_difference")  # the rows of what follows
 
 PerItem = Float64[np.ndarray, "metric item"]
+
+
+class Patch(NamedTuple):
+    """What is replaced in one forward pass: the outputs of these layers, or of one head of theirs."""
+
+    layers: tuple[int, ...]
+    head: int | None = None
 
 
 @torch.no_grad()
@@ -39,13 +55,13 @@ def patch_activations(
     donor: TransformerBridge,
     tokenizer: PreTrainedTokenizerBase,
     items: Sequence[Item],
-    layers: Sequence[int],
+    patches: Sequence[Patch],
     component: PatchComponent = "block",
     *,
     batch: int = 256,
     on_batch: Callable[[int, int], None] | None = None,
-) -> tuple[PerItem, PerItem, dict[int, PerItem]]:
-    """The metrics of the receiver, of the donor, and of the receiver with each layer patched alone.
+) -> tuple[PerItem, PerItem, dict[Patch, PerItem]]:
+    """The metrics of the receiver, of the donor, and of the receiver under each patch.
 
     Teacher forcing on prompt + reference, over the tokens of the reference and the end of sequence:
 
@@ -56,9 +72,10 @@ def patch_activations(
     """
     unpatched: list[torch.Tensor] = []
     donors: list[torch.Tensor] = []
-    patched: dict[int, list[torch.Tensor]] = {layer: [] for layer in layers}
-    wanted = {site(layer, name) for layer in layers for name in (*COMPONENT_SITES[component], "block_out")}
-    wanted |= {f"blocks.{layer}.hook_in" for layer in layers}
+    patched: dict[Patch, list[torch.Tensor]] = {patch: [] for patch in patches}
+    layers = sorted({layer for patch in patches for layer in patch.layers})
+    names = (*COMPONENT_SITES[component], *(("block_in", "block_out") if component == "block" else ()))
+    wanted = {site(layer, name) for layer in layers for name in names}
     done = 0
     for chunk in batches(items, teacher_batch(tokenizer, items, batch)):
         teacher = references(tokenizer, chunk).to(str(into.cfg.device))
@@ -69,17 +86,19 @@ def patch_activations(
             _check_pre_norm(cache, layers)
         donors.append(_metrics(logits, teacher))
         unpatched.append(_metrics(into(teacher.ids, attention_mask=teacher.mask), teacher))
-        for layer in layers:
+        for patch in patches:
             hooks: list[Any] = [
-                (site(layer, name), _replace(cache[site(layer, name)])) for name in COMPONENT_SITES[component]
+                (hook, _replace(cache[hook], patch.head))
+                for layer in patch.layers
+                for hook in (site(layer, name) for name in COMPONENT_SITES[component])
             ]
-            patched[layer].append(
+            patched[patch].append(
                 _metrics(into.run_with_hooks(teacher.ids, fwd_hooks=hooks, attention_mask=teacher.mask), teacher)
             )
         done += len(chunk)
         if on_batch is not None:
             on_batch(done, len(items))
-    return _join(unpatched), _join(donors), {layer: _join(chunks) for layer, chunks in patched.items()}
+    return _join(unpatched), _join(donors), {patch: _join(chunks) for patch, chunks in patched.items()}
 
 
 def logit_difference(
@@ -95,7 +114,7 @@ def logit_difference(
 def _check_pre_norm(cache: Any, layers: Sequence[int]) -> None:
     """A block must be what it adds to the stream. Raises LensrlError for a post-norm block, which rescales the sum."""
     for layer in layers:
-        added = cache[site(layer, "block_out")] - cache[f"blocks.{layer}.hook_in"]
+        added = cache[site(layer, "block_out")] - cache[site(layer, "block_in")]
         parts = cache[site(layer, "attn_out")] + cache[site(layer, "mlp_out")]
         if not torch.allclose(added, parts, rtol=1e-2, atol=1e-2 * float(added.abs().max())):
             raise LensrlError(
@@ -104,9 +123,15 @@ def _check_pre_norm(cache: Any, layers: Sequence[int]) -> None:
             )
 
 
-def _replace(value: torch.Tensor) -> Callable[..., torch.Tensor]:
+def _replace(value: torch.Tensor, head: int | None) -> Callable[..., torch.Tensor]:
+    """A hook that gives back the donor's `value`, or puts one head of it, (item, token, head, d_head), in its place."""
+
     def hook(activation: torch.Tensor, hook: object) -> torch.Tensor:
-        return value
+        if head is None:
+            return value
+        activation = activation.clone()
+        activation[:, :, head] = value[:, :, head]
+        return activation
 
     return hook
 

@@ -20,7 +20,8 @@ from lensrl.evaluate import references, teacher_batch
 from lensrl.store.write import Probe
 from lensrl.tasks import Item
 
-SITES = {"block_out": "hook_out", "attn_out": "hook_attn_out", "mlp_out": "hook_mlp_out"}
+SITES = {"block_out": "hook_out", "attn_out": "hook_attn_out", "mlp_out": "hook_mlp_out"}  # captured in every run
+_HOOKS = SITES | {"block_in": "hook_in", "head_out": "attn.hook_z"}
 
 
 def boot(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> TransformerBridge:
@@ -36,7 +37,7 @@ def boot(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Transfor
 
 def site(layer: int, name: str) -> str:
     """The hook name of a site: `block_out` of layer 3 is `blocks.3.hook_out`."""
-    return f"blocks.{layer}.{SITES[name]}"
+    return f"blocks.{layer}.{_HOOKS[name]}"
 
 
 def probe_set(tokenizer: PreTrainedTokenizerBase, items: Sequence[Item]) -> Probe:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -12,7 +10,8 @@ import pandas as pd
 from lensrl.errors import LensrlError
 from lensrl.layers import BASE, FULL, LayerSpec, parse_layers
 from lensrl.patching import OnProgress
-from lensrl.store.patch import PatchComponent, PatchKey, PatchResult, What, read_patch, write_patch
+from lensrl.patching.sets import check_component, layer_sets
+from lensrl.store.patch import PatchComponent, PatchKey, PatchResult, Sets, What, read_patch, write_patch
 from lensrl.store.provenance import provenance
 from lensrl.store.run import Run
 from lensrl.store.study import PATCH_FOLDER, Study
@@ -27,10 +26,11 @@ def patch(
     reverse: bool = False,
     what: What | Literal["both"] = "both",
     component: PatchComponent = "block",
+    sets: Sets = "single",
     seed: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> pd.DataFrame:
-    """Patch each of `layers`, alone, from one run into another, and measure the recovery.
+    """Patch each of `layers`, alone or in sets, from one run into another, and measure the recovery.
 
     Sufficiency by default: the RL-trained layer in the base. `reverse` swaps the two, which asks for necessity: with
     the base's layer in the RL model, a recovery of 1 means that the whole gain is lost.
@@ -39,9 +39,21 @@ def patch(
     - `activations`: what the layer adds to the residual stream is patched on the same tokens; `reference_logprob` and
       `logit_difference`.
 
-    Returns one row per layer, kind and metric (`PatchResult.COLUMNS`, and `contribution`, C_l, beside them). Results
-    are stored under `patches/` in the study and reused while the runs that they came from are unchanged.
+    `component` narrows the layer to its attention (`attn`) or MLP (`mlp`). For activations only: `head`, each head
+    alone, and `stream`, the whole residual stream after the layer, which recovers what the donor computed up to there
+    by construction.
+
+    `sets` patches several layers at once: `bottom`, 0 ... l for each layer l, and `top`, l ... n - 1, are cumulative;
+    `pairs`, every two of `layers`; `together`, all of them. Parts outside the layers stay the receiving run's; so
+    where a set holds all layers and whole blocks are grafted, a last row, `everything`, takes those parts along. It
+    is the donor, weight by weight, and recovers exactly 1: what is missing to 1 in the row before it is theirs.
+
+    Returns one row per set, kind and metric (`PatchResult.COLUMNS`, and `contribution`, C_l, beside single layers).
+    Results are stored under `patches/` in the study and reused while the runs that they came from are unchanged.
+
+    Raises LensrlError for layers or runs that are not there, and for a component that `what` or `sets` cannot patch.
     """
+    check_component(component, what, sets)
     chosen = parse_layers(layers, study.n_layers)
     training_seed = _shared_seed(study, from_run, into_run) if seed is None else seed
     donor, into = _run(study, from_run, training_seed), _run(study, into_run, training_seed)
@@ -51,39 +63,52 @@ def patch(
         raise LensrlError(f"--from and --into both name {donor.name!r}: there is nothing to recover")
     kinds: list[What] = ["weights", "activations"] if what == "both" else [what]
     keys = [
-        PatchKey(kind, component, layer, donor.name, into.name, training_seed) for kind in kinds for layer in chosen
+        PatchKey(kind, component, unit, donor.name, into.name, training_seed, named)
+        for kind in kinds
+        for named, unit in layer_sets(
+            sets, chosen, study.n_layers, everything=kind == "weights" and component == "block"
+        )
     ]
-    folder = study.path / PATCH_FOLDER
-    sources = {"donor": donor.run_id, "into": into.run_id}
-    results = {key: found for key in keys if (found := _stored(folder, key, sources))}
+    results = {key: found for key in keys if (found := stored(study, key))}
     missing = [key for key in keys if key not in results]
     if missing:
         from lensrl.patching.measure import Patcher  # torch and transformers, only where there is work for them
 
         patcher = Patcher(study, donor, into)
+        sources = {"donor": donor.run_id, "into": into.run_id}
         record = provenance(device=patcher.device, dtypes={"masters": "float32"})
         for kind in kinds:
-            todo = [key.layer for key in missing if key.what == kind]
-            if not todo:
-                continue
-            measured = patcher.measure(kind, todo, component, on_progress)
-            for layer, metrics in measured:
-                key = PatchKey(kind, component, layer, donor.name, into.name, training_seed)
-                results[key] = PatchResult(key, metrics, into.items["benchmark"].tolist(), sources, record)
-                write_patch(folder, results[key])
+            todo = [key for key in missing if key.what == kind]
+            for key, metrics, patched in patcher.measure(todo, on_progress) if todo else ():
+                benchmark = into.items["benchmark"].tolist()
+                results[key] = PatchResult(key, metrics, benchmark, sources, record, patched)
+                write_patch(study.path / PATCH_FOLDER, results[key])
     return with_contributions(pd.DataFrame([row for key in keys for row in results[key].rows()]), study)
 
 
 def with_contributions(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """Add the contribution C_l of each row's layer, measured with the row's seed; NaN where the study has none."""
+    """Add the contribution C_l of each single layer, measured with the row's seed; NaN where there is none."""
     measured: dict[tuple[int, int], float] = {}
     for seed in rows["seed"].unique():
         if (FULL, seed) in study:
             table = study.contributions(int(seed))
             measured |= {(seed, layer): c for layer, c in zip(table["layer"], table["contribution"], strict=True)}
     return rows.assign(
-        contribution=[measured.get(key, np.nan) for key in zip(rows["seed"], rows["layer"], strict=True)]
+        contribution=[
+            measured.get((seed, layer), np.nan) if sets == "single" else np.nan
+            for seed, layer, sets in zip(rows["seed"], rows["layer"], rows["sets"], strict=True)
+        ]
     )
+
+
+def stored(study: Study, key: PatchKey) -> PatchResult | None:
+    """The stored result of a patch; None when there is none, or when one of its runs has been replaced since."""
+    path = study.path / PATCH_FOLDER / key.file_name
+    if not path.exists():
+        return None
+    result = read_patch(path)
+    current = {"donor": study[key.donor, key.seed].run_id, "into": study[key.into, key.seed].run_id}
+    return result if result.sources == current else None
 
 
 def _shared_seed(study: Study, *names: str) -> int:
@@ -104,11 +129,3 @@ def _run(study: Study, name: str, seed: int | None) -> Run:
     if not run.has_scores:
         raise LensrlError(f"run {name!r} of {study.path} has no weights to patch: {run.reason}")
     return run
-
-
-def _stored(folder: Path, key: PatchKey, sources: Mapping[str, str]) -> PatchResult | None:
-    path = folder / key.file_name
-    if not path.exists():
-        return None
-    result = read_patch(path)
-    return result if dict(result.sources) == dict(sources) else None

@@ -11,6 +11,12 @@ METRICS = {
     "reference_logprob": "log p(reference)",
     "logit_difference": "logit difference",
 }  # metric of a patch -> how figures, page and terminal call it
+SETS = {
+    "bottom": "cumulative from the bottom",
+    "top": "cumulative from the top",
+    "pairs": "pairs",
+    "together": "together",
+}  # layers patched at once, in the titles of tables and figures
 FIGURE_FORMATS = ("png", "svg", "pdf")
 
 

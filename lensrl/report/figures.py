@@ -27,6 +27,7 @@ from lensrl.store.atomic import new_file
 INK, MUTED, GRID = "#1f2430", "#6b7280", "#e5e7eb"
 BLUE, ORANGE, GREEN, RED = "#2f5fb3", "#d97b29", "#3c8f6b", "#b8433f"
 COLOURS = {"score": RED, "reference_logprob": BLUE, "logit_difference": ORANGE}
+PATCHED_UP_TO = {"bottom": "last of the layers 0 … l", "top": "first of the layers l … last"}
 LISTED = 12  # with more layers than this, names and numbers give way to a colour scale
 _STYLE: Any = {
     "font.size": 10,
@@ -99,6 +100,49 @@ def recovery_figure(rows: pd.DataFrame, title: str) -> Figure:
             axes.set_ylabel("recovery")
             axes.set_title(kind, fontsize=10, color=MUTED)
             _legend_above(axes)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    return figure
+
+
+def patch_figure(rows: pd.DataFrame, title: str) -> Figure:
+    """What `patch` returned: recovery over depth; a map where a result has a layer and a head, or two layers."""
+    rows = rows[rows["sets"] != "everything"]  # 1 by construction
+    sets = rows["sets"].iloc[0]
+    if sets == "pairs":
+        second = rows["layers"].str.split("[,-]", regex=True).str[1]
+        return _recovery_map(rows, second, "layer", title)
+    if rows["head"].notna().any():
+        return _recovery_map(rows, rows["head"], "head", title)
+    figure = recovery_figure(rows, title)
+    if sets in PATCHED_UP_TO:
+        figure.axes[-1].set_xlabel(PATCHED_UP_TO[sets])
+    return figure
+
+
+def _recovery_map(rows: pd.DataFrame, other: pd.Series, name: str, title: str) -> Figure:
+    """Recovery of log p(reference) as a colour, white at 0: one panel per kind, layers down, heads or layers across."""
+    with _style():
+        rows = rows.assign(other=other.astype(int))[rows["metric"] == "reference_logprob"]
+        kinds = sorted(rows["what"].unique(), reverse=True)
+        figure = Figure(figsize=(4.2 * len(kinds) + 1.2, 4.2), layout="constrained")
+        values = rows["recovery"].abs()
+        span = min(max(values.max(), 0.1), 2.0) if values.notna().any() else 1.0
+        shades = colormaps["RdBu"].resampled(41)  # white in the middle; from 50 on, colour bars become bitmaps in SVG
+        for i, kind in enumerate(kinds):
+            axes = figure.add_subplot(1, len(kinds), i + 1)
+            grid = rows[rows["what"] == kind].pivot(index="layer", columns="other", values="recovery")
+            grid = grid.reindex(index=range(grid.index.min(), grid.index.max() + 1),
+                                columns=range(grid.columns.min(), grid.columns.max() + 1))  # fmt: skip
+            axes.set_facecolor(GRID)  # of what was not patched, or is undefined
+            drawn = axes.pcolormesh(grid.columns, grid.index, grid.to_numpy(float), cmap=shades, vmin=-span, vmax=span)
+            axes.invert_yaxis()
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+            axes.set_xlabel(name)
+            axes.set_ylabel("layer")
+            axes.set_title(kind, fontsize=10, color=MUTED)
+            if i == len(kinds) - 1:
+                figure.colorbar(drawn, ax=axes, label=f"recovery of {METRICS['reference_logprob']}", extend="both")
         figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     return figure
 

@@ -10,11 +10,11 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from lensrl.bottleneck import PREDICTORS, correlate_study, predictors
 from lensrl.errors import LensrlError
 from lensrl.layers import BASE, FULL, run_layer
 from lensrl.patching.patch import with_contributions
-from lensrl.report import METRICS, figures
+from lensrl.predictors import PREDICTORS, correlate_study, predictors
+from lensrl.report import METRICS, SETS, figures
 from lensrl.store.atomic import new_file
 from lensrl.store.study import Study
 
@@ -106,12 +106,15 @@ def _training(study: Study) -> list[Markup]:
 
 
 def _recoveries(study: Study) -> list[dict[str, Any]]:
-    """One figure for every (from, into, component, seed) that was patched."""
+    """One figure for every (from, into, component, sets, seed) that was patched."""
     rows = with_contributions(study.patches(), study)
+    rows = rows[~rows["sets"].isin(("together", "everything"))]  # not over depth
     sections = []
-    for (donor, into, component, seed), part in rows.groupby(["from", "into", "component", "seed"]):
-        title = f"{component} of {donor} into {into}, seed {seed}"
-        figure = _figure(figures.recovery_figure(part, title))
+    for (donor, into, component, sets, seed), part in rows.groupby(["from", "into", "component", "sets", "seed"]):
+        title = f"{component} of {donor} into {into}, seed {seed}" + (
+            f", {SETS[str(sets)]}" if sets != "single" else ""
+        )
+        figure = _figure(figures.patch_figure(part, title))
         sections.append({"title": title, "figure": figure, "rows": part.to_dict("records"), "reverse": into != BASE})
     return sections
 

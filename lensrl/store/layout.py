@@ -75,8 +75,9 @@ ATTRIBUTES = {
     ),
     ("lensrl-run", 2): ("compression", "score", "snapshots"),
     ("lensrl-patch", 1): (
-        "format", "format_version", "what", "component", "layer", "donor", "into", "seed", "sources", "provenance",
-    ),
+        "format", "format_version", "what", "component", "donor", "into", "seed", "sources", "provenance",
+    ),  # and `layer`, until version 3 made it `layers`: reading a result asks for the one that its version has
+    ("lensrl-patch", 3): ("layers", "sets"),
 }  # fmt: skip
 
 NUMBERS = {  # NumPy kind and dimensions; all other attributes are text

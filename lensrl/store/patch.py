@@ -1,4 +1,4 @@
-"""The result of patching one layer: a file of its own, since run files are never changed."""
+"""The result of patching one layer, or one set of layers: a file of its own, since run files are never changed."""
 
 from __future__ import annotations
 
@@ -19,65 +19,102 @@ from lensrl.store.hdf5 import axis, create, create_file
 from lensrl.store.seal import write_seal
 
 PATCH_FORMAT = "lensrl-patch"
-PATCH_VERSION = 2
+PATCH_VERSION = 3
+SETS_SINCE = 3  # format version; before it, a result was of one layer
 
 What = Literal["weights", "activations"]
-PatchComponent = Literal["block", "attn", "mlp"]
+PatchComponent = Literal["block", "attn", "mlp", "head", "stream"]
+Sets = Literal["single", "bottom", "top", "pairs", "together"]
 METRICS = ("score", "reference_logprob", "logit_difference")
+PATCHED = ("patched",)
 
 
 @dataclass(frozen=True)
 class PatchKey:
-    """What was patched: part `component` of `layer`, taken from run `donor` and put into run `into`."""
+    """What was patched: part `component` of `layers`, all at once, taken from run `donor` and put into run `into`.
+
+    `sets` says what the layers are to each other: one alone (`single`), the lowest 0 ... l (`bottom`), the highest
+    l ... n - 1 (`top`), two of them (`pairs`), any others (`together`); `everything` is all layers and the parts
+    outside them, which leaves nothing of the receiving run.
+    """
 
     what: What
     component: PatchComponent
-    layer: int
+    layers: tuple[int, ...]
     donor: str
     into: str
     seed: int
+    sets: Sets | Literal["everything"] = "single"
+
+    @property
+    def layer(self) -> int:
+        """Where the result stands over depth: the last layer of a `bottom` set, the first of any other."""
+        return self.layers[-1] if self.sets == "bottom" else self.layers[0]
+
+    @property
+    def layer_names(self) -> str:
+        """`3`, `0-5`, `3,5`: as they are typed; or `everything`."""
+        return self.sets if self.sets == "everything" else spell_layers(self.layers)
 
     @property
     def file_name(self) -> str:
-        return f"{self.what}.{self.component}.{self.donor}-into-{self.into}.layer-{self.layer}.seed-{self.seed}.h5"
+        named = {"single": f"layer-{self.layer_names}", "everything": "everything"}
+        unit = named.get(self.sets, f"{self.sets}-{self.layer_names}")
+        return f"{self.what}.{self.component}.{self.donor}-into-{self.into}.{unit}.seed-{self.seed}.h5"
 
 
 @dataclass(frozen=True)
 class PatchResult:
     """Per-item metrics of the receiving run, the donor, and the patched model.
 
-    `metrics` maps a metric's name to (into, donor, patched) values per item: `score` (mean over samples),
-    `reference_logprob` (nats per token), `logit_difference` (reference token minus its strongest rival).
+    `metrics` maps a metric's name to (into, donor, *patched) values per item: `score` (mean over samples),
+    `reference_logprob` (nats per token), `logit_difference` (reference token minus its strongest rival). There is one
+    patched model; for the heads of a layer there is one for each, `head-0` ..., with that head alone patched.
     """
 
     key: PatchKey
-    metrics: Mapping[str, Float64[np.ndarray, "3 item"]]
+    metrics: Mapping[str, Float64[np.ndarray, "model item"]]
     benchmark: Sequence[str]
     sources: Mapping[str, str]  # run_id of the donor and of the receiving run
     provenance: Mapping[str, object]
+    patched: Sequence[str] = PATCHED
 
     COLUMNS: ClassVar[list[str]] = [
-        "layer", "what", "component", "from", "into", "seed", "metric",
+        "layer", "layers", "sets", "head", "what", "component", "from", "into", "seed", "metric",
         "recovery", "low", "high", "into_value", "from_value", "patched_value", "status", "reason",
     ]  # fmt: skip
 
-    def recovery(self, metric: str) -> GainRatio:
-        """(M(patched) - M(into)) / (M(from) - M(into)), with its paired bootstrap interval over items."""
-        into, donor, patched = (values[None] for values in self.metrics[metric])
-        return gain_ratios(into, donor, {"patched": patched}, self.benchmark, gain="M(from) - M(into)")["patched"]
+    def recoveries(self, metric: str) -> dict[str, GainRatio]:
+        """(M(patched) - M(into)) / (M(from) - M(into)) of every patched model, with intervals paired over items."""
+        into, donor, *patched = (values[None] for values in self.metrics[metric])
+        models = dict(zip(self.patched, patched, strict=True))
+        return gain_ratios(into, donor, models, self.benchmark, gain="M(from) - M(into)")
 
     def rows(self) -> Iterator[dict[str, object]]:
-        """One row per metric, with the columns of `COLUMNS`."""
+        """One row per patched model and metric, with the columns of `COLUMNS`."""
         for metric in (name for name in METRICS if name in self.metrics):
-            result = self.recovery(metric)
-            into, donor, patched = (mean_score(values, self.benchmark) for values in self.metrics[metric])
-            yield {
-                "layer": self.key.layer, "what": self.key.what, "component": self.key.component,
-                "from": self.key.donor, "into": self.key.into, "seed": self.key.seed, "metric": metric,
-                "recovery": result.ratio.value, "low": result.ratio.low, "high": result.ratio.high,
-                "into_value": into, "from_value": donor, "patched_value": patched,
-                "status": result.status, "reason": result.reason,
-            }  # fmt: skip
+            into, donor, *patched = (mean_score(values, self.benchmark) for values in self.metrics[metric])
+            for (name, result), value in zip(self.recoveries(metric).items(), patched, strict=True):
+                yield {
+                    "layer": self.key.layer, "layers": self.key.layer_names, "sets": self.key.sets,
+                    "head": int(name.removeprefix("head-")) if self.key.component == "head" else None,
+                    "what": self.key.what, "component": self.key.component,
+                    "from": self.key.donor, "into": self.key.into, "seed": self.key.seed, "metric": metric,
+                    "recovery": result.ratio.value, "low": result.ratio.low, "high": result.ratio.high,
+                    "into_value": into, "from_value": donor, "patched_value": value,
+                    "status": result.status, "reason": result.reason,
+                }  # fmt: skip
+
+
+def spell_layers(layers: Sequence[int]) -> str:
+    """The inverse of `parse_layers`: (0, 1, 2, 5) is `0-2,5`."""
+    ranges: list[list[int]] = []
+    for layer in layers:
+        if ranges and layer == ranges[-1][-1] + 1:
+            ranges[-1].append(layer)
+        else:
+            ranges.append([layer])
+    return ",".join(f"{r[0]}-{r[-1]}" if len(r) > 1 else f"{r[0]}" for r in ranges)
 
 
 def write_patch(folder: Path, result: PatchResult) -> Path:
@@ -94,10 +131,10 @@ def _write(path: Path, result: PatchResult) -> None:
         file.attrs["format"] = PATCH_FORMAT
         file.attrs["format_version"] = PATCH_VERSION
         for name, value in vars(result.key).items():
-            file.attrs[name] = value
+            file.attrs[name] = np.array(value, np.int32) if name == "layers" else value
         file.attrs["sources"] = json.dumps(result.sources)
         file.attrs["provenance"] = json.dumps(result.provenance)
-        axis(file, "model", ["into", "donor", "patched"])
+        axis(file, "model", ["into", "donor", *result.patched])
         axis(file, "item", len(result.benchmark))
         create(file, "benchmark", list(result.benchmark), ["item"])
         for metric, values in result.metrics.items():
@@ -109,19 +146,22 @@ def read_patch(path: Path) -> PatchResult:
     with open_for_reading(path, PATCH_FORMAT, PATCH_VERSION) as file:
         try:
             metrics = group_at(file, "metrics")
+            several = int(attribute(file, "format_version")) >= SETS_SINCE
             return PatchResult(
                 key=PatchKey(
                     what=attribute(file, "what"),
                     component=attribute(file, "component"),
-                    layer=int(attribute(file, "layer")),
+                    layers=tuple(attribute(file, "layers").tolist()) if several else (int(attribute(file, "layer")),),
                     donor=str(attribute(file, "donor")),
                     into=str(attribute(file, "into")),
                     seed=int(attribute(file, "seed")),
+                    sets=attribute(file, "sets") if several else "single",
                 ),
                 metrics={metric: read_array(metrics, metric) for metric in members(metrics)},
                 benchmark=read_strings(file, "benchmark"),
                 sources=json.loads(attribute(file, "sources")),
                 provenance=json.loads(attribute(file, "provenance")),
+                patched=read_strings(file, "model")[2:],
             )
         except DAMAGE as error:
             raise Damaged(f"{path} is damaged ({reason(error)}); delete it and patch again") from None

@@ -10,7 +10,7 @@ import torch
 
 from lensrl.evaluate import reference_logprobs, references
 from lensrl.models import Base
-from lensrl.patching.activations import METRICS, PerItem, logit_difference, patch_activations
+from lensrl.patching.activations import METRICS, Patch, PerItem, logit_difference, patch_activations
 from lensrl.patching.bridge import boot, capture, probe_set
 from lensrl.store.patch import PatchComponent
 from lensrl.tasks import Item, evaluation_items, load_task
@@ -35,7 +35,11 @@ def run_patch(
     base: Base, into: Weights, donor: Weights, layers: list[int], component: PatchComponent = "block"
 ) -> tuple[PerItem, PerItem, dict[int, PerItem]]:
     receiver, giver = (boot(base.fresh(weights), base.tokenizer) for weights in (into, donor))
-    return patch_activations(receiver, giver, base.tokenizer, ITEMS, layers, component, batch=4)
+    patches = [Patch((layer,)) for layer in layers]
+    unpatched, whole, patched = patch_activations(
+        receiver, giver, base.tokenizer, ITEMS, patches, component, batch=4
+    )  # fmt: skip
+    return unpatched, whole, {patch.layers[0]: values for patch, values in patched.items()}
 
 
 def test_captured_activations_are_those_of_the_plain_model(base: Base) -> None:
@@ -104,13 +108,46 @@ def test_attention_and_mlp_are_told_apart(base: Base) -> None:
 def test_all_blocks_together_are_the_donor(base: Base) -> None:
     """Only layers differ, so handing over every block's output hands over the whole model."""
     into, donor = (boot(base.fresh(weights), base.tokenizer) for weights in ({}, moved(base, *range(8), scale=0.02)))
-    teacher = references(base.tokenizer, ITEMS)
-    names = [f"blocks.{layer}.hook_{kind}_out" for layer in range(8) for kind in ("attn", "mlp")]
-    with torch.no_grad():
-        logits, cache = donor.run_with_cache(teacher.ids, attention_mask=teacher.mask)
-        hooks = [(name, lambda activation, hook, name=name: cache[name]) for name in names]
-        patched = into.run_with_hooks(teacher.ids, fwd_hooks=hooks, attention_mask=teacher.mask)  # pyright: ignore
-    assert torch.allclose(patched, logits, atol=2e-4)
+    together, some = Patch(tuple(range(8))), Patch(tuple(range(7)))
+    _, whole, patched = patch_activations(into, donor, base.tokenizer, ITEMS, [together, some], batch=4)
+    np.testing.assert_allclose(patched[together], whole, atol=2e-4)
+    assert np.abs(patched[some] - whole).max() > 1e-3
+
+
+def test_the_stream_hands_over_all_that_came_before(base: Base) -> None:
+    """Layer 5 alone differs: before it both streams are the same, after it nothing but the donor's is left."""
+    into, donor, patched = run_patch(base, {}, moved(base, 5), [4, 5, 7], "stream")
+    np.testing.assert_array_equal(patched[4], into)
+    np.testing.assert_array_equal(patched[5], donor)
+    np.testing.assert_array_equal(patched[7], donor)
+
+
+@pytest.mark.parametrize("head", [0, 2])
+def test_a_change_planted_in_one_head_is_recovered_there(base: Base, head: int) -> None:
+    """The query projection of one head alone differs."""
+    name = "model.layers.3.self_attn.q_proj.weight"
+    width = base.weights[name].shape[0] // 4
+    weights = base.weights[name].clone()
+    weights[head * width : (head + 1) * width] *= -1  # of another size alone it would be normalised away
+    into, donor, patched = run_heads(base, {name: weights}, 3)
+    assert np.abs(donor - into).max() > 1e-3
+    for other, values in enumerate(patched):
+        np.testing.assert_allclose(values, donor if other == head else into, atol=2e-5)
+
+
+def test_a_head_leaves_a_change_of_the_output_projection_behind(base: Base) -> None:
+    name = "model.layers.3.self_attn.o_proj.weight"
+    into, donor, patched = run_heads(base, {name: 2 * base.weights[name]}, 3)
+    assert np.abs(donor - into).max() > 1e-3
+    for values in patched:
+        np.testing.assert_array_equal(values, into)
+
+
+def run_heads(base: Base, donor: Weights, layer: int) -> tuple[PerItem, PerItem, list[PerItem]]:
+    receiver, giver = (boot(base.fresh(weights), base.tokenizer) for weights in ({}, donor))
+    patches = [Patch((layer,), head) for head in range(4)]
+    into, whole, patched = patch_activations(receiver, giver, base.tokenizer, ITEMS, patches, "head", batch=4)
+    return into, whole, [patched[patch] for patch in patches]
 
 
 def test_the_metrics_through_the_bridge_agree_with_the_plain_model(base: Base) -> None:

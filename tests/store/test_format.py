@@ -32,7 +32,7 @@ def files(folder: Path) -> Iterator[h5py.File]:
 
 @pytest.fixture
 def patch_file(tmp_path: Path) -> Path:
-    key = PatchKey("weights", "block", 1, "full-rl", "base", 0)
+    key = PatchKey("weights", "block", (1,), "full-rl", "base", 0)
     metrics = {name: np.zeros((3, 2)) for name in ("score", "reference_logprob", "logit_difference")}
     return write_patch(tmp_path, PatchResult(key, metrics, ["a", "b"], {"donor": "x"}, {}))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -19,7 +20,7 @@ from synthetic import (
 )
 
 from lensrl.store.exact import add
-from lensrl.store.patch import PATCH_VERSION, PatchKey, read_patch
+from lensrl.store.patch import PATCH_VERSION, SETS_SINCE, PatchKey, read_patch
 from lensrl.store.run import Run
 from lensrl.store.verify import check_file
 from lensrl.store.write import RUN_VERSION
@@ -105,7 +106,12 @@ def test_a_released_run_has_the_activations_that_were_written(path: Path) -> Non
 @every_patch
 def test_a_released_patch_has_the_numbers_that_were_written(path: Path) -> None:
     result = read_patch(path)
-    assert result.key == PatchKey("weights", "block", layer=1, donor="full-rl", into="base", seed=3)
+    known: dict[str, Any] = {"donor": "full-rl", "into": "base", "seed": 3}
+    if version_of(path) < SETS_SINCE:
+        assert result.key == PatchKey("weights", "block", layers=(1,), **known)
+    else:
+        assert result.key == PatchKey("weights", "block", layers=(0, 1), sets="bottom", **known)
+    assert (result.key.layer, result.patched) == (1, ["patched"])
     assert (result.benchmark, result.provenance) == (["easy", "easy", "hard"], {"device": "none"})
     assert result.sources == {"donor": "a" * 32, "into": "b" * 32}
     score = [[0.0, 0.25, 0.5], [1.0, 0.75, 1.0], [0.5, 0.5, 0.75]]  # into, donor, patched

@@ -1,0 +1,56 @@
+"""Which layers are patched at once: each alone, more and more of them from one end, pairs, or all that were named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Literal
+
+from lensrl.errors import LensrlError
+from lensrl.store.patch import PatchComponent, Sets
+
+
+def layer_sets(
+    sets: Sets, layers: Sequence[int], n_layers: int, *, everything: bool = False
+) -> list[tuple[Sets | Literal["everything"], tuple[int, ...]]]:
+    """The sets of layers to patch, one result each, for the layers that were asked for (ascending).
+
+    - `single`: each layer l alone;
+    - `bottom`: cumulative from the bottom, 0 ... l for each l;
+    - `top`: cumulative from the top, l ... n - 1 for each l;
+    - `pairs`: every two of the layers;
+    - `together`: all of the layers.
+
+    With `everything`, a set of all layers is followed by one that takes the parts outside the layers along.
+
+    >>> layer_sets("bottom", [0, 2], 4)
+    [('bottom', (0,)), ('bottom', (0, 1, 2))]
+    >>> layer_sets("together", [0, 1], 2, everything=True)
+    [('together', (0, 1)), ('everything', (0, 1))]
+
+    Raises LensrlError for pairs of fewer than two layers.
+    """
+    if sets == "pairs" and len(layers) < 2:
+        raise LensrlError(f"layer {layers[0]} alone makes no pair: name two layers or more, such as --layer 0-3")
+    chosen: dict[Sets, list[tuple[int, ...]]] = {
+        "single": [(layer,) for layer in layers],
+        "bottom": [tuple(range(layer + 1)) for layer in layers],
+        "top": [tuple(range(layer, n_layers)) for layer in layers],
+        "pairs": list(combinations(layers, 2)),
+        "together": [tuple(layers)],
+    }
+    whole = tuple(range(n_layers))
+    last = [("everything", whole)] if everything and sets != "single" and whole in chosen[sets] else []
+    return [*((sets, unit) for unit in chosen[sets]), *last]  # pyright: ignore[reportReturnType]
+
+
+def check_component(component: PatchComponent, what: str, sets: Sets) -> None:
+    """Raises LensrlError where a component has no weights of its own, or where sets of it would mean nothing."""
+    if component not in ("head", "stream"):
+        return
+    if what != "activations":
+        has_none = "the stream has no weights" if component == "stream" else "the weights of a head are not grafted"
+        raise LensrlError(f"--component {component} with --what {what}: {has_none}; add --what activations")
+    if sets != "single":
+        why = {"stream": "its last layer would overwrite the others", "head": "each head is patched alone"}[component]
+        raise LensrlError(f"--component {component} with --sets {sets}: {why}; leave out --sets")

@@ -1,0 +1,83 @@
+"""`lensrl patch` as it is typed: sets of layers, parts of a layer, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from lensrl_cli.patch import patch
+from typed import lensrl
+
+
+def test_the_example_in_the_help_runs_as_typed(small_study_folder: Path, tmp_path: Path) -> None:
+    example = (patch.__doc__ or "").split("Example: lensrl ")[1].split()
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "one").symlink_to(small_study_folder)
+    done = lensrl(*example, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "weights: block of full-rl into base" in done.stdout
+
+
+def test_all_layers_together_beside_each_alone_say_whether_they_add_up(
+    small_study_folder: Path, tmp_path: Path
+) -> None:
+    command = ("patch", "--study", small_study_folder, "--layer", "all", "--what", "weights")
+    alone = lensrl(*command)
+    assert "do single layers add up?" not in alone.stdout
+    together = lensrl(*command, "--sets", "together", "--csv", tmp_path / "t.csv")
+    assert "do single layers add up?" in together.stdout
+    assert "An interaction under 0" in together.stdout
+    with (tmp_path / "t.csv").open() as file:
+        rows = {(row["layers"], row["metric"]): row for row in csv.DictReader(file)}
+    assert {layers for layers, _ in rows} == {"0-7", "everything"}
+    everything = rows["everything", "reference_logprob"]
+    assert float(everything["patched_value"]) == pytest.approx(float(everything["from_value"]), abs=1e-6)
+    assert float(everything["recovery"]) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize(("sets", "layers"), [("bottom", ["0-1", "0-6"]), ("top", ["1-7", "6-7"]), ("pairs", ["1,6"])])
+def test_sets_of_layers_in_json_and_in_a_figure(
+    sets: str, layers: list[str], small_study_folder: Path, tmp_path: Path
+) -> None:
+    figure = tmp_path / "f.png"
+    done = lensrl("patch", "--study", small_study_folder, "--layer", "1,6", "--what", "activations", "--sets", sets,
+                  "--reverse", "--json", "--figure", figure)  # fmt: skip
+    rows = json.loads(done.stdout)
+    assert list(dict.fromkeys(row["layers"] for row in rows)) == layers
+    assert {(row["sets"], row["from"], row["contribution"]) for row in rows} == {(sets, "base", None)}
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_heads_and_the_stream_say_what_they_are(small_study_folder: Path, tmp_path: Path) -> None:
+    command = ("patch", "--study", small_study_folder, "--layer", "2,7", "--what", "activations", "--component")
+    done = lensrl(*command, "head", "--figure", tmp_path / "f.png")
+    assert done.returncode == 0, done.stderr
+    assert "before the output projection" in done.stdout
+    rows = json.loads(lensrl(*command, "head", "--json").stdout)
+    assert [row["head"] for row in rows] == [0, 1, 2, 3] * 4
+    assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
+    done = lensrl(*command, "stream")
+    assert "by construction" in done.stdout
+    last = [row for row in json.loads(lensrl(*command, "stream", "--json").stdout) if row["layer"] == 7]
+    assert {row["head"] for row in last} == {None}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--component", "head"], "the weights of a head are not grafted; add --what activations"),
+        (["--component", "stream", "--what", "weights"], "the stream has no weights; add --what activations"),
+        (["--component", "stream", "--what", "activations", "--sets", "top"], "leave out --sets"),
+        (["--sets", "pairs"], "layer 3 alone makes no pair"),
+        (["--sets", "cumulative"], "cumulative"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_patched_is_one_line_and_exit_code_2(
+    arguments: list[str], expected: str, small_study_folder: Path
+) -> None:
+    done = lensrl("patch", "--study", small_study_folder, "--layer", 3, *arguments)
+    assert done.returncode == 2
+    assert expected in done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
