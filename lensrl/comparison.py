@@ -1,6 +1,10 @@
-"""Two runs of a study, layer by layer: their representations of the probe set, and what training did to the weights."""
+"""Runs of a study, layer by layer: how two of them represent the probe set, what training did to the weights, and on
+what way it got there.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -8,14 +12,17 @@ from jaxtyping import Float64
 
 from lensrl.errors import LensrlError, did_you_mean
 from lensrl.layers import BASE, FULL
-from lensrl.measures.similarity import cka_interval, cka_map, mean_cosine, procrustes_distance, relative_l2
+from lensrl.measures.similarity import cka_interval, cka_map, linear_cka, mean_cosine, procrustes_distance, relative_l2
+from lensrl.measures.trajectory import directness, directness_null, gram, linearity, linearity_null
 from lensrl.measures.weights import DeltaMetrics, delta_metrics
 from lensrl.store.exact import add
+from lensrl.store.lazy import Deltas
 from lensrl.store.run import Run
 from lensrl.store.study import Study
 
 SITE = "block_out"
 REPRESENTATION_COLUMNS = ["layer", "cka", "low", "high", "one_minus_cka", "procrustes", "relative_l2", "cosine"]
+TRAJECTORY_COLUMNS = ["layer", "snapshots", "linearity", "linearity_null", "directness", "directness_null"]
 
 
 def compare_activations(
@@ -53,6 +60,22 @@ def compare_layers(
     return cka_map(*([run.activations[site][layer][tokens] for layer in range(study.n_layers)] for run in (a, b)))
 
 
+def distances_to(
+    study: Study, target: str, runs: Sequence[str], *, site: str = SITE, seed: int | None = None
+) -> dict[str, Float64[np.ndarray, " layer"]]:
+    """1 - CKA (debiased, linear) with the target run at every layer, for those of `runs` that have activations."""
+    found = {}
+    for name in runs:
+        if name != BASE and (name, seed) not in study:
+            continue
+        if not all(_run(study, other, seed).activations for other in (name, target)):
+            continue
+        a, b, _, tokens = _pair(study, name, target, seed, site, first_token=True)
+        pairs = ([run.activations[site][layer][tokens] for run in (a, b)] for layer in range(study.n_layers))
+        found[name] = np.array([1 - linear_cka(x, y) for x, y in pairs])
+    return found
+
+
 def compare_weights(study: Study, run: str = FULL, *, seed: int | None = None) -> pd.DataFrame:
     """What training did to every parameter that changed: parameter, layer, component, and `DeltaMetrics`.
 
@@ -72,6 +95,51 @@ def compare_weights(study: Study, run: str = FULL, *, seed: int | None = None) -
             metrics = delta_metrics(before, add(before, change))
             rows.append((name, places.at[name, "layer"], places.at[name, "component"], *metrics))
     return pd.DataFrame(rows, columns=["parameter", "layer", "component", *DeltaMetrics._fields])
+
+
+def along_training(study: Study, run: str = FULL, *, seed: int | None = None) -> pd.DataFrame:
+    """How straight each layer's weights went while a run was trained: one row per layer of the model.
+
+    Columns: layer, snapshots (how many points of the way are known), linearity and directness, each with its `_null`,
+    a random walk with increments of the same length (`lensrl.measures.trajectory`); NaN for a layer that never moved.
+    The points are the snapshots that the recipe asked for and the weights at the end. Deltas are read a layer at a
+    time. Raises LensrlError when fewer than two points are known.
+    """
+    trained = _run(study, run, seed)
+    points = _points(trained)
+    rows = []
+    for layer in range(study.n_layers):
+        products = _gram(list(points.values()), layer)
+        rows.append((
+            layer, len(points),
+            linearity(list(points), products), linearity_null(list(points), products),
+            directness(products), directness_null(products),
+        ))  # fmt: skip
+    return pd.DataFrame(rows, columns=TRAJECTORY_COLUMNS)
+
+
+def _points(run: Run) -> dict[int, Deltas]:
+    """Step -> deltas after it, in order. Raises LensrlError for fewer than two."""
+    points = dict(run.snapshots)
+    if run.has_scores and run.name != BASE:
+        points[int(run.training["step"].max())] = run.deltas
+    if len(points) < 2:
+        why = run.reason or ("the base is not trained" if run.name == BASE else "only its last weights were kept")
+        raise LensrlError(
+            f"{run.path} has no way to follow ({why}): put snapshots = [0.25, 0.5, 0.75, 1.0] under [store] in the "
+            f"recipe, and run it into a folder of its own with --out"
+        )
+    return dict(sorted(points.items()))
+
+
+def _gram(points: Sequence[Deltas], layer: int) -> Float64[np.ndarray, "snapshot snapshot"]:
+    """The inner products of a layer's deltas at every two points; a parameter that had not moved yet has none."""
+    changes = [dict(deltas.exact(layer).values()) for deltas in points]
+    products = np.zeros((len(points), len(points)))
+    for name in dict.fromkeys(name for change in changes for name in change):
+        moved = [i for i, change in enumerate(changes) if name in change]
+        products[np.ix_(moved, moved)] += gram([changes[i][name].delta for i in moved])
+    return products
 
 
 def _pair(
