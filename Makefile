@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help:
 	@echo "make demo   the embedded study: profile, patch, report"
 	@echo "make test   lint, types, tests"
-	@echo "make bench  run files against safetensors and sha256, as ratios"
+	@echo "make bench  run files against safetensors and sha256, CKA against torch-cka, as ratios: minutes"
 	@echo "make install, make lint, make types, make clean"
 
 install: .venv/.installed
@@ -41,6 +41,7 @@ test: lint types
 
 bench: install
 	$(BIN)/python -m tests.benchmarks.store
+	$(BIN)/python -m tests.benchmarks.cka
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis

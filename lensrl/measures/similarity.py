@@ -30,6 +30,7 @@ from scipy.stats import t as student
 from lensrl.measures.contribution import CONFIDENCE, Interval
 
 LEAST_TOKENS = 4  # the unbiased estimator divides by n - 3
+ROUNDING = 1e3 * np.finfo(np.float64).eps  # what sums over tokens may be off by, in units of their largest term
 
 Representation = Float[np.ndarray, "_token _feature"]
 
@@ -65,6 +66,17 @@ class _Sums(NamedTuple):
         ones_kl = float(self.x @ self.cross @ self.y - self.x @ self.xl - self.y @ self.yk) + self.kl
         n = self.n
         return (trace + ones_k * ones_l / ((n - 1) * (n - 2)) - 2 * ones_kl / (n - 2)) / (n * (n - 3))
+
+    def own(self, *, debiased: bool) -> float:
+        """HSIC(X, X), by which CKA divides. Raises ValueError where it is rounding and nothing else."""
+        if self.n < LEAST_TOKENS:
+            raise ValueError(f"CKA needs {LEAST_TOKENS} tokens, not {self.n}")
+        own = self.hsic(debiased=debiased)
+        if not math.isfinite(own):
+            raise ValueError("a representation is too large for float64: CKA takes its fourth power")
+        if own <= max(ROUNDING * (self.k / self.n) ** 2, np.finfo(np.float64).tiny):
+            raise ValueError("features do not vary over tokens: CKA is not defined")
+        return own
 
 
 class StreamingCka:
@@ -146,7 +158,8 @@ def cka_map(xs: Sequence[Representation], ys: Sequence[Representation]) -> Float
     for i, x in enumerate(xs):
         x = _centred(x)
         for j, y in enumerate(ys):
-            table[i, j] = _Sums.of(x, _centred(y)).hsic(debiased=True) / math.sqrt(own_x[i] * own_y[j])
+            xy = _Sums.of(x, _centred(_same_tokens(x, y)[1]))
+            table[i, j] = xy.hsic(debiased=True) / math.sqrt(own_x[i]) / math.sqrt(own_y[j])
     return table
 
 
@@ -154,20 +167,26 @@ def procrustes_distance(x: Representation, y: Representation) -> float:
     """What no rotation of Y can bring nearer to X, both centred and of Frobenius norm 1: 0 for alike, sqrt(2) at most.
 
     d = min over orthogonal R of || X - Y R ||_F = sqrt(2 - 2 || X'Y ||_*)   (Schoenemann 1966; nuclear norm).
+
+    Raises ValueError for features that do not vary.
     """
     x, y = _checked(x, y)
-    x, y = _centred(x), _centred(y)
-    norms = np.linalg.norm(x) * np.linalg.norm(y)
-    if norms == 0:
-        raise ValueError("features do not vary over tokens: there is no distance")
-    nuclear = np.linalg.svd(x.T @ y, compute_uv=False).sum() / norms
+    norms = []
+    for features in (x, y):
+        norms.append(np.linalg.norm(_centred(features)))
+        if norms[-1] <= ROUNDING * np.linalg.norm(features):
+            raise ValueError("features do not vary over tokens: there is no distance")
+    nuclear = np.linalg.svd(_centred(x).T @ _centred(y), compute_uv=False).sum() / norms[0] / norms[1]
     return math.sqrt(max(0.0, 2 - 2 * float(nuclear)))
 
 
 def relative_l2(x: Representation, y: Representation) -> float:
-    """|| Y - X ||_F / || X ||_F: how far Y went from X, in the same coordinates."""
+    """|| Y - X ||_F / || X ||_F: how far Y went from X, in the same coordinates. Raises ValueError when X is zeros."""
     x, y = _checked(x, y)
-    return float(np.linalg.norm(y - x) / np.linalg.norm(x))
+    size = np.linalg.norm(x)
+    if size == 0:
+        raise ValueError("x is all zeros: nothing is relative to it")
+    return float(np.linalg.norm(y - x) / size)
 
 
 def mean_cosine(x: Representation, y: Representation) -> float:
@@ -180,21 +199,13 @@ def mean_cosine(x: Representation, y: Representation) -> float:
 
 
 def _cka(xy: _Sums, xx: _Sums, yy: _Sums, *, debiased: bool) -> float:
-    if xy.n < LEAST_TOKENS:
-        raise ValueError(f"CKA needs {LEAST_TOKENS} tokens, not {xy.n}")
-    own = xx.hsic(debiased=debiased), yy.hsic(debiased=debiased)
-    floor = np.finfo(np.float64).eps * max(xx.k, yy.k) ** 2 / xy.n**2
-    if min(own) <= floor:
-        raise ValueError("features do not vary over tokens: CKA is not defined")
-    return xy.hsic(debiased=debiased) / math.sqrt(own[0] * own[1])
+    own = xx.own(debiased=debiased), yy.own(debiased=debiased)
+    return xy.hsic(debiased=debiased) / math.sqrt(own[0]) / math.sqrt(own[1])  # their product may underflow
 
 
 def _own_hsic(x: Representation) -> float:
     x = _centred(_checked(x, x)[0])
-    own = _Sums.of(x, x).hsic(debiased=True)
-    if own <= 0:
-        raise ValueError("features do not vary over tokens: CKA is not defined")
-    return own
+    return _Sums.of(x, x).own(debiased=True)
 
 
 def _centred(x: Representation) -> Float64[np.ndarray, "token feature"]:
@@ -203,9 +214,13 @@ def _centred(x: Representation) -> Float64[np.ndarray, "token feature"]:
 
 
 def _checked(x: Representation, y: Representation) -> tuple[np.ndarray, np.ndarray]:
-    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    if len(x) != len(y):
-        raise ValueError(f"x has {len(x)} tokens and y {len(y)}: they must be the same tokens")
+    x, y = _same_tokens(np.asarray(x, np.float64), np.asarray(y, np.float64))
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise ValueError("a representation holds a NaN or an infinity")
+    return x, y
+
+
+def _same_tokens(x: Representation, y: Representation) -> tuple[np.ndarray, np.ndarray]:
+    if len(x) != len(y):
+        raise ValueError(f"x has {len(x)} tokens and y {len(y)}: they must be the same tokens")
     return x, y

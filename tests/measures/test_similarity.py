@@ -70,7 +70,7 @@ def test_batches_give_the_number_of_the_whole(cuts: list[int], offset: float, de
 def test_rotation_scale_shift_and_a_permuted_basis_change_nothing() -> None:
     x, y = pair()
     value = linear_cka(x, y)
-    for same in (x @ rotation(7), 3 * x, x + 100, x[:, ::-1]):
+    for same in (x @ rotation(7), 3 * x, 1e-6 * x, 1e30 * x, x + 100, x[:, ::-1]):
         assert linear_cka(same, y) == pytest.approx(value, abs=1e-12)
         assert linear_cka(x, same) == pytest.approx(1, abs=1e-12)
 
@@ -137,6 +137,56 @@ def test_a_nan_is_refused(measure: Callable[[np.ndarray, np.ndarray], float]) ->
         measure(x, y)
     with pytest.raises(ValueError, match="x has 6 tokens and y 5"):
         measure(x, x[:5])
+
+
+def test_a_nan_is_refused_in_a_later_batch_a_map_and_an_interval() -> None:
+    x, y = pair()
+    bad = y.copy()
+    bad[3, 1] = np.nan
+    streaming = StreamingCka()
+    streaming.add(x, y)
+    sequence = np.arange(len(x)) // 8
+    calls = (
+        lambda: streaming.add(x, bad),
+        lambda: cka_map([x], [y, bad]),
+        lambda: cka_map([bad], [y]),
+        lambda: cka_interval(x, bad, sequence),
+    )
+    for call in calls:
+        with pytest.raises(ValueError, match="holds a NaN or an infinity"):
+            call()
+    assert streaming.value() == linear_cka(x, y)
+    with pytest.raises(ValueError, match="x has 80 tokens and y 50"):
+        cka_map([x], [y[:50]])
+
+
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning", "ignore:invalid value:RuntimeWarning")
+def test_what_float64_cannot_hold_is_refused() -> None:
+    x, _ = pair()
+    for call in (lambda: linear_cka(1e90 * x, x), lambda: cka_map([1e90 * x], [x])):
+        with pytest.raises(ValueError, match="too large for float64"):
+            call()
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.1, 1e5 / 3])
+@pytest.mark.parametrize("tokens", [77, 1000])
+def test_rounding_is_not_taken_for_features_that_vary(constant: float, tokens: int) -> None:
+    """The mean of a constant may be its neighbour: what is left after centring is not 0."""
+    x, flat = pair(tokens)[0], np.full((tokens, 5), constant)
+    for call in (
+        lambda: linear_cka(x, flat),
+        lambda: linear_cka(flat, flat, debiased=False),
+        lambda: cka_map([flat], [x]),
+        lambda: procrustes_distance(x, flat),
+    ):
+        with pytest.raises(ValueError, match="do not vary"):
+            call()
+
+
+def test_nothing_is_relative_to_zeros() -> None:
+    x, _ = pair()
+    with pytest.raises(ValueError, match="all zeros"):
+        relative_l2(np.zeros_like(x), x)
 
 
 def test_what_does_not_vary_has_no_cka() -> None:
