@@ -13,12 +13,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lensrl.bottleneck import correlate_study, predictors
-    from lensrl.comparison import compare_activations, compare_layers, compare_weights
+    from lensrl.bottleneck import Verdict, bottleneck, read_contributions
+    from lensrl.comparison import along_training, compare_activations, compare_layers, compare_weights
     from lensrl.errors import LensrlError
+    from lensrl.patching.additivity import additivity_table
     from lensrl.patching.patch import patch
+    from lensrl.predictors import correlate_study, predictors
     from lensrl.recipe import load_recipe
     from lensrl.report.page import write_report
+    from lensrl.rivals import base_rivals
     from lensrl.store.listing import runs
     from lensrl.store.run import Run, open_run
     from lensrl.store.study import Study, open_study
@@ -31,15 +34,21 @@ _HOMES = {
     "LensrlError": "lensrl.errors",
     "Run": "lensrl.store.run",
     "Study": "lensrl.store.study",
+    "Verdict": "lensrl.bottleneck",
+    "additivity_table": "lensrl.patching.additivity",
+    "along_training": "lensrl.comparison",
+    "base_rivals": "lensrl.rivals",
+    "bottleneck": "lensrl.bottleneck",
     "compare_activations": "lensrl.comparison",
     "compare_layers": "lensrl.comparison",
     "compare_weights": "lensrl.comparison",
-    "correlate_study": "lensrl.bottleneck",
+    "correlate_study": "lensrl.predictors",
     "load_recipe": "lensrl.recipe",
     "open_run": "lensrl.store.run",
     "open_study": "lensrl.store.study",
     "patch": "lensrl.patching.patch",
-    "predictors": "lensrl.bottleneck",
+    "predictors": "lensrl.predictors",
+    "read_contributions": "lensrl.bottleneck",
     "run_study": "lensrl.study",
     "runs": "lensrl.store.listing",
     "verify": "lensrl.store.verify",
@@ -50,6 +59,11 @@ __all__ = [
     "LensrlError",
     "Run",
     "Study",
+    "Verdict",
+    "additivity_table",
+    "along_training",
+    "base_rivals",
+    "bottleneck",
     "compare_activations",
     "compare_layers",
     "compare_weights",
@@ -59,6 +73,7 @@ __all__ = [
     "open_study",
     "patch",
     "predictors",
+    "read_contributions",
     "run_study",
     "runs",
     "verify",

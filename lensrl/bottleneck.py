@@ -1,75 +1,261 @@
-"""What might explain the layer contribution, set against it.
+"""The verdict on the middle-layer account: eight claims, judged on a study or on a profile of contributions.
 
-Predictors of C_l stand beside their rivals: where a layer sits is known before any training, so whatever the weights
-say has to do better than depth and distance from the middle.
+    study, or a table of C_l  ->  gains with their errors, predictors  ->  claims  ->  verdict
+
+What a verdict can rest on is said beside it: a table has no items, so its errors are estimated from its own roughness
+over depth; one seed says nothing about another; a predictor that was not measured leaves its claim undetermined.
 """
 
 from __future__ import annotations
 
-from typing import get_args
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float64, Int
 
+from lensrl.claims import (
+    Claim,
+    concentration,
+    convergence,
+    judge,
+    middle,
+    not_size,
+    shape,
+    stability,
+    tracks,
+)
 from lensrl.errors import LensrlError
-from lensrl.layers import FULL, layer_run
-from lensrl.measures.correlation import Method, correlate
+from lensrl.layers import BASE, FULL, layer_run
+from lensrl.measures.gains import Gains, Interval
+from lensrl.measures.profile import best_layer, halves
+from lensrl.measures.shapes import ShapeFit
+from lensrl.predictors import SIZES, correlate_study, predictors
 from lensrl.store.study import Study
 
-PREDICTORS = {
-    "delta_full": "weight-delta norm in full RL",
-    "relative_delta_full": "relative weight-delta norm in full RL",
-    "delta_single": "weight-delta norm, layer alone",
-    "relative_delta_single": "relative weight-delta norm, layer alone",
-    "depth": "depth (layer index)",
-    "distance_from_middle": "distance from the middle layer",
+MANY_LAYERS = 12
+NO_STUDY = "a table of contributions does not say"
+UNMEASURED = {
+    "representation": "no activations of base and full RL",
+    "causal": "grafts of all layers are missing: lensrl patch --layer all --what weights, and again with --reverse",
+    "convergence": "no activations of the single-layer runs",
 }
 
 
-def predictors(study: Study) -> pd.DataFrame:
-    """One row per layer: layer, contribution, low, high, status, and every predictor. Norms are means over seeds."""
-    table = study.contributions()[["layer", "contribution", "low", "high", "status"]].copy()
-    layers = table["layer"].to_numpy()
-    full = _layer_norms(study, FULL)
-    single = {layer: _layer_norms(study, layer_run(layer)) for layer in layers}
-    for column, name in (("norm", "delta"), ("relative_norm", "relative_delta")):
-        table[f"{name}_full"] = [full.get((layer, column), np.nan) for layer in layers]
-        table[f"{name}_single"] = [single[layer].get((layer, column), np.nan) for layer in layers]
-    table["depth"] = layers.astype(float)
-    table["distance_from_middle"] = np.abs(layers - (study.n_layers - 1) / 2)
-    return table
+@dataclass(frozen=True)
+class Verdict:
+    """The claims as judged, the fitted shapes, the best layer without the winner's curse, and what limits them all.
 
-
-def correlate_study(study: Study) -> pd.DataFrame:
-    """One row per predictor and method: predictor, method, coefficient, low, high, p, n, reason.
-
-    Layers whose contribution is not `defined`, those of collapsed runs too, are left out. Raises LensrlError when
-    none is left.
+    `profile`: layer, contribution, low, high. `best` holds, for either half of the items, the layer that was best on
+    it and its C_l on the other half; empty without items. `correlations`: see `correlate_study`; empty for a table.
     """
-    table = predictors(study)
-    defined = table["status"] == "defined"
-    if not defined.any():
-        first = study.contributions().iloc[0]
-        raise LensrlError(f"{study.path} has no contribution to correlate: {first['status']}: {first['reason']}")
-    outcome = table["contribution"].where(defined).to_numpy(float)
-    rows = [
-        {"predictor": name} | vars(correlate(table[name].to_numpy(float), outcome, method))
-        for name in PREDICTORS
-        for method in get_args(Method)
-    ]
-    return pd.DataFrame(rows)
+
+    name: str
+    claims: list[Claim]
+    profile: pd.DataFrame
+    n_layers: int
+    n_seeds: int
+    shapes: dict[str, ShapeFit]
+    best: list[tuple[int, Interval]]
+    correlations: pd.DataFrame
+    limits: list[str]
+
+    def sentences(self) -> list[str]:
+        """The verdict in plain sentences that say no more than the numbers."""
+        return [*(_sentence(claim) for claim in self.claims), *self.best_sentences(), *self.limits]
+
+    def best_sentences(self) -> list[str]:
+        if not self.best:
+            return []
+        top = self.profile.sort_values("contribution").iloc[-1]
+        found = " and ".join(f"layer {layer} with {_numbers(c)}" for layer, c in self.best)
+        return [
+            f"Chosen on one half of the items and measured on the other, the best layer is {found}; chosen and "
+            f"measured on all items it would be layer {top['layer']:.0f} with {top['contribution']:.2f}."
+        ]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, as plain values for JSON."""
+        return {
+            "name": self.name,
+            "layers": self.n_layers,
+            "seeds": self.n_seeds,
+            "claims": [
+                {
+                    "claim": c.name, "statement": c.statement, "verdict": c.verdict, "measure": c.measure,
+                    "value": c.value, "low": c.low, "high": c.high, "null": c.null, "p": c.p, "p_for": c.p_for,
+                    "p_against": c.p_against, "reason": c.reason,
+                    "details": {name: _plain(value) for name, value in c.details.items()},
+                }
+                for c in self.claims
+            ],
+            "shapes": {
+                name: {"error": f.error, "explained": f.explained, "where": f.where, "low": f.low, "high": f.high}
+                for name, f in self.shapes.items()
+            },
+            "best_layer": [{"layer": layer, **c._asdict()} for layer, c in self.best],
+            "profile": self.profile.to_dict("records"),
+            "correlations": self.correlations.to_dict("records"),
+            "sentences": self.sentences(),
+        }  # fmt: skip
 
 
-def _layer_norms(study: Study, name: str) -> dict[tuple[int, str], float]:
-    """(layer, norm | relative_norm) -> mean over the seeds of a run that has weights."""
-    tables = [
-        run.layer_delta_norms() for (run_name, _), run in study.runs.items() if run_name == name and run.has_scores
+def bottleneck(source: Study | str | Path) -> Verdict:
+    """Judge the claims on a study, or on a CSV file with the columns `layer` and `contribution`.
+
+    Raises LensrlError when fewer than three layers have a contribution.
+    """
+    if isinstance(source, Study):
+        return _judge_study(source)
+    table = read_contributions(source)
+    layers, contribution = table["layer"].to_numpy(), table["contribution"].to_numpy(float)
+    n_layers = int(layers.max()) + 1
+    gains = Gains.from_profile(contribution)
+    shaped, test = shape(contribution, layers, n_layers)
+    unknown = ("not size", "representation", "causal", "convergence", "stability")
+    claims = [
+        concentration(gains),
+        middle(gains, layers, n_layers),
+        shaped,
+        *(Claim(c, reason=NO_STUDY) for c in unknown),
     ]
-    if not tables:
-        return {}
-    means = pd.concat(tables).groupby("layer")[["norm", "relative_norm"]].mean()
-    return {
-        (int(str(layer)), column): float(row[column])
-        for layer, row in means.iterrows()
-        for column in ("norm", "relative_norm")
+    limits = ["The table has no items and no seeds: its errors are estimated from how rough the profile is over depth."]
+    return Verdict(
+        Path(source).stem,
+        judge(claims),
+        table,
+        n_layers,
+        0,
+        {} if test is None else test.fits,
+        [],
+        pd.DataFrame(),
+        limits,
+    )
+
+
+def read_contributions(path: str | Path) -> pd.DataFrame:
+    """A table of contributions: layer, contribution, low, high, from a CSV file; rows without a layer are left out.
+
+    Where the file has no `low` and `high`, they come from the profile's roughness (`Gains.from_profile`). Raises
+    LensrlError when it is not such a table.
+    """
+    try:
+        table = pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise LensrlError(
+            f"{path} cannot be read as a table ({error}); give a CSV file with layer and contribution"
+        ) from None
+    missing = [name for name in ("layer", "contribution") if name not in table]
+    if missing:
+        raise LensrlError(
+            f"{path} has no column {missing[0]!r}, only {', '.join(map(str, table.columns))}: name them layer and "
+            f"contribution"
+        )
+    numbers = table[["layer", "contribution"]].apply(pd.to_numeric, errors="coerce")
+    rows = numbers[numbers["layer"].notna() & numbers["contribution"].notna()]
+    layers = rows["layer"].to_numpy()
+    if len(rows) < 3 or (layers % 1 != 0).any() or (layers < 0).any() or len(np.unique(layers)) < len(layers):
+        raise LensrlError(f"{path} needs at least three layers, numbered from 0, each once, with a contribution")
+    rows = rows.sort_values("layer").astype({"layer": int}).reset_index(drop=True)
+    if {"low", "high"} <= set(table):
+        return rows.merge(table[["layer", "low", "high"]], on="layer")
+    ends = np.array(Gains.from_profile(rows["contribution"].to_numpy(float)).ratios())
+    return rows.assign(low=ends[:, 1], high=ends[:, 2])
+
+
+def _judge_study(study: Study) -> Verdict:
+    items, layers, seeds, limits = _paired(study)
+    benchmark = study[BASE].items["benchmark"].to_numpy(str)
+    gains = Gains.from_items(items, benchmark.tolist())
+    if 0 in gains.contrast(np.eye(len(gains.mean))[-1]).interval() or gains.mean[-1] < 0:
+        raise LensrlError(f"{study.path}: full RL has no certain gain to share; see lensrl contribution {study.path}")
+    contribution = gains.mean[:-1] / gains.mean[-1]
+    table = predictors(study).set_index("layer").loc[layers]
+    shaped, test = shape(contribution, layers, study.n_layers)
+
+    def known(*names: str) -> dict[str, Float64[np.ndarray, " layer"]]:
+        return {name: table[name].to_numpy(float) for name in names if name in table}
+
+    growth, grafts, approach = known("cka_growth"), known("sufficiency", "necessity"), known("approach")
+    claims = [
+        concentration(gains),
+        middle(gains, layers, study.n_layers),
+        shaped,
+        not_size(layers, contribution, known(*SIZES)),
+        tracks("representation", layers, contribution, growth) if growth else _unmeasured("representation"),
+        tracks("causal", layers, contribution, grafts) if len(grafts) == 2 else _unmeasured("causal"),
+        convergence(layers, contribution, approach["approach"]) if approach else _unmeasured("convergence"),
+        stability(halves(items, benchmark), contribution),
+    ]
+    if len(seeds) == 1:
+        limits.append("One seed: the intervals cover the items, not how much training differs between seeds.")
+    elif len(seeds) == 2:
+        limits.append(
+            "Two seeds: how much training differs between seeds is barely known, and intervals are wide for it."
+        )
+    if len(layers) < MANY_LAYERS:
+        limits.append(f"{len(layers)} layers: a relation beyond a trend in depth must be strong to be seen in so few.")
+    profile = pd.DataFrame(gains.ratios(), columns=["contribution", "low", "high"])
+    profile.insert(0, "layer", layers)
+    fits, best = {} if test is None else test.fits, best_layer(items, benchmark, layers)
+    return Verdict(
+        study.name, judge(claims), profile, study.n_layers, len(seeds), fits, best, correlate_study(study), limits
+    )
+
+
+def _paired(
+    study: Study,
+) -> tuple[Float64[np.ndarray, "gain seed item"], Int[np.ndarray, " layer"], list[int], list[str]]:
+    """Gains per seed and item of every layer and, last, of full RL; the layers, the seeds, and what was left out."""
+    base = study[BASE].items
+    study[FULL]  # raises with what there is
+    status = study.contributions().set_index("layer")["status"]
+    defined = [int(str(layer)) for layer in status.index[status == "defined"]]
+    runs = {
+        name: {s for (n, s), run in study.runs.items() if n == name and run.has_scores}
+        for name in (FULL, *map(layer_run, defined))
     }
+    counts = pd.Series([seed for seeds in runs.values() for seed in seeds & runs[FULL]], dtype=int).value_counts()
+    most = counts.max() if len(counts) else 0
+    seeds = sorted(int(str(seed)) for seed in counts.index[counts == most])
+    layers = [layer for layer in defined if runs[layer_run(layer)].issuperset(seeds)]
+    if len(layers) < 3:
+        raise LensrlError(
+            f"{study.path}: {len(layers)} layers have a contribution, a verdict needs at least three; "
+            f"see lensrl contribution {study.path}"
+        )
+    left_out = [str(layer) for layer in status.index if layer not in layers]
+    limits = [f"Left out, without a contribution from every seed: layers {', '.join(left_out)}."] if left_out else []
+    names = [*map(layer_run, layers), FULL]
+    scores = [[study[name, seed].items["score"].to_numpy() for seed in seeds] for name in names]
+    return np.array(scores, np.float64) - base["score"].to_numpy(), np.array(layers), seeds, limits
+
+
+def _unmeasured(name: str) -> Claim:
+    return Claim(name, reason=UNMEASURED[name])
+
+
+def _sentence(claim: Claim) -> str:
+    head = f"{claim.verdict.capitalize()}: {claim.statement}"
+    if claim.reason:
+        return f"{head} Not tested: {claim.reason}."
+    value = "" if np.isnan(claim.value) else f" {_numbers(Interval(claim.value, claim.low, claim.high))}"
+    return f"{head} {claim.measure[0].upper()}{claim.measure[1:]}{value}, against {claim.null}; p {_p(claim.p)} (Holm)."
+
+
+def _numbers(interval: Interval) -> str:
+    ends = "" if np.isnan(interval.low) else f" [{interval.low:.2f}, {interval.high:.2f}]"
+    return f"{interval.value:.2f}{ends}"
+
+
+def _p(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
+
+
+def _plain(value: object) -> object:
+    """Intervals and correlations as mappings."""
+    if isinstance(value, Interval):
+        return value._asdict()
+    return vars(value) if hasattr(value, "__dataclass_fields__") else value

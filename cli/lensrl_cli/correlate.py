@@ -25,7 +25,7 @@ def correlate(study: StudyArgument, json: Json = False, csv: Csv = None, figure:
     Example: lensrl correlate runs/tiny --figure scatter.png
     """
     from lensrl import correlate_study, predictors
-    from lensrl.bottleneck import PREDICTORS
+    from lensrl.predictors import PREDICTORS
 
     with open_study(study) as opened:
         table = correlate_study(opened)

@@ -83,3 +83,81 @@ def _standardised(values: Float[np.ndarray, " layer"]) -> Float[np.ndarray, " la
 def _undefined(method: Method, n: int, reason: str) -> Correlation:
     nan = float("nan")
     return Correlation(method, nan, nan, nan, nan, n, reason)
+
+
+@dataclass(frozen=True)
+class Detrended:
+    """Pearson's coefficient of what a quadratic in depth leaves of both series.
+
+    `p_above` and `p_below` are one-sided, of a true coefficient of at most, and at least, 0. `shift_p` is two-sided,
+    by circular shifts over depth, so it cannot be smaller than 1 / `n`. `n_effective` counts the layers that the
+    residuals' resemblance to their neighbours leaves.
+    """
+
+    coefficient: float
+    low: float
+    high: float
+    p_above: float
+    p_below: float
+    shift_p: float
+    n: int
+    n_effective: float
+    reason: str
+
+    def p_at_least(self, coefficient: float) -> float:
+        """One-sided p, by Fisher's z, of a true coefficient of `coefficient` or more."""
+        if not math.isfinite(self.coefficient):
+            return math.nan
+        error = 1 / math.sqrt(max(self.n_effective - _TREND - 3, 1e-9))
+        return float(stats.norm.cdf((_fisher(self.coefficient) - _fisher(coefficient)) / error))
+
+
+_TREND = 2  # parameters of the trend in depth beside its mean
+
+
+def correlate_detrended(
+    depth: Float[np.ndarray, " layer"],
+    x: Float[np.ndarray, " layer"],
+    y: Float[np.ndarray, " layer"],
+    *,
+    confidence: float = 0.95,
+) -> Detrended:
+    """The correlation of x with y that depth does not account for.
+
+    Student's t with n' - 4 degrees of freedom and Fisher's z with standard error 1 / sqrt(n' - 5), where n' =
+    n (1 - a b) / (1 + a b), at most n, allows for the lag-one autocorrelations a and b of the residuals (Bretherton et
+    al. 1999, doi:10.1175/1520-0442(1999)012<1990:TENOSD>2.0.CO;2). The shifts turn the residuals of x around depth,
+    which keeps what neighbours have in common: with few layers they can say little.
+    """
+    finite = np.isfinite(x) & np.isfinite(y)
+    depth, x, y = depth[finite], x[finite], y[finite]
+    n = len(x)
+    nan = float("nan")
+    if n < 7:
+        few = f"{n} layers with both values: at least 7 are needed"
+        return Detrended(nan, nan, nan, nan, nan, nan, n, nan, few)
+    u, v = (_residual(depth, values) for values in (x, y))
+    if min(np.linalg.norm(u), np.linalg.norm(v)) < 1e-9 * max(np.linalg.norm(x), np.linalg.norm(y), 1e-300):
+        return Detrended(nan, nan, nan, nan, nan, nan, n, nan, "a trend in depth leaves nothing of one of the two")
+    u, v = u / np.linalg.norm(u), v / np.linalg.norm(v)
+    r = float(np.clip(u @ v, -1 + 1e-12, 1 - 1e-12))
+    common = float((u[1:] @ u[:-1]) * (v[1:] @ v[:-1]))
+    n_effective = min(n, n * (1 - common) / (1 + common))
+    df = max(n_effective - 2 - _TREND, 1.0)
+    t = r * math.sqrt(df / (1 - r * r))
+    shifts = np.array([np.roll(u, k) @ v for k in range(n)])
+    reach = float(stats.norm.ppf((1 + confidence) / 2)) / math.sqrt(max(n_effective - _TREND - 3, 1e-9))
+    return Detrended(
+        r, math.tanh(_fisher(r) - reach), math.tanh(_fisher(r) + reach),
+        float(stats.t.sf(t, df)), float(stats.t.cdf(t, df)), float(np.mean(np.abs(shifts) >= abs(r) - 1e-12)),
+        n, n_effective, "",
+    )  # fmt: skip
+
+
+def _residual(depth: Float[np.ndarray, " layer"], values: Float[np.ndarray, " layer"]) -> Float[np.ndarray, " layer"]:
+    trend = np.polynomial.Polynomial.fit(depth, values, _TREND)
+    return values - trend(depth)
+
+
+def _fisher(coefficient: float) -> float:
+    return math.atanh(min(max(coefficient, -1 + 1e-12), 1 - 1e-12))

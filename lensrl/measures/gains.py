@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float64
-from scipy import stats
+from scipy import special, stats
 
 from lensrl.errors import LensrlError
 
@@ -104,8 +104,8 @@ class Gains:
         between = share * seeds @ seeds.T
         if n_gains > 2:
             # Two or three seeds that happen to agree would make the denominator look certain, and only then is a
-            # ratio defined: full RL is taken to vary between seeds no less than single layers do on average.
-            between[-1, -1] = max(between[-1, -1], np.diag(between)[:-1].mean())
+            # ratio defined: full RL is taken to vary between seeds at least half as much as single layers on average.
+            between[-1, -1] = max(between[-1, -1], np.diag(between)[:-1].mean() / 2)
         return cls(
             mean,
             (
@@ -143,6 +143,11 @@ class Gains:
         squares = [np.asarray(np.einsum("...i,ij,...j->...", weights, p.covariance, weights)) for p in self.parts]
         return Estimate(np.asarray(weights @ self.mean), *_combined(squares, self.parts))
 
+    def combined(self, weights: Float[np.ndarray, "combination gain"]) -> Gains:
+        """The gains weights @ gains."""
+        parts = tuple(_Part(weights @ p.covariance @ weights.T, p.df, p.sign) for p in self.parts)
+        return Gains(weights @ self.mean, parts, self.n_seeds)
+
     def ratios(self, confidence: float = CONFIDENCE) -> list[Interval]:
         """Every gain but the last over the last, with Fieller's interval; infinite where it has no end."""
         n, d = self.mean[:-1], self.mean[-1]
@@ -152,7 +157,7 @@ class Gains:
             """Above 0 where c is rejected."""
             squares = [nn - 2 * c * nd + c * c * dd for nn, nd, dd in parts]
             error, df = _combined(squares, self.parts)
-            return np.abs(n - c * d) - stats.t.ppf((1 + confidence) / 2, df) * error
+            return np.abs(n - c * d) - special.stdtrit(df, (1 + confidence) / 2) * error
 
         with np.errstate(divide="ignore", invalid="ignore"):
             value = n / d

@@ -16,8 +16,8 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from lensrl.bottleneck import PREDICTORS
 from lensrl.errors import LensrlError
+from lensrl.predictors import PREDICTORS
 from lensrl.report.figures import (
     contribution_figure,
     delta_figure,

@@ -1,0 +1,147 @@
+"""What might explain the layer contribution, set against it, one row per layer.
+
+Predictors stand beside their rivals: where a layer sits, and what the base model alone says about it, is known before
+any training, so whatever RL did to the layer has to do better. A predictor that was not measured is left out.
+"""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float64
+
+from lensrl.comparison import distances_to
+from lensrl.errors import LensrlError
+from lensrl.layers import BASE, FULL, layer_run
+from lensrl.measures.correlation import Method, correlate, correlate_detrended
+from lensrl.rivals import RIVALS, stored_rivals
+from lensrl.store.study import Study
+
+PREDICTORS = {
+    "delta_full": "weight-delta norm in full RL",
+    "relative_delta_full": "relative weight-delta norm in full RL",
+    "delta_single": "weight-delta norm, layer alone",
+    "relative_delta_single": "relative weight-delta norm, layer alone",
+    "cka_distance": "1 - CKA(base, full RL) after the layer",
+    "cka_growth": "growth of 1 - CKA(base, full RL) at the layer",
+    "approach": "approach of later representations to full RL's, layer alone",
+    "sufficiency": "recovery of log p, the layer grafted into the base",
+    "necessity": "loss of log p, the base's layer grafted into full RL",
+    "depth": "depth (layer index)",
+    "distance_from_middle": "distance from the middle layer",
+    **RIVALS,
+}
+CORRELATION_COLUMNS = ["predictor", "method", "coefficient", "low", "high", "p", "shift_p", "n", "reason"]
+SIZES = ("relative_delta_full", "relative_delta_single")
+_PATCHED = "reference_logprob"  # the continuous metric of a graft
+
+
+def predictors(study: Study) -> pd.DataFrame:
+    """One row per layer: layer, contribution, low, high, status, and the predictors that the study has numbers for.
+
+    Means over seeds. Grafts are those stored by `patch` (block, weights, single layers); base-model rivals are those
+    that `base_rivals` stored. Nothing is computed with a model here.
+    """
+    table = study.contributions()[["layer", "contribution", "low", "high", "status"]].copy()
+    layers = table["layer"].to_numpy()
+    columns: dict[str, np.ndarray] = {}
+    full = _layer_norms(study, FULL)
+    single = {layer: _layer_norms(study, layer_run(layer)) for layer in layers}
+    for column, name in (("norm", "delta"), ("relative_norm", "relative_delta")):
+        columns[f"{name}_full"] = np.array([full.get((layer, column), np.nan) for layer in layers])
+        columns[f"{name}_single"] = np.array([single[layer].get((layer, column), np.nan) for layer in layers])
+    columns |= _representation(study, layers) | _grafts(study, layers)
+    columns["depth"] = layers.astype(float)
+    columns["distance_from_middle"] = np.abs(layers - (study.n_layers - 1) / 2)
+    rivals = stored_rivals(study)
+    if rivals is not None:
+        columns |= {name: rivals[name].to_numpy(float)[layers] for name in RIVALS}
+    known = {name: columns[name] for name in PREDICTORS if name in columns and np.isfinite(columns[name]).any()}
+    return table.assign(**known)
+
+
+def correlate_study(study: Study) -> pd.DataFrame:
+    """One row per predictor and method: predictor, method, coefficient, low, high, p, n, shift_p, reason.
+
+    Methods: `spearman`, `pearson` (raw, with a permutation p; see `correlate`) and `detrended` (Pearson beyond a
+    quadratic in depth, with its circular-shift p; see `correlate_detrended`). Layers whose contribution is not
+    `defined`, those of collapsed runs too, are left out. Raises LensrlError when none is left.
+    """
+    table = predictors(study)
+    defined = table["status"] == "defined"
+    if not defined.any():
+        first = study.contributions().iloc[0]
+        raise LensrlError(f"{study.path} has no contribution to correlate: {first['status']}: {first['reason']}")
+    outcome = table["contribution"].where(defined).to_numpy(float)
+    depth = table["layer"].to_numpy(float)
+    rows: list[dict[str, object]] = []
+    for name in (name for name in PREDICTORS if name in table):
+        x = table[name].to_numpy(float)
+        for method in get_args(Method):
+            raw = correlate(x, outcome, method)
+            rows.append({"predictor": name, **vars(raw), "shift_p": np.nan})
+        beyond = correlate_detrended(depth, x, outcome)
+        p = min(1.0, 2 * min(beyond.p_above, beyond.p_below)) if not beyond.reason else np.nan
+        rows.append({
+            "predictor": name, "method": "detrended", "coefficient": beyond.coefficient, "low": beyond.low,
+            "high": beyond.high, "p": p, "n": beyond.n, "shift_p": beyond.shift_p, "reason": beyond.reason,
+        })  # fmt: skip
+    return pd.DataFrame(rows, columns=CORRELATION_COLUMNS)
+
+
+def _representation(study: Study, layers: np.ndarray) -> dict[str, Float64[np.ndarray, " layer"]]:
+    """1 - CKA(base, full) and its growth, and each single-layer run's approach to full RL; {} without activations."""
+    distance: list[np.ndarray] = []
+    approach: list[np.ndarray] = []
+    for seed in study.seeds:
+        if (FULL, seed) not in study or not study[FULL, seed].activations:
+            continue
+        to_full = distances_to(study, FULL, [BASE, *(layer_run(layer) for layer in layers)], seed=seed)
+        base = to_full[BASE]
+        distance.append(base)
+        found = np.full(len(layers), np.nan)
+        for i, layer in enumerate(layers):
+            if layer_run(layer) in to_full and base[layer:].sum() > 0:
+                found[i] = 1 - to_full[layer_run(layer)][layer:].sum() / base[layer:].sum()
+        approach.append(found)
+    if not distance:
+        return {}
+    mean = np.mean(distance, axis=0)
+    known = np.isfinite(approach).sum(axis=0)
+    return {
+        "cka_distance": mean[layers],
+        "cka_growth": np.diff(mean, prepend=0.0)[layers],
+        "approach": np.divide(np.nansum(approach, axis=0), known, out=np.full(len(layers), np.nan), where=known > 0),
+    }
+
+
+def _grafts(study: Study, layers: np.ndarray) -> dict[str, Float64[np.ndarray, " layer"]]:
+    """Recoveries of log p by grafts of single layers, mean over the seeds that were patched."""
+    rows = study.patches()
+    rows = rows[
+        (rows["what"] == "weights") & (rows["component"] == "block") & (rows["sets"] == "single")
+        & (rows["metric"] == _PATCHED) & (rows["status"] == "defined")
+    ]  # fmt: skip
+    found = {}
+    for name, donor, into in (("sufficiency", FULL, BASE), ("necessity", BASE, FULL)):
+        part = rows[(rows["from"] == donor) & (rows["into"] == into)]
+        means = part.groupby("layer")["recovery"].mean()
+        found[name] = means.reindex(layers).to_numpy(float)
+    return found
+
+
+def _layer_norms(study: Study, name: str) -> dict[tuple[int, str], float]:
+    """(layer, norm | relative_norm) -> mean over the seeds of a run that has weights."""
+    tables = [
+        run.layer_delta_norms() for (run_name, _), run in study.runs.items() if run_name == name and run.has_scores
+    ]
+    if not tables:
+        return {}
+    means = pd.concat(tables).groupby("layer")[["norm", "relative_norm"]].mean()
+    return {
+        (int(str(layer)), column): float(row[column])
+        for layer, row in means.iterrows()
+        for column in ("norm", "relative_norm")
+    }
