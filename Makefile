@@ -1,6 +1,6 @@
 # Every target works from a fresh clone: it makes .venv and installs what it needs, once.
 
-.PHONY: demo test lint types bench install clean
+.PHONY: demo test lint types bench calibrate install clean
 .DEFAULT_GOAL := help
 
 BIN := .venv/bin
@@ -42,6 +42,9 @@ test: lint types
 bench: install
 	$(BIN)/python -m tests.benchmarks.store
 	$(BIN)/python -m tests.benchmarks.cka
+
+calibrate: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m lensrl.calibration
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis

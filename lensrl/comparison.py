@@ -5,6 +5,7 @@ what way it got there.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -14,14 +15,16 @@ from lensrl.errors import LensrlError, did_you_mean
 from lensrl.layers import BASE, FULL
 from lensrl.measures.similarity import cka_interval, cka_map, linear_cka, mean_cosine, procrustes_distance, relative_l2
 from lensrl.measures.trajectory import directness, directness_null, gram, linearity, linearity_null
-from lensrl.measures.weights import DeltaMetrics, delta_metrics
+from lensrl.measures.weights import SPECTRAL, DeltaMetrics, delta_metrics
 from lensrl.store.exact import add
 from lensrl.store.lazy import Deltas
 from lensrl.store.run import Run
 from lensrl.store.study import Study
 
+By = Literal["parameter", "component", "layer"]
 SITE = "block_out"
 REPRESENTATION_COLUMNS = ["layer", "cka", "low", "high", "one_minus_cka", "procrustes", "relative_l2", "cosine"]
+WEIGHT_COLUMNS = ["parameter", "layer", "component", *DeltaMetrics._fields]
 TRAJECTORY_COLUMNS = ["layer", "snapshots", "linearity", "linearity_null", "directness", "directness_null"]
 
 
@@ -76,9 +79,12 @@ def distances_to(
     return found
 
 
-def compare_weights(study: Study, run: str = FULL, *, seed: int | None = None) -> pd.DataFrame:
-    """What training did to every parameter that changed: parameter, layer, component, and `DeltaMetrics`.
+def compare_weights(study: Study, run: str = FULL, *, by: By = "parameter", seed: int | None = None) -> pd.DataFrame:
+    """What training did to the weights: parameter, layer, component, and `DeltaMetrics`.
 
+    By `parameter`: one row for every parameter that changed. By `component` (attention, MLP, norms of a layer) or by
+    `layer`: one row for each that any change is in, of all its weights laid end to end; what needs singular values is
+    the median over its changed matrices. Parts outside the layers stand by themselves, with their name as component.
     Loads the base model. Raises LensrlError when it is not the one that the run was trained from.
     """
     from lensrl.models import load_base  # torch, only where weights are needed
@@ -88,13 +94,24 @@ def compare_weights(study: Study, run: str = FULL, *, seed: int | None = None) -
     base = load_base(study.recipe.model)
     check_base(trained, base)
     places = trained.delta_norms().set_index("parameter")
-    rows = []
+    rows, whole = [], []
     for part in trained.deltas:
-        for name, change in trained.deltas.exact(part).values():
-            before = base.weights[name].numpy()
-            metrics = delta_metrics(before, add(before, change))
-            rows.append((name, places.at[name, "layer"], places.at[name, "component"], *metrics))
-    return pd.DataFrame(rows, columns=["parameter", "layer", "component", *DeltaMetrics._fields])
+        before = {name: base.weights[name].numpy() for name in places.index if base.blocks.part(name) == part}
+        after = before | {name: add(before[name], change) for name, change in trained.deltas.exact(part).values()}
+        changed = [name for name in before if after[name] is not before[name]]
+        found = {name: delta_metrics(before[name], after[name]) for name in changed}
+        rows += [(n, places.at[n, "layer"], places.at[n, "component"], *metrics) for n, metrics in found.items()]
+        groups = places.loc[list(before), "component"] if by == "component" else pd.Series("", list(before))
+        for component, names in groups.groupby(groups, sort=False).groups.items():
+            moved = [name for name in names if name in found]
+            if by == "parameter" or not moved:
+                continue
+            joined = (np.concatenate([weights[name].ravel() for name in names]) for weights in (before, after))
+            medians = pd.DataFrame([found[name] for name in moved]).median().to_dict()
+            metrics = delta_metrics(*joined)._replace(**{name: medians[name] for name in SPECTRAL})
+            inside = isinstance(part, int)
+            whole.append(("", part if inside else np.nan, component if inside else part, *metrics))
+    return pd.DataFrame(rows if by == "parameter" else whole, columns=WEIGHT_COLUMNS)
 
 
 def along_training(study: Study, run: str = FULL, *, seed: int | None = None) -> pd.DataFrame:

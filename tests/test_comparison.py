@@ -55,6 +55,22 @@ def test_weights_that_changed_are_measured_and_agree_with_the_run_file(small_stu
     assert matrices["stable_rank"].between(1, 96).all()
 
 
+def test_a_layer_is_all_its_weights_laid_end_to_end(small_study: Study) -> None:
+    layers, parts = (compare_weights(small_study, by=by) for by in ("layer", "component"))
+    stored = small_study["full-rl"].layer_delta_norms().set_index("layer")
+    inside = layers.dropna(subset=["layer"]).set_index("layer")
+    np.testing.assert_allclose(inside["frobenius"], stored.loc[inside.index, "norm"], rtol=1e-4)
+    np.testing.assert_allclose(inside["relative"], stored.loc[inside.index, "relative_norm"], rtol=1e-4)
+    assert set(parts.dropna(subset=["layer"])["component"]) == {"attn", "mlp", "norm"}
+    assert {"embed", "final_norm"} <= set(parts.loc[parts["layer"].isna(), "component"])
+    squares = (parts["frobenius"] ** 2).groupby(parts["layer"]).sum()
+    np.testing.assert_allclose(squares, inside["frobenius"] ** 2, rtol=1e-9)
+    parameters = compare_weights(small_study)
+    matrices = parameters[(parameters["layer"] == 4) & (parameters["component"] == "mlp")]
+    chosen = parts[(parts["layer"] == 4) & (parts["component"] == "mlp")].iloc[0]
+    assert chosen["stable_rank"] == pytest.approx(matrices["stable_rank"].median())
+
+
 def test_bad_questions_are_answered_in_a_line(small_study: Study) -> None:
     with pytest.raises(LensrlError, match="did you mean 'mlp_out'"):
         compare_activations(small_study, site="mlp_ou")

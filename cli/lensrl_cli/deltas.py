@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from lensrl import open_study
 from lensrl_cli.output import Csv, FigureFile, Json, StudyArgument, note, number, print_json, saved, show, write_csv
+
+
+class By(StrEnum):
+    layer = "layer"
+    component = "component"
+    parameter = "parameter"
+
 
 SHOWN = {
     "relative": ("‖ΔW‖ / ‖W‖", 4),
@@ -23,39 +32,47 @@ SHOWN = {
 
 def deltas(
     study: StudyArgument,
+    by: Annotated[By, typer.Option("--by", help="One row for each of these.")] = By.layer,
     run: Annotated[str, typer.Option("--run", metavar="RUN", help="The trained run.")] = "full-rl",
     seed: Annotated[int | None, typer.Option("--seed", help="Training seed; by default the lowest.")] = None,
     json: Json = False,
     csv: Csv = None,
     figure: FigureFile = None,
 ) -> None:
-    """Show what training did to the weights: size, rank, spectrum, angles, support; medians over a layer's matrices.
+    """Show what training did to the weights: size, rank, spectrum, angles, support.
 
-    --json and --csv give every parameter. Example: lensrl deltas runs/tiny --run full-rl
+    Example: lensrl deltas runs/tiny --run full-rl
     """
     from lensrl.comparison import compare_weights
 
     with open_study(study) as opened:
-        table = compare_weights(opened, run, seed=seed)
+        table = compare_weights(opened, run, by=by.value, seed=seed)
+        parameters = compare_weights(opened, run, seed=seed) if figure is not None else table
         name = opened.name
     if json:
         print_json(table.to_dict("records"))
     else:
-        matrices = table[table["spectral"].notna()].dropna(subset=["layer"])
-        medians = matrices.groupby("layer")[list(SHOWN)].median()
         rows = [
-            {"layer": str(layer), **{head: number(digits)(row[key]) for key, (head, digits) in SHOWN.items()}}
-            for layer, row in medians.iterrows()
+            {
+                "layer": "–" if math.isnan(row["layer"]) else f"{row['layer']:.0f}",
+                "part": row["parameter"] or row["component"],
+                **{head: number(digits)(row[key]) for key, (head, digits) in SHOWN.items()},
+            }
+            for row in table.to_dict("records")
         ]
-        show(
-            f"Weight deltas of {run}, {name}", dict.fromkeys(["layer", *(h for h, _ in SHOWN.values())], "right"), rows
+        columns = {"layer": "right", "part": "left"} | dict.fromkeys((head for head, _ in SHOWN.values()), "right")
+        if not any(row["part"] for row in rows):
+            del columns["part"]
+        show(f"Weight deltas of {run}, {name}", columns, rows)
+        note(
+            "‖ΔW‖₂, ranks, spectral shift and angle: medians over the matrices; angle: the largest between leading "
+            "left spaces, in degrees; on largest: share of the update's largest tenth that is on W's, 0.1 by chance",
+            style="dim",
         )
-        note("medians over a layer's matrices; angle: the largest between leading left spaces, in degrees; on largest: "
-             "share of the update's largest tenth that is on W's, 0.1 by chance", style="dim")  # fmt: skip
     if csv is not None:
         write_csv(table, csv)
     if figure is not None:
         from lensrl.report.figures import save_figure, weight_figure
 
-        save_figure(weight_figure(table, f"{name}: weight deltas of {run}"), figure)
+        save_figure(weight_figure(parameters, f"{name}: weight deltas of {run}"), figure)
         saved("figure", figure)

@@ -43,6 +43,9 @@ class DeltaMetrics(NamedTuple):
     overlap_smallest: float
 
 
+SPECTRAL = ("spectral", "stable_rank", "effective_rank", "spectral_shift", "left_angle", "right_angle")  # of matrices
+
+
 def delta_metrics(before: Float[np.ndarray, "..."], after: Float[np.ndarray, "..."]) -> DeltaMetrics:
     """Compare a weight before and after training. Raises ValueError for other shapes or values that are not finite.
 

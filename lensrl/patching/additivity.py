@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from lensrl.layers import BASE, FULL
 from lensrl.measures.contribution import Interval, gain_ratios
 from lensrl.patching.patch import stored
 from lensrl.store.patch import METRICS, PatchComponent, PatchKey, PatchResult, Sets, What
@@ -61,13 +62,19 @@ def additivity(
 
 
 def additivity_table(
-    study: Study, from_run: str, into_run: str, seed: int, component: PatchComponent = "block"
+    study: Study,
+    from_run: str = FULL,
+    into_run: str = BASE,
+    seed: int | None = None,
+    component: PatchComponent = "block",
 ) -> pd.DataFrame:
     """Additivity from what `patch` has stored: one row per kind and metric.
 
     Columns: what, metric, single_sum, together and interaction, each with `_low` and `_high`, status, reason. A kind
-    is left out until every layer has been patched alone, and all of them at once.
+    is left out until every layer has been patched alone, and all of them at once. `seed` is the training seed, by
+    default the lowest.
     """
+    seed = min(study.seeds, default=0) if seed is None else seed
     rows: list[dict[str, object]] = []
     kinds: tuple[What, ...] = ("weights", "activations")
     for what in kinds:

@@ -1,0 +1,42 @@
+# %% [markdown]
+# # What does the published profile say by itself?
+#
+# Table 13 of "Is One Layer Enough?" (arXiv 2607.01232): the scores of Qwen3-1.7B after GRPO on mathematics, in full
+# and for each of its 28 layers alone. A profile without items and seeds: its errors are estimated from its own
+# roughness over depth, and only the claims about a profile can be judged.
+#
+#     python analyses/published_profile.py [TABLE.csv]
+
+# %%
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+import lensrl
+
+published = Path(__file__).parents[1] / "runs/published/qwen3-1.7b-grpo-math.csv"
+path = next((name for name in sys.argv[1:] if name.endswith(".csv")), published)
+profile = lensrl.read_contributions(path)
+print(profile.round(2).to_string(index=False))
+
+# %% [markdown]
+# The claims, and the shapes by their error on layers left out.
+
+# %%
+verdict = lensrl.verdict(path)
+print(*verdict.sentences(), sep="\n\n")
+for name, fit in verdict.shapes.items():
+    print(f"{name:9} leave-one-out error {fit.error:.3f}")
+
+# %% [markdown]
+# Do the benchmarks agree on it? Each benchmark's own profile, correlated with the others': what they share is not
+# the noise of one benchmark's problems.
+
+# %%
+scores = pd.read_csv(path)
+benchmarks = [name for name in scores.columns if name in ("math500", "gsm8k", "olympiad", "amc")]
+rows = scores.set_index("setting")[benchmarks]
+if {"Base", "Full"} <= set(rows.index):
+    by_benchmark = (rows - rows.loc["Base"]) / (rows.loc["Full"] - rows.loc["Base"])
+    print(by_benchmark.drop(index=["Base", "Full"]).corr("spearman").round(2).to_string())

@@ -1,0 +1,37 @@
+# %% [markdown]
+# # Does the middle-layer account hold in this study?
+#
+# Eight claims, each stated before its numbers, with an interval, a null, a p that is corrected for all of them, and
+# one of three verdicts. How often the procedure errs is measured: lensrl/CALIBRATION.md.
+#
+#     python analyses/verdict.py runs/tiny
+
+# %%
+import sys
+
+import lensrl
+
+study = lensrl.open_study(sys.argv[1] if len(sys.argv) > 1 else "runs/tiny")
+lensrl.base_rivals(study)  # what the base alone says about its layers; kept in the study
+try:
+    verdict = lensrl.verdict(study)
+except lensrl.LensrlError as nothing:
+    sys.exit(f"no verdict: {nothing}")
+print(*verdict.sentences(), sep="\n\n")
+
+# %% [markdown]
+# The shapes, by what they predict for layers that they were not fitted to (root mean squared error in units of C_l).
+
+# %%
+for name, fit in verdict.shapes.items():
+    print(f"{name:9} {fit.error:.3f}, explains {fit.explained:.0%} of what the constant does not")
+
+# %% [markdown]
+# Every predictor beside its rivals, raw and beyond a quadratic in depth. `shift_p` turns the predictor around depth:
+# with n layers it cannot be below 1 / n.
+
+# %%
+table = verdict.correlations
+wide = table[table["method"] != "pearson"].pivot(index="predictor", columns="method", values="coefficient")
+shifts = table[table["method"] == "detrended"].set_index("predictor")["shift_p"]
+print(wide.assign(shift_p=shifts).reindex(table["predictor"].unique()).round(2).to_string())
