@@ -13,12 +13,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lensrl.bottleneck import Verdict, bottleneck, read_contributions
+    from lensrl.association import correlate_study, predictors
+    from lensrl.bottleneck import Verdict, read_contributions, verdict
     from lensrl.comparison import along_training, compare_activations, compare_layers, compare_weights
     from lensrl.errors import LensrlError
     from lensrl.patching.additivity import additivity_table
     from lensrl.patching.patch import patch
-    from lensrl.predictors import correlate_study, predictors
     from lensrl.recipe import load_recipe
     from lensrl.report.page import write_report
     from lensrl.rivals import base_rivals
@@ -38,19 +38,19 @@ _HOMES = {
     "additivity_table": "lensrl.patching.additivity",
     "along_training": "lensrl.comparison",
     "base_rivals": "lensrl.rivals",
-    "bottleneck": "lensrl.bottleneck",
     "compare_activations": "lensrl.comparison",
     "compare_layers": "lensrl.comparison",
     "compare_weights": "lensrl.comparison",
-    "correlate_study": "lensrl.predictors",
+    "correlate_study": "lensrl.association",
     "load_recipe": "lensrl.recipe",
     "open_run": "lensrl.store.run",
     "open_study": "lensrl.store.study",
     "patch": "lensrl.patching.patch",
-    "predictors": "lensrl.predictors",
+    "predictors": "lensrl.association",
     "read_contributions": "lensrl.bottleneck",
     "run_study": "lensrl.study",
     "runs": "lensrl.store.listing",
+    "verdict": "lensrl.bottleneck",
     "verify": "lensrl.store.verify",
     "write_report": "lensrl.report.page",
 }
@@ -63,7 +63,6 @@ __all__ = [
     "additivity_table",
     "along_training",
     "base_rivals",
-    "bottleneck",
     "compare_activations",
     "compare_layers",
     "compare_weights",
@@ -76,6 +75,7 @@ __all__ = [
     "read_contributions",
     "run_study",
     "runs",
+    "verdict",
     "verify",
     "write_report",
 ]

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64, Int
 
+from lensrl.association import SIZES, correlate_study, predictors
 from lensrl.claims import (
     Claim,
     concentration,
@@ -28,11 +29,11 @@ from lensrl.claims import (
     tracks,
 )
 from lensrl.errors import LensrlError
+from lensrl.errors import reason as first_line
 from lensrl.layers import BASE, FULL, layer_run
 from lensrl.measures.gains import Gains, Interval
 from lensrl.measures.profile import best_layer, halves
 from lensrl.measures.shapes import ShapeFit
-from lensrl.predictors import SIZES, correlate_study, predictors
 from lensrl.store.study import Study
 
 MANY_LAYERS = 12
@@ -102,7 +103,7 @@ class Verdict:
         }  # fmt: skip
 
 
-def bottleneck(source: Study | str | Path) -> Verdict:
+def verdict(source: Study | str | Path) -> Verdict:
     """Judge the claims on a study, or on a CSV file with the columns `layer` and `contribution`.
 
     Raises LensrlError when fewer than three layers have a contribution.
@@ -145,7 +146,7 @@ def read_contributions(path: str | Path) -> pd.DataFrame:
         table = pd.read_csv(path)
     except (OSError, ValueError) as error:
         raise LensrlError(
-            f"{path} cannot be read as a table ({error}); give a CSV file with layer and contribution"
+            f"{path} cannot be read as a table ({first_line(error)}); give a CSV file with layer and contribution"
         ) from None
     missing = [name for name in ("layer", "contribution") if name not in table]
     if missing:
@@ -153,16 +154,17 @@ def read_contributions(path: str | Path) -> pd.DataFrame:
             f"{path} has no column {missing[0]!r}, only {', '.join(map(str, table.columns))}: name them layer and "
             f"contribution"
         )
-    numbers = table[["layer", "contribution"]].apply(pd.to_numeric, errors="coerce")
-    rows = numbers[numbers["layer"].notna() & numbers["contribution"].notna()]
+    ends = ["low", "high"] if {"low", "high"} <= set(table) else []
+    numbers = table[["layer", "contribution", *ends]].apply(pd.to_numeric, errors="coerce")
+    rows = numbers[np.isfinite(numbers["layer"]) & np.isfinite(numbers["contribution"])]
     layers = rows["layer"].to_numpy()
     if len(rows) < 3 or (layers % 1 != 0).any() or (layers < 0).any() or len(np.unique(layers)) < len(layers):
         raise LensrlError(f"{path} needs at least three layers, numbered from 0, each once, with a contribution")
     rows = rows.sort_values("layer").astype({"layer": int}).reset_index(drop=True)
-    if {"low", "high"} <= set(table):
-        return rows.merge(table[["layer", "low", "high"]], on="layer")
-    ends = np.array(Gains.from_profile(rows["contribution"].to_numpy(float)).ratios())
-    return rows.assign(low=ends[:, 1], high=ends[:, 2])
+    if ends:
+        return rows
+    estimated = np.array(Gains.from_profile(rows["contribution"].to_numpy(float)).ratios())
+    return rows.assign(low=estimated[:, 1], high=estimated[:, 2])
 
 
 def _judge_study(study: Study) -> Verdict:
@@ -228,6 +230,8 @@ def _paired(
         )
     left_out = [str(layer) for layer in status.index if layer not in layers]
     limits = [f"Left out, without a contribution from every seed: layers {', '.join(left_out)}."] if left_out else []
+    fewer = [str(seed) for seed in study.seeds if seed not in seeds]
+    limits += [f"Left out, without every run that other seeds have: seeds {', '.join(fewer)}."] if fewer else []
     names = [*map(layer_run, layers), FULL]
     scores = [[study[name, seed].items["score"].to_numpy() for seed in seeds] for name in names]
     return np.array(scores, np.float64) - base["score"].to_numpy(), np.array(layers), seeds, limits
@@ -246,8 +250,9 @@ def _sentence(claim: Claim) -> str:
 
 
 def _numbers(interval: Interval) -> str:
-    ends = "" if np.isnan(interval.low) else f" [{interval.low:.2f}, {interval.high:.2f}]"
-    return f"{interval.value:.2f}{ends}"
+    digits = 0 if all(float(end).is_integer() for end in interval) and interval.high > 1 else 2  # layers are whole
+    value, low, high = (f"{round(end, digits) + 0.0:.{digits}f}" for end in interval)  # + 0.0: no minus zero
+    return value if np.isnan(interval.low) else f"{value} [{low}, {high}]"
 
 
 def _p(p: float) -> str:

@@ -44,7 +44,7 @@ NULLS = {
     "representation": "no relation beyond a quadratic in depth",
     "causal": "no relation beyond a quadratic in depth",
     "convergence": "no approach on average; no relation beyond a quadratic in depth",
-    "stability": "layers exchanged within the two levels of the best step, seed by seed",
+    "stability": "noise of seeds and of shared items around the best step",
 }
 
 

@@ -71,7 +71,7 @@ def distances_to(
     for name in runs:
         if name != BASE and (name, seed) not in study:
             continue
-        if not all(_run(study, other, seed).activations for other in (name, target)):
+        if not all(_run(study, other, seed).has_activations for other in (name, target)):
             continue
         a, b, _, tokens = _pair(study, name, target, seed, site, first_token=True)
         pairs = ([run.activations[site][layer][tokens] for run in (a, b)] for layer in range(study.n_layers))

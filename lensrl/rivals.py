@@ -20,14 +20,14 @@ from lensrl.store.provenance import provenance
 from lensrl.store.study import Study
 
 RIVALS = {
-    "bypass_logprob": "reference log-probability that the base loses without the layer (nats per token)",
-    "bypass_score": "sampled score that the base loses without the layer",
-    "gradient_norm": "gradient of the reference log-probability at the base / weight norm",
-    "rl_gradient_norm": "share of the RL gradient norm at the first step / weight norm",
-    "first_order_single": "first-order change of the reference log-probability, layer alone (its delta, after RL)",
-    "first_order_full": "first-order change of the reference log-probability, layer in full RL (its delta, after RL)",
+    "bypass_logprob": "bypass cost (nats per token)",
+    "bypass_score": "bypass cost (score)",
+    "gradient_norm": "log p gradient / weight norm",
+    "rl_gradient_norm": "RL gradient share / norm",
+    "first_order_single": "first-order change, alone",
+    "first_order_full": "first-order change, full RL",
     "parameters": "parameters of the layer",
-    "weight_norm": "weight norm of the layer in the base",
+    "weight_norm": "weight norm in the base",
 }
 COLUMNS = ["layer", *RIVALS]
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -18,6 +19,11 @@ from lensrl import LensrlError, Study, open_study
 from lensrl.report import figure_format
 
 StudyArgument = Annotated[Path, typer.Argument(metavar="STUDY", help="A study's folder, such as runs/tiny.")]
+StudyOrTable = Annotated[Path | None, typer.Argument(metavar="STUDY", help="A study's folder, such as runs/tiny.")]
+Contributions = Annotated[
+    Path | None,
+    typer.Option("--contributions", metavar="FILE", help="Instead of STUDY, a CSV file with layer and contribution."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 Csv = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Also write the table to FILE.")]
 
@@ -65,10 +71,17 @@ def plain(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
-def print_json(rows: list[dict[Any, Any]]) -> None:
+def print_json(value: Any) -> None:
     """JSON has no NaN: undefined numbers become null."""
-    clean = [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()} for row in rows]
-    typer.echo(json.dumps(clean, indent=2, default=_plain))
+    typer.echo(json.dumps(_finite(value), indent=2, default=_plain, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_csv(table: Any, path: Path) -> None:
@@ -116,6 +129,44 @@ def find_study(path: Path | None) -> Study:
             "no study under runs/; make one with: lensrl run runs/tiny.toml, or name one with --study DIR"
         )
     raise LensrlError(f"several studies under runs/: name one with --study DIR ({', '.join(map(str, found))})")
+
+
+def either(study: Path | None, contributions: Path | None) -> Path:
+    """The one of the two that is given."""
+    if study is not None and contributions is not None:
+        raise typer.BadParameter("give either a STUDY or --contributions FILE, not both")
+    given = study or contributions
+    if given is None:
+        raise typer.BadParameter("give a STUDY, or a table with --contributions FILE")
+    return given
+
+
+def with_rivals(study: Study, *, quiet: bool) -> None:
+    """See that what the base model says about its layers is stored; where it cannot be measured, say so and go on.
+
+    `quiet`: stdout is JSON.
+    """
+    from lensrl import base_rivals
+
+    try:
+        with Progress(
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
+            console=console, transient=True, disable=quiet or not console.is_terminal,
+        ) as progress:  # fmt: skip
+            bars: dict[str, TaskID] = {}
+
+            def on_progress(kind: str, done: int, of: int) -> None:
+                if kind not in bars:
+                    bars[kind] = progress.add_task(f"base model, {kind}", total=of)
+                progress.update(bars[kind], completed=done)
+
+            base_rivals(study, on_progress=on_progress)
+    except LensrlError as error:
+        why = f"without the rivals from the base model: {' '.join(str(error).split())}"
+        if quiet:
+            typer.echo(plain(why), err=True)
+        else:
+            note(why, style="dim")
 
 
 def _plain(value: Any) -> Any:

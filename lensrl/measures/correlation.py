@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from scipy import stats
 
 Method = Literal["spearman", "pearson"]
@@ -116,7 +116,7 @@ _TREND = 2  # parameters of the trend in depth beside its mean
 
 
 def correlate_detrended(
-    depth: Float[np.ndarray, " layer"],
+    depth: Real[np.ndarray, " layer"],
     x: Float[np.ndarray, " layer"],
     y: Float[np.ndarray, " layer"],
     *,
@@ -137,12 +137,12 @@ def correlate_detrended(
         few = f"{n} layers with both values: at least 7 are needed"
         return Detrended(nan, nan, nan, nan, nan, nan, n, nan, few)
     u, v = (_residual(depth, values) for values in (x, y))
-    if min(np.linalg.norm(u), np.linalg.norm(v)) < 1e-9 * max(np.linalg.norm(x), np.linalg.norm(y), 1e-300):
+    if any(np.linalg.norm(left) <= 1e-9 * np.linalg.norm(whole) for left, whole in ((u, x), (v, y))):
         return Detrended(nan, nan, nan, nan, nan, nan, n, nan, "a trend in depth leaves nothing of one of the two")
     u, v = u / np.linalg.norm(u), v / np.linalg.norm(v)
     r = float(np.clip(u @ v, -1 + 1e-12, 1 - 1e-12))
     common = float((u[1:] @ u[:-1]) * (v[1:] @ v[:-1]))
-    n_effective = min(n, n * (1 - common) / (1 + common))
+    n_effective = min(float(n), n * (1 - common) / (1 + common))
     df = max(n_effective - 2 - _TREND, 1.0)
     t = r * math.sqrt(df / (1 - r * r))
     shifts = np.array([np.roll(u, k) @ v for k in range(n)])
@@ -154,7 +154,7 @@ def correlate_detrended(
     )  # fmt: skip
 
 
-def _residual(depth: Float[np.ndarray, " layer"], values: Float[np.ndarray, " layer"]) -> Float[np.ndarray, " layer"]:
+def _residual(depth: Real[np.ndarray, " layer"], values: Float[np.ndarray, " layer"]) -> Float[np.ndarray, " layer"]:
     trend = np.polynomial.Polynomial.fit(depth, values, _TREND)
     return values - trend(depth)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -33,23 +34,19 @@ def seed_agreement(
     """Whether seeds agree on more than a two-level step, from every seed's contributions on two halves of the items.
 
     The mean correlation, over pairs of seeds, of what the best step leaves of one seed's profile on one half with the
-    same of another seed's on the other half: items that both share cannot make them agree. Null: layers exchanged
-    within each level of the step, for every seed by itself.
+    same of another seed's on the other half, so that items which all seeds share do not make them agree on average.
+    Null: normal profiles around the step with three kinds of noise, as large as they are seen: of a half's items,
+    shared by all seeds (from the covariance of seeds on one half); of a seed, shared by both halves (from that of a
+    seed's halves); and the rest. What layers truly share would widen the null, never narrow it.
     """
     levels = _step(contribution)
     groups = [np.flatnonzero(levels), np.flatnonzero(~levels)]
     rest = halves.copy()
     for group in groups:
         rest[:, group] -= rest[:, group].mean(axis=1, keepdims=True)
-    n_layers, n_seeds = rest.shape[1:]
-    rng = np.random.default_rng(seed)
-    order = np.empty((draws, n_layers, n_seeds), int)
-    for group in groups:
-        order[:, group] = group[rng.random((draws, len(group), n_seeds)).argsort(axis=1)]
-    a, b = (half / np.maximum(np.linalg.norm(half, axis=0), 1e-300) for half in rest)
-    observed = float(_agreement(a[None], b[None])[0])
-    drawn = _agreement(*(np.take_along_axis(half[None], order, axis=1) for half in (a, b)))
-    whole = halves.mean(axis=0)
+    observed = float(_agreement(rest[None])[0])
+    drawn = _agreement(_noise(rest, groups, draws, np.random.default_rng(seed)))
+    whole, n_seeds = halves.mean(axis=0), halves.shape[2]
     ranks = [stats.spearmanr(whole[:, s], whole[:, t])[0] for s in range(n_seeds) for t in range(s)]
     return Agreement(
         observed,
@@ -123,10 +120,33 @@ def _step(contribution: Float[np.ndarray, " layer"]) -> np.ndarray:
     return min(masks, key=lambda m: contribution[m].var() * m.sum() + contribution[~m].var() * (~m).sum())
 
 
-def _agreement(
-    a: Float64[np.ndarray, "draw layer seed"], b: Float64[np.ndarray, "draw layer seed"]
-) -> Float64[np.ndarray, " draw"]:
+def _noise(
+    rest: Float64[np.ndarray, "half layer seed"],
+    groups: Sequence[np.ndarray],
+    draws: int,
+    rng: np.random.Generator,
+) -> Float64[np.ndarray, "draw half layer seed"]:
+    """Profiles without anything in common but the noise of shared items and of the seeds themselves."""
+    n_layers, n_seeds = rest.shape[1:]
+    products = np.einsum("als,blt->abst", rest, rest) / (n_layers - len(groups))  # two levels were taken off
+    other = ~np.eye(n_seeds, dtype=bool)
+    items = max(float(np.mean([products[a, a][other].mean() for a in (0, 1)])), 0.0)
+    seeds = max(float(np.trace(products[0, 1]) / n_seeds), 0.0)
+    everything = float(np.mean([np.trace(products[a, a]) / n_seeds for a in (0, 1)]))
+    left = max(everything - items - seeds, 0.0)
+    drawn = (
+        np.sqrt(items) * rng.normal(size=(draws, 2, n_layers, 1))
+        + np.sqrt(seeds) * rng.normal(size=(draws, 1, n_layers, n_seeds))
+        + np.sqrt(left) * rng.normal(size=(draws, 2, n_layers, n_seeds))
+    )
+    for group in groups:
+        drawn[:, :, group] -= drawn[:, :, group].mean(axis=2, keepdims=True)
+    return drawn
+
+
+def _agreement(rest: Float64[np.ndarray, "draw half layer seed"]) -> Float64[np.ndarray, " draw"]:
     """Mean correlation over ordered pairs of different seeds, one on either half."""
-    products = np.einsum("dls,dlt->dst", a, b)
+    unit = rest / np.maximum(np.linalg.norm(rest, axis=2, keepdims=True), 1e-300)
+    products = np.einsum("dls,dlt->dst", unit[:, 0], unit[:, 1])
     n = products.shape[1]
     return (products.sum(axis=(1, 2)) - np.trace(products, axis1=1, axis2=2)) / (n * (n - 1))

@@ -76,6 +76,7 @@ def compare_shapes(
     rng = np.random.default_rng(seed)
     observed = {shape: _fit(profile[None], shape, depth) for shape in SHAPES}
     errors = {shape: fit.error for shape, fit in observed.items()}
+    rounding = 1e-9 * float(np.abs(profile).max())  # no error below it tells one shape from another
     fits, p_hump_over, p_over_hump = {}, {}, float("nan")
     for shape, fit in observed.items():
         scatter = np.sqrt(np.sum((profile - fit.curve[0]) ** 2) / (len(profile) - PARAMETERS[shape]))
@@ -86,7 +87,7 @@ def compare_shapes(
         else:
             p_hump_over[shape] = _p(_log_ratio(errors, shape, "hump")[0], _log_ratio(again, shape, "hump"))
         where, low, high = _located(shape, fit, _fit(drawn, shape, depth), layers, n_layers)
-        explained = 1 - fit.error[0] / errors["constant"][0] if errors["constant"][0] > 0 else 0.0
+        explained = 1 - fit.error[0] / errors["constant"][0] if errors["constant"][0] > rounding**2 else 0.0
         fits[shape] = ShapeFit(
             shape,
             float(np.sqrt(fit.error[0])),
@@ -97,7 +98,7 @@ def compare_shapes(
             high,
             bool(fit.slope[0] > 0),
         )
-    best = min(SHAPES, key=lambda shape: (fits[shape].error, SHAPES.index(shape)))
+    best = min(SHAPES, key=lambda shape: (max(fits[shape].error, rounding), SHAPES.index(shape)))
     return ShapeTest(fits, best, p_hump_over, p_over_hump)
 
 
@@ -111,30 +112,33 @@ class _Fits(NamedTuple):
 
 
 def _fit(profiles: Float[np.ndarray, "profile layer"], shape: str, depth: tuple[float, ...]) -> _Fits:
-    """Least squares for every member z: residual e, leverage h; without layer i, RSS - e_i^2 / (1 - h_i) remains and
-    e_i / (1 - h_i) is the error of its prediction.
+    """Least squares for every member z: residual e, leverage h; without layer i, RSS - e_i^2 / (1 - h_i) remains,
+    e_i / (1 - h_i) is the error of its prediction, and b - z_i e_i / (1 - h_i) / sum(z^2) the slope. Where the hump's
+    slope would be negative its curve is flat, with the layer and without. Members that fit the other layers equally
+    well (steps on either side of the layer) predict it by their mean, not by which of them rounding prefers.
     """
     n = len(depth)
     mean = profiles.mean(axis=1, keepdims=True)
+    flat = (profiles - mean)[:, None]  # (profile, 1, layer)
     if shape == "constant":
-        left_out = (profiles - mean) * n / (n - 1)
+        left_out = flat[:, 0] * n / (n - 1)
         zeros = np.zeros(len(profiles))
         return _Fits((left_out**2).mean(axis=1), np.repeat(mean, n, axis=1), zeros.astype(int), zeros)
     z, size = _family(shape, depth)
     slopes = profiles @ z.T / size  # (profile, member)
-    used = np.ones_like(slopes, bool)
+    e = flat - slopes[..., None] * z  # (profile, member, layer)
+    left_out = e / (1 - 1 / n - z**2 / size[:, None])
+    rss, total = (e**2).sum(axis=2, keepdims=True), (flat**2).sum(axis=2, keepdims=True)
+    without = rss - e * left_out
     if shape == "hump":
-        used = slopes > 0
-        slopes = np.where(used, slopes, 0.0)
-    e = (profiles - mean)[:, None] - slopes[..., None] * z  # (profile, member, layer)
-    left = 1 - 1 / n - used[..., None] * (z**2 / size[:, None])
-    rss = (e**2).sum(axis=2, keepdims=True)
-    without = rss - e**2 / left
-    chosen = without.argmin(axis=1)[:, None]  # (profile, 1, layer): the member that fits the other layers best
-    errors = np.take_along_axis(e / left, chosen, axis=1)[:, 0]
+        falls = slopes[..., None] <= z * left_out / size[:, None]  # without the layer
+        without = np.where(falls, total - flat**2 * n / (n - 1), without)
+        left_out = np.where(falls, flat * n / (n - 1), left_out)
+        rss, slopes = np.where(slopes[..., None] > 0, rss, total), np.maximum(slopes, 0.0)
+    best = without <= without.min(axis=1, keepdims=True) + 1e-9 * total
+    errors = (best * left_out).sum(axis=1) / best.sum(axis=1)
     member = rss[..., 0].argmin(axis=1)
-    rows = np.arange(len(profiles))
-    slope = slopes[rows, member]
+    slope = slopes[np.arange(len(profiles)), member]
     return _Fits((errors**2).mean(axis=1), mean + slope[:, None] * z[member], member, slope)
 
 
@@ -178,4 +182,5 @@ def _advantage(errors: dict[str, np.ndarray], shape: str) -> np.ndarray:
 
 
 def _p(observed: float, drawn: np.ndarray) -> float:
-    return float((1 + np.sum(drawn >= observed)) / (1 + len(drawn)))
+    """One-sided; what differs by rounding alone is as large."""
+    return float((1 + np.sum(drawn >= observed - 1e-9)) / (1 + len(drawn)))

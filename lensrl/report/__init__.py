@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lensrl.errors import LensrlError
+
+if TYPE_CHECKING:
+    from lensrl.claims import Claim
 
 METRICS = {
     "score": "score",
@@ -26,3 +31,14 @@ def figure_format(path: Path) -> str:
     if suffix not in FIGURE_FORMATS:
         raise LensrlError(f"cannot save a figure as {path.name!r}: end the name in .{', .'.join(FIGURE_FORMATS)}")
     return suffix
+
+
+def evidence(claim: Claim) -> str:
+    """What was measured for a claim, with value, interval and null; or why it was not tested. Follows the statement."""
+    if claim.reason:
+        return f"not tested: {claim.reason}"
+    place = claim.name == "shape"  # its value is a place in depth, and what is there says the measure's last words
+    digits = ".3g" if place else ".2f"
+    value = "" if math.isnan(claim.value) else f"{'' if place else ':'} {claim.value:{digits}}"
+    interval = "" if math.isnan(claim.low) else f" [{claim.low:{digits}}, {claim.high:{digits}}]"
+    return f"{claim.measure}{value}{interval}; null: {claim.null}"

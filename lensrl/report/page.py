@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,14 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from lensrl.association import PREDICTORS, correlate_study, predictors
+from lensrl.bottleneck import Verdict
+from lensrl.bottleneck import verdict as judge
+from lensrl.claims import Claim
 from lensrl.errors import LensrlError
 from lensrl.layers import BASE, FULL, run_layer
 from lensrl.patching.patch import with_contributions
-from lensrl.predictors import PREDICTORS, correlate_study, predictors
-from lensrl.report import METRICS, SETS, figures
+from lensrl.report import METRICS, SETS, evidence, figures
 from lensrl.store.atomic import new_file
 from lensrl.store.study import Study
 
@@ -31,7 +36,12 @@ def write_report(study: Study, path: str | Path | None = None) -> Path:
         undefined=StrictUndefined,
         trim_blocks=True,
     )
-    environment.filters |= {"number": _number, "percent": lambda value: _number(100 * value, 1), "p": _p}
+    environment.filters |= {
+        "number": _number,
+        "percent": lambda value: _number(100 * value, 1),
+        "p": _p,
+        "evidence": _evidence,
+    }
     html = environment.get_template("report.html.j2").render(_content(study))
     with new_file(path) as partial:
         partial.write_text(html, encoding="utf-8")
@@ -41,9 +51,10 @@ def write_report(study: Study, path: str | Path | None = None) -> Path:
 def _content(study: Study) -> dict[str, Any]:
     contributions, table, correlations = pd.DataFrame(), pd.DataFrame(), pd.DataFrame()
     nothing = ""  # why there is no profile, or nothing to correlate
+    verdict, undecided = _verdict(study)
     try:
         contributions, table = study.contributions(), predictors(study)
-        correlations = correlate_study(study)
+        correlations = correlate_study(study) if verdict is None else verdict.correlations
     except LensrlError as error:  # a study that is still being made has a report, too
         nothing = str(error)
     has_deltas = len(table) and table["relative_delta_full"].notna().any()
@@ -56,16 +67,42 @@ def _content(study: Study) -> dict[str, Any]:
         "contributions": contributions.to_dict("records"),
         "profile": _figure(figures.contribution_figure(contributions)) if len(contributions) else "",
         "reading": reading(contributions) if len(contributions) else "",
+        "verdict": verdict,
+        "undecided": undecided,
+        "shapes": _figure(figures.verdict_figure(verdict)) if verdict is not None else "",
         "training": _training(study),
         "deltas": _figure(figures.delta_figure(table)) if has_deltas else "",
         "recoveries": _recoveries(study),
         "scatter": _figure(figures.scatter_figure(table, PREDICTORS, correlations)) if len(correlations) else "",
-        "correlations": correlations.to_dict("records"),
+        "correlations": _beside(correlations),
         "nothing": nothing,
         "metrics": METRICS,
         "predictors": PREDICTORS,
         "provenance": study[BASE].provenance,
     }
+
+
+def _verdict(study: Study) -> tuple[Verdict | None, str]:
+    """The verdict, or why there is none."""
+    try:
+        return judge(study), ""
+    except LensrlError as error:
+        return None, str(error)
+
+
+def _evidence(claim: Claim) -> str:
+    """With a true minus, and intervals that a line does not break."""
+    text = re.sub(r"(?<!\w)-(?=\d)", MINUS, evidence(claim))
+    return re.sub(r" \[[^]]*\]", lambda interval: interval[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
+
+
+def _beside(correlations: pd.DataFrame) -> list[dict[Hashable, Any]]:
+    """One row per predictor: Spearman's coefficient as it is, the one beyond depth with `beyond_` before its names."""
+    if correlations.empty:
+        return []
+    raw, beyond = (correlations[correlations["method"] == method] for method in ("spearman", "detrended"))
+    return raw.merge(beyond.drop(columns="method").add_prefix("beyond_"), left_on="predictor",
+                     right_on="beyond_predictor").to_dict("records")  # fmt: skip
 
 
 def reading(contributions: pd.DataFrame) -> str:

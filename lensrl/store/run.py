@@ -93,6 +93,12 @@ class Run:
         with located(self.file, "scores"):
             return has(self.file, "scores")
 
+    @property
+    def has_activations(self) -> bool:
+        """False for a run that diverged."""
+        with located(self.file, "activations"):
+            return has(self.file, "activations")
+
     @cached_property
     def items(self) -> pd.DataFrame:
         """One row per held-out item: benchmark, item, score (mean over samples), reference_logprob (nats per token)."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lensrl import compare_activations, open_study
+from lensrl.association import PREDICTORS
 
 SHIPPED = Path(__file__).parents[2] / "runs"
 
@@ -93,7 +94,15 @@ def test_correlate_and_report_show_the_same_study(small_study_folder: Path, tmp_
     assert "<link" not in page
     too_few = lensrl("correlate", small_study_folder, "--json")
     rows = json.loads(too_few.stdout)
-    assert {row["reason"] for row in rows} == {"3 layers with both values: at least 4 are needed"}
+    assert {(row["method"], row["reason"].split(": ")[1]) for row in rows} == {
+        ("spearman", "at least 4 are needed"),
+        ("pearson", "at least 4 are needed"),
+        ("detrended", "at least 7 are needed"),
+    }
+    shown = lensrl("correlate", small_study_folder)
+    assert shown.returncode == 0, shown.stderr
+    for predictor in {row["predictor"] for row in rows}:
+        assert shown.stdout.count(f"\n{PREDICTORS[predictor]} ") == 1
 
 
 def test_verbs_that_only_read_do_not_import_torch(small_study_folder: Path) -> None:
@@ -101,6 +110,7 @@ def test_verbs_that_only_read_do_not_import_torch(small_study_folder: Path) -> N
         ["--help"],
         ["contribution", small_study_folder],
         ["report", small_study_folder],
+        ["bottleneck", "--contributions", SHIPPED / "published" / "qwen3-1.7b-grpo-math.csv"],
         ["run", "--help"],
         ["show", small_study_folder],
         ["verify", small_study_folder],

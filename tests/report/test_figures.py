@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from lensrl.association import PREDICTORS
+from lensrl.bottleneck import Verdict, verdict
 from lensrl.errors import LensrlError
-from lensrl.predictors import PREDICTORS
 from lensrl.report.figures import (
     contribution_figure,
     delta_figure,
@@ -25,6 +27,7 @@ from lensrl.report.figures import (
     save_figure,
     scatter_figure,
     training_figure,
+    verdict_figure,
 )
 
 DEPTHS = [8, 36]
@@ -76,7 +79,8 @@ def predictor_table(layers: int) -> pd.DataFrame:
 
 def correlations() -> pd.DataFrame:
     found = {"method": "spearman", "coefficient": -0.43, "low": -0.81, "high": 0.12, "reason": ""}
-    table = pd.DataFrame([{"predictor": name} | found for name in PREDICTORS])
+    beyond = found | {"method": "detrended", "coefficient": 0.2, "low": -0.5, "high": 0.7}
+    table = pd.DataFrame([{"predictor": name} | row for row in (found, beyond) for name in PREDICTORS])
     table.loc[0, "reason"] = "3 layers with both values: at least 4 are needed"
     table.loc[0, ["coefficient", "low", "high"]] = np.nan
     return table
@@ -100,6 +104,10 @@ def figure(kind: str, layers: int) -> Figure:
         return recovery_figure(recoveries(layers), "block of full-rl into base, qwen3-1.7b-math, seed 0")
     if kind == "delta":
         return delta_figure(predictor_table(layers))
+    if kind == "verdict":
+        return verdict_figure(
+            judged("step", layers), "qwen3-1.7b-grpo-math: the profile and its shapes, 95 % intervals"
+        )
     if kind == "training":
         return training_figure(curves(layers), title="seed 0")
     return scatter_figure(predictor_table(layers), PREDICTORS, correlations())
@@ -125,7 +133,7 @@ def described(*texts: Text) -> str:
 
 
 @pytest.mark.parametrize("layers", DEPTHS)
-@pytest.mark.parametrize("kind", ["contribution", "recovery", "delta", "training", "scatter"])
+@pytest.mark.parametrize("kind", ["contribution", "recovery", "delta", "training", "scatter", "verdict"])
 def test_every_text_lies_on_the_canvas_and_tick_labels_keep_apart(kind: str, layers: int) -> None:
     drawn = figure(kind, layers)
     texts = drawn_texts(drawn)
@@ -147,7 +155,7 @@ def test_every_text_lies_on_the_canvas_and_tick_labels_keep_apart(kind: str, lay
 
 
 @pytest.mark.parametrize("layers", DEPTHS)
-@pytest.mark.parametrize("kind", ["contribution", "recovery", "delta", "training"])
+@pytest.mark.parametrize("kind", ["contribution", "recovery", "delta", "training", "verdict"])
 def test_no_two_texts_overlap(kind: str, layers: int) -> None:
     texts = list(dict.fromkeys(drawn_texts(figure(kind, layers))))
     for i, text in enumerate(texts):
@@ -298,8 +306,51 @@ def test_every_layer_that_is_correlated_is_in_each_scatter_panel_and_no_other(la
         assert len(offsets) == layers - 2
         assert is_in_view(panels[label], offsets)
     titles = [panels[label].get_title(loc="left") for label in PREDICTORS.values()]
-    assert titles[0] == "3 layers with both values: at least 4 are needed"
-    assert set(titles[1:]) == {"ρ = −0.43 [−0.81, 0.12]"}
+    assert " ".join(titles[0].split()) == "3 layers with both values: at least 4 are needed"
+    assert set(titles[1:]) == {"ρ = −0.43 [−0.81, 0.12]\nbeyond depth 0.20 [−0.50, 0.70]"}
+
+
+def test_a_predictor_that_is_missing_or_the_same_everywhere_has_no_panel() -> None:
+    table = predictor_table(8).drop(columns="bypass_score").assign(parameters=100)
+    drawn = scatter_figure(table, PREDICTORS, correlations())
+    labels = {axes.get_xlabel() for axes in drawn.axes}
+    assert labels == set(PREDICTORS.values()) - {PREDICTORS["bypass_score"], PREDICTORS["parameters"]}
+
+
+def judged(name: str, layers: int) -> Verdict:
+    """The verdict on a planted profile: a step that falls at layer 5 of 8 or 20 of 36, a hump, or three layers."""
+    rng = np.random.default_rng(0)
+    depth = np.arange(layers)
+    shape = {
+        "step": np.where(depth < {8: 5, 36: 20}.get(layers, 2), 0.9, 0.3),
+        "hump": np.exp(-((depth / (layers - 1) - 0.5) ** 2) / (2 * 0.15**2)),
+    }[name]
+    table = pd.DataFrame({"layer": depth, "contribution": shape + 0.02 * rng.normal(size=layers)})
+    with TemporaryDirectory() as folder:
+        table.to_csv(path := Path(folder) / "planted.csv", index=False)
+        return verdict(path)
+
+
+@pytest.mark.parametrize(("shape", "layers", "where"), [("step", 8, 4.5), ("step", 36, 19.5), ("hump", 36, 17.5)])
+def test_the_verdict_figure_draws_profile_shapes_and_place(shape: str, layers: int, where: float) -> None:
+    found = judged(shape, layers)
+    (axes,) = verdict_figure(found).axes
+    assert points(found.profile, "layer", "contribution") == {p for p in marked(axes, "o") if p[0] == round(p[0])}
+    curves = [np.asarray(line.get_ydata(), float) for line in axes.lines if len(np.asarray(line.get_ydata())) == layers]
+    for fit in {shape, "hump"}:
+        assert any(np.array_equal(curve, found.shapes[fit].curve) for curve in curves)
+    (place,) = marked(axes, "D")
+    assert place[0] == pytest.approx(where, abs=0.5 if shape == "hump" else 0)
+    labels = [text.get_text() for text in legend(axes).get_texts()]
+    assert any(label.startswith("peak" if shape == "hump" else f"change point: layer {where + 0.5:.0f}")
+               for label in labels)  # fmt: skip
+    said = {text.get_text().split(":")[0] for text in axes.texts}
+    assert said == {"first third", "middle third", "last third"}
+
+
+def test_three_layers_have_a_profile_and_no_shapes() -> None:
+    (axes,) = verdict_figure(judged("step", 3)).axes
+    assert [text.get_text() for text in legend(axes).get_texts()] == ["$C_l$"]
 
 
 @pytest.mark.parametrize(("name", "magic"), [("c.png", b"\x89PNG"), ("c.svg", b"<?xml"), ("C.PDF", b"%PDF")])

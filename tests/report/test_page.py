@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 from lensrl import open_study, patch, write_report
+from lensrl.bottleneck import verdict
 from lensrl.report.page import reading
+from tests.cli.test_bottleneck_verb import judged_or_refused
 from tests.reseal import resealed
 
 
@@ -79,3 +82,41 @@ def test_a_study_without_full_rl_still_has_a_report_that_says_so(copied: Path) -
 def test_a_damaged_run_is_named(copied: Path) -> None:
     (copied / "layer-7.seed-0.h5").write_bytes(b"nothing")
     assert "layer-7.seed-0.h5 is damaged" in read(copied).text
+
+
+def test_the_page_gives_the_verdict_or_says_why_there_is_none(copied: Path) -> None:
+    page = read(copied)
+    text = " ".join(page.text.split())
+    assert "The verdict" in text
+    with open_study(copied) as study:
+        found, refused = judged_or_refused(study)
+    if found is None:
+        assert refused in text
+        return
+    for claim in found.claims:
+        assert f"{claim.verdict}{claim.name} {claim.statement}" in text
+        assert (claim.reason or claim.null) in text
+    assert all(limit in text for limit in found.limits)
+
+
+def test_a_study_that_cannot_be_judged_says_why_in_one_line(copied: Path) -> None:
+    (copied / "layer-7.seed-0.h5").unlink()
+    with open_study(copied) as study:
+        found, refused = judged_or_refused(study)
+    assert found is None
+    text = " ".join(read(copied).text.split())
+    assert f"The verdict {refused}" in text
+
+
+def test_a_verdict_is_shown_whole_and_escaped(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hostile = "<script>alert(1)</script>"
+    path = copied / f"{hostile.replace('/', '|')}.csv"
+    path.write_text("layer,contribution\n" + "\n".join(f"{i},{0.9 - 0.6 * (i > 4) + 0.01 * i**2}" for i in range(8)))
+    planted = replace(verdict(path), limits=[hostile])
+    monkeypatch.setattr("lensrl.report.page.judge", lambda _: planted)
+    page = read(copied)
+    assert "script" not in page.tags
+    assert hostile in page.text
+    assert "contradicted" in page.text or "undetermined" in page.text
+    assert all(claim.statement in page.text and claim.null in page.text for claim in planted.claims if not claim.reason)
+    assert re.search(r"[−\d.]+\N{NO-BREAK SPACE}\[[−\d.]+,\N{NO-BREAK SPACE}[−\d.]+\]", page.text)

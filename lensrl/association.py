@@ -20,17 +20,17 @@ from lensrl.rivals import RIVALS, stored_rivals
 from lensrl.store.study import Study
 
 PREDICTORS = {
-    "delta_full": "weight-delta norm in full RL",
-    "relative_delta_full": "relative weight-delta norm in full RL",
-    "delta_single": "weight-delta norm, layer alone",
-    "relative_delta_single": "relative weight-delta norm, layer alone",
-    "cka_distance": "1 - CKA(base, full RL) after the layer",
-    "cka_growth": "growth of 1 - CKA(base, full RL) at the layer",
-    "approach": "approach of later representations to full RL's, layer alone",
-    "sufficiency": "recovery of log p, the layer grafted into the base",
-    "necessity": "loss of log p, the base's layer grafted into full RL",
+    "delta_full": "delta norm, full RL",
+    "relative_delta_full": "relative delta norm, full RL",
+    "delta_single": "delta norm, layer alone",
+    "relative_delta_single": "relative delta norm, alone",
+    "cka_distance": "1 - CKA(base, full RL)",
+    "cka_growth": "growth of 1 - CKA at the layer",
+    "approach": "approach to full RL, by CKA",
+    "sufficiency": "log p won, RL layer in base",
+    "necessity": "log p lost, base layer in RL",
     "depth": "depth (layer index)",
-    "distance_from_middle": "distance from the middle layer",
+    "distance_from_middle": "distance from the middle",
     **RIVALS,
 }
 CORRELATION_COLUMNS = ["predictor", "method", "coefficient", "low", "high", "p", "shift_p", "n", "reason"]
@@ -96,7 +96,7 @@ def _representation(study: Study, layers: np.ndarray) -> dict[str, Float64[np.nd
     distance: list[np.ndarray] = []
     approach: list[np.ndarray] = []
     for seed in study.seeds:
-        if (FULL, seed) not in study or not study[FULL, seed].activations:
+        if (FULL, seed) not in study or not study[FULL, seed].has_activations:
             continue
         to_full = distances_to(study, FULL, [BASE, *(layer_run(layer) for layer in layers)], seed=seed)
         base = to_full[BASE]

@@ -1,0 +1,96 @@
+"""`lensrl bottleneck`: the verdict on the middle-layer account, claim by claim."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+from lensrl import open_study
+from lensrl.report import evidence
+from lensrl_cli.output import (
+    Contributions,
+    Csv,
+    FigureFile,
+    Json,
+    StudyOrTable,
+    console,
+    either,
+    note,
+    p_value,
+    plain,
+    print_json,
+    saved,
+    with_rivals,
+    write_csv,
+)
+
+if TYPE_CHECKING:
+    from lensrl import Verdict
+
+COLOURS = {"supported": "bold green", "contradicted": "bold red", "undetermined": "bold dim"}
+
+
+def bottleneck(
+    study: StudyOrTable = None,
+    contributions: Contributions = None,
+    json: Json = False,
+    csv: Csv = None,
+    figure: FigureFile = None,
+) -> None:
+    """Judge the middle-layer account: eight claims, each supported, contradicted or undetermined.
+
+    A claim is stated before its numbers; every p is two-sided and corrected for all claims together (Holm).
+
+    A table of contributions can say less than a study, which has items, seeds and weights.
+
+    Example: lensrl bottleneck --contributions runs/published/qwen3-1.7b-grpo-math.csv
+    """
+    from lensrl.bottleneck import verdict
+
+    given = either(study, contributions)
+    if contributions is None:
+        with open_study(given) as opened:
+            with_rivals(opened, quiet=json)
+            found = verdict(opened)
+    else:
+        found = verdict(given)
+    if json:
+        print_json(found.as_dict())
+    else:
+        _show(found)
+    if csv is not None:
+        import pandas as pd
+
+        write_csv(pd.DataFrame(found.as_dict()["claims"]).drop(columns="details"), csv)
+    if figure is not None:
+        from lensrl.report.figures import save_figure, verdict_figure
+
+        save_figure(verdict_figure(found, f"{found.name}: the profile and its shapes, 95 % intervals"), figure)
+        saved("figure", figure)
+
+
+def _show(found: Verdict) -> None:
+    seeds = "" if found.n_seeds == 0 else f", {found.n_seeds} {'seed' if found.n_seeds == 1 else 'seeds'}"
+    title = f"The middle-layer account, {found.name}: {found.n_layers} layers{seeds}"
+    table = Table(
+        title=Text(plain(title)), title_justify="left", title_style="bold", box=None, pad_edge=False,
+        header_style="dim",
+    )  # fmt: skip
+    table.add_column("verdict, claim", no_wrap=True)
+    table.add_column("statement, and what was measured")
+    table.add_column("p (Holm)", justify="right", no_wrap=True)
+    for claim in found.claims:
+        if table.row_count:
+            table.add_row()  # four lines a claim in a narrow terminal: they need a gap
+        verdict = Text.assemble((claim.verdict, COLOURS[claim.verdict]), "\n", (claim.name, "dim"))
+        stated = Text.assemble(claim.statement, "\n", (plain(evidence(claim)), "dim"))
+        table.add_row(verdict, stated, "–" if math.isnan(claim.p) else p_value(claim.p))
+    console.print(table)
+    for sentence in found.best_sentences():
+        note(sentence)
+    for limit in found.limits:
+        note(limit, style="dim")
+    note("p is two-sided; below 0.05 a claim is supported or contradicted. Brackets are 95 % intervals.", style="dim")
