@@ -58,9 +58,14 @@ class Rl(_Table):
 
     One step samples `prompts_per_step` x `completions_per_prompt` completions and makes one update with them, so that
     the clipped objective is on-policy. The learning rate is constant: with a schedule, C_l would depend on its shape.
+
+    `algorithm` is `"grpo"` (arXiv 2402.03300) or `"dr_grpo"` (arXiv 2503.20783). Dr. GRPO takes out the two divisions
+    of GRPO: of the advantage by the group's std, and of a completion's loss by its own length. It divides the loss of
+    every completion by `max_completion_tokens` instead. With rewards in [0, 1] both make gradients smaller, so
+    `max_grad_norm` clips less of them.
     """
 
-    algorithm: Literal["grpo"] = "grpo"
+    algorithm: Literal["grpo", "dr_grpo"] = "grpo"
     steps: PositiveInt = 60
     prompts_per_step: PositiveInt = 8
     completions_per_prompt: Annotated[int, Field(ge=2)] = 8  # a group of one has no advantage

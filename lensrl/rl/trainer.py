@@ -6,7 +6,19 @@ r_i, the advantage of every token of completion i is
     A_i = (r_i - mean(r)) / (std(r) + 1e-4)
 
 and the objective is the clipped importance ratio times A_i, averaged over a completion's tokens and then over
-completions. TRL's own defaults are another algorithm (DAPO), so every setting that matters is given here.
+completions: (1/B) sum_i (1/|o_i|) sum_t.
+
+Dr. GRPO (Liu et al. 2025, arXiv 2503.20783) removes two divisions that favour some completions over others:
+by the std, which favours prompts whose rewards hardly differ, and by the completion's length, which makes a long wrong
+answer cost less per token than a short one:
+
+    A_i = r_i - mean(r)                       and  (1/(B L)) sum_i sum_t
+
+where L is a constant. TRL takes `max_completion_length`, as the paper does, not the longest completion of the batch: a
+recipe's `max_completion_tokens` scales the loss. Adam takes a scale out again, but `max_grad_norm` does not.
+
+TRL's own defaults are another algorithm (DAPO), so every setting that matters is given here. Both halves are needed:
+`loss_type="dr_grpo"` alone keeps dividing by the std.
 """
 
 from __future__ import annotations
@@ -37,6 +49,8 @@ from lensrl.rl.snapshots import Snapshots
 from lensrl.tasks import Item, Task
 
 Status = Literal["completed", "collapsed", "diverged"]
+# algorithm -> TRL's (loss_type, scale_rewards): how token losses are averaged, and what divides the advantages
+LOSSES: dict[str, tuple[str, Literal["group", "none"]]] = {"grpo": ("grpo", "group"), "dr_grpo": ("dr_grpo", "none")}
 OnStep = Callable[[TrainingCurve], None]
 
 
@@ -110,14 +124,15 @@ def train(
 
 
 def grpo_config(recipe: Recipe, *, seed: int, device: str, output_dir: str) -> GRPOConfig:
-    """TRL's settings for a recipe: published GRPO, on-policy, constant learning rate, nothing saved or reported."""
+    """TRL's settings for a recipe: its algorithm as published, on-policy, constant learning rate, nothing saved."""
     rl = recipe.rl
     completions = rl.prompts_per_step * rl.completions_per_prompt
     micro_batch = rl.micro_batch or completions
+    loss_type, scale_rewards = LOSSES[rl.algorithm]
     return GRPOConfig(
         output_dir=output_dir,
-        loss_type="grpo",
-        scale_rewards="group",
+        loss_type=loss_type,
+        scale_rewards=scale_rewards,
         importance_sampling_level="token",
         beta=rl.kl_beta,
         use_bias_correction_kl=False,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
 import torch
+import trl
+from trl.trainer.grpo_trainer import GRPOTrainer
 
 from lensrl.models import Base
 from lensrl.recipe import Recipe, Rl
@@ -138,9 +141,16 @@ def test_a_moved_frozen_parameter_is_an_error_even_if_only_the_sign_of_zero(base
         check_frozen(model, base, [1])
 
 
-def test_trl_is_asked_for_published_grpo(tmp_path: Any) -> None:
-    config = grpo_config(SMALL, seed=3, device="cpu", output_dir=str(tmp_path))
-    assert (config.loss_type, config.scale_rewards, config.num_iterations) == ("grpo", "group", 1)
+@pytest.mark.parametrize(
+    ("algorithm", "loss_type", "scale_rewards"), [("grpo", "grpo", "group"), ("dr_grpo", "dr_grpo", "none")]
+)
+def test_trl_is_asked_for_the_published_algorithm(
+    tmp_path: Any, algorithm: str, loss_type: str, scale_rewards: str
+) -> None:
+    config = grpo_config(with_rl(algorithm=algorithm), seed=3, device="cpu", output_dir=str(tmp_path))
+    assert (config.loss_type, config.scale_rewards, config.num_iterations) == (loss_type, scale_rewards, 1)
+    assert (config.importance_sampling_level, config.epsilon, config.epsilon_high) == ("token", 0.2, None)
+    assert config.max_completion_length == SMALL.rl.max_completion_tokens  # what Dr. GRPO divides by
     assert config.generation_batch_size == 64
     assert config.steps_per_generation == config.gradient_accumulation_steps  # on-policy
     assert (config.temperature, config.top_p, config.top_k) == (1.0, 1.0, 0)
@@ -187,6 +197,83 @@ def test_the_gradient_is_that_of_a_hand_written_grpo_loss(base: Base, monkeypatc
     layer = [p for n, p in model.named_parameters() if base.blocks.layer(n) == 7]
     gradients = torch.autograd.grad(loss, layer)
     assert norm == pytest.approx(float(sum(g.square().sum() for g in gradients)) ** 0.5, rel=1e-3)
+
+
+def broken(what: str) -> str:
+    return f"trl {trl.__version__}: {what}. lensrl/rl/trainer.py was written for trl 1.16 and relies on it."
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters"),
+    [
+        ("_generate_and_score_completions", ["inputs"]),  # where advantages can be replaced: there is no hook for them
+        ("_compute_loss", ["model", "inputs"]),
+        ("_clip_grad_norm", ["model"]),
+    ],
+)
+def test_trl_has_the_methods_that_a_trainer_overrides(method: str, parameters: list[str]) -> None:
+    assert method in dir(GRPOTrainer), broken(f"GRPOTrainer.{method} is gone")
+    found = [*inspect.signature(getattr(GRPOTrainer, method)).parameters]
+    assert found == ["self", *parameters], broken(f"GRPOTrainer.{method} takes {found}, no longer self, {parameters}")
+
+
+def test_a_step_of_trl_goes_as_the_trainer_expects(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two steps of four micro-batches: what is called when, with which shapes, and what travels with a row."""
+    events: list[str] = []
+    sampled: list[str] = []
+    rewarded: list[str] = []
+    scored: dict[str, torch.Tensor] = {}
+    order: list[int] = []
+    generate, compute_loss, clip = (
+        Trainer._generate_and_score_completions, Trainer._compute_loss, Trainer._clip_grad_norm,
+    )  # fmt: skip
+
+    class Spy(Reward):
+        def reward(self, item: Item, completion: str) -> float:
+            rewarded.append(item.id)
+            return super().reward(item, completion)
+
+    def on_generate(self: Trainer, inputs: Any) -> Any:
+        events.append("generate")
+        sampled.extend(row["id"] for row in inputs)
+        output = generate(self, inputs)
+        scored.clear()
+        scored.update({key: value for key, value in output.items() if isinstance(value, torch.Tensor)})
+        return output | {"row": torch.arange(len(inputs))}
+
+    def on_loss(self: Trainer, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        events.append("loss")
+        assert "row" in inputs, broken("a tensor added to a step's batch no longer reaches the loss")
+        rows = inputs["row"]
+        order.extend(rows.tolist())
+        for name in ("advantages", "completion_ids", "completion_mask"):
+            assert torch.equal(inputs[name], scored[name][rows]), broken(f"{name} is not shuffled with its row")
+        loss = compute_loss(self, model, inputs)
+        spread = inputs["advantages"][:, None].expand(inputs["completion_mask"].shape)
+        per_token = compute_loss(self, model, inputs | {"advantages": spread})
+        assert torch.equal(loss, per_token), broken("advantages per token are not those per completion")
+        return loss
+
+    def on_clip(self: Trainer, model: torch.nn.Module) -> Any:
+        events.append("clip")
+        with_gradient = {base.blocks.part(n) for n, p in model.named_parameters() if p.grad is not None}
+        assert with_gradient == {7}, broken(f"at _clip_grad_norm, {with_gradient} have a gradient, not layer 7 alone")
+        return clip(self, model)
+
+    monkeypatch.setattr(Trainer, "_generate_and_score_completions", on_generate)
+    monkeypatch.setattr(Trainer, "_compute_loss", on_loss)
+    monkeypatch.setattr(Trainer, "_clip_grad_norm", on_clip)
+    training = train(base, Spy([0.5]), with_rl(steps=2, micro_batch=16), layers=[7], seed=0)
+
+    assert events == ["generate", *["loss"] * 4, "clip"] * 2, broken(f"the order of a step is {events}")
+    assert len(training.curve.loss) == 2, broken("the log of a step no longer has its loss")
+    groups = [sampled[start : start + 8] for start in range(0, 128, 8)]
+    assert all(len(set(group)) == 1 for group in groups), broken("completions of a prompt no longer stand together")
+    assert rewarded == sampled, broken("rewards are not asked for once, in the order of the prompts")
+    assert scored["advantages"].shape == (64,), broken(f"advantages have shape {tuple(scored['advantages'].shape)}")
+    assert scored["completion_mask"].shape == scored["completion_ids"].shape, broken("the mask is not one per token")
+    for step in (order[:64], order[64:]):
+        assert sorted(step) == list(range(64)), broken("the loss does not see each completion of a step once")
 
 
 def test_the_recorder_counts_zero_spread_groups_and_truncation(base: Base) -> None:

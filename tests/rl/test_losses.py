@@ -1,0 +1,179 @@
+"""The losses that TRL computes for a recipe, against the papers' formulas written out on plain logits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from transformers import PreTrainedModel
+
+from lensrl import run_study
+from lensrl.models import Base
+from lensrl.recipe import Recipe, Rl
+from lensrl.rl import train
+from lensrl.rl.advantages import dr_grpo_advantages, grpo_advantages
+from lensrl.rl.recorder import Recorder
+from lensrl.rl.trainer import Trainer, _quiet, grpo_config
+from lensrl.tasks import Item, load_task
+from tests.conftest import SMALL
+
+LENGTH = 5  # SMALL's max_completion_tokens: Dr. GRPO's constant, whatever the longest completion of the batch is
+ALGORITHMS = ("grpo", "dr_grpo")
+
+
+# log(new / old) of each token: outside the clip of 0.2 on either side, for a rewarded and for a punished completion
+LOG_RATIO = torch.tensor([[0.3, -0.3, 0.1, 0.0], [-0.4, 0, 0, 0], [0.4, -0.3, -0.1, 0], [-0.1, 0.5, 0, 0]])
+
+
+def with_rl(**settings: Any) -> Recipe:
+    return SMALL.model_copy(update={"rl": Rl.model_validate(SMALL.rl.model_dump() | settings)})
+
+
+def make_trainer(base: Base, policy: PreTrainedModel, recipe: Recipe, folder: Path) -> Trainer:
+    with _quiet():
+        return Trainer(
+            model=policy,
+            reward_funcs=lambda completions, **_: [0.0] * len(completions),
+            args=grpo_config(recipe, seed=0, device="cpu", output_dir=str(folder)),
+            train_dataset=Dataset.from_list([{"prompt": "1+1="}] * 8),
+            processing_class=base.tokenizer,
+            recorder=Recorder(base.blocks, group_size=8, stop_tokens=[1], max_tokens=LENGTH),
+        )
+
+
+def batch(base: Base) -> dict[str, torch.Tensor]:
+    """Four completions of 4, 1, 3 and 2 tokens: prompts padded on the left, some ratios far enough to be clipped."""
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = len(base.tokenizer)
+    ids = torch.randint(2, vocabulary, (4, 7), generator=generator)
+    prompt_mask = torch.tensor([[1, 1, 1], [0, 1, 1], [0, 0, 1], [1, 1, 1]])
+    completion_mask = (torch.arange(4) < torch.tensor([4, 1, 3, 2])[:, None]).long()
+    inputs = {
+        "prompt_ids": ids[:, :3] * prompt_mask,
+        "prompt_mask": prompt_mask,
+        "completion_ids": ids[:, 3:] * completion_mask,
+        "completion_mask": completion_mask,
+        "advantages": torch.tensor([1.5, -0.5, -0.7, 1.0]),
+    }
+    with torch.no_grad():
+        logprobs = token_logprobs(base.fresh(), inputs)
+    inputs["old_per_token_logps"] = logprobs - LOG_RATIO
+    inputs["ref_per_token_logps"] = logprobs + 0.4 * torch.randn(4, 4, generator=generator)
+    return inputs
+
+
+def token_logprobs(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
+    mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    logits = model(input_ids=ids, attention_mask=mask, position_ids=positions).logits
+    start = inputs["prompt_ids"].shape[1]
+    chosen = logits[:, start - 1 : -1].log_softmax(-1).gather(-1, inputs["completion_ids"][..., None])
+    return chosen.squeeze(-1)
+
+
+def by_hand(model: Any, inputs: dict[str, torch.Tensor], recipe: Recipe) -> torch.Tensor:
+    """arXiv 2402.03300 eqs. 3 and 4, arXiv 2503.20783 listing 1: one completion, one token at a time."""
+    rl = recipe.rl
+    logprobs = token_logprobs(model, inputs)
+    of_completions: list[torch.Tensor] = []
+    for i, mask in enumerate(inputs["completion_mask"]):
+        of_tokens: list[torch.Tensor] = []
+        for t in range(int(mask.sum())):
+            advantage = inputs["advantages"][i]
+            ratio = (logprobs[i, t] - inputs["old_per_token_logps"][i, t]).exp()
+            surrogate = torch.min(ratio * advantage, ratio.clamp(1 - rl.clip, 1 + rl.clip) * advantage)
+            to_reference = inputs["ref_per_token_logps"][i, t] - logprobs[i, t]
+            kl = to_reference.exp() - to_reference - 1
+            of_tokens.append(surrogate - rl.kl_beta * kl)
+        divisor = len(of_tokens) if rl.algorithm == "grpo" else LENGTH
+        of_completions.append(torch.stack(of_tokens).sum() / divisor)
+    return -torch.stack(of_completions).sum() / len(of_completions)
+
+
+@pytest.mark.parametrize("kl_beta", [0.0, 0.3])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_trls_loss_and_gradients_are_the_papers(base: Base, tmp_path: Path, algorithm: str, kl_beta: float) -> None:
+    recipe = with_rl(algorithm=algorithm, kl_beta=kl_beta)
+    inputs = batch(base)
+    policy = base.fresh().train()
+    trainer = make_trainer(base, policy, recipe, tmp_path)
+    trainer.current_gradient_accumulation_steps = 1
+    theirs = trainer.compute_loss(policy, inputs)
+    theirs.backward()
+
+    model = base.fresh()
+    ours = by_hand(model, inputs, recipe)
+    ours.backward()
+    assert theirs.item() == pytest.approx(ours.item(), rel=1e-4)
+    expected = dict(model.named_parameters())
+    for name, parameter in policy.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name].grad, atol=2e-5, rtol=1e-3, msg=name)
+
+
+def test_the_batch_tells_formulas_apart(base: Base) -> None:
+    """Otherwise the test above would pass on formulas without clipping, or with the two exchanged."""
+    inputs, model = batch(base), base.fresh()
+    with torch.no_grad():
+        grpo, dr_grpo = (float(by_hand(model, inputs, with_rl(algorithm=algorithm))) for algorithm in ALGORITHMS)
+        unclipped = float(by_hand(model, inputs, with_rl(clip=100.0)))
+    assert len({round(grpo, 2), round(dr_grpo, 2), round(unclipped, 2)}) == 3
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_micro_batches_add_up_to_the_same_loss(base: Base, tmp_path: Path, algorithm: str) -> None:
+    policy = base.fresh().train()
+    trainer = make_trainer(base, policy, with_rl(algorithm=algorithm), tmp_path)
+    inputs = batch(base)
+    trainer.current_gradient_accumulation_steps = 1
+    whole = trainer.compute_loss(policy, inputs).item()
+    trainer.current_gradient_accumulation_steps = 2
+    halves = [{key: value[rows] for key, value in inputs.items()} for rows in (slice(2), slice(2, 4))]
+    parts = [trainer.compute_loss(policy, half).item() for half in halves]
+    assert sum(parts) == pytest.approx(whole, rel=1e-4)
+
+
+@pytest.mark.parametrize(("algorithm", "ours"), [("grpo", grpo_advantages), ("dr_grpo", dr_grpo_advantages)])
+def test_trls_advantages_are_ours(base: Base, monkeypatch: pytest.MonkeyPatch, algorithm: str, ours: Any) -> None:
+    """What TRL makes of real rewards, before it shuffles the step's completions."""
+    theirs: list[torch.Tensor] = []
+    original = Trainer._generate_and_score_completions
+
+    def spy(self: Trainer, inputs: Any) -> Any:
+        output = original(self, inputs)
+        theirs.append(output["advantages"].clone())
+        return output
+
+    rewards: list[float] = []
+
+    class Recording:
+        def items(self, split: Any) -> list[Item]:
+            return load_task(SMALL).items(split)
+
+        def reward(self, item: Item, completion: str) -> float:
+            # Eighths, so that TRL's fp32 mean is exact: equal rewards whose mean is rounded give it 1e-7 / 1e-4.
+            rewards.append(load_task(SMALL).reward(item, completion) + len(completion) / 8)
+            return rewards[-1]
+
+        score = reward
+
+    monkeypatch.setattr(Trainer, "_generate_and_score_completions", spy)
+    train(base, Recording(), with_rl(algorithm=algorithm, steps=1), layers=[7], seed=0)
+    expected = ours(np.array(rewards), np.repeat(np.arange(8), 8))
+    assert expected.any()
+    assert theirs[0].numpy() == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+def test_a_dr_grpo_study_runs_and_its_weights_are_not_those_of_grpo(tmp_path: Path) -> None:
+    deltas: list[np.ndarray] = []
+    for algorithm in ALGORITHMS:
+        recipe = with_rl(algorithm=algorithm, steps=2).model_copy(update={"layers": [3], "sets": {}})
+        with run_study(recipe, tmp_path / algorithm) as study:
+            assert {study[name].status for name in ("full-rl", "layer-3")} == {"completed"}
+            deltas.append(study["layer-3"].deltas[3]["mlp.down_proj.weight"][:])
+    assert all(delta.any() for delta in deltas)
+    assert (deltas[0] != deltas[1]).mean() > 0.5
