@@ -3,7 +3,7 @@
 A simulated study has a profile of true contributions; every run's true skill on the logit scale is what gives it its
 expected gain, plus a shift of its own for each training seed; an item is solved with probability
 sigmoid(skill - difficulty + how much this run likes this item). Scores are means over a few samples, items are shared
-by all runs, as in a study. With one seed, the truth is that seed's: what its runs would score on endless items.
+by all runs, as in a study. With one seed, the truth is that of its own runs, which have the profile exactly.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def simulate(
     spread = SEED if seeds > 1 else 0.0
     base_skill = _skill(np.array([BASE_SCORE]), 0.0)
     skill = _skill(wanted, spread)
-    shifts = rng.normal(0, SEED, (len(wanted), seeds))
+    shifts = rng.normal(0, spread, (len(wanted), seeds))
     difficulty = rng.normal(0, DIFFICULTY, items)
 
     def scores(skills: np.ndarray) -> np.ndarray:
@@ -70,10 +70,7 @@ def simulate(
         return rng.binomial(SAMPLES, expit(skills[..., None] - difficulty + taste)) / SAMPLES
 
     gains = scores(skill[:, None] + shifts) - scores(base_skill[:, None])
-    if seeds > 1:
-        return Simulated(gains, contribution)
-    expected = _expected(skill + shifts[:, 0], 0.0) - BASE_SCORE
-    return Simulated(gains, expected[:-1] / expected[-1])
+    return Simulated(gains, contribution)
 
 
 def _expected(skill: np.ndarray, spread: float) -> np.ndarray:

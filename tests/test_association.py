@@ -24,7 +24,8 @@ LAYERS = [0, 3, 7]
 
 @pytest.fixture
 def copied(small_study_folder: Path, tmp_path: Path) -> Path:
-    shutil.copytree(small_study_folder, tmp_path / "copy")
+    """The study as it was run: others may have patched it, or measured rivals, since."""
+    shutil.copytree(small_study_folder, tmp_path / "copy", ignore=shutil.ignore_patterns(PATCH_FOLDER, "rivals.json"))
     return tmp_path / "copy"
 
 
@@ -34,14 +35,14 @@ def one_minus_cka(study: Study, run: str) -> np.ndarray:
     return np.array([1 - linear_cka(x[layer], y[layer]) for layer in range(8)])
 
 
-def test_what_was_not_measured_is_left_out(small_study: Study) -> None:
-    table = predictors(small_study)
+def test_what_was_not_measured_is_left_out(copied: Path) -> None:
+    with open_study(copied) as study:
+        table, contributions = predictors(study), study.contributions()
     assert table["layer"].tolist() == LAYERS
     absent = {"sufficiency", "necessity", *RIVALS}
     assert [name for name in table if name in PREDICTORS] == [name for name in PREDICTORS if name not in absent]
     assert table["depth"].tolist() == [0, 3, 7]
     assert table["distance_from_middle"].tolist() == [3.5, 0.5, 3.5]
-    contributions = small_study.contributions()
     pd.testing.assert_frame_equal(table[["layer", "contribution", "low", "high", "status"]], contributions[
         ["layer", "contribution", "low", "high", "status"]
     ])  # fmt: skip

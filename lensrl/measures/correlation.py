@@ -141,7 +141,7 @@ def correlate_detrended(
         return Detrended(nan, nan, nan, nan, nan, nan, n, nan, "a trend in depth leaves nothing of one of the two")
     u, v = u / np.linalg.norm(u), v / np.linalg.norm(v)
     r = float(np.clip(u @ v, -1 + 1e-12, 1 - 1e-12))
-    common = float((u[1:] @ u[:-1]) * (v[1:] @ v[:-1]))
+    common = _autocorrelation(u) * _autocorrelation(v)
     n_effective = min(float(n), n * (1 - common) / (1 + common))
     df = max(n_effective - 2 - _TREND, 1.0)
     t = r * math.sqrt(df / (1 - r * r))
@@ -157,6 +157,12 @@ def correlate_detrended(
 def _residual(depth: Real[np.ndarray, " layer"], values: Float[np.ndarray, " layer"]) -> Float[np.ndarray, " layer"]:
     trend = np.polynomial.Polynomial.fit(depth, values, _TREND)
     return values - trend(depth)
+
+
+def _autocorrelation(residual: Float[np.ndarray, " layer"]) -> float:
+    """Lag one, of a series with norm 1, without most of its bias in few layers (Marriott and Pope 1954)."""
+    seen = float(residual[1:] @ residual[:-1])
+    return min(seen + (1 + 3 * seen) / len(residual), 0.95)
 
 
 def _fisher(coefficient: float) -> float:
