@@ -62,14 +62,15 @@ def predictors(study: Study) -> pd.DataFrame:
     return table.assign(**known)
 
 
-def correlate_study(study: Study) -> pd.DataFrame:
+def correlate_study(study: Study, table: pd.DataFrame | None = None) -> pd.DataFrame:
     """One row per predictor and method: predictor, method, coefficient, low, high, p, n, shift_p, reason.
 
     Methods: `spearman`, `pearson` (raw, with a permutation p; see `correlate`) and `detrended` (Pearson beyond a
     quadratic in depth, with its circular-shift p; see `correlate_detrended`). Layers whose contribution is not
-    `defined`, those of collapsed runs too, are left out. Raises LensrlError when none is left.
+    `defined`, those of collapsed runs too, are left out. `table` is `predictors(study)` where that is at hand. Raises
+    LensrlError when none is left.
     """
-    table = predictors(study)
+    table = predictors(study) if table is None else table
     defined = table["status"] == "defined"
     if not defined.any():
         first = study.contributions().iloc[0]

@@ -174,7 +174,8 @@ def _judge_study(study: Study) -> Verdict:
     if 0 in gains.contrast(np.eye(len(gains.mean))[-1]).interval() or gains.mean[-1] < 0:
         raise LensrlError(f"{study.path}: full RL has no certain gain to share; see lensrl contribution {study.path}")
     contribution = gains.mean[:-1] / gains.mean[-1]
-    table = predictors(study).set_index("layer").loc[layers]
+    explained = predictors(study)
+    table = explained.set_index("layer").loc[layers]
     shaped, test = shape(contribution, layers, study.n_layers)
 
     def known(*names: str) -> dict[str, Float64[np.ndarray, " layer"]]:
@@ -203,7 +204,15 @@ def _judge_study(study: Study) -> Verdict:
     profile.insert(0, "layer", layers)
     fits, best = {} if test is None else test.fits, best_layer(items, benchmark, layers)
     return Verdict(
-        study.name, judge(claims), profile, study.n_layers, len(seeds), fits, best, correlate_study(study), limits
+        study.name,
+        judge(claims),
+        profile,
+        study.n_layers,
+        len(seeds),
+        fits,
+        best,
+        correlate_study(study, explained),
+        limits,
     )
 
 

@@ -31,8 +31,8 @@ def correlate(study: StudyArgument, json: Json = False, csv: Csv = None, figure:
 
     with open_study(study) as opened:
         with_rivals(opened, quiet=json)
-        table = correlate_study(opened)
         per_layer = predictors(opened)
+        table = correlate_study(opened, per_layer)
         name = opened.name
     if json:
         print_json(table.to_dict("records"))
