@@ -119,18 +119,29 @@ class References:
 
 
 def references(tokenizer: PreTrainedTokenizerBase, items: Sequence[Item]) -> References:
-    """Tokenise items for teacher forcing: prompt, reference, end of sequence."""
-    prompts = [tokenizer(item.prompt)["input_ids"] for item in items]
-    answers = [tokenizer(item.reference, add_special_tokens=False)["input_ids"] for item in items]
-    rows = [[*p, *a, tokenizer.eos_token_id] for p, a in zip(prompts, answers, strict=True)]
+    """Tokenise items for teacher forcing: prompt, reference, end of sequence.
+
+    What an environment says in the middle of a reference is read and not predicted.
+    """
+    rows: list[list[int]] = []
+    theirs: list[list[bool]] = []  # which tokens the model is expected to write
+    for item in items:
+        row = [*tokenizer(item.prompt)["input_ids"]]
+        written = [False] * len(row)
+        for turn, text in enumerate(item.written):
+            tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+            row += tokens
+            written += [turn % 2 == 0] * len(tokens)
+        rows.append([*row, tokenizer.eos_token_id])
+        theirs.append([*written, True])
     width = max(len(row) for row in rows)
     ids = torch.full((len(rows), width), pad_id(tokenizer))
     mask = torch.zeros(len(rows), width, dtype=torch.long)
     answer = torch.zeros(len(rows), width - 1, dtype=torch.bool)
-    for i, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
+    for i, (row, written) in enumerate(zip(rows, theirs, strict=True)):
         ids[i, : len(row)] = torch.tensor(row)
         mask[i, : len(row)] = 1
-        answer[i, len(prompt) - 1 : len(row) - 1] = True
+        answer[i, : len(row) - 1] = torch.tensor(written[1:])
     return References(ids, mask, answer)
 
 

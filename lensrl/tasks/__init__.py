@@ -1,24 +1,76 @@
-"""Tasks: prompts, items, rewards and scores."""
+"""Tasks: prompts, items, rewards and scores.
+
+A task's module is imported only when a recipe names it: sympy, TextWorld and reasoning-gym take seconds.
+"""
 
 from __future__ import annotations
 
-from lensrl.recipe import MathTask, Recipe
-from lensrl.tasks.arithmetic import Arithmetic
-from lensrl.tasks.protocol import Item, Split, Task
+from lensrl.errors import RecipeError
+from lensrl.recipe import (
+    ArithmeticTask,
+    CodeTask,
+    CorridorTask,
+    ExpressionTask,
+    GymTask,
+    MathTask,
+    OwnTask,
+    Recipe,
+    TextWorldTask,
+)
+from lensrl.tasks.protocol import AgentTask, Episode, Item, Split, Task, Turn
 
-__all__ = ["Item", "Split", "Task", "evaluation_items", "load_task"]
+__all__ = ["AgentTask", "Episode", "Item", "Split", "Task", "Turn", "evaluation_items", "load_task"]
 
 
-def load_task(recipe: Recipe) -> Task:
-    """The task that a recipe names."""
-    if isinstance(recipe.task, MathTask):
-        from lensrl.tasks.math import Math  # math-verify brings sympy, which takes a second to import
+def load_task(recipe: Recipe) -> Task | AgentTask:
+    """The task that a recipe names. Raises RecipeError when the algorithm does not fit it."""
+    task = _open(recipe.task)
+    if recipe.rl.algorithm == "gigpo" and not isinstance(task, AgentTask):
+        raise RecipeError(
+            f"rl.algorithm gigpo compares the steps of an agent, and task {recipe.task.name} has none; "
+            f"use grpo or dr_grpo, or a task in turns (corridor, textworld)"
+        )
+    return task
 
-        return Math(recipe.task)
-    return Arithmetic()
+
+def _open(settings: object) -> Task | AgentTask:
+    match settings:
+        case ArithmeticTask():
+            from lensrl.tasks.arithmetic import Arithmetic
+
+            return Arithmetic()
+        case ExpressionTask():
+            from lensrl.tasks.expression import Expression
+
+            return Expression()
+        case CorridorTask():
+            from lensrl.tasks.corridor import Corridor
+
+            return Corridor(settings)
+        case MathTask():
+            from lensrl.tasks.math import Math
+
+            return Math(settings)
+        case CodeTask():
+            from lensrl.tasks.code import Code
+
+            return Code(settings)
+        case TextWorldTask():
+            from lensrl.tasks.textworld import TextWorld
+
+            return TextWorld(settings)
+        case GymTask():
+            from lensrl.tasks.gym import Gym
+
+            return Gym(settings)
+        case OwnTask():
+            from lensrl.tasks.own import load_own
+
+            return load_own(settings)
+    raise TypeError(f"{settings!r} is not the table of a task")
 
 
-def evaluation_items(task: Task, recipe: Recipe) -> list[Item]:
+def evaluation_items(task: Task | AgentTask, recipe: Recipe) -> list[Item]:
     """The held-out items that every run of the study is scored on: the first `evaluation.items` of each benchmark."""
     kept: list[Item] = []
     taken: dict[str, int] = {}

@@ -19,7 +19,14 @@ from pathlib import Path
 import torch
 import transformers
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 from lensrl.tiny.text import QUESTIONS, RIGHT, WORLDS
 
@@ -42,24 +49,29 @@ def character_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def configuration(family: str, tokenizer: PreTrainedTokenizerFast) -> Qwen3Config:
-    """8 layers, about 0.9 M parameters, tied embeddings."""
-    if family != "qwen3":
-        raise SystemExit(f"unknown family {family!r}; known: qwen3")
-    return Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=96,
-        intermediate_size=288,
-        num_hidden_layers=8,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=24,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        pad_token_id=tokenizer.get_vocab()[PAD],
-        eos_token_id=tokenizer.get_vocab()[EOS],
-        bos_token_id=None,
-    )
+def configuration(family: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedConfig:
+    """8 layers, about 0.9 M parameters.
+
+    As in the families' small and large models, Qwen3 ties its embeddings here and Qwen2.5 does not. Qwen2.5 (in
+    transformers: Qwen2) has biases on queries, keys and values where Qwen3 has norms on queries and keys.
+    """
+    shape = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 96,
+        "intermediate_size": 288,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "pad_token_id": tokenizer.get_vocab()[PAD],
+        "eos_token_id": tokenizer.get_vocab()[EOS],
+        "bos_token_id": None,
+    }
+    if family == "qwen3":
+        return Qwen3Config(**shape, head_dim=24, tie_word_embeddings=True)
+    if family == "qwen2.5":
+        return Qwen2Config(**shape, tie_word_embeddings=False)
+    raise SystemExit(f"unknown family {family!r}; known: qwen3, qwen2.5")
 
 
 def batch(tokenizer: PreTrainedTokenizerFast, documents: list[str]) -> dict[str, torch.Tensor]:
@@ -105,7 +117,7 @@ def main() -> None:
     torch.manual_seed(seed)
     rng = random.Random(seed)
     tokenizer = character_tokenizer()
-    model = Qwen3ForCausalLM(configuration(family, tokenizer))
+    model = AutoModelForCausalLM.from_config(configuration(family, tokenizer), dtype=torch.float32)
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     plain = [p for p in model.parameters() if p.ndim < 2]
     optimizer = torch.optim.AdamW(

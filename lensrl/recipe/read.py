@@ -1,0 +1,101 @@
+"""Reading recipes: TOML in, a validated recipe with absolute paths out, one clear line for anything wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from lensrl.errors import RecipeError, did_you_mean
+from lensrl.recipe.study import Evaluation, Gigpo, Recipe, Rl, Store
+from lensrl.recipe.tasks import OWN, TASKS, CodeTask, Dataset, MathTask, OwnTask, Source, Task, kind
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    """Read and validate a recipe. Raises RecipeError with the file, the key and the nearest known key."""
+    path = Path(path)
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError(f"no recipe at {path}; recipes are TOML files such as runs/tiny.toml") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise RecipeError(f"{path} is not a TOML file: {error}") from None
+    recipe = _validate(data, str(path))
+    return _resolve(recipe, path.resolve().parent)
+
+
+def read_kept_recipe(path: Path) -> Recipe:
+    """The `recipe.json` of a study folder."""
+    try:
+        return _validate(json.loads(path.read_text(encoding="utf-8")), str(path))
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"{path} cannot be read: {error}") from None
+
+
+def _validate(data: Any, where: str) -> Recipe:
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        raise RecipeError(f"{where}: {_complaint(error, data)}") from None
+
+
+def _complaint(error: ValidationError, data: Any) -> str:
+    """The first thing that is wrong, in the words of the file."""
+    first = error.errors()[0]
+    # pydantic puts the tags of unions into the path: ("task", "math", "train", "path") for what was typed as task.train
+    tags = {*TASKS, OWN, "path", Dataset.__name__}
+    key = ".".join(str(part) for part in first["loc"] if part not in tags)
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {key!r}{did_you_mean(key, _known_keys(data))}"
+    if first["type"] == "union_tag_not_found":
+        return f"'{key}.name' is missing"
+    if first["type"] == "union_tag_invalid":
+        name = first["input"]["name"]
+        return f"{key}.name: no task {name!r}{did_you_mean(name, TASKS)}, or a file of your own: my_task.py:MyTask"
+    if first["type"] == "missing":
+        return f"{key!r} is missing"
+    given = "" if isinstance(first["input"], dict) else f" (given: {first['input']!r})"
+    return f"{key}: {first['msg'].removeprefix('Value error, ')}{given}"
+
+
+def _known_keys(data: Any) -> list[str]:
+    task = TASKS.get(kind(data.get("task")) or "", OwnTask)
+    tables = {"rl": Rl, "rl.gigpo": Gigpo, "evaluation": Evaluation, "store": Store, "task": task}
+    nested = [f"{table}.{key}" for table, model in tables.items() for key in model.model_fields]
+    return [*Recipe.model_fields, *nested]
+
+
+def _resolve(recipe: Recipe, folder: Path) -> Recipe:
+    """Make the paths absolute. A model that names no folder here is left as it is: a hub name or `tiny:`."""
+    changes: dict[str, Any] = {"task": _resolve_task(recipe.task, folder)}
+    if (folder / recipe.model).is_dir():
+        changes["model"] = str((folder / recipe.model).resolve())
+    elif Path(recipe.model).is_dir():
+        changes["model"] = str(Path(recipe.model).resolve())
+    return recipe.model_copy(update=changes)
+
+
+def _resolve_task(task: Task, folder: Path) -> Task:
+    if isinstance(task, MathTask | CodeTask):
+        test = {name: _resolve_source(source, folder) for name, source in task.test.items()}
+        return task.model_copy(update={"train": _resolve_source(task.train, folder), "test": test})
+    if isinstance(task, OwnTask):
+        path = (folder / task.path).resolve()
+        try:
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError as error:
+            raise RecipeError(f"task file {path} cannot be read: {error.strerror}") from None
+        return task.model_copy(update={"name": f"{path}:{task.class_name}", "sha256": digest})
+    return task
+
+
+def _resolve_source(source: Source, folder: Path) -> Source:
+    """A file's path, or a data set's folder, made absolute; the name of a data set on the hub as it is."""
+    if isinstance(source, Dataset):
+        local = folder / source.dataset
+        return source.model_copy(update={"dataset": str(local.resolve())}) if local.is_dir() else source
+    return (folder / source).resolve()

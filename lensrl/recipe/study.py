@@ -1,0 +1,134 @@
+"""The settings of a study other than its task: the base, the runs, the RL, the scoring, what is kept."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+
+from lensrl.recipe.table import Share, Table
+from lensrl.recipe.tasks import Task
+
+Layers = int | str | list[int]  # 3, "0-7", "all", [3, 5]
+
+
+class Gigpo(Table):
+    """What `algorithm = "gigpo"` compares an agent's steps with: see `lensrl.rl.advantages.gigpo_advantages`."""
+
+    gamma: Annotated[float, Field(ge=0, le=1)] = 0.95  # discount of the return that follows a step
+    step_weight: Annotated[float, Field(ge=0)] = 1.0  # of the step's advantage beside the episode's; 0: episodes alone
+    normalise: Literal["mean", "mean_std"] = "mean"
+    baseline: Literal["trajectories", "steps"] = "trajectories"
+
+
+class Rl(Table):
+    """Reinforcement learning with TRL. Every run of a study gets the same budget and the same data order.
+
+    One step samples `prompts_per_step` x `completions_per_prompt` completions and makes one update with them, so that
+    the clipped objective is on-policy. The learning rate is constant: with a schedule, C_l would depend on its shape.
+
+    `algorithm` is `"grpo"` (arXiv 2402.03300), `"dr_grpo"` (arXiv 2503.20783) or, for tasks in turns, `"gigpo"` (arXiv
+    2505.10978), whose own settings are in the table `gigpo`. Dr. GRPO takes out the two divisions
+    of GRPO: of the advantage by the group's std, and of a completion's loss by its own length. It divides the loss of
+    every completion by `max_completion_tokens` instead. With rewards in [0, 1] both make gradients smaller, so
+    `max_grad_norm` clips less of them.
+    """
+
+    algorithm: Literal["grpo", "dr_grpo", "gigpo"] = "grpo"
+    gigpo: Gigpo = Gigpo()
+    steps: PositiveInt = 60
+    prompts_per_step: PositiveInt = 8
+    completions_per_prompt: Annotated[int, Field(ge=2)] = 8  # a group of one has no advantage
+    max_completion_tokens: PositiveInt = 512  # of an answer; in a task in turns, of each turn
+    learning_rate: PositiveFloat = 1e-6
+    temperature: PositiveFloat = 1.0  # 1: the policy that is sampled is the policy that is trained
+    clip: PositiveFloat = 0.2  # epsilon of the clipped objective
+    kl_beta: Annotated[float, Field(ge=0)] = 0.0  # weight of the KL term against the base
+    max_grad_norm: PositiveFloat = 1.0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0  # off: decay would move weights that the reward does not
+    micro_batch: PositiveInt | None = None  # completions per backward pass; None: all of a step at once
+    gradient_checkpointing: bool = False
+
+    @model_validator(mode="after")
+    def _micro_batches_fill_a_step(self) -> Rl:
+        completions = self.prompts_per_step * self.completions_per_prompt
+        if self.micro_batch is not None and completions % self.micro_batch:
+            raise ValueError(f"micro_batch ({self.micro_batch}) must divide the {completions} completions of a step")
+        return self
+
+
+class Evaluation(Table):
+    """How every run is scored: the same held-out items, `samples` completions each, settings made explicit."""
+
+    items: PositiveInt = 256  # per benchmark, the first ones; fewer where the benchmark is smaller
+    samples: PositiveInt = 4
+    temperature: Annotated[float, Field(ge=0)] = 1.0  # 0 is greedy decoding
+    top_p: Share = 1.0
+    top_k: Annotated[int, Field(ge=0)] = 0  # 0: no cut
+    max_completion_tokens: PositiveInt | None = None  # None: as in training
+    batch: PositiveInt = 128  # completions generated at once: their keys and values stand in memory
+    seed: int = 0  # of the sampler, the same for every run
+
+
+class Store(Table):
+    """What a run file keeps beside scores, curves and deltas."""
+
+    probe_items: PositiveInt = 32  # held-out items whose prompt and reference make the probe set
+    snapshots: list[Share] = []  # shares of the budget after which the deltas are kept: [0.25, 0.5, 1.0]
+    compression: Literal["none", "blosc2-zstd"] = "none"  # of deltas and activations; reading then needs hdf5plugin
+
+
+class Recipe(Table):
+    """One study. `model` is `tiny:qwen3`, `tiny:qwen2.5`, a local folder, or a Hugging Face name.
+
+    `task` is a table, or the name alone where a task needs no settings: `task = "arithmetic"`.
+
+    `layers` names the single-layer runs (`"all"`, `"0-7"`, `[3, 5]`); `sets` names further runs that train several
+    layers together.
+    """
+
+    model: Annotated[str, Field(min_length=1)]
+    task: Task
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]
+    layers: Layers = "all"
+    sets: dict[str, Layers] = {}
+    rl: Rl = Rl()
+    evaluation: Evaluation = Evaluation()
+    store: Store = Store()
+
+    @field_validator("task", mode="before")
+    @classmethod
+    def _task_by_name(cls, task: Any) -> Any:
+        return {"name": task} if isinstance(task, str) else task
+
+    @model_validator(mode="after")
+    def _each_seed_once(self) -> Recipe:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds {self.seeds} name a seed twice")
+        return self
+
+    @property
+    def evaluation_tokens(self) -> int:
+        return self.evaluation.max_completion_tokens or self.rl.max_completion_tokens
+
+    @property
+    def snapshot_steps(self) -> list[int]:
+        """The steps after which the deltas are kept."""
+        return sorted({max(1, round(share * self.rl.steps)) for share in self.store.snapshots})
+
+    def conflict(self, other: Recipe) -> str | None:
+        """The first setting in which two recipes measure different things, or None.
+
+        Which runs to make (`seeds`, `layers`, `sets`) is not compared, so that a study can be extended.
+        """
+        mine, theirs = (_flatten(r.model_dump(mode="json", exclude={"seeds", "layers", "sets"})) for r in (self, other))
+        for key in sorted(mine.keys() | theirs.keys()):
+            if mine.get(key) != theirs.get(key):
+                return f"{key} is {theirs.get(key)!r} there and {mine.get(key)!r} here"
+        return None
+
+
+def _flatten(data: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(data, dict):
+        return {prefix: data}
+    return {k: v for key, value in data.items() for k, v in _flatten(value, f"{prefix}.{key}".lstrip(".")).items()}
