@@ -47,7 +47,7 @@ class MathTask(Table):
 
     A row holds `question` (or `problem`) and `answer` (or `solution`); GSM8K's `#### 42` endings are understood.
     Where both are there, completions are compared with `answer`, and `solution` is the reference text whose
-    log-probability is measured. An answer that math-verify cannot read scores 0 for every completion.
+    log-probability is measured. An answer that math-verify cannot read is compared as a string.
     """
 
     name: Literal["math"]

@@ -1,0 +1,132 @@
+"""Completions judged in a process of their own, because a completion can be anything.
+
+math-verify, and some verifiers of reasoning-gym, compute with what they read: `9**9**9**9` runs until the machine is
+out of memory. math-verify's own timeouts are alarms, which work in the main thread only and do not interrupt a single
+long operation. So a child process judges, with a limit on processor time for each judgement and one on memory. A
+judgement that raises or ends the child is None, and the next one starts a new child. As processor time is counted, a
+verdict hardly depends on what else the machine does.
+
+This bounds what a completion can cost. It is no sandbox: a judge that executes programs needs `lensrl.tasks.sandbox`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pickle
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import weakref
+from contextlib import suppress
+from importlib import import_module
+from typing import IO, Any
+
+from lensrl.errors import LensrlError
+
+SECONDS = 3.0  # of processor time for one judgement; a usual one takes milliseconds
+MEMORY = 2 * 2**30  # bytes of address space of the child
+_READY = b"ready\n"
+
+
+class Judge:
+    """A function `module:name`, called in a child process: from any thread, in bounded time and memory.
+
+    The function is imported in the child alone: what it needs may be slow to import.
+    """
+
+    def __init__(self, function: str, *, seconds: float = SECONDS) -> None:
+        self._function = function
+        self._seconds = seconds
+        self._turn = threading.Lock()
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def __call__(self, *arguments: Any) -> bool | float | None:
+        """What the function returns, or None when it raises or exceeds a limit.
+
+        Raises LensrlError when the child cannot be started at all.
+        """
+        with self._turn:
+            if self._child is None or self._child.poll() is not None:
+                self._child = self._start()
+            answer = b""
+            try:
+                answer = _ask(self._child, pickle.dumps(arguments))
+            finally:
+                if not answer:  # also when interrupted: its answer would be taken for that to the next question
+                    _end(self._child)
+            return json.loads(answer or b"null")
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        child = subprocess.Popen(
+            [sys.executable, "-P", "-m", __name__, self._function, str(self._seconds)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        _, answers, errors = _pipes(child)
+        if answers.readline() != _READY:
+            said = errors.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
+            _end(child)
+            raise LensrlError(f"the process that judges completions did not start: {said[-1]}")
+        errors.close()
+        weakref.finalize(self, _end, child)
+        return child
+
+
+def _ask(child: subprocess.Popen[bytes], question: bytes) -> bytes:
+    """The child's answer, empty when the question ended it."""
+    questions, answers, _ = _pipes(child)
+    try:
+        questions.write(question)
+        questions.flush()
+    except BrokenPipeError:
+        return b""
+    return answers.readline()
+
+
+def _pipes(child: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes], IO[bytes]]:
+    assert child.stdin
+    assert child.stdout
+    assert child.stderr
+    return child.stdin, child.stdout, child.stderr
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    child.kill()
+    child.wait()
+    for pipe in _pipes(child):
+        with suppress(BrokenPipeError):  # what was never read cannot be flushed
+            pipe.close()
+
+
+def serve(name: str, seconds: float) -> None:
+    """The child: pickled arguments on stdin (from the parent alone), one line of JSON for each on stdout."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    module, _, function = name.partition(":")
+    judge = getattr(import_module(module), function)
+    logging.disable()
+    answers = os.fdopen(os.dup(1), "wb")
+    quiet = os.open(os.devnull, os.O_RDWR)
+    for stream in (1, 2):  # whatever a library prints is no answer
+        os.dup2(quiet, stream)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to handle
+    answers.write(_READY)
+    answers.flush()
+    with suppress(EOFError):  # the parent is gone
+        while True:
+            arguments = pickle.load(sys.stdin.buffer)
+            signal.setitimer(signal.ITIMER_PROF, seconds)  # SIGPROF ends the process, inside a long operation too
+            try:
+                verdict = judge(*arguments)
+            except Exception:  # these libraries raise whatever their parts raise
+                verdict = None
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            answers.write(json.dumps(verdict).encode() + b"\n")
+            answers.flush()
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1], float(sys.argv[2]))

@@ -1,0 +1,71 @@
+"""Hostile completions: none may raise, hang or take the judge with it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from lensrl.errors import LensrlError
+from lensrl.tasks.judge import Judge
+
+SAME_ANSWER = "lensrl.tasks.answers:same_answer"
+HOSTILE = {
+    "a tower": "9**9**9**9",
+    "a tower in a box": r"\boxed{9^{9^{9^{9}}}}",
+    "factorials": r"\boxed{10!!!!!!}",
+    "braces": "{" * 5000 + "}" * 5000,
+    "boxes": r"\boxed{" * 1500 + "1" + "}" * 1500,
+    "open boxes": r"\boxed{" * 1500,
+    "parentheses": "answer is " + "(1," * 3000 + "1" + ")" * 3000,
+    "fractions": "$" + r"\frac{" * 500 + "1" + "}{2}" * 500 + "$",
+    "digits": "9" * 100_000,
+    "spaces": "answer is " + " " * 20_000 + "x",
+    "hashes": "####" * 4000,
+    "words": "answer " * 3000,
+    "a lone surrogate and a zero": "\x00\ud800",
+    "lines": "\n\r\u2028" * 100,
+}
+
+
+@pytest.fixture(scope="module")
+def judge() -> Judge:
+    return Judge(SAME_ANSWER, seconds=1.0)
+
+
+@pytest.mark.parametrize("completion", HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_completion_is_wrong_and_the_next_is_judged_as_ever(judge: Judge, completion: str) -> None:
+    assert not judge("18", completion)
+    assert judge("18", r"\boxed{18}") is True
+    assert judge("18", r"\boxed{19}") is False
+
+
+def test_a_comparison_ends_within_its_processor_time(judge: Judge) -> None:
+    judge("18", "18")
+    before = os.times().children_user
+    assert judge("18", "9**9**9**9") is None
+    assert os.times().children_user - before < 1.0 + 2.0  # a second, beside what the child took to start
+
+
+def test_it_works_from_any_thread(judge: Judge) -> None:
+    questions = [(str(n), rf"\boxed{{{m}}}") for n in range(6) for m in range(6)]
+    with ThreadPoolExecutor(4) as pool:
+        same = list(pool.map(lambda question: judge(*question), questions))
+    assert same == [gold == completion[7] for gold, completion in questions]
+
+
+def test_a_child_that_someone_else_killed_is_replaced(judge: Judge) -> None:
+    assert judge("18", "18")
+    child = judge._child
+    assert child is not None
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    assert judge("18", "18")
+
+
+def test_a_judge_that_cannot_start_says_so_rather_than_scoring_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONHOME", "/nowhere")
+    with pytest.raises(LensrlError, match="the process that judges completions did not start: "):
+        Judge(SAME_ANSWER)("18", "18")
