@@ -1,0 +1,408 @@
+"""The sandbox against programs that mean harm, with all its layers and with some switched off.
+
+Each attack ends with a test that fails, so passing means to have forged the verdict; what it was after is looked at
+afterwards. In every case no process and no file is left.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from lensrl.errors import LensrlError
+from lensrl.tasks import sandbox
+from lensrl.tasks.sandbox import Outcome, Sandbox, active_layers, run_programs
+
+MODES = {"all layers": (), "no namespaces": ("namespaces",), "namespaces alone": ("landlock", "seccomp")}
+SECRET = "a token in the environment of the trainer"
+
+
+@pytest.fixture(scope="module", params=MODES)
+def box(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
+    sandbox = Sandbox(without=MODES[request.param])
+    try:
+        assert sandbox.layers
+    except LensrlError as error:
+        pytest.skip(str(error))
+    yield sandbox
+    folder = Path(server_of(sandbox).folder)
+    sandbox.close()
+    assert not folder.exists()
+
+
+def server_of(box: Sandbox) -> sandbox._Server:
+    assert box._server is not None
+    return box._server
+
+
+def outcome(box: Sandbox, *parts: str, timeout: float = 0.25, memory: int = 256) -> Outcome:
+    """Run one program; afterwards nothing but the guard and the server is there."""
+    (result,) = box.run([parts], timeout=timeout, memory=memory)
+    server = server_of(box)
+    assert len(descendants(server.process.pid)) == 1
+    assert os.listdir(server.folder) == []
+    return result
+
+
+def descendants(pid: int) -> list[int]:
+    children: dict[int, list[int]] = {}
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            status = Path(f"/proc/{name}/stat").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        children.setdefault(int(status.rpartition(")")[2].split()[1]), []).append(int(name))
+    found, waiting = [], [pid]
+    while waiting:
+        waiting += (below := children.get(waiting.pop(), []))
+        found += below
+    return found
+
+
+HARMLESS = {
+    "arithmetic": ("x = 1 + 1", "assert x == 2"),
+    "classes": ("import dataclasses\n@dataclasses.dataclass\nclass A:\n  x: int", "assert A(1) == A(1)"),
+    "output": ("print('hello'); import sys; sys.stderr.write('there')",),
+    "input ends at once": ("import sys\nassert sys.stdin.read() == ''",),
+    "library": ("import json, decimal, unicodedata, zlib, sqlite3\nassert json.loads('[1]') == [1]",),
+    "its own directory": (
+        "import os, tempfile\n"
+        "assert os.listdir() == []\n"
+        "open('a', 'w').write('text'); os.rename('a', 'b'); assert open('b').read() == 'text'; os.remove('b')\n"
+        "with tempfile.TemporaryFile() as file: file.write(b'x')",
+    ),
+    "nothing in the environment": ("import os, sys\nassert not os.environ\nassert sys.argv == ['program']",),
+    "no site-packages": ("import sys\nassert not any('site-packages' in path for path in sys.path)",),
+    "recursion": ("f = lambda n: n and 1 + f(n - 1)\nassert f(500) == 500",),
+    "a recursion error that is caught": (
+        "def f(): f()\ntry: f()\nexcept RecursionError: caught = True", "assert caught"
+    ),
+    "not a main program": ("assert __name__ != '__main__'",),
+    "no parts": (),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("program", HARMLESS.values(), ids=HARMLESS)
+def test_a_program_that_reaches_its_end_passes(box: Sandbox, program: tuple[str, ...]) -> None:
+    assert outcome(box, *program, timeout=5) == Outcome(True, "passed")
+
+
+@pytest.mark.parametrize(
+    ("parts", "reason"),
+    [
+        (("assert 1 == 2",), "AssertionError: "),
+        (("x = ",), "SyntaxError: invalid syntax (<program>, line 1)"),
+        (("x = (1,", "2)"), "SyntaxError: '(' was never closed (<program>, line 1)"),
+        (("text = '''", "assert False, '''"), "SyntaxError: "),
+        (("x = 'a\0b'",), "SyntaxError: source code string cannot contain null bytes"),
+        (("x = '\ud800'",), "UnicodeEncodeError: "),
+        (("raise ValueError('é' * 1000)",), "ValueError: éé"),
+        (("class E(Exception):\n  def __str__(self): raise E\nraise E",), "an exception that cannot be shown"),
+        (("while True: pass",), "ran longer than 0.4 s"),
+        (("import os; os._exit(0)",), "ended before its last line"),
+        (("raise SystemExit",), "SystemExit: "),
+        (("x = bytearray(2**30)",), "MemoryError: "),
+        (("import numpy",), "ModuleNotFoundError: No module named 'numpy'"),
+        (("import kernel",), "ModuleNotFoundError: "),
+    ],
+)
+def test_a_program_that_does_not_fails_with_the_reason(parts: tuple[str, ...], reason: str) -> None:
+    (result,) = run_programs([parts], timeout=0.4, memory=256)
+    assert not result.passed
+    assert result.reason.startswith(reason) or reason in result.reason.replace("ValueError", "SyntaxError")
+
+
+FORGERIES = {
+    "exit": "exit(0)",
+    "sys.exit": "import sys; sys.exit(0)",
+    "SystemExit": "raise SystemExit(0)",
+    "os._exit": "import os; os._exit(0)",
+    "os.abort": "import os; os.abort()",
+    "kill itself": "import os; os.kill(os.getpid(), 9)",
+    "interrupt": "raise KeyboardInterrupt",
+    "segmentation fault": "import ctypes; ctypes.string_at(0)",
+    "exit that is patched": "import os, builtins, sys\nos._exit = sys.exit = builtins.exit = lambda *_: None",
+    "os.write that is patched": "import os\nos.write = lambda fd, data: len(data)\nos.read = lambda fd, n: b'x' * n",
+    "exec that is patched": "import builtins\nbuiltins.exec = builtins.compile = lambda *a, **k: None",
+    "assertions that are patched": "import builtins\nbuiltins.AssertionError = type('E', (BaseException,), {})",
+    "no builtins": "import builtins\nvars(builtins).clear()",
+    "no modules": "import sys\nsys.modules.clear()",
+    "a trace function that skips": (
+        "import sys\ndef trace(frame, event, arg):\n"
+        "  frame.f_lineno = frame.f_lineno + 1\n  return trace\nsys.settrace(trace)"
+    ),
+    "an exit hook": "import atexit, os\natexit.register(os._exit, 0)",
+    "a signal handler": (
+        "import signal, os\nfor n in range(1, 32):\n"
+        "  try: signal.signal(n, lambda *_: os._exit(0))\n  except OSError: pass\nwhile True: pass"
+    ),
+    "a timer": (
+        "import signal, os\nsignal.signal(14, lambda *_: os._exit(0))\nsignal.setitimer(0, 0.05)\nwhile True: pass"
+    ),
+    "printing": "import sys\nfor _ in range(10): print('passed', '+', True, file=sys.stderr)",
+    "writing to every descriptor": (
+        "import os\nfor fd in range(64):\n"
+        "  for data in (b'+', b'passed', b'+' * 33, b'x' * 32, b'{\"id\": 0, \"passed\": true}\\n'):\n"
+        "    try: os.write(fd, data)\n    except OSError: pass"
+    ),
+    "closing every descriptor": "import os\nos.closerange(0, 64)",
+    "exchanging the descriptors": "import os\nfor a in range(3):\n  for b in (3, 4): os.dup2(a, b)",
+    "eating the secret": "import os\nos.read(3, 32)",
+    "an exception with a name of its own": "raise type('+passed', (Exception,), {})('passed')",
+    "an endless exception": "class E(Exception):\n  def __str__(self):\n    while True: pass\nraise E",
+    "an open string": "text = '''",
+    "a comment that swallows": "#\\",
+    "a future import": "from __future__ import annotations\nimport os; os._exit(0)",
+    "another main": "import sys\nsys.modules['__main__'].check = print; raise SystemExit",
+}
+
+EXHAUSTION = {
+    "endless loop": "while True: pass",
+    "endless loop that catches everything": (
+        "def loop():\n  while True:\n    try:\n      while True: pass\n    except BaseException: pass\nloop()"
+    ),
+    "sleep": "import time; time.sleep(100)",
+    "ignoring every signal": (
+        "import signal\nfor n in range(1, 65):\n"
+        "  try: signal.signal(n, signal.SIG_IGN)\n  except (OSError, ValueError): pass\nwhile True: pass"
+    ),
+    "blocking every signal": (
+        "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))\nwhile True: pass"
+    ),
+    "fork bomb": "import os\nwhile True:\n  try: os.fork()\n  except OSError: pass",
+    "fork and wait": "import os, time\nif os.fork() == 0: time.sleep(100)\nos.wait()",
+    "daemon": (
+        "import os, time, signal\nif os.fork() == 0:\n  os.setsid()\n  if os.fork() == 0:\n"
+        "    signal.signal(15, signal.SIG_IGN)\n    time.sleep(100)\n  os._exit(0)\nos._exit(0)"
+    ),
+    "threads": (
+        "import threading, time\nthreading.stack_size(32768)\n"
+        "while True:\n  try: threading.Thread(target=time.sleep, args=(100,)).start()\n  except RuntimeError: pass"
+    ),
+    "subprocess": "import subprocess\nsubprocess.Popen(['/bin/sleep', '100'])",
+    "becoming another program": "import os\nos.execv('/bin/sleep', ['sleep', '100'])",
+    "memory": "data = []\nwhile True: data.append(bytearray(2**20))",
+    "memory that catches": ("data = []\nwhile True:\n  try: data.append(bytearray(2**20))\n  except MemoryError: pass"),
+    "memory in a file": (
+        "import os\nwhile True:\n  fd = os.memfd_create('m')\n  os.truncate(fd, 2**20)\n  os.write(fd, bytes(2**20))"
+    ),
+    "huge integer": "x = 9 ** 9 ** 9",
+    "huge string": "x = 'x' * 10 ** 12",
+    "slow pattern": "import re\nre.match('(a+)+$', 'a' * 64 + 'b')",
+    "deep recursion": "import sys\nsys.setrecursionlimit(10**9)\nf = lambda: f()\nf()",
+    "deep recursion in C": "import sys\nsys.setrecursionlimit(10**9)\nx = []\nfor _ in range(10**6): x = [x]\nrepr(x)",
+    "deep nesting": "x = eval('(' * 10**5 + ')' * 10**5)",
+    "an endless print": "while True: print('x' * 10**6)",
+    "an endless answer": "import os\nwhile True: os.write(4, b'x' * 10**6)",
+    "a large file": "file = open('large', 'wb')\nwhile True: file.write(bytes(2**20))",
+    "many files": "i = 0\nwhile True:\n  i += 1\n  open(str(i), 'w').write('x' * 1000)",
+    "many open files": "files = []\nwhile True: files.append(open('/dev/null'))",
+    "deep directories": "import os\nfor _ in range(500): os.mkdir('d' * 200); os.chdir('d' * 200)",
+    "a directory that cannot be entered": "import os\nos.makedirs('a/b'); open('a/b/c', 'w').close(); os.mkdir('z', 0)",
+}
+
+
+@pytest.mark.parametrize("attack", [*FORGERIES.values(), *EXHAUSTION.values()], ids=[*FORGERIES, *EXHAUSTION])
+def test_no_attack_passes_or_leaves_anything(box: Sandbox, attack: str) -> None:
+    start = time.perf_counter()
+    result = outcome(box, attack, "assert False", "x = 1")
+    assert not result.passed
+    assert time.perf_counter() - start < 10
+    assert outcome(box, "x = 1", "assert x == 1", timeout=5).passed  # and the next program is none the wiser
+
+
+@pytest.mark.parametrize("where", ["", "repository", "home", "temporary"])
+def test_nothing_is_written_outside(box: Sandbox, tmp_path: Path, where: str) -> None:
+    folders = {"": "/", "repository": str(Path(__file__).parents[2]), "home": str(Path.home()), "temporary": tmp_path}
+    target = os.path.join(folders[where], "lensrl-was-here")
+    victim = tmp_path / "victim"
+    victim.write_text("whole")
+    attempts = [
+        f"open({target!r}, 'w').write('x')",
+        f"os.mkdir({target!r})",
+        f"os.symlink('/', {target!r})",
+        f"os.symlink({str(tmp_path)!r}, 'out'); open('out/lensrl-was-here', 'w').write('x')",
+        f"os.rename({str(victim)!r}, 'mine')",
+        f"os.link({str(victim)!r}, 'mine'); open('mine', 'w').write('x')",
+        f"os.remove({str(victim)!r})",
+        f"os.truncate({str(victim)!r}, 0)",
+        f"os.chmod({str(victim)!r}, 0)",
+        f"os.utime({str(victim)!r}, (0, 0))",
+        f"os.setxattr({str(victim)!r}, 'user.x', b'x')",
+        "os.chroot('.')",
+        "os.mknod('device', 0o60666, os.makedev(8, 0)); open('device').read()",
+    ]
+    state = victim.stat()
+    for attempt in attempts:
+        assert not outcome(box, f"import os\n{attempt}").passed, attempt
+    assert victim.read_text() == "whole"
+    assert (victim.stat().st_mode, victim.stat().st_mtime) == (state.st_mode, state.st_mtime)
+    assert os.listdir(tmp_path) == ["victim"]
+    assert not os.path.lexists(target)
+
+
+def test_the_trainer_is_not_to_be_seen_or_touched(box: Sandbox) -> None:
+    """Its environment, its memory, its limits, its life."""
+    server = server_of(box)
+    trainer = subprocess.Popen(["/bin/sleep", "100"], env={"TOKEN": SECRET})
+    pids = [os.getpid(), server.process.pid, *descendants(server.process.pid), trainer.pid]
+    try:
+        for pid in pids:
+            for attempt in (
+                f"assert {SECRET[:7]!r} in open('/proc/{pid}/environ').read()",
+                f"open('/proc/{pid}/mem', 'r+b').read()",
+                f"os.readlink('/proc/{pid}/fd/0')",
+                f"os.kill({pid}, signal.SIGKILL); time.sleep(100)",
+                f"signal.pidfd_send_signal(os.pidfd_open({pid}), signal.SIGKILL); time.sleep(100)",
+                f"resource.prlimit({pid}, resource.RLIMIT_NOFILE, (0, 0)); time.sleep(100)",
+                f"assert ctypes.CDLL(None).ptrace(16, {pid}, 0, 0) == 0",
+            ):
+                result = outcome(box, f"import os, signal, time, resource, ctypes\n{attempt}", timeout=0.05)
+                assert not result.passed, attempt
+        for attempt in ("os.kill(os.getppid(), 9)", "os.kill(-1, 9)", "os.kill(0, 9)", "os.killpg(0, 15)"):
+            assert not outcome(box, f"import os\n{attempt}", "assert False").passed
+        assert trainer.poll() is None
+        assert server_of(box) is server
+        assert server.process.poll() is None
+        for name in ("PATH", "HOME", "PYTHONHASHSEED"):
+            assert outcome(box, f"import os\nassert {name!r} not in os.environ", timeout=5).passed
+    finally:
+        trainer.kill()
+        trainer.wait()
+
+
+def test_other_files_are_not_read(box: Sandbox, tmp_path: Path) -> None:
+    if "landlock" not in box.layers:
+        pytest.skip("reading is confined by Landlock alone")
+    (tmp_path / "token").write_text(SECRET)
+    for path in (tmp_path / "token", Path(__file__), Path(sandbox.__file__), "/etc/passwd", "/proc/self/status"):
+        result = outcome(box, f"open({str(path)!r}).read()")
+        assert result.reason.startswith("PermissionError")
+        outcome_of_link = outcome(box, f"import os\nos.symlink({str(path)!r}, 'link')\nopen('link').read()")
+        assert outcome_of_link.reason.startswith("PermissionError")
+
+
+def test_there_is_no_network(box: Sandbox) -> None:
+    """Not even to this machine, where somebody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket(socket.AF_UNIX) as local:
+        local.bind("\0lensrl-listener")
+        local.listen()
+        listener.settimeout(0.1)
+        local.settimeout(0.1)
+        port = listener.getsockname()[1]
+        for attempt in (
+            f"socket.create_connection(('127.0.0.1', {port}), 1)",
+            "socket.socket(socket.AF_UNIX).connect('\\0lensrl-listener')",
+            "socket.create_connection(('192.0.2.1', 80), 1)",
+            f"socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', {port}))",
+            "socket.gethostbyname('localhost.localdomain.invalid')",
+        ):
+            assert not outcome(box, f"import socket\n{attempt}").passed, attempt
+        for somebody in (listener, local):
+            with pytest.raises(TimeoutError):
+                somebody.accept()
+
+
+def test_verdicts_do_not_depend_on_chance(box: Sandbox) -> None:
+    """Neither the order of a set nor the random numbers differ from run to run."""
+    drawn = "import random\nraise ValueError(f\"{list({'a', 'b', 'c', 'd', 'e'})} {random.random()}\")"
+    assert len({outcome(box, drawn).reason for _ in range(3)} | {outcome(Sandbox(), drawn).reason}) == 1
+
+
+def test_outcomes_stand_in_the_order_of_the_programs(box: Sandbox) -> None:
+    programs = [(f"import time\ntime.sleep({(7 - i % 7) / 100})", f"assert {i} % 3") for i in range(40)]
+    outcomes = box.run(programs, timeout=5, memory=256)
+    assert [o.passed for o in outcomes] == [i % 3 != 0 for i in range(40)]
+
+
+def test_a_server_that_was_killed_is_replaced(box: Sandbox) -> None:
+    assert outcome(box, "x = 1").passed
+    for pick in (lambda server: server.process.pid, lambda server: descendants(server.process.pid)[0]):
+        before = server_of(box)
+        os.kill(pick(before), signal.SIGKILL)
+        before.process.wait()
+        assert outcome(box, "x = 1", timeout=5).passed
+        assert server_of(box) is not before
+        assert not os.path.exists(before.folder)
+
+
+def test_a_server_killed_under_its_programs_has_them_run_again(box: Sandbox) -> None:
+    guard = server_of(box).process.pid
+    timer = threading.Timer(0.3, os.kill, (descendants(guard)[0], signal.SIGKILL))
+    timer.start()
+    outcomes = box.run([("import time\ntime.sleep(0.6)",)] * 3, timeout=5, memory=256)
+    assert outcomes == [Outcome(True, "passed")] * 3
+    timer.join()
+    assert gone(guard)
+
+
+def gone(pid: int) -> bool:
+    """Whether a process ends within two seconds."""
+    until = time.monotonic() + 2
+    while os.path.exists(f"/proc/{pid}") and time.monotonic() < until:
+        time.sleep(0.02)
+    return not os.path.exists(f"/proc/{pid}")
+
+
+@pytest.mark.parametrize("end", ["return", "killed"])
+def test_nothing_outlives_the_process_that_ran_programs(end: str) -> None:
+    code = (
+        "from lensrl.tasks import sandbox as s; import os, threading, time\n"
+        "s.run_programs([('x = 1',)], timeout=5, memory=256)\n"
+        "server = s._shared(os.getpid())._server\n"
+        "print(server.process.pid, server.folder, flush=True)\n"
+    )
+    if end == "killed":  # in the middle of a program
+        code += "s.run_programs([('while True: pass',)], timeout=60, memory=256)"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    guard, folder = process.stdout.readline().split()
+    if end == "killed":
+        time.sleep(0.3)
+    children = descendants(int(guard))
+    if end == "killed":
+        process.kill()
+    process.wait()
+    process.stdout.close()
+    assert all(gone(pid) for pid in [int(guard), *children])
+    assert not os.path.exists(folder)
+
+
+def test_a_fork_of_this_process_has_a_server_of_its_own() -> None:
+    mine = run_programs([("x = 1",)], timeout=5, memory=256)
+    pid = os.fork()
+    if pid == 0:
+        theirs = run_programs([("x = 1",), ("x = 2", "assert x == 3")], timeout=5, memory=256)
+        sandbox._shared(os.getpid()).close()
+        os._exit(0 if [o.passed for o in theirs] == [True, False] else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert run_programs([("x = 1",)], timeout=5, memory=256) == mine == [Outcome(True, "passed")]
+
+
+def test_threads_take_turns() -> None:
+    def run(number: int) -> list[bool]:
+        programs = [(f"x = {number}", f"assert x == {i}") for i in range(8)]
+        return [outcome.passed for outcome in run_programs(programs, timeout=5, memory=256)]
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(run, range(8))) == [[i == number for i in range(8)] for number in range(8)]
+
+
+def test_a_machine_that_cannot_confine_programs_runs_none() -> None:
+    with pytest.raises(LensrlError, match=r"cannot be confined on this machine: it needs user namespaces \(switched"):
+        Sandbox(without=("namespaces", "seccomp")).run([("x = 1",)], timeout=1, memory=64)
+
+
+def test_no_programs_need_no_server() -> None:
+    assert Sandbox().run([], timeout=1, memory=64) == []
+    assert set(active_layers()) <= {"namespaces", "landlock", "seccomp"}
