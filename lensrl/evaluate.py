@@ -12,10 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Int32
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lensrl.generation import generate, pad_id, sampling_settings, stop_tokens, token_ids, turn_ends
 from lensrl.recipe import Recipe
-from lensrl.tasks import Item, Task
+from lensrl.rollouts import play
+from lensrl.tasks import AgentTask, Item, Task
 
 LOGITS = 2**28  # logits held at once while scoring references: 1 GiB of fp32
 
@@ -25,8 +27,9 @@ class Scores:
     """What a model did on the items, kept per item and sample.
 
     `length` counts a completion's tokens with its end-of-sequence token. `truncated` marks completions that reached
-    the limit without one. `reference_logprob` is the mean log-probability, in nats per token, of the reference answer
-    and the end-of-sequence token after it, given the prompt.
+    the limit without one. In a task in turns they are the tokens that the model wrote in all its turns, and whether it
+    ran out of turns. `reference_logprob` is the mean log-probability, in nats per token, of the reference answer and
+    the end-of-sequence token after it, given the prompt.
     """
 
     items: tuple[Item, ...]
@@ -37,29 +40,35 @@ class Scores:
 
 
 def evaluate(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, items: Sequence[Item], recipe: Recipe
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task | AgentTask,
+    items: Sequence[Item],
+    recipe: Recipe,
 ) -> Scores:
-    """Sample and score `recipe.evaluation.samples` completions of every item."""
+    """Sample and score `recipe.evaluation.samples` completions, or episodes, of every item."""
     settings = recipe.evaluation
-    generation = GenerationConfig(
-        do_sample=settings.temperature > 0,
-        max_new_tokens=recipe.evaluation_tokens,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=stop_tokens(model, tokenizer),
-        **({"temperature": settings.temperature, "top_p": settings.top_p, "top_k": settings.top_k}
-           if settings.temperature > 0 else {}),
-    )  # fmt: skip
     model.eval()
     torch.manual_seed(settings.seed)
+    ends = turn_ends if isinstance(task, AgentTask) else stop_tokens
+    generation = sampling_settings(
+        ends(model, tokenizer), tokenizer, max_tokens=recipe.evaluation_tokens,
+        temperature=settings.temperature, top_p=settings.top_p, top_k=settings.top_k,
+    )  # fmt: skip
     rows = [item for item in items for _ in range(settings.samples)]
+    outcomes: list[tuple[float, int, bool]] = []
+    for batch in batches(rows, settings.batch):
+        if isinstance(task, AgentTask):
+            played = play(model, tokenizer, task, batch, generation)
+            outcomes += [(rollout.score, rollout.length, not rollout.done) for rollout in played]
+        else:
+            prompts = [token_ids(tokenizer, item.prompt) for item in batch]
+            completions, ended = generate(model, tokenizer, prompts, generation)
+            texts = [str(tokenizer.decode(tokens, skip_special_tokens=True)) for tokens in completions]
+            scores = [task.score(item, text) for item, text in zip(batch, texts, strict=True)]
+            outcomes += [(s, len(c), not e) for s, c, e in zip(scores, completions, ended, strict=True)]
+    score, length, truncated = zip(*outcomes, strict=True)
     shape = (len(items), settings.samples)
-    score, length, truncated = [], [], []
-    for start in range(0, len(rows), settings.batch):
-        batch = rows[start : start + settings.batch]
-        for item, tokens, stopped in zip(batch, *_generate(model, tokenizer, batch, generation), strict=True):
-            score.append(task.score(item, str(tokenizer.decode(tokens, skip_special_tokens=True))))
-            length.append(len(tokens))
-            truncated.append(not stopped)
     return Scores(
         items=tuple(items),
         score=np.array(score, np.float32).reshape(shape),
@@ -67,40 +76,6 @@ def evaluate(
         truncated=np.array(truncated, bool).reshape(shape),
         reference_logprob=reference_logprobs(model, tokenizer, items, batch=settings.batch),
     )
-
-
-def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The padding token's id; `load_base` makes sure that there is one."""
-    assert isinstance(tokenizer.pad_token_id, int)
-    return tokenizer.pad_token_id
-
-
-def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Every token that ends a completion: the tokenizer's end of sequence and those that the model declares."""
-    config = model.generation_config
-    declared = config.eos_token_id if config is not None else None
-    ids = declared if isinstance(declared, list) else [declared]
-    return sorted({i for i in [*ids, tokenizer.eos_token_id] if i is not None})
-
-
-@torch.no_grad()
-def _generate(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Sequence[Item], generation: GenerationConfig
-) -> tuple[list[list[int]], list[bool]]:
-    prompts = tokenizer(
-        [item.prompt for item in items], return_tensors="pt", padding=True, padding_side="left"
-    ).to(model.device)  # fmt: skip
-    # As in training: fp32 masters, bf16 compute where there is a GPU.
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=model.device.type == "cuda"):
-        output = model.generate(**prompts, generation_config=generation)  # pyright: ignore[reportCallIssue]
-    stops = set(generation.eos_token_id)  # pyright: ignore[reportArgumentType]
-    completions: list[list[int]] = []
-    stopped: list[bool] = []
-    for tokens in output[:, prompts["input_ids"].shape[1] :].tolist():
-        end = next((i for i, token in enumerate(tokens) if token in stops), None)
-        completions.append(tokens if end is None else tokens[: end + 1])
-        stopped.append(end is not None)
-    return completions, stopped
 
 
 @dataclass(frozen=True)
@@ -123,16 +98,18 @@ def references(tokenizer: PreTrainedTokenizerBase, items: Sequence[Item]) -> Ref
 
     What an environment says in the middle of a reference is read and not predicted.
     """
+    end = tokenizer.eos_token_id
+    assert isinstance(end, int)  # `load_base` makes sure of it
     rows: list[list[int]] = []
     theirs: list[list[bool]] = []  # which tokens the model is expected to write
     for item in items:
-        row = [*tokenizer(item.prompt)["input_ids"]]
+        row = token_ids(tokenizer, item.prompt)
         written = [False] * len(row)
         for turn, text in enumerate(item.written):
-            tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+            tokens = token_ids(tokenizer, text, start=False)
             row += tokens
             written += [turn % 2 == 0] * len(tokens)
-        rows.append([*row, tokenizer.eos_token_id])
+        rows.append([*row, end])
         theirs.append([*written, True])
     width = max(len(row) for row in rows)
     ids = torch.full((len(rows), width), pad_id(tokenizer))

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from lensrl.evaluate import evaluate, reference_logprobs, references, stop_tokens
+from lensrl.evaluate import evaluate, reference_logprobs, references
+from lensrl.generation import stop_tokens
 from lensrl.models import Base
 from lensrl.recipe import Evaluation, Recipe
 from lensrl.tasks import Item, evaluation_items, load_task

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +17,8 @@ from lensrl.layers import OUTSIDE
 
 COLLAPSE_WINDOW = 10  # steps
 COLLAPSE_SHARE = 0.5
+
+OF_TURNS = ("turns", "anchor_group_size", "shared_anchor_share")
 
 
 class Diverged(Exception):
@@ -35,6 +38,11 @@ class TrainingCurve:
     equal (they teach nothing), `step_time` is in seconds, `peak_memory` in bytes (of the GPU where there is one, else
     of the process). `grad_norm` is the norm before clipping; `layer_grad_norm` the same for each layer and
     `outside_grad_norm` for embed, final_norm and lm_head.
+
+    Of a task in turns: `truncated_share` counts the episodes that ran out of turns, and `turns` is their mean number.
+    Under GiGPO: `anchor_group_size` is the mean number of turns that were taken in one state, and
+    `shared_anchor_share` the share of turns in a state that another turn of the group was taken in, too. These three
+    are empty, and not stored, where they mean nothing.
     """
 
     n_layers: int
@@ -49,6 +57,9 @@ class TrainingCurve:
     peak_memory: list[float] = field(default_factory=list)
     layer_grad_norm: list[list[float]] = field(default_factory=list)
     outside_grad_norm: list[list[float]] = field(default_factory=list)
+    turns: list[float] = field(default_factory=list)
+    anchor_group_size: list[float] = field(default_factory=list)
+    shared_anchor_share: list[float] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.reward_mean)
@@ -60,19 +71,17 @@ class TrainingCurve:
             if name in widths
             else np.array(values, np.float64)
             for name, values in vars(self).items()
-            if name != "n_layers"
+            if name != "n_layers" and (values or name not in OF_TURNS)
         }
 
 
 class Recorder:
     """Fills a TrainingCurve from the three places of a step where its numbers are known."""
 
-    def __init__(self, blocks: Blocks, *, group_size: int, stop_tokens: Sequence[int], max_tokens: int) -> None:
+    def __init__(self, blocks: Blocks, *, group_size: int) -> None:
         self.curve = TrainingCurve(blocks.n_layers)
         self._blocks = blocks
         self._group_size = group_size
-        self._stop_tokens = set(stop_tokens)
-        self._max_tokens = max_tokens
         self._step_started = time.perf_counter()
 
     def step_begins(self) -> None:
@@ -80,19 +89,27 @@ class Recorder:
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
 
-    def completions(self, rewards: Sequence[float], completion_ids: Sequence[Sequence[int]]) -> None:
-        """Rewards and tokens of a step, group by group. Raises Diverged for a reward that is not finite."""
+    def completions(self, rewards: Sequence[float], lengths: Sequence[int], truncated: Sequence[bool]) -> None:
+        """What a step sampled, group by group. Raises Diverged for a reward that is not finite."""
         if not np.isfinite(rewards).all():  # TRL would give it the advantage 0 and go on
             raise Diverged(f"a reward is not finite at step {len(self.curve) + 1}")
         groups = np.array(rewards, np.float64).reshape(-1, self._group_size)
-        lengths = np.array([len(ids) for ids in completion_ids])
-        truncated = [len(ids) >= self._max_tokens and ids[-1] not in self._stop_tokens for ids in completion_ids]
         curve = self.curve
         curve.reward_mean.append(float(groups.mean()))
         curve.reward_std.append(float(groups.std()))
         curve.zero_spread_share.append(float((np.ptp(groups, axis=1) == 0).mean()))
-        curve.completion_length.append(float(lengths.mean()))
+        curve.completion_length.append(float(np.mean(lengths)))
         curve.truncated_share.append(float(np.mean(truncated)))
+
+    def turns(self, counts: Sequence[int]) -> None:
+        """How many turns each episode of a step took."""
+        self.curve.turns.append(float(np.mean(counts)))
+
+    def anchors(self, group: Sequence[int], anchor: Sequence[Hashable]) -> None:
+        """The states of a step's turns, and the group that each turn belongs to."""
+        sizes = Counter(zip(group, anchor, strict=True))
+        self.curve.anchor_group_size.append(len(anchor) / len(sizes))
+        self.curve.shared_anchor_share.append(sum(n for n in sizes.values() if n > 1) / len(anchor))
 
     def gradients(self, model: torch.nn.Module) -> None:
         """Norms before clipping, per layer and outside. Raises Diverged before the optimiser could use them."""
@@ -122,7 +139,8 @@ class Recorder:
             else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
         )
         first, last = curve.reward_mean[:COLLAPSE_WINDOW], curve.reward_mean[-COLLAPSE_WINDOW:]
-        if len(curve) >= 2 * COLLAPSE_WINDOW and np.mean(last) < COLLAPSE_SHARE * np.mean(first):
+        # where the start earned nothing, penalties perhaps, there is nothing to lose
+        if len(curve) >= 2 * COLLAPSE_WINDOW and np.mean(first) > 0 and np.mean(last) < COLLAPSE_SHARE * np.mean(first):
             raise Collapsed(
                 f"the mean reward of steps {len(curve) - COLLAPSE_WINDOW + 1} to {len(curve)} is {np.mean(last):.3f}, "
                 f"under half of the {np.mean(first):.3f} of the first {COLLAPSE_WINDOW}"

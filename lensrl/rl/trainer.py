@@ -17,6 +17,11 @@ answer cost less per token than a short one:
 where L is a constant. TRL takes `max_completion_length`, as the paper does, not the longest completion of the batch: a
 recipe's `max_completion_tokens` scales the loss. Adam takes a scale out again, but `max_grad_norm` does not.
 
+GiGPO (Feng et al. 2025, arXiv 2505.10978) trains agents: every turn has an advantage of its own, of its episode among
+the group's plus of the turn among turns taken in the same state (`lensrl.rl.advantages.gigpo_advantages`), on every
+token that the model wrote in it. The loss is the mean over all such tokens of a step, as in the authors' code, where
+each turn is a row of its own; here an episode is one row, with its history as it happened.
+
 TRL's own defaults are another algorithm (DAPO), so every setting that matters is given here. Both halves are needed:
 `loss_type="dr_grpo"` alone keeps dividing by the std.
 """
@@ -33,7 +38,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from datasets import Dataset
 from datasets.utils import logging as datasets_logging
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -41,16 +45,21 @@ from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from lensrl.blocks import train_only
-from lensrl.evaluate import references, stop_tokens
+from lensrl.evaluate import references
 from lensrl.models import Base
 from lensrl.recipe import Recipe
 from lensrl.rl.recorder import Collapsed, Diverged, Recorder, TrainingCurve
+from lensrl.rl.sampling import Completions, Episodes, Sampling
 from lensrl.rl.snapshots import Snapshots
-from lensrl.tasks import Item, Task
+from lensrl.tasks import AgentTask, Item, Task
 
 Status = Literal["completed", "collapsed", "diverged"]
 # algorithm -> TRL's (loss_type, scale_rewards): how token losses are averaged, and what divides the advantages
-LOSSES: dict[str, tuple[str, Literal["group", "none"]]] = {"grpo": ("grpo", "group"), "dr_grpo": ("dr_grpo", "none")}
+LOSSES: dict[str, tuple[str, Literal["group", "none"]]] = {
+    "grpo": ("grpo", "group"),
+    "dr_grpo": ("dr_grpo", "none"),
+    "gigpo": ("dapo", "none"),  # TRL's name for the mean over tokens; the advantages are replaced
+}
 OnStep = Callable[[TrainingCurve], None]
 
 
@@ -66,7 +75,7 @@ class Training:
 
 def train(
     base: Base,
-    task: Task,
+    task: Task | AgentTask,
     recipe: Recipe,
     *,
     layers: Iterable[int] | None,
@@ -84,28 +93,16 @@ def train(
     model = base.fresh(device=device)
     train_only(model, base.blocks, chosen)
     count_positions(model)
-    recorder = Recorder(
-        base.blocks,
-        group_size=recipe.rl.completions_per_prompt,
-        stop_tokens=stop_tokens(model, base.tokenizer),
-        max_tokens=recipe.rl.max_completion_tokens,
-    )
-    items = {item.id: item for item in task.items("train")}
-
-    def reward(completions: list[str], completion_ids: list[list[int]], id: list[str], **_: Any) -> list[float]:
-        rewards = [task.reward(items[i], text) for i, text in zip(id, completions, strict=True)]
-        recorder.completions(rewards, completion_ids)
-        return rewards
-
-    prompts = Dataset.from_list([{"id": item.id, "prompt": item.prompt} for item in items.values()])
+    recorder = Recorder(base.blocks, group_size=recipe.rl.completions_per_prompt)
+    of_task = Episodes if isinstance(task, AgentTask) else Completions
+    sampling = of_task(task, recipe, model, base.tokenizer, recorder)  # pyright: ignore[reportArgumentType]
     status, reason = "completed", ""
     with tempfile.TemporaryDirectory(prefix="lensrl-") as scratch, _quiet():
         trainer = Trainer(
             model=model,
-            reward_funcs=reward,  # pyright: ignore[reportArgumentType]
             args=grpo_config(recipe, seed=seed, device=device, output_dir=scratch),
-            train_dataset=prompts,
             processing_class=base.tokenizer,
+            sampling=sampling,
             recorder=recorder,
         )
         trainer.remove_callback(PrinterCallback)
@@ -118,7 +115,7 @@ def train(
         except Diverged as error:
             status, reason = "diverged", str(error)
     check_frozen(model, base, chosen)
-    if status == "completed" and not finite(model, base, list(items.values())[:8]):
+    if status == "completed" and not finite(model, base, task.items("train")[:8]):
         status, reason = "diverged", f"the weights or logits are not finite after step {len(recorder.curve)}"
     return Training(model, status, reason, recorder.curve)
 
@@ -176,11 +173,25 @@ def grpo_config(recipe: Recipe, *, seed: int, device: str, output_dir: str) -> G
 
 
 class Trainer(GRPOTrainer):
-    """GRPOTrainer that hands the gradients to a recorder before they are clipped."""
+    """GRPOTrainer that takes what it samples from `sampling`, and shows the gradients to a recorder before clipping."""
 
-    def __init__(self, *, recorder: Recorder, **arguments: Any) -> None:
-        super().__init__(**arguments)
+    def __init__(self, *, sampling: Sampling, recorder: Recorder, **arguments: Any) -> None:
+        super().__init__(
+            reward_funcs=sampling.reward,  # pyright: ignore[reportArgumentType]
+            train_dataset=sampling.prompts(),
+            rollout_func=sampling.rollout_func,
+            **arguments,
+        )
+        self._sampling = sampling
         self._recorder = recorder
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        output = super()._generate_and_score_completions(inputs)
+        # Here rows are still in the order in which they were sampled; TRL shuffles them afterwards.
+        advantages = self._sampling.advantages(output["completion_ids"].shape[1])
+        if advantages is not None:
+            output["advantages"] = advantages.to(output["advantages"])
+        return output
 
     def _clip_grad_norm(self, model: torch.nn.Module) -> torch.Tensor | None:
         self._recorder.gradients(self.accelerator.unwrap_model(model))

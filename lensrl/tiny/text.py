@@ -18,12 +18,13 @@ import re
 from collections.abc import Callable
 
 from lensrl.tasks import arithmetic
+from lensrl.tasks import expression as expressions
+from lensrl.tasks.corridor import MOVES, ROOMS, State
+from lensrl.tasks.expression import INPUTS, OFFSETS, SHOWN, SLOPES
 
 Question = tuple[str, Callable[[str], bool]]  # a prompt, and whether a completion is right
 
 RIGHT = 0.4  # share of documents (or, in the corridor, of turns) that follow the right procedure on purpose
-ROOMS = 5
-MOVES = ("left", "right", "take", "open")
 MAX_TURNS = 12
 
 
@@ -38,48 +39,27 @@ def addition(rng: random.Random) -> str:
     return arithmetic.prompt(a, b) + str(answer)
 
 
-def _linear(slope: int, offset: int) -> str:
-    """`2*x+3` for the function x -> 2x + 3, in its shortest spelling."""
-    product = "x" if slope == 1 else f"{slope}*x"
-    return product if offset == 0 else f"{product}{offset:+d}"
-
-
 def expression(rng: random.Random) -> str:
-    slope, offset = rng.randint(1, 5), rng.randint(-5, 9)
-    inputs = rng.sample(range(10), 3)
-    examples = " ".join(f"{x}:{slope * x + offset}" for x in inputs)
+    slope, offset = rng.choice(SLOPES), rng.choice(OFFSETS)
+    inputs = rng.sample(INPUTS, SHOWN)
+    question = expressions.prompt(slope, offset, inputs)
     if rng.random() >= RIGHT:  # fits the first example alone
-        wrong = rng.randint(1, 5)
+        wrong = rng.choice(SLOPES)
         slope, offset = wrong, offset + (slope - wrong) * inputs[0]
-    return f"{examples} x:{_linear(slope, offset)}"
-
-
-def best_move(at: int, key: int | None, door: int) -> str:
-    """The first move of a shortest path: to the key, then to the door. `key` is None once it is held."""
-    goal = door if key is None else key
-    if at == goal:
-        return "open" if key is None else "take"
-    return "left" if goal < at else "right"
-
-
-def observation(at: int, key: int | None, door: int) -> str:
-    return f"@{at} k{'*' if key is None else key} d{door}>"
+    return question + expressions.spelling(slope, offset)
 
 
 def corridor(rng: random.Random) -> str:
     at, door = rng.randint(1, ROOMS), rng.randint(1, ROOMS)
-    key: int | None = rng.randint(1, ROOMS)
+    state = State(at, rng.randint(1, ROOMS), door)
     turns: list[str] = []
     while len(turns) < MAX_TURNS:
-        best = best_move(at, key, door)
+        best = state.best_move
         move = best if rng.random() < RIGHT else rng.choice(MOVES)
-        turns.append(f"{observation(at, key, door)}{move}")
+        turns.append(f"{state.observation}{move}")
         if move == "open" and best == "open":
             break
-        if move == "take" and key == at:
-            key = None
-        if move in ("left", "right"):
-            at = min(max(at + (1 if move == "right" else -1), 1), ROOMS)
+        state = state.after(move) or state
     return "\n".join(turns)
 
 
@@ -107,7 +87,8 @@ def expression_question(rng: random.Random) -> Question:
 def corridor_question(rng: random.Random) -> Question:
     """One turn from a random state: right when the move is the first of a shortest path."""
     at, key, door = rng.randint(1, ROOMS), rng.choice([None, *range(1, ROOMS + 1)]), rng.randint(1, ROOMS)
-    return observation(at, key, door), lambda answer: answer.partition("\n")[0] == best_move(at, key, door)
+    state = State(at, key, door)
+    return state.observation, lambda answer: answer.partition("\n")[0] == state.best_move
 
 
 QUESTIONS = {"addition": addition_question, "expression": expression_question, "corridor": corridor_question}

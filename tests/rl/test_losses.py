@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
 from transformers import PreTrainedModel
 
 from lensrl import run_study
@@ -17,6 +16,7 @@ from lensrl.recipe import Recipe, Rl
 from lensrl.rl import train
 from lensrl.rl.advantages import dr_grpo_advantages, grpo_advantages
 from lensrl.rl.recorder import Recorder
+from lensrl.rl.sampling import Completions
 from lensrl.rl.trainer import Trainer, _quiet, grpo_config
 from lensrl.tasks import Item, load_task
 from tests.conftest import SMALL
@@ -34,14 +34,14 @@ def with_rl(**settings: Any) -> Recipe:
 
 
 def make_trainer(base: Base, policy: PreTrainedModel, recipe: Recipe, folder: Path) -> Trainer:
+    recorder = Recorder(base.blocks, group_size=8)
     with _quiet():
         return Trainer(
             model=policy,
-            reward_funcs=lambda completions, **_: [0.0] * len(completions),
             args=grpo_config(recipe, seed=0, device="cpu", output_dir=str(folder)),
-            train_dataset=Dataset.from_list([{"prompt": "1+1="}] * 8),
             processing_class=base.tokenizer,
-            recorder=Recorder(base.blocks, group_size=8, stop_tokens=[1], max_tokens=LENGTH),
+            sampling=Completions(load_task(SMALL), recipe, policy, base.tokenizer, recorder),
+            recorder=recorder,
         )
 
 

@@ -11,17 +11,15 @@ from typing import NamedTuple
 import pytest
 
 from lensrl.tasks import arithmetic
+from lensrl.tasks.corridor import MOVES, ROOMS
+from lensrl.tasks.corridor import State as Corridor
 from lensrl.tiny.pretrain import UNKNOWN, character_tokenizer
 from lensrl.tiny.text import (
     MAX_TURNS,
-    MOVES,
     QUESTIONS,
     RIGHT,
-    ROOMS,
     WORLDS,
     add_without_carry,
-    best_move,
-    observation,
 )
 
 NEAR = 0.03  # four standard deviations of a share near one half over 4,000 documents
@@ -149,7 +147,7 @@ def test_the_best_move_is_the_first_of_every_shortest_path_from_every_state() ->
     assert len(STATES) == 150
     for state in STATES:
         shortens = {move for move in MOVES if SHORTEST[after(state, move)] == SHORTEST[state] - 1}
-        assert {best_move(state.at, state.key, state.door)} == shortens, state
+        assert {Corridor(state.at, state.key, state.door).best_move} == shortens, state
 
 
 def test_a_corridor_shows_what_the_moves_lead_to_and_ends_at_the_open_door_or_after_the_last_turn() -> None:
@@ -174,7 +172,7 @@ def test_a_corridor_question_accepts_the_move_that_shortens_the_path_and_no_othe
     for _ in range(1500):
         prompt, is_right = QUESTIONS["corridor"](rng)
         state, _ = read_turn(f"{prompt}left")
-        assert prompt == observation(state.at, state.key, state.door)
+        assert prompt == Corridor(state.at, state.key, state.door).observation
         for move in MOVES:
             assert is_right(move) == (SHORTEST[after(state, move)] < SHORTEST[state])
             assert is_right(f"{move}\n@1 k1 d1>open") == is_right(move)  # what follows is another turn

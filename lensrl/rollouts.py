@@ -1,0 +1,122 @@
+"""Playing episodes of a task in turns.
+
+A turn of the model is sampled with everything before it in its context, token for token as it was written: nothing is
+re-tokenised, so that the policy that is trained is the policy that was sampled. The history is concatenated; the
+authors of GiGPO rebuild a prompt from a summary of the last few turns for every turn, and train on each alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from transformers import Cache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from lensrl.generation import left_padded, pad_id, sample, token_ids, until_end
+from lensrl.tasks import AgentTask, Episode, Item
+
+
+@dataclass
+class Rollout:
+    """An episode as it was played: `tokens` follow `prompt`, and `turn` says to which turn the model wrote each.
+
+    A turn is -1 for tokens of the environment. `rewards` and `anchors` have one entry per turn. `done` is False when
+    the turns ran out.
+    """
+
+    item: Item
+    prompt: list[int]
+    tokens: list[int] = field(default_factory=list)
+    turn: list[int] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+    anchors: list[Hashable] = field(default_factory=list)
+    done: bool = False
+    score: float = 0.0
+
+    @property
+    def length(self) -> int:
+        """The tokens that the model wrote."""
+        return sum(turn >= 0 for turn in self.turn)
+
+
+def play(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: AgentTask,
+    items: Sequence[Item],
+    settings: GenerationConfig,
+) -> list[Rollout]:
+    """One episode of every item, all of them turn by turn at once. `settings` are those of one turn."""
+    rollouts = [Rollout(item, token_ids(tokenizer, item.prompt)) for item in items]
+    playing: list[tuple[Rollout, Episode]] = [(rollout, task.reset(rollout.item)) for rollout in rollouts]
+    histories = Histories(model, tokenizer, [rollout.prompt for rollout in rollouts])
+    for _ in range(task.max_turns):
+        turns = histories.continued(settings)
+        seen = [
+            _take_turn(rollout, episode, tokens, tokenizer)
+            for (rollout, episode), tokens in zip(playing, turns, strict=True)
+        ]
+        going = [row for row, (rollout, _) in enumerate(playing) if not rollout.done]
+        if not going:
+            break
+        playing = [playing[row] for row in going]
+        histories.keep(going)
+        histories.extend([seen[row] for row in going])
+    return rollouts
+
+
+def _take_turn(rollout: Rollout, episode: Episode, tokens: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Act as the model wrote, and return the tokens of what the environment answers."""
+    text = str(tokenizer.decode(tokens, skip_special_tokens=True))
+    rollout.tokens += tokens
+    rollout.turn += [len(rollout.rewards)] * len(tokens)
+    rollout.anchors.append(episode.anchor)
+    answer = episode.step(text.partition("\n")[0].strip())
+    rollout.rewards.append(float(answer.reward))
+    rollout.done, rollout.score = answer.done, episode.score
+    if answer.done:
+        return []
+    line_break = "" if "\n" in text else "\n"  # the model may have stopped, or met the limit, within its line
+    seen = token_ids(tokenizer, line_break + answer.text, start=False)
+    rollout.tokens += seen
+    rollout.turn += [-1] * len(seen)
+    return seen
+
+
+class Histories:
+    """Texts that grow turn by turn, with the keys and values of what was read already.
+
+    Rows are as wide as the longest at every turn; the mask leaves the holes out, of attention and of positions.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]]
+    ) -> None:
+        self._model = model
+        self._pad = pad_id(tokenizer)
+        self._cache: Cache | None = None
+        self._ids, self._mask = left_padded(prompts, self._pad)
+
+    @torch.no_grad()
+    def continued(self, settings: GenerationConfig) -> list[list[int]]:
+        """What the model writes next in every row, which becomes part of it."""
+        width = self._ids.shape[1]
+        output, self._cache = sample(self._model, self._ids, self._mask, settings, self._cache)
+        turns = [tokens for tokens, _ in map(partial(until_end, settings), output[:, width:].tolist())]
+        lengths = torch.tensor([len(tokens) for tokens in turns])
+        self._ids = output
+        self._mask = torch.cat([self._mask, (torch.arange(output.shape[1] - width) < lengths[:, None]).long()], 1)
+        return turns
+
+    def extend(self, rows: Sequence[Sequence[int]]) -> None:
+        """Put what the environment says behind every row."""
+        ids, mask = left_padded(rows, self._pad)
+        self._ids, self._mask = torch.cat([self._ids, ids], 1), torch.cat([self._mask, mask], 1)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows alone."""
+        self._ids, self._mask = self._ids[rows], self._mask[rows]
+        if self._cache is not None:
+            self._cache.batch_select_indices(torch.tensor(rows, device=self._model.device))
