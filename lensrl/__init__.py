@@ -13,12 +13,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lensrl.agreement import StudyAgreement, agree
     from lensrl.association import correlate_study, predictors
-    from lensrl.bottleneck import Verdict, read_contributions, verdict
+    from lensrl.bottleneck import Verdict, verdict
     from lensrl.comparison import along_training, compare_activations, compare_layers, compare_weights
     from lensrl.errors import LensrlError
     from lensrl.patching.additivity import additivity_table
     from lensrl.patching.patch import patch
+    from lensrl.profiles import read_contributions
     from lensrl.recipe import load_recipe
     from lensrl.report.page import write_report
     from lensrl.rivals import base_rivals
@@ -34,8 +36,10 @@ _HOMES = {
     "LensrlError": "lensrl.errors",
     "Run": "lensrl.store.run",
     "Study": "lensrl.store.study",
+    "StudyAgreement": "lensrl.agreement",
     "Verdict": "lensrl.bottleneck",
     "additivity_table": "lensrl.patching.additivity",
+    "agree": "lensrl.agreement",
     "along_training": "lensrl.comparison",
     "base_rivals": "lensrl.rivals",
     "compare_activations": "lensrl.comparison",
@@ -47,7 +51,7 @@ _HOMES = {
     "open_study": "lensrl.store.study",
     "patch": "lensrl.patching.patch",
     "predictors": "lensrl.association",
-    "read_contributions": "lensrl.bottleneck",
+    "read_contributions": "lensrl.profiles",
     "run_study": "lensrl.study",
     "runs": "lensrl.store.listing",
     "verdict": "lensrl.bottleneck",
@@ -59,8 +63,10 @@ __all__ = [
     "LensrlError",
     "Run",
     "Study",
+    "StudyAgreement",
     "Verdict",
     "additivity_table",
+    "agree",
     "along_training",
     "base_rivals",
     "compare_activations",

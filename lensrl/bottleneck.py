@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float64, Int
+from jaxtyping import Float64
 
+from lensrl.agreement import others_beside
 from lensrl.association import SIZES, correlate_study, predictors
 from lensrl.claims import (
+    Beside,
     Claim,
     concentration,
     convergence,
@@ -29,11 +31,10 @@ from lensrl.claims import (
     tracks,
 )
 from lensrl.errors import LensrlError
-from lensrl.errors import reason as first_line
-from lensrl.layers import BASE, FULL, layer_run
 from lensrl.measures.gains import Gains, Interval
 from lensrl.measures.profile import best_layer, halves
 from lensrl.measures.shapes import ShapeFit
+from lensrl.profiles import has_gain, paired_gains, read_contributions
 from lensrl.store.study import Study
 
 MANY_LAYERS = 12
@@ -103,26 +104,31 @@ class Verdict:
         }  # fmt: skip
 
 
-def verdict(source: Study | str | Path) -> Verdict:
+def verdict(source: Study | str | Path, *others: Study | str | Path) -> Verdict:
     """Judge the claims on a study, or on a CSV file with the columns `layer` and `contribution`.
 
-    Raises LensrlError when fewer than three layers have a contribution.
+    `others`, studies, their folders, or tables, enter claim 8 alone: whether the ranking holds across them too. Raises
+    LensrlError when fewer than three layers of `source` have a contribution, or another is no study and no table.
     """
+    beside, limits = others_beside(source, others)
     if isinstance(source, Study):
-        return _judge_study(source)
+        return _judge_study(source, beside, limits)
     table = read_contributions(source)
     layers, contribution = table["layer"].to_numpy(), table["contribution"].to_numpy(float)
     n_layers = int(layers.max()) + 1
     gains = Gains.from_profile(contribution)
     shaped, test = shape(contribution, layers, n_layers)
-    unknown = ("not size", "representation", "causal", "convergence", "stability")
+    unknown = ("not size", "representation", "causal", "convergence")
     claims = [
         concentration(gains),
         middle(gains, layers, n_layers),
         shaped,
         *(Claim(c, reason=NO_STUDY) for c in unknown),
+        stability(None, contribution, beside) if beside else Claim("stability", reason=NO_STUDY),
     ]
-    limits = ["The table has no items and no seeds: its errors are estimated from how rough the profile is over depth."]
+    limits.insert(
+        0, "The table has no items and no seeds: its errors are estimated from how rough the profile is over depth."
+    )
     return Verdict(
         Path(source).stem,
         judge(claims),
@@ -136,42 +142,13 @@ def verdict(source: Study | str | Path) -> Verdict:
     )
 
 
-def read_contributions(path: str | Path) -> pd.DataFrame:
-    """A table of contributions: layer, contribution, low, high, from a CSV file; rows without a layer are left out.
-
-    Where the file has no `low` and `high`, they come from the profile's roughness (`Gains.from_profile`). Raises
-    LensrlError when it is not such a table.
-    """
-    try:
-        table = pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise LensrlError(
-            f"{path} cannot be read as a table ({first_line(error)}); give a CSV file with layer and contribution"
-        ) from None
-    missing = [name for name in ("layer", "contribution") if name not in table]
-    if missing:
-        raise LensrlError(
-            f"{path} has no column {missing[0]!r}, only {', '.join(map(str, table.columns))}: name them layer and "
-            f"contribution"
-        )
-    ends = ["low", "high"] if {"low", "high"} <= set(table) else []
-    numbers = table[["layer", "contribution", *ends]].apply(pd.to_numeric, errors="coerce")
-    rows = numbers[np.isfinite(numbers["layer"]) & np.isfinite(numbers["contribution"])]
-    layers = rows["layer"].to_numpy()
-    if len(rows) < 3 or (layers % 1 != 0).any() or (layers < 0).any() or len(np.unique(layers)) < len(layers):
-        raise LensrlError(f"{path} needs at least three layers, numbered from 0, each once, with a contribution")
-    rows = rows.sort_values("layer").astype({"layer": int}).reset_index(drop=True)
-    if ends:
-        return rows
-    estimated = np.array(Gains.from_profile(rows["contribution"].to_numpy(float)).ratios())
-    return rows.assign(low=estimated[:, 1], high=estimated[:, 2])
-
-
-def _judge_study(study: Study) -> Verdict:
-    items, layers, seeds, limits = _paired(study)
-    benchmark = study[BASE].items["benchmark"].to_numpy(str)
-    gains = Gains.from_items(items, benchmark.tolist())
-    if 0 in gains.contrast(np.eye(len(gains.mean))[-1]).interval() or gains.mean[-1] < 0:
+def _judge_study(study: Study, beside: Beside, limits: list[str]) -> Verdict:
+    paired = paired_gains(study)
+    items, layers, seeds = paired.gains, paired.layers, paired.seeds
+    limits = [*paired.limits, *limits]
+    benchmark = np.array(paired.benchmark)
+    gains = Gains.from_items(items, paired.benchmark)
+    if not has_gain(gains):
         raise LensrlError(f"{study.path}: full RL has no certain gain to share; see lensrl contribution {study.path}")
     contribution = gains.mean[:-1] / gains.mean[-1]
     explained = predictors(study)
@@ -190,7 +167,7 @@ def _judge_study(study: Study) -> Verdict:
         tracks("representation", layers, contribution, growth) if growth else _unmeasured("representation"),
         tracks("causal", layers, contribution, grafts) if len(grafts) == 2 else _unmeasured("causal"),
         convergence(layers, contribution, approach["approach"]) if approach else _unmeasured("convergence"),
-        stability(halves(items, benchmark), contribution),
+        stability(halves(items, benchmark), contribution, beside),
     ]
     if len(seeds) == 1:
         limits.append("One seed: the intervals cover the items, not how much training differs between seeds.")
@@ -214,36 +191,6 @@ def _judge_study(study: Study) -> Verdict:
         correlate_study(study, explained),
         limits,
     )
-
-
-def _paired(
-    study: Study,
-) -> tuple[Float64[np.ndarray, "gain seed item"], Int[np.ndarray, " layer"], list[int], list[str]]:
-    """Gains per seed and item of every layer and, last, of full RL; the layers, the seeds, and what was left out."""
-    base = study[BASE].items
-    study[FULL]  # raises with what there is
-    status = study.contributions().set_index("layer")["status"]
-    defined = [int(str(layer)) for layer in status.index[status == "defined"]]
-    runs = {
-        name: {s for (n, s), run in study.runs.items() if n == name and run.has_scores}
-        for name in (FULL, *map(layer_run, defined))
-    }
-    counts = pd.Series([seed for seeds in runs.values() for seed in seeds & runs[FULL]], dtype=int).value_counts()
-    most = counts.max() if len(counts) else 0
-    seeds = sorted(int(str(seed)) for seed in counts.index[counts == most])
-    layers = [layer for layer in defined if runs[layer_run(layer)].issuperset(seeds)]
-    if len(layers) < 3:
-        raise LensrlError(
-            f"{study.path}: {len(layers)} layers have a contribution, a verdict needs at least three; "
-            f"see lensrl contribution {study.path}"
-        )
-    left_out = [str(layer) for layer in status.index if layer not in layers]
-    limits = [f"Left out, without a contribution from every seed: layers {', '.join(left_out)}."] if left_out else []
-    fewer = [str(seed) for seed in study.seeds if seed not in seeds]
-    limits += [f"Left out, without every run that other seeds have: seeds {', '.join(fewer)}."] if fewer else []
-    names = [*map(layer_run, layers), FULL]
-    scores = [[study[name, seed].items["score"].to_numpy() for seed in seeds] for name in names]
-    return np.array(scores, np.float64) - base["score"].to_numpy(), np.array(layers), seeds, limits
 
 
 def _unmeasured(name: str) -> Claim:

@@ -34,7 +34,7 @@ STATEMENTS = {
     "representation": "Where RL changes the representation most (growth of 1 - CKA), layers contribute more.",
     "causal": "Layers whose grafts recover more, and whose removal loses more, contribute more.",
     "convergence": "Training layer l alone brings later layers nearer to full RL's, and more so where C_l is high.",
-    "stability": "Seeds agree on the ranking beyond what noise around a two-level step would give.",
+    "stability": "The ranking of layers holds across seeds, and across studies where several are given, beyond a step.",
 }
 NULLS = {
     "concentration": "equal contributions with the measured errors",
@@ -44,8 +44,10 @@ NULLS = {
     "representation": "no relation beyond a quadratic in depth",
     "causal": "no relation beyond a quadratic in depth",
     "convergence": "no approach on average; no relation beyond a quadratic in depth",
-    "stability": "noise of seeds and of shared items around the best step",
+    "stability": "noise of seeds and of shared items around the best step; between studies, no relation beyond depth",
 }
+
+Beside = Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]]  # depth, one profile there, the other
 
 
 @dataclass(frozen=True)
@@ -240,16 +242,47 @@ def convergence(
     )  # fmt: skip
 
 
-def stability(halves: Float64[np.ndarray, "half layer seed"], contribution: Float[np.ndarray, " layer"]) -> Claim:
-    """Claim 8, from the contributions of every seed on two halves of the items; see `seed_agreement`."""
-    if halves.shape[2] < 2:
-        return Claim("stability", reason="one seed: whether another would rank the layers alike cannot be known")
-    if halves.shape[1] < FEWEST_LAYERS:
-        return Claim("stability", reason=f"fewer than {FEWEST_LAYERS} layers with every seed")
-    found = seed_agreement(halves, contribution)
+def stability(
+    halves: Float64[np.ndarray, "half layer seed"] | None,
+    contribution: Float[np.ndarray, " layer"],
+    beside: Beside | None = None,
+) -> Claim:
+    """Claim 8: seeds agree (`seed_agreement`, from every seed's contributions on two halves of the items), and so does
+    every other study that is given (`correlate_detrended` without a step).
+
+    `beside`: by name, depths and the contributions there of this study and of the other. With one seed, or from a
+    table (`halves` is None), the others alone are asked: they were trained with seeds of their own.
+    """
+    found = None
+    if halves is not None and halves.shape[2] > 1 and halves.shape[1] >= FEWEST_LAYERS:
+        found = seed_agreement(halves, contribution)
+    if not beside:
+        if halves is None or halves.shape[2] < 2:
+            return Claim("stability", reason="one seed: whether another would rank the layers alike cannot be known")
+        if found is None:
+            return Claim("stability", reason=f"fewer than {FEWEST_LAYERS} layers with every seed")
+        return Claim(
+            "stability", "correlation between seeds beyond a step", found.agreement, math.nan, math.nan,
+            found.p_above, found.p_below,
+            details={"Spearman of whole profiles": found.spearman, "chance": found.chance},
+        )  # fmt: skip
+    across = {name: correlate_detrended(*pair, step=True) for name, pair in beside.items()}
+    missing = _missing(across)
+    if missing:
+        return Claim("stability", reason=missing)
+    least = min(across.values(), key=lambda result: result.coefficient)
+    p_for = [result.p_above for result in across.values()]
+    p_against = [result.p_below for result in across.values()]
+    details: dict[str, object] = dict(across)
+    if found is not None:
+        p_for.append(found.p_above)
+        p_against.append(found.p_below)
+        details |= {"between seeds beyond a step": found.agreement, "chance": found.chance}
+    seeds = "" if found is not None else "; seeds are not compared"
     return Claim(
-        "stability", "correlation between seeds beyond a step", found.agreement, math.nan, math.nan,
-        found.p_above, found.p_below, details={"Spearman of whole profiles": found.spearman, "chance": found.chance},
+        "stability", f"smallest correlation between studies beyond depth and a step{seeds}",
+        least.coefficient, least.low, least.high, max(p_for), min(1.0, len(p_against) * min(p_against)),
+        details=details,
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from lensrl import LensrlError, __version__
-from lensrl_cli import bottleneck, cka, contribution, correlate, deltas, patch, report, run, show, verify
+from lensrl_cli import agree, bottleneck, cka, contribution, correlate, deltas, patch, report, run, show, verify
 from lensrl_cli.output import plain
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app.command("contribution")(contribution.contribution)
 app.command("patch")(patch.patch)
 app.command("correlate")(correlate.correlate)
 app.command("bottleneck")(bottleneck.bottleneck)
+app.command("agree")(agree.agree_on_layers)
 app.command("deltas")(deltas.deltas)
 app.command("cka")(cka.cka)
 app.command("report")(report.report)

@@ -120,6 +120,7 @@ def correlate_detrended(
     x: Float[np.ndarray, " layer"],
     y: Float[np.ndarray, " layer"],
     *,
+    step: bool = False,
     confidence: float = 0.95,
 ) -> Detrended:
     """The correlation of x with y that depth does not account for.
@@ -127,7 +128,8 @@ def correlate_detrended(
     Student's t with n' - 4 degrees of freedom and Fisher's z with standard error 1 / sqrt(n' - 5), where n' =
     n (1 - a b) / (1 + a b), at most n, allows for the lag-one autocorrelations a and b of the residuals (Bretherton et
     al. 1999, doi:10.1175/1520-0442(1999)012<1990:TENOSD>2.0.CO;2). The shifts turn the residuals of x around depth,
-    which keeps what neighbours have in common: with few layers they can say little.
+    which keeps what neighbours have in common: with few layers they can say little. With `step`, the best two-level
+    step goes with the quadratic, each series its own, and the level and the place of it cost n' two more.
     """
     finite = np.isfinite(x) & np.isfinite(y)
     depth, x, y = depth[finite], x[finite], y[finite]
@@ -136,13 +138,13 @@ def correlate_detrended(
     if n < 7:
         few = f"{n} layers with both values: at least 7 are needed"
         return Detrended(nan, nan, nan, nan, nan, nan, n, nan, few)
-    u, v = (_residual(depth, values) for values in (x, y))
+    u, v = (_residual(depth, values, step=step) for values in (x, y))
     if any(np.linalg.norm(left) <= 1e-9 * np.linalg.norm(whole) for left, whole in ((u, x), (v, y))):
         return Detrended(nan, nan, nan, nan, nan, nan, n, nan, "a trend in depth leaves nothing of one of the two")
     u, v = u / np.linalg.norm(u), v / np.linalg.norm(v)
     r = float(np.clip(u @ v, -1 + 1e-12, 1 - 1e-12))
     common = _autocorrelation(u) * _autocorrelation(v)
-    n_effective = min(float(n), n * (1 - common) / (1 + common))
+    n_effective = min(float(n), n * (1 - common) / (1 + common)) - (2 if step else 0)
     df = max(n_effective - 2 - _TREND, 1.0)
     t = r * math.sqrt(df / (1 - r * r))
     shifts = np.array([np.roll(u, k) @ v for k in range(n)])
@@ -154,9 +156,17 @@ def correlate_detrended(
     )  # fmt: skip
 
 
-def _residual(depth: Real[np.ndarray, " layer"], values: Float[np.ndarray, " layer"]) -> Float[np.ndarray, " layer"]:
-    trend = np.polynomial.Polynomial.fit(depth, values, _TREND)
-    return values - trend(depth)
+def _residual(
+    depth: Real[np.ndarray, " layer"], values: Float[np.ndarray, " layer"], *, step: bool = False
+) -> Float[np.ndarray, " layer"]:
+    """What a quadratic in depth leaves, or a quadratic with the step that, between any two layers, leaves least."""
+    if not step:
+        trend = np.polynomial.Polynomial.fit(depth, values, _TREND)
+        return values - trend(depth)
+    powers = np.vander((depth - depth.mean()) / np.ptp(depth), _TREND + 1)
+    designs = [np.column_stack([powers, depth >= change]) for change in np.sort(depth)[2:-1]]
+    left = [values - design @ np.linalg.lstsq(design, values)[0] for design in designs]
+    return min(left, key=lambda residual: float(residual @ residual))
 
 
 def _autocorrelation(residual: Float[np.ndarray, " layer"]) -> float:

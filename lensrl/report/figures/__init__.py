@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lensrl.report.figures.agreement import agreement_figure
 from lensrl.report.figures.layers import cka_figure, contribution_figure, delta_figure, weight_figure
 from lensrl.report.figures.patching import patch_figure, recovery_figure
 from lensrl.report.figures.scatter import scatter_figure
@@ -10,6 +11,7 @@ from lensrl.report.figures.training import training_figure
 from lensrl.report.figures.verdict import verdict_figure
 
 __all__ = [
+    "agreement_figure",
     "cka_figure",
     "contribution_figure",
     "delta_figure",

@@ -1,0 +1,172 @@
+"""Contribution profiles as data: of a study, with its items and seeds, or of a table that somebody published."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float64, Int
+
+from lensrl.errors import LensrlError
+from lensrl.errors import reason as first_line
+from lensrl.layers import BASE, FULL, layer_run
+from lensrl.measures.gains import Gains
+from lensrl.store.study import Study
+
+FEWEST_LAYERS = 3
+
+
+@dataclass(frozen=True)
+class PairedGains:
+    """S_r - S_base per seed and item of every layer with a contribution and, last, of full RL.
+
+    `item` and `benchmark` name each item and its benchmark; `limits` are sentences that say what was left out.
+    """
+
+    gains: Float64[np.ndarray, "gain seed item"]
+    layers: Int[np.ndarray, " layer"]
+    seeds: list[int]
+    item: list[str]
+    benchmark: list[str]
+    limits: list[str] = field(default_factory=list)
+
+
+def paired_gains(study: Study) -> PairedGains:
+    """The gains of the layers and seeds that the most seeds allow.
+
+    Raises LensrlError when fewer than three layers have a contribution.
+    """
+    base = study[BASE].items
+    study[FULL]  # raises with what there is
+    status = study.contributions().set_index("layer")["status"]
+    defined = [int(str(layer)) for layer in status.index[status == "defined"]]
+    runs = {
+        name: {s for (n, s), run in study.runs.items() if n == name and run.has_scores}
+        for name in (FULL, *map(layer_run, defined))
+    }
+    counts = pd.Series([seed for seeds in runs.values() for seed in seeds & runs[FULL]], dtype=int).value_counts()
+    most = counts.max() if len(counts) else 0
+    seeds = sorted(int(str(seed)) for seed in counts.index[counts == most])
+    layers = [layer for layer in defined if runs[layer_run(layer)].issuperset(seeds)]
+    if len(layers) < FEWEST_LAYERS:
+        raise LensrlError(
+            f"{study.path}: {len(layers)} layers have a contribution, at least {FEWEST_LAYERS} are needed; "
+            f"see lensrl contribution {study.path}"
+        )
+    left_out = [str(layer) for layer in status.index if layer not in layers]
+    limits = [f"Left out, without a contribution from every seed: layers {', '.join(left_out)}."] if left_out else []
+    fewer = [str(seed) for seed in study.seeds if seed not in seeds]
+    limits += [f"Left out, without every run that other seeds have: seeds {', '.join(fewer)}."] if fewer else []
+    names = [*map(layer_run, layers), FULL]
+    scores = [[study[name, seed].items["score"].to_numpy() for seed in seeds] for name in names]
+    return PairedGains(
+        np.array(scores, np.float64) - base["score"].to_numpy(),
+        np.array(layers),
+        seeds,
+        base["item"].astype(str).tolist(),
+        base["benchmark"].astype(str).tolist(),
+        limits,
+    )
+
+
+def read_contributions(path: str | Path) -> pd.DataFrame:
+    """A table of contributions: layer, contribution, low, high, from a CSV file; rows without a layer are left out.
+
+    Where the file has no `low` and `high`, they come from the profile's roughness (`Gains.from_profile`). Raises
+    LensrlError when it is not such a table.
+    """
+    try:
+        table = pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise LensrlError(
+            f"{path} cannot be read as a table ({first_line(error)}); give a CSV file with layer and contribution"
+        ) from None
+    missing = [name for name in ("layer", "contribution") if name not in table]
+    if missing:
+        raise LensrlError(
+            f"{path} has no column {missing[0]!r}, only {', '.join(map(str, table.columns))}: name them layer and "
+            f"contribution"
+        )
+    ends = ["low", "high"] if {"low", "high"} <= set(table) else []
+    numbers = table[["layer", "contribution", *ends]].apply(pd.to_numeric, errors="coerce")
+    rows = numbers[np.isfinite(numbers["layer"]) & np.isfinite(numbers["contribution"])]
+    layers = rows["layer"].to_numpy()
+    if len(rows) < 3 or (layers % 1 != 0).any() or (layers < 0).any() or len(np.unique(layers)) < len(layers):
+        raise LensrlError(f"{path} needs at least three layers, numbered from 0, each once, with a contribution")
+    rows = rows.sort_values("layer").astype({"layer": int}).reset_index(drop=True)
+    if ends:
+        return rows
+    estimated = np.array(Gains.from_profile(rows["contribution"].to_numpy(float)).ratios())
+    return rows.assign(low=estimated[:, 1], high=estimated[:, 2])
+
+
+@dataclass(frozen=True)
+class Profile:
+    """C_l of a study, or of a table, over the relative depth of its layers.
+
+    `gains` are those of `layers` and, last, of full RL; a table's are its contributions, taken as they are, and it has
+    no `paired` items. `reason` says why there is no profile: everything else but the names is then empty.
+    """
+
+    name: str
+    path: Path
+    layers: Int[np.ndarray, " layer"]
+    n_layers: int
+    gains: Gains
+    paired: PairedGains | None = None
+    reason: str = ""
+
+    @property
+    def depth(self) -> Float64[np.ndarray, " layer"]:
+        """The middles of the layers in the stack from 0 to 1, (l + 0.5) / n_layers."""
+        return (self.layers + 0.5) / self.n_layers
+
+    @property
+    def n_seeds(self) -> int:
+        return len(self.paired.seeds) if self.paired else 0
+
+    @property
+    def errors(self) -> str:
+        """Which errors its gains carry; nothing without a profile."""
+        if self.reason:
+            return ""
+        return "none: a table" if self.paired is None else "seeds and items" if self.n_seeds > 1 else "items"
+
+
+def read_profile(source: Study | str | Path) -> Profile:
+    """The profile of a study, of a study's folder, or of a CSV file of contributions (see `read_contributions`).
+
+    A study without a certain gain of full RL, or with fewer than three layers that have a contribution, has the reason
+    in place of a profile. Raises LensrlError when there is no such study, or it is no such table.
+    """
+    if isinstance(source, str | Path) and Path(source).is_dir():
+        with Study(source) as study:
+            return read_profile(study)
+    if isinstance(source, Study):
+        return _of_study(source)
+    table = read_contributions(source)
+    layers, path = table["layer"].to_numpy(int), Path(source)
+    return Profile(
+        path.stem, path, layers, int(layers.max()) + 1, Gains.exactly(table["contribution"].to_numpy(np.float64))
+    )
+
+
+def _of_study(study: Study) -> Profile:
+    table = study.contributions()
+    rest = table[table["status"] != "defined"]
+    if len(table) - len(rest) < FEWEST_LAYERS:
+        few = f"{len(table)} layers have a contribution, at least {FEWEST_LAYERS} are needed"
+        reason = few if rest.empty else f"{rest['status'].iloc[0]}: {rest['reason'].iloc[0]}"
+        nothing = Gains.exactly(np.zeros(0))
+        return Profile(study.name, study.path, np.zeros(0, int), study.n_layers, nothing, reason=reason)
+    paired = paired_gains(study)
+    gains = Gains.from_items(paired.gains, paired.benchmark)
+    reason = "" if has_gain(gains) else "the interval of S_full - S_base contains 0 with the seeds that all layers have"
+    return Profile(study.name, study.path, paired.layers, study.n_layers, gains, paired, reason)
+
+
+def has_gain(gains: Gains) -> bool:
+    """Whether full RL's gain, the last, is certain and above 0."""
+    return bool(gains.contrast(np.eye(len(gains.mean))[-1]).interval().low > 0)
