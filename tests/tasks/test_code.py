@@ -46,8 +46,8 @@ MBPP: list[dict[str, Any]] = [
 ]
 
 
-def code_task(source: Path) -> Code:
-    return Code(CodeTask(name="code", train=source, test={"test": source}, timeout=5))
+def code_task(source: Path, *, timeout: float = 5) -> Code:
+    return Code(CodeTask(name="code", train=source, test={"test": source}, timeout=timeout))
 
 
 def written(folder: Path, *rows: object) -> Path:
@@ -138,7 +138,7 @@ CONTINUATIONS = {
 
 
 def test_a_completion_is_read_as_a_continuation_or_as_a_fenced_function(tmp_path: Path) -> None:
-    task = code_task(written(tmp_path, PROBLEM))
+    task = code_task(written(tmp_path, PROBLEM), timeout=1)
     (item,) = task.items("train")
     judged = dict(zip(CONTINUATIONS, task.scores([item] * len(CONTINUATIONS), list(CONTINUATIONS)), strict=True))
     assert judged == CONTINUATIONS

@@ -346,6 +346,21 @@ def test_a_server_killed_under_its_programs_has_them_run_again(box: Sandbox) -> 
     assert gone(guard)
 
 
+def test_an_interrupted_call_leaves_no_answer_to_the_next(box: Sandbox) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            box.run([("import time\ntime.sleep(0.4)",)] * 4, timeout=5, memory=256)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    time.sleep(0.4)
+    assert not outcome(box, "import time\ntime.sleep(0.1)", "assert False", timeout=5).passed
+
+
 def gone(pid: int) -> bool:
     """Whether a process ends within two seconds."""
     until = time.monotonic() + 2
@@ -396,6 +411,20 @@ def test_threads_take_turns() -> None:
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(run, range(8))) == [[i == number for i in range(8)] for number in range(8)]
+
+
+@pytest.mark.parametrize(
+    "cheat",
+    [
+        "class Equal:\n  def __eq__(self, _): return True\nf = lambda x: Equal()",
+        "import math\nmath.isclose = lambda *_: True\nf = lambda x: 0",
+        "import os\nos.write(4, os.read(3, 32))\nos._exit(0)",
+    ],
+)
+def test_what_the_docstring_says_cannot_be_prevented_is_so(cheat: str) -> None:
+    """When one of these fails, the docstring and the README promise too little."""
+    tests = "import math\nassert f(1) == 2 or math.isclose(f(1), 2)"
+    assert run_programs([(cheat, tests)], timeout=5, memory=256) == [Outcome(True, "passed")]
 
 
 def test_a_machine_that_cannot_confine_programs_runs_none() -> None:

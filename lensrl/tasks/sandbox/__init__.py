@@ -121,6 +121,9 @@ class Sandbox:
                     for i in in_flight:
                         if attempts[i] >= ATTEMPTS:
                             outcomes[i] = Outcome(False, "the sandbox's server died while it ran")
+                except BaseException:  # an answer that nobody waits for must not become that to a later question
+                    self._stop()
+                    raise
         return [outcomes[i] for i in range(len(programs))]
 
     def close(self) -> None:
@@ -149,15 +152,19 @@ class _Server:
         self.folder = tempfile.mkdtemp(prefix="lensrl-sandbox-")
         self.socket, theirs = socket.socketpair()
         command = [sys.executable, "-s", "-S", "-X", "utf8", str(Path(__file__).with_name("server.py"))]
-        self.process = subprocess.Popen(
-            [*command, str(theirs.fileno()), self.folder, ",".join(without)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
-            env={"PYTHONHASHSEED": "0"},  # the same verdict every time
-            cwd="/",
-            start_new_session=True,
-        )
+        try:
+            self.process = subprocess.Popen(
+                [*command, str(theirs.fileno()), self.folder, ",".join(without)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env={"PYTHONHASHSEED": "0"},  # the same verdict every time
+                cwd="/",
+                start_new_session=True,
+            )
+        except OSError as error:
+            shutil.rmtree(self.folder)
+            raise LensrlError(f"the sandbox's server does not start: {error}") from None
         theirs.close()
         self._answers = self.socket.makefile("rb")
         try:

@@ -218,7 +218,6 @@ def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     folder, without = sys.argv[2], sys.argv[3].split(",")
     starter = os.getppid()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started us, and ends us through it
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
     namespaces, why = "namespaces" not in without, "switched off"
     if namespaces:
