@@ -1,7 +1,9 @@
 """Any Hugging Face causal LM seen as embed / layers[l] / final_norm / lm_head.
 
-The stack of decoder blocks is found by its structure, never by a model's name: it is the longest `ModuleList` whose
-members are all of one class.
+The parts are found by structure and by what runs when, never by a model's name. The stack of decoder blocks is the
+longest `ModuleList` of one class of modules that a forward pass of one token runs through. Outside of it, `embed` is
+what has run before the first block (position embeddings and projections too), `lm_head` is the output embedding, and
+`final_norm` is everything between the last block and that.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -50,11 +53,12 @@ class Blocks:
 
 
 def find_blocks(model: PreTrainedModel) -> Blocks:
-    """See a model as a stack of blocks. Raises LensrlError when it has no such stack."""
+    """See a model as a stack of blocks. Raises LensrlError when it has none, or parts beside the text's path."""
+    order = _order(model)
     stacks = [
         (name, module)
         for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) > 0 and len({type(block) for block in module}) == 1
+        if isinstance(module, nn.ModuleList) and len({type(block) for block in module}) == 1 and f"{name}.0" in order
     ]
     if not stacks:
         raise LensrlError(
@@ -67,8 +71,28 @@ def find_blocks(model: PreTrainedModel) -> Blocks:
         for child_name, child in block.named_children()
         for inner in (f"{child_name}.{p}" for p, _ in child.named_parameters())
     }
-    outside = {name: _outside(model, name) for name, _ in model.named_parameters() if not name.startswith(prefix + ".")}
-    return Blocks(prefix, len(stack), outside, components)
+    names = [name for name, _ in model.named_parameters() if not name.startswith(prefix + ".")]
+    return Blocks(prefix, len(stack), {name: _outside(model, name, order, prefix) for name in names}, components)
+
+
+@torch.no_grad()
+def _order(model: PreTrainedModel) -> dict[str, int]:
+    """Module name -> when a forward pass of one token was first done with it. Modules that never run are left out."""
+    order: dict[str, int] = {}
+
+    def done(name: str) -> None:
+        order.setdefault(name, len(order))
+
+    hooks = [
+        module.register_forward_hook(lambda *_, name=name: done(name))  # a hook's value would replace the output
+        for name, module in model.named_modules()
+    ]
+    try:
+        model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return order
 
 
 def _component(child: nn.Module, name: str) -> Component:
@@ -77,11 +101,16 @@ def _component(child: nn.Module, name: str) -> Component:
     return "attn" if "attn" in name.lower() or "attention" in type(child).__name__.lower() else "mlp"
 
 
-def _outside(model: PreTrainedModel, parameter: str) -> str:
-    module = model.get_submodule(parameter.rpartition(".")[0])
-    if isinstance(module, nn.Embedding):
+def _outside(model: PreTrainedModel, parameter: str, order: dict[str, int], prefix: str) -> str:
+    owner = parameter.rpartition(".")[0]
+    if owner not in order:  # opening a model with images, TransformerLens would pip install torchvision and its torch
+        raise LensrlError(
+            f"{type(model).__name__} has parts that text does not run through, such as {owner}: "
+            f"lensrl needs a text-only causal LM"
+        )
+    if order[owner] < order[f"{prefix}.0"]:
         return "embed"
-    return "lm_head" if module is model.get_output_embeddings() else "final_norm"
+    return "lm_head" if model.get_submodule(owner) is model.get_output_embeddings() else "final_norm"
 
 
 def train_only(model: PreTrainedModel, blocks: Blocks, layers: Iterable[int] | None) -> None:

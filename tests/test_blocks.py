@@ -15,8 +15,6 @@ from transformers import (
     PreTrainedModel,
     Qwen2Config,
     Qwen3Config,
-    T5Config,
-    T5ForConditionalGeneration,
 )
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
@@ -79,10 +77,5 @@ def test_layer_ten_is_not_layer_one() -> None:
 
 
 def test_a_model_without_blocks_is_refused() -> None:
-    class Flat(T5ForConditionalGeneration):
-        def named_modules(self, *_: object, **__: object):
-            yield "", self
-
-    small = T5Config(d_model=8, d_ff=8, num_layers=1, num_heads=1, d_kv=4, vocab_size=10)
-    with pytest.raises(LensrlError, match="no stack of decoder blocks"):
-        find_blocks(Flat(small))
+    with pytest.raises(LensrlError, match="GPT2LMHeadModel has no stack of decoder blocks"):
+        find_blocks(random_model(GPT2Config(vocab_size=50, n_positions=32, n_embd=16, n_layer=0, n_head=2)))
