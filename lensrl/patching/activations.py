@@ -26,7 +26,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lensrl.errors import LensrlError
 from lensrl.evaluate import References, answer_mean, batches, references, teacher_batch, token_logprobs
-from lensrl.patching.bridge import site
+from lensrl.patching.bridge import run_with_cache, site
 from lensrl.store.patch import PatchComponent
 from lensrl.tasks import Item
 
@@ -79,9 +79,7 @@ def patch_activations(
     done = 0
     for chunk in batches(items, teacher_batch(tokenizer, items, batch)):
         teacher = references(tokenizer, chunk).to(str(into.cfg.device))
-        logits, cache = donor.run_with_cache(
-            teacher.ids, names_filter=lambda hook: hook in wanted, attention_mask=teacher.mask
-        )
+        logits, cache = run_with_cache(donor, teacher.ids, teacher.mask, wanted)
         if component == "block":
             _check_pre_norm(cache, layers)
         donors.append(_metrics(logits, teacher))

@@ -7,7 +7,9 @@ another bridge.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,12 +34,28 @@ def boot(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Transfor
             name, hf_model=model, tokenizer=tokenizer, device=model.device, dtype=torch.float32
         )
     except (ValueError, KeyError, NotImplementedError) as error:
-        raise LensrlError(f"TransformerLens cannot open {name} ({reason(error)}): activations need it") from None
+        why = textwrap.shorten(reason(error), 120)  # it may list every architecture there is
+        raise LensrlError(f"TransformerLens cannot open {name} ({why}): activations need it") from None
 
 
 def site(layer: int, name: str) -> str:
     """The hook name of a site: `block_out` of layer 3 is `blocks.3.hook_out`."""
     return f"blocks.{layer}.{_HOOKS[name]}"
+
+
+def run_with_cache(
+    bridge: TransformerBridge, ids: torch.Tensor, mask: torch.Tensor, wanted: Collection[str]
+) -> tuple[torch.Tensor, Any]:
+    """Logits (item, token, vocabulary) for tokens (item, token), and the activations at the wanted hooks by name.
+
+    Raises LensrlError when the model has no such site: a block of a state-space model has no attention output.
+    """
+    logits, cache = bridge.run_with_cache(ids, attention_mask=mask, names_filter=lambda hook: hook in wanted)
+    missing = sorted(hook for hook in wanted if hook not in cache)
+    if missing:
+        model = type(bridge.original_model).__name__
+        raise LensrlError(f"TransformerLens finds no {missing[0]} in {model}: activations are taken there")
+    return logits, cache
 
 
 def probe_set(tokenizer: PreTrainedTokenizerBase, items: Sequence[Item]) -> Probe:
@@ -69,9 +87,7 @@ def capture(
     for start in range(0, len(items), size := teacher_batch(tokenizer, items, batch)):
         rows = slice(start, start + size)
         mask = teacher.mask[rows]
-        _, cache = bridge.run_with_cache(
-            teacher.ids[rows], attention_mask=mask, names_filter=lambda hook: hook in wanted
-        )  # fmt: skip
+        _, cache = run_with_cache(bridge, teacher.ids[rows], mask, wanted)
         for name, names in hooks.items():
             parts[name].append(torch.stack([cache[hook][mask.bool()] for hook in names]).float().cpu().numpy())
     return {name: np.concatenate(chunks, axis=1) for name, chunks in parts.items()}
