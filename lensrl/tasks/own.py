@@ -1,0 +1,160 @@
+"""A task of your own: a class in a file beside the recipe, `my_task.py:MyTask`, checked before anything is trained.
+
+The class takes no arguments and has the methods of `lensrl.tasks.Task` (or of `AgentTask`, for a task in turns). The
+file is a program of the user's and is run as one, with modules beside it to import from. A study remembers its sha256,
+and refuses to go on when it has changed; it does not see changes of the modules that the file imports.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from numbers import Real
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from lensrl.errors import LensrlError, RecipeError, did_you_mean, reason
+from lensrl.recipe import OwnTask
+from lensrl.tasks import batch
+from lensrl.tasks.protocol import AgentTask, Item, Split, Task
+
+METHODS = {"items": "items(split)", "reward": "reward(item, completion)", "score": "score(item, completion)"}
+AGENT = {"items": "items(split)", "reset": "reset(item)", "max_turns": "max_turns"}
+
+
+def load_own(settings: OwnTask) -> Task | AgentTask:
+    """The task in a user's file. Raises RecipeError for a file that has changed, and for what is no task.
+
+    An error in the file itself is a LensrlError with the file, the line and Python's own words.
+    """
+    path = settings.path
+    module = _run(path, settings.sha256)
+    cls = vars(module).get(settings.class_name)
+    if not isinstance(cls, type):
+        classes = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+        raise RecipeError(f"{path} has no class {settings.class_name!r}{did_you_mean(settings.class_name, classes)}")
+    with _blamed(path):
+        task: Any = cls()
+    needed = AGENT if hasattr(task, "reset") else METHODS
+    for name, signature in needed.items():
+        if not hasattr(task, name):
+            raise RecipeError(
+                f"{settings.name} has no {signature}; a task has {', '.join(METHODS)}, one in turns {', '.join(AGENT)}"
+            )
+    for split in ("train", "test"):
+        with _blamed(path):
+            items, again = task.items(split), task.items(split)
+        _check_items(items, again, f"{settings.name}: items({split!r})")
+    return task if needed is AGENT else Own(task, path)
+
+
+class Own:
+    """A user's task whose every verdict is checked. Raises LensrlError naming the item for one that is no number."""
+
+    def __init__(self, task: Task, path: Path) -> None:
+        self.task = task
+        self._path = path
+
+    def items(self, split: Split) -> list[Item]:
+        with _blamed(self._path):
+            return self.task.items(split)
+
+    def reward(self, item: Item, completion: str) -> float:
+        return self.rewards([item], [completion])[0]
+
+    def score(self, item: Item, completion: str) -> float:
+        return self.scores([item], [completion])[0]
+
+    def rewards(self, items: Sequence[Item], completions: Sequence[str]) -> list[float]:
+        with _blamed(self._path):
+            rewards = batch.rewards(self.task, items, completions)
+        return self._finite("reward", rewards, items, completions)
+
+    def scores(self, items: Sequence[Item], completions: Sequence[str]) -> list[float]:
+        with _blamed(self._path):
+            scores = batch.scores(self.task, items, completions)
+        return self._finite("score", scores, items, completions)
+
+    def _finite(self, what: str, values: Sequence[Any], items: Sequence[Item], texts: Sequence[str]) -> list[float]:
+        for value, item, completion in zip(values, items, texts, strict=True):
+            if not isinstance(value, Real) or not math.isfinite(value):
+                raise LensrlError(
+                    f"{self._path}: the {what} of item {item.id!r} for {completion[:40]!r} is {value!r}; "
+                    f"a finite number is needed"
+                )
+        return [float(value) for value in values]
+
+
+def _run(path: Path, sha256: str) -> ModuleType:
+    """The file as a module: the very bytes that were hashed, and no cached compilation of other ones."""
+    try:
+        source = path.read_bytes()
+    except OSError as error:
+        raise RecipeError(f"task file {path} cannot be read: {error.strerror}") from None
+    now = hashlib.sha256(source).hexdigest()
+    if sha256 and sha256 != now:
+        raise RecipeError(
+            f"task file {path} has changed since the recipe was read (sha256 {sha256[:12]} then, {now[:12]} now): "
+            f"restore it, or begin a new study with --out"
+        )
+    module = ModuleType(f"lensrl_own_{now[:12]}")
+    module.__file__ = str(path)
+    before = set(sys.modules)
+    sys.modules[module.__name__] = module  # where dataclasses and pickle look for a class's module
+    sys.path.insert(0, str(path.parent))
+    try:
+        with _blamed(path):
+            exec(compile(source, str(path), "exec"), vars(module))
+    finally:
+        sys.path.remove(str(path.parent))
+        for name in set(sys.modules) - before - {module.__name__}:  # another task may have a helper of the same name
+            if Path(getattr(sys.modules[name], "__file__", None) or "/").parent == path.parent:
+                del sys.modules[name]
+    return module
+
+
+@contextmanager
+def _blamed(path: Path) -> Iterator[None]:
+    """Turn an error that comes out of a user's file into one line with the place in it."""
+    try:
+        yield
+    except LensrlError:
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        line = next((frame.lineno for frame in reversed(frames) if frame.filename == str(path)), None)
+        if isinstance(error, SyntaxError) and error.filename == str(path):
+            line = error.lineno
+        where = f"task file {path}" if line is None else f"task file {path}, line {line}"
+        raise LensrlError(f"{where}: {type(error).__name__}: {reason(error)}") from error
+
+
+def _check_items(items: Any, again: Any, where: str) -> None:
+    if not isinstance(items, list) or not items:
+        raise RecipeError(
+            f"{where} is {type(items).__name__ if items else 'empty'}; a list of lensrl.tasks.Item is needed"
+        )
+    seen: set[str] = set()
+    for number, item in enumerate(items):
+        if not isinstance(item, Item):
+            raise RecipeError(f"{where}[{number}] is a {type(item).__name__}; make it a lensrl.tasks.Item")
+        written = item.reference if isinstance(item.reference, tuple) else (item.reference,)
+        texts = (item.id, item.prompt, item.benchmark, *written)
+        if not all(isinstance(text, str) and text for text in texts):
+            raise RecipeError(
+                f"{where}[{number}]: id, prompt, reference and benchmark must be texts, none of them empty"
+            )
+        if item.id in seen:
+            raise RecipeError(
+                f"{where}: two items have the id {item.id!r}; scores are paired by id, so make them unique"
+            )
+        seen.add(item.id)
+    if items != again:
+        raise RecipeError(
+            f"{where} differs between two calls; it must be the same each time: give random numbers a seed"
+        )
