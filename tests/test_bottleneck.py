@@ -214,6 +214,25 @@ def test_a_planted_cliff_is_no_hump_and_one_seed_says_so(tmp_path: Path) -> None
     assert found.n_seeds == 1
 
 
+def test_other_studies_enter_the_claim_of_stability_and_no_other(hump_folder: Path, tmp_path: Path) -> None:
+    other = write_study(tmp_path / "other", HUMP, 2)
+    nothing = write_study(tmp_path / "nothing", HUMP, 2, gain=0.0)
+    with open_study(hump_folder) as study:
+        alone, beside = verdict(study), verdict(study, other, PUBLISHED, nothing)
+    assert_readable(beside)
+    stability = claim_of(beside, "stability")
+    assert stability.measure == "smallest correlation between studies beyond depth and a step"
+    compared = ["other, first half of the items", "other, second half", "qwen3-1.7b-grpo-math"]
+    assert list(stability.details)[:3] == compared
+    assert stability.p_for >= claim_of(alone, "stability").p_for
+    assert any(limit.startswith("Left out of claim 8, nothing: undefined: ") for limit in beside.limits)
+    for claim in alone.claims:
+        if claim.name != "stability":
+            assert claim_of(beside, claim.name).p_for == pytest.approx(claim.p_for, nan_ok=True)
+    with pytest.raises(LensrlError, match="is given twice"):
+        verdict(PUBLISHED, PUBLISHED)
+
+
 def test_missing_and_collapsed_layers_are_named(tmp_path: Path) -> None:
     gone = ((2, 0), (2, 1))
     found = judged(write_study(tmp_path / "holes", HUMP, 2, absent=gone, collapsed=7))

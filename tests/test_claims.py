@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from lensrl.calibration import _drifting
 from lensrl.claims import (
     NULLS,
     STATEMENTS,
@@ -241,3 +242,63 @@ def test_seeds_that_agree_beyond_a_step_or_do_not() -> None:
         found.append(verdict(stability(unlike, step)))
     assert found.count("supported") <= 4, "one in forty is what chance gives"
     assert stability(alike[:, :5], step[:5]).reason == "fewer than 6 layers with every seed"
+
+
+DEEP = (DEPTH + 0.5) / 28
+WIGGLE = 0.15 * drawn(20)
+
+
+def of_seeds(profile: np.ndarray, seeds: int = 3) -> np.ndarray:
+    rng = np.random.default_rng(21)
+    return profile[:, None] + rng.normal(0, 0.03, (1, 28, seeds)) + rng.normal(0, 0.03, (2, 28, seeds))
+
+
+def test_the_ranking_holds_across_studies_or_turns_around_or_nobody_can_tell() -> None:
+    step = np.where(DEPTH < 18, 0.9, 0.4)
+    mine, halves = step + WIGGLE, of_seeds(step + WIGGLE)
+    alike = DEEP, mine, 0.5 + 0.3 * DEEP + WIGGLE + 0.03 * drawn(22)
+    claim = stability(halves, mine, {"other": alike})
+    assert (verdict(claim), claim.measure) == (
+        "supported",
+        "smallest correlation between studies beyond depth and a step",
+    )
+    assert claim.low > 0.5
+    opposed = DEEP, mine, step - WIGGLE + 0.03 * drawn(22)
+    claim = stability(halves, mine, {"alike": alike, "opposed": opposed})  # one that disagrees is enough
+    assert (verdict(claim), claim.high < 0) == ("contradicted", True)
+    assert list(claim.details) == ["alike", "opposed", "between seeds beyond a step", "chance"]
+    unlike = DEEP, mine, step + 0.15 * drawn(23)
+    assert verdict(stability(halves, mine, {"alike": alike, "unlike": unlike})) == "undetermined"
+
+
+def test_seeds_that_do_not_agree_are_not_made_up_for_by_another_study() -> None:
+    rng = np.random.default_rng(24)
+    halves = 0.6 + rng.normal(0, 0.1, (1, 28, 3)) + rng.normal(0, 0.03, (2, 28, 3))
+    mine = halves.mean(axis=(0, 2))
+    claim = stability(halves, mine, {"other": (DEEP, mine, mine + 0.02 * drawn(25))})
+    assert (claim.value > 0.8, verdict(claim)) == (True, "undetermined")
+
+
+def test_one_seed_or_a_table_has_other_studies_to_agree_with() -> None:
+    beside = {"other": (DEEP, WIGGLE, WIGGLE + 0.03 * drawn(26))}
+    for halves in (of_seeds(WIGGLE, 1), None):
+        claim = stability(halves, WIGGLE, beside)
+        assert verdict(claim) == "supported"
+        assert claim.measure.endswith("; seeds are not compared")
+    few = {"other": (DEEP[:6], WIGGLE[:6], WIGGLE[:6])}
+    assert stability(None, WIGGLE, few).reason == "other: 6 layers with both values: at least 7 are needed"
+
+
+@pytest.mark.parametrize("n", [8, 28])
+@pytest.mark.parametrize("kind", ["step", "trend"])
+def test_studies_that_share_a_step_or_a_trend_and_nothing_else_seldom_agree(kind: str, n: int) -> None:
+    """At full length (500 pairs, 7 to 36 layers, deviations with memory 0 to 0.8): at most 0.042, mostly below 0.03."""
+    rng, depth = np.random.default_rng([27, n]), (np.arange(n) + 0.5) / n
+    shared = np.where(depth < 0.66, 0.95, 0.4) if kind == "step" else 0.25 + 0.7 * depth
+    supported, raw = 0, []
+    for _ in range(100):
+        one, other = (shared + 0.06 * _drifting(n, rng) for _ in range(2))
+        supported += verdict(stability(None, one, {"other": (depth, one, other)})) == "supported"
+        raw.append(np.corrcoef(one, other)[0, 1])
+    assert np.mean(raw) > 0.8
+    assert supported <= 8

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.table import Table
 from rich.text import Text
 
@@ -32,10 +34,19 @@ if TYPE_CHECKING:
 
 COLOURS = {"supported": "bold green", "contradicted": "bold red", "undetermined": "bold dim"}
 
+Beside = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--beside", metavar="STUDY|FILE",
+        help="Another study or table, for the claim that the ranking holds across them; may be repeated.",
+    ),
+]  # fmt: skip
+
 
 def bottleneck(
     study: StudyOrTable = None,
     contributions: Contributions = None,
+    beside: Beside = None,
     json: Json = False,
     csv: Csv = None,
     figure: FigureFile = None,
@@ -54,9 +65,9 @@ def bottleneck(
     if contributions is None:
         with open_study(given) as opened:
             with_rivals(opened, quiet=json)
-            found = verdict(opened)
+            found = verdict(opened, *(beside or []))
     else:
-        found = verdict(given)
+        found = verdict(given, *(beside or []))
     if json:
         print_json(found.as_dict())
     else:

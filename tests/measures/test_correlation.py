@@ -242,3 +242,20 @@ def test_beyond_depth_six_layers_are_too_few_and_holes_are_left_out() -> None:
     assert correlate_detrended(depth, x, y) == correlate_detrended(depth[kept], x[kept], y[kept])
     x[0] = np.nan
     assert correlate_detrended(depth, x, y).reason == "6 layers with both values: at least 7 are needed"
+
+
+def test_beyond_a_step_is_what_the_best_step_and_a_quadratic_leave_by_brute_force() -> None:
+    depth, rng = np.arange(12.0), np.random.default_rng(9)
+    x, y = np.where(depth < 7, 0.9, 0.3) + 0.1 * rng.normal(size=(2, 12))
+
+    def left(values: np.ndarray) -> np.ndarray:
+        fits = []
+        for change in range(2, 11):
+            design = np.stack([np.ones(12), depth, depth**2, depth >= change], axis=1)
+            fits.append(values - design @ np.linalg.pinv(design) @ values)
+        return min(fits, key=np.linalg.norm)
+
+    found, without = (correlate_detrended(depth, x, y, step=step) for step in (True, False))
+    assert found.coefficient == pytest.approx(np.corrcoef(left(x), left(y))[0, 1])
+    assert found.n_effective <= 10
+    assert found.high - found.low > without.high - without.low
