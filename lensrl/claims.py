@@ -252,7 +252,7 @@ def stability(
 
     `beside`: by name, depths and the contributions there of this study and of the other. With one seed, or from a
     table (`halves` is None), the others alone are asked: they were trained with seeds of their own. Two studies that
-    share a step or a trend and nothing else were found to agree in at most 4.2 % of 500 simulated pairs (7 to 36 layers,
+    share a step or a trend and nothing else agreed in at most 4.2 % of 500 simulated pairs (7 to 36 layers,
     rough deviations of their own).
     """
     found = None
