@@ -241,7 +241,8 @@ def main() -> None:
         control.sendall(json.dumps(hello).encode() + b"\n")
         os.environ.clear()
         gc.freeze()
-        Server(control, folder, namespaces=namespaces, landlock=landlock, seccomp=seccomp).serve()
+        with contextlib.suppress(ConnectionError):  # nobody listens any more
+            Server(control, folder, namespaces=namespaces, landlock=landlock, seccomp=seccomp).serve()
         os._exit(0)
     control.close()
     while os.waitpid(server, os.WNOHANG) == (0, 0):
