@@ -24,7 +24,7 @@ from lensrl.tasks import sandbox
 from lensrl.tasks.sandbox import Outcome, Sandbox, active_layers, run_programs
 from tests.tasks.programs import EXHAUSTION, FORGERIES, HARMLESS
 
-MODES = {"all layers": (), "no namespaces": ("namespaces",), "namespaces alone": ("landlock", "seccomp")}
+MODES = {"all layers": (), "no namespaces": ("namespaces",), "no Landlock": ("landlock",)}
 SECRET = "a token in the environment of the trainer"
 
 
@@ -317,9 +317,10 @@ def test_what_the_docstring_says_cannot_be_prevented_is_so(cheat: str) -> None:
     assert run_programs([(cheat, tests)], timeout=5, memory=256) == [Outcome(True, "passed")]
 
 
-def test_a_machine_that_cannot_confine_programs_runs_none() -> None:
-    with pytest.raises(LensrlError, match=r"cannot be confined on this machine: it needs user namespaces \(switched"):
-        Sandbox(without=("namespaces", "seccomp")).run([("x = 1",)], timeout=1, memory=64)
+@pytest.mark.parametrize("missing", [("seccomp",), ("namespaces", "landlock"), ("namespaces", "landlock", "seccomp")])
+def test_a_machine_that_cannot_confine_programs_runs_none(missing: tuple[str, ...]) -> None:
+    with pytest.raises(LensrlError, match=r"cannot be confined on this machine: it needs seccomp .*; it has "):
+        Sandbox(without=missing).run([("x = 1",)], timeout=1, memory=64)
 
 
 def test_no_programs_need_no_server() -> None:

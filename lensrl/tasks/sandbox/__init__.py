@@ -13,8 +13,9 @@ temporary directory of its own, and no input or output:
 - *landlock*: it reads Python's library and its own directory, which holds plain files only, and executes nothing;
 - *seccomp*: no new process or thread, no socket, no signal, no system calls that confinement knows nothing of.
 
-They are the kernel's, need no privilege, and are used as far as they are there; `active_layers` says which are. Without
-all of the first, or both of the others, nothing is run.
+They are the kernel's and need no privilege. Namespaces or Landlock may be missing; `active_layers` says what is there.
+Without seccomp, or without both of the others, nothing is run: seccomp alone keeps a fork bomb of root's from filling
+the machine before it can be killed.
 
 What the sandbox is not. It is not a virtual machine: a hole in the kernel is a hole in it, and it is meant for what
 models write by accident or while they are trained, not for attackers with a grudge. And tests share a process with
@@ -173,12 +174,12 @@ class _Server:
             self.close()
             raise LensrlError("the sandbox's server does not start") from None
         self.layers: tuple[str, ...] = tuple(hello["layers"])
-        if "namespaces" not in self.layers and not {"landlock", "seccomp"} <= set(self.layers):
+        if "seccomp" not in self.layers or len(self.layers) < 2:
             self.close()
             raise LensrlError(
-                f"programs cannot be confined on this machine: it needs user namespaces ({hello['no_namespaces']}), or "
-                f"Landlock and seccomp (there is {', '.join(self.layers) or 'neither'}); "
-                f"run elsewhere, or in a container that allows one of them"
+                f"programs cannot be confined on this machine: it needs seccomp (on x86_64 or aarch64), and user "
+                f"namespaces ({hello['no_namespaces'] or 'there are'}) or Landlock; it has "
+                f"{', '.join(self.layers) or 'none of them'}; run elsewhere, or in a container that allows them"
             )
 
     def send(self, request: dict[str, Any]) -> None:
