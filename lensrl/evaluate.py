@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lensrl.generation import generate, pad_id, sampling_settings, stop_tokens, token_ids, turn_ends
 from lensrl.recipe import Recipe
 from lensrl.rollouts import play
-from lensrl.tasks import AgentTask, Item, Task
+from lensrl.tasks import AgentTask, Item, Task, batch
 
 LOGITS = 2**28  # logits held at once while scoring references: 1 GiB of fp32
 
@@ -57,15 +57,15 @@ def evaluate(
     )  # fmt: skip
     rows = [item for item in items for _ in range(settings.samples)]
     outcomes: list[tuple[float, int, bool]] = []
-    for batch in batches(rows, settings.batch):
+    for asked in batches(rows, settings.batch):
         if isinstance(task, AgentTask):
-            played = play(model, tokenizer, task, batch, generation)
+            played = play(model, tokenizer, task, asked, generation)
             outcomes += [(rollout.score, rollout.length, not rollout.done) for rollout in played]
         else:
-            prompts = [token_ids(tokenizer, item.prompt) for item in batch]
+            prompts = [token_ids(tokenizer, item.prompt) for item in asked]
             completions, ended = generate(model, tokenizer, prompts, generation)
             texts = [str(tokenizer.decode(tokens, skip_special_tokens=True)) for tokens in completions]
-            scores = [task.score(item, text) for item, text in zip(batch, texts, strict=True)]
+            scores = batch.scores(task, asked, texts)
             outcomes += [(s, len(c), not e) for s, c, e in zip(scores, completions, ended, strict=True)]
     score, length, truncated = zip(*outcomes, strict=True)
     shape = (len(items), settings.samples)

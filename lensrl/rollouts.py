@@ -7,6 +7,7 @@ authors of GiGPO rebuild a prompt from a summary of the last few turns for every
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,6 +15,7 @@ from functools import partial
 import torch
 from transformers import Cache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from lensrl.errors import LensrlError
 from lensrl.generation import left_padded, pad_id, sample, token_ids, until_end
 from lensrl.tasks import AgentTask, Episode, Item
 
@@ -75,7 +77,12 @@ def _take_turn(rollout: Rollout, episode: Episode, tokens: list[int], tokenizer:
     rollout.anchors.append(episode.anchor)
     answer = episode.step(text.partition("\n")[0].strip())
     rollout.rewards.append(float(answer.reward))
-    rollout.done, rollout.score = answer.done, episode.score
+    rollout.done, rollout.score = answer.done, float(episode.score)
+    if not math.isfinite(rollout.rewards[-1] + rollout.score):
+        raise LensrlError(
+            f"item {rollout.item.id}: turn {len(rollout.rewards)} ({text!r}) gave the reward {answer.reward} and the "
+            f"score {episode.score}; the task must give finite numbers"
+        )
     if answer.done:
         return []
     line_break = "" if "\n" in text else "\n"  # the model may have stopped, or met the limit, within its line

@@ -19,7 +19,7 @@ from lensrl.recipe import Recipe
 from lensrl.rl.advantages import gigpo_advantages
 from lensrl.rl.recorder import Recorder
 from lensrl.rollouts import Rollout, play
-from lensrl.tasks import AgentTask, Item, Task
+from lensrl.tasks import AgentTask, Item, Task, batch
 
 
 @runtime_checkable
@@ -57,7 +57,7 @@ class Completions:
         return Dataset.from_list([{"id": item.id, "prompt": item.prompt} for item in self._items.values()])
 
     def reward(self, completions: list[str], completion_ids: list[list[int]], id: list[str], **_: Any) -> list[float]:
-        rewards = [self._task.reward(self._items[i], text) for i, text in zip(id, completions, strict=True)]
+        rewards = batch.rewards(self._task, [self._items[i] for i in id], completions)
         cut = [len(ids) >= self._max_tokens and ids[-1] not in self._stop_tokens for ids in completion_ids]
         self._recorder.completions(rewards, [len(ids) for ids in completion_ids], cut)
         return rewards

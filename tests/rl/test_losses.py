@@ -18,10 +18,12 @@ from lensrl.rl.advantages import dr_grpo_advantages, grpo_advantages
 from lensrl.rl.recorder import Recorder
 from lensrl.rl.sampling import Completions
 from lensrl.rl.trainer import Trainer, _quiet, grpo_config
-from lensrl.tasks import Item, load_task
+from lensrl.tasks import Item
+from lensrl.tasks.arithmetic import Arithmetic
 from tests.conftest import SMALL
 
 LENGTH = 5  # SMALL's max_completion_tokens: Dr. GRPO's constant, whatever the longest completion of the batch is
+TASK = Arithmetic()
 ALGORITHMS = ("grpo", "dr_grpo")
 
 
@@ -40,7 +42,7 @@ def make_trainer(base: Base, policy: PreTrainedModel, recipe: Recipe, folder: Pa
             model=policy,
             args=grpo_config(recipe, seed=0, device="cpu", output_dir=str(folder)),
             processing_class=base.tokenizer,
-            sampling=Completions(load_task(SMALL), recipe, policy, base.tokenizer, recorder),
+            sampling=Completions(TASK, recipe, policy, base.tokenizer, recorder),
             recorder=recorder,
         )
 
@@ -152,11 +154,11 @@ def test_trls_advantages_are_ours(base: Base, monkeypatch: pytest.MonkeyPatch, a
 
     class Recording:
         def items(self, split: Any) -> list[Item]:
-            return load_task(SMALL).items(split)
+            return TASK.items(split)
 
         def reward(self, item: Item, completion: str) -> float:
             # Eighths, so that TRL's fp32 mean is exact: equal rewards whose mean is rounded give it 1e-7 / 1e-4.
-            rewards.append(load_task(SMALL).reward(item, completion) + len(completion) / 8)
+            rewards.append(TASK.reward(item, completion) + len(completion) / 8)
             return rewards[-1]
 
         score = reward

@@ -15,8 +15,11 @@ from lensrl.recipe import Recipe, Rl
 from lensrl.rl import train
 from lensrl.rl.recorder import Recorder
 from lensrl.rl.trainer import Trainer, check_frozen, grpo_config
-from lensrl.tasks import Item, load_task
+from lensrl.tasks import Item
+from lensrl.tasks.arithmetic import Arithmetic
 from tests.conftest import SMALL
+
+TASK = Arithmetic()
 
 
 def with_rl(**settings: Any) -> Recipe:
@@ -28,7 +31,7 @@ def changed_parts(base: Base, model: torch.nn.Module) -> set[int | str]:
 
 
 def test_full_rl_moves_every_part_and_one_layer_moves_only_itself(base: Base) -> None:
-    task = load_task(SMALL)
+    task = TASK
     assert changed_parts(base, train(base, task, with_rl(steps=2), layers=None, seed=0).model) == {
         *range(8), "embed", "final_norm",
     }  # fmt: skip
@@ -41,11 +44,11 @@ def test_runs_of_a_study_share_data_order_and_a_seed_repeats_itself(base: Base) 
             self.prompts: list[str] = []
 
         def items(self, split: Any) -> list[Item]:
-            return load_task(SMALL).items(split)
+            return TASK.items(split)
 
         def reward(self, item: Item, completion: str) -> float:
             self.prompts.append(item.prompt)
-            return load_task(SMALL).reward(item, completion)
+            return TASK.reward(item, completion)
 
         score = reward
 
@@ -59,7 +62,7 @@ def test_runs_of_a_study_share_data_order_and_a_seed_repeats_itself(base: Base) 
 
 
 def test_the_curve_has_one_value_per_step_and_layer_norms_add_up(base: Base) -> None:
-    curve = train(base, load_task(SMALL), with_rl(steps=3), layers=None, seed=0).curve.arrays()
+    curve = train(base, TASK, with_rl(steps=3), layers=None, seed=0).curve.arrays()
     assert {name: values.shape for name, values in curve.items() if values.ndim == 2} == {
         "layer_grad_norm": (3, 8), "outside_grad_norm": (3, 3),
     }  # fmt: skip
@@ -71,20 +74,20 @@ def test_the_curve_has_one_value_per_step_and_layer_norms_add_up(base: Base) -> 
 
 
 def test_a_frozen_layer_has_no_gradient(base: Base) -> None:
-    curve = train(base, load_task(SMALL), with_rl(steps=1), layers=[3], seed=0).curve
+    curve = train(base, TASK, with_rl(steps=1), layers=[3], seed=0).curve
     assert [norm > 0 for norm in curve.layer_grad_norm[0]] == [layer == 3 for layer in range(8)]
 
 
 def test_micro_batches_give_the_same_update(base: Base) -> None:
     """Accumulating four backward passes is the same step as one, up to rounding."""
-    task = load_task(SMALL)
+    task = TASK
     whole = train(base, task, with_rl(steps=1), layers=[7], seed=0)
     parts = train(base, task, with_rl(steps=1, micro_batch=16), layers=[7], seed=0)
     assert parts.curve.grad_norm[0] == pytest.approx(whole.curve.grad_norm[0], rel=1e-4)
 
 
 def test_weights_that_explode_in_the_very_last_step_are_noticed(base: Base) -> None:
-    training = train(base, load_task(SMALL), with_rl(steps=1, learning_rate=1e18), layers=None, seed=0)
+    training = train(base, TASK, with_rl(steps=1, learning_rate=1e18), layers=None, seed=0)
     assert training.status == "diverged"
     assert training.reason == "the weights or logits are not finite after step 1"
 
@@ -103,7 +106,7 @@ class Reward:
         self.calls = 0
 
     def items(self, split: Any) -> list[Item]:
-        return load_task(SMALL).items(split)
+        return TASK.items(split)
 
     def reward(self, item: Item, completion: str) -> float:
         self.calls += 1
@@ -118,7 +121,7 @@ def test_a_reward_that_is_not_finite_ends_the_run(base: Base) -> None:
 
 
 def test_weights_that_explode_end_the_run_at_the_gradient(base: Base) -> None:
-    training = train(base, load_task(SMALL), with_rl(steps=9, learning_rate=1e18), layers=None, seed=0)
+    training = train(base, TASK, with_rl(steps=9, learning_rate=1e18), layers=None, seed=0)
     assert training.status == "diverged"
     assert training.reason == f"the gradient is not finite at step {len(training.curve.grad_norm)}"
     assert 1 < len(training.curve.grad_norm) < 9
@@ -168,7 +171,7 @@ def test_the_gradient_is_that_of_a_hand_written_grpo_loss(base: Base, monkeypatc
 
     monkeypatch.setattr(Trainer, "_compute_loss", spy)
     rewards: list[float] = []
-    task = load_task(SMALL)
+    task = TASK
 
     class Recording:
         def items(self, split: Any) -> list[Item]:
