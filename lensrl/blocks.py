@@ -8,7 +8,7 @@ what has run before the first block (position embeddings and projections too), `
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lensrl.errors import LensrlError
+from lensrl.recipe import Trained
 
 Component = Literal["attn", "mlp", "norm"]
 
@@ -50,6 +51,15 @@ class Blocks:
     def component(self, parameter: str) -> Component | None:
         """Attention, MLP or norm, for a parameter in a layer."""
         return None if self.layer(parameter) is None else self.components[self.inner(parameter)]
+
+    def trains(self, parameter: str, layers: Collection[int] | None, component: Trained = "block") -> bool:
+        """Whether a parameter is among those of `layers`, or of their attention or MLP alone.
+
+        All are where `layers` is None (full-parameter RL).
+        """
+        if layers is None:
+            return True
+        return self.layer(parameter) in layers and component in ("block", self.component(parameter))
 
 
 def find_blocks(model: PreTrainedModel) -> Blocks:
@@ -113,8 +123,9 @@ def _outside(model: PreTrainedModel, parameter: str, order: dict[str, int], pref
     return "lm_head" if model.get_submodule(owner) is model.get_output_embeddings() else "final_norm"
 
 
-def train_only(model: PreTrainedModel, blocks: Blocks, layers: Iterable[int] | None) -> None:
-    """Freeze every parameter outside `layers`; None leaves all of them trainable (full-parameter RL)."""
-    chosen = None if layers is None else set(layers)
+def train_only(
+    model: PreTrainedModel, blocks: Blocks, layers: Collection[int] | None, component: Trained = "block"
+) -> None:
+    """Freeze every parameter outside `layers`, or outside their attention or MLP; None leaves all of them trainable."""
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(chosen is None or blocks.layer(name) in chosen)
+        parameter.requires_grad_(blocks.trains(name, layers, component))

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lensrl.errors import LensrlError
 from lensrl.evaluate import Scores, evaluate
 from lensrl.layers import BASE
 from lensrl.models import Base, load_base, pick_device
@@ -43,6 +44,15 @@ class Workshop:
         self.parameters = parameter_table(self.base)
         self.before = {name: tensor.numpy() for name, tensor in self.base.weights.items()}
 
+    def prepare(self, recipe: Recipe, specs: Sequence[RunSpec]) -> None:
+        """Take over the recipe with its sets chosen. Raises LensrlError for a run that would train nothing."""
+        self.recipe = recipe
+        for spec in specs:
+            if spec.layers != () and not any(
+                self.base.blocks.trains(p, spec.layers, spec.component) for p in self.before
+            ):
+                raise LensrlError(f"sets.{spec.name}: {recipe.model} has no {spec.trained}: its blocks have none")
+
     def check_base(self, run: Run) -> None:
         """Raises LensrlError when a run of this study's folder came from another base model."""
         check_base(run, self.base)
@@ -65,10 +75,11 @@ class Workshop:
         )  # fmt: skip
 
     def _make_trained(self, spec: RunSpec, path: Path, watcher: Watcher) -> None:
-        base, recipe = self.base, self.recipe
+        base, recipe = self.base, self._recipe(spec)
         snapshots = Snapshots(scratch_folder(path), set(recipe.snapshot_steps) - {recipe.rl.steps})
         training = train(
-            base, self.task, recipe, layers=spec.layers, seed=spec.seed, device=self.device,
+            base, self.task, recipe, layers=spec.layers, component=spec.component, boost=spec.boost, factor=spec.factor,
+            seed=spec.seed, device=self.device,
             on_step=lambda curve: watcher.stepped(spec, curve), snapshots=snapshots,
         )  # fmt: skip
         header = replace(self._header(spec), status=training.status, reason=training.reason)
@@ -101,6 +112,13 @@ class Workshop:
         scores = evaluate(base.fresh(weights, device=self.device), base.tokenizer, self.task, self.items, self.recipe)
         return score_arrays(scores), probe_set(base.tokenizer, chosen), activations
 
+    def _recipe(self, spec: RunSpec) -> Recipe:
+        """What the run is made with: the recipe, at the run's own learning rate."""
+        if spec.learning_rate is None:
+            return self.recipe
+        rl = self.recipe.rl.model_copy(update={"learning_rate": spec.learning_rate})
+        return self.recipe.model_copy(update={"rl": rl, "learning_rates": []})
+
     def _header(self, spec: RunSpec) -> Header:
         n_layers = self.base.blocks.n_layers
         compute = "bfloat16" if self.device == "cuda" else "float32"
@@ -115,7 +133,7 @@ class Workshop:
             base=self.recipe.model,
             fingerprint=self.base.fingerprint,
             n_layers=n_layers,
-            recipe=self.recipe.model_dump_json(),
+            recipe=self._recipe(spec).model_dump_json(),
             compression=self.recipe.store.compression,
             provenance=provenance(
                 device=hardware,

@@ -1,4 +1,4 @@
-"""Layers as people write them (`20`, `0-7`, `1,3,5`, `all`) and the runs named after them.
+"""Layers as people write them (`20`, `0-7`, `1,3,5`, `all`, `mid-3`) and the runs named after them.
 
 A layer is a decoder block, counted from 0. The parts of a model outside the layers are `embed`, `final_norm` and
 `lm_head`.
@@ -6,13 +6,19 @@ A layer is a decoder block, counted from 0. The parts of a model outside the lay
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
 
-from lensrl.errors import LensrlError
+from lensrl.errors import LensrlError, did_you_mean
 
 BASE = "base"
 FULL = "full-rl"
 OUTSIDE = ("embed", "final_norm", "lm_head")
+
+WHOLE = "full"  # every parameter of the model, also those outside the layers
+RANKED = ("top", "bottom")
+WORDS = (*RANKED, "mid", "random")
 
 LayerSpec = int | str | Sequence[int | str]
 
@@ -48,6 +54,68 @@ def parse_layers(spec: LayerSpec, n_layers: int) -> list[int]:
     return sorted(chosen)
 
 
+def spell_layers(layers: Sequence[int]) -> str:
+    """The inverse of `parse_layers`: (0, 1, 2, 5) is `0-2,5`."""
+    ranges: list[list[int]] = []
+    for layer in layers:
+        if ranges and layer == ranges[-1][-1] + 1:
+            ranges[-1].append(layer)
+        else:
+            ranges.append([layer])
+    return ",".join(f"{r[0]}-{r[-1]}" if len(r) > 1 else f"{r[0]}" for r in ranges)
+
+
+def read_word(spec: LayerSpec) -> tuple[str, int] | None:
+    """("mid", 3) for `mid-3`; None for what names layers itself, and for `full`.
+
+    Raises LensrlError for a word that is none.
+    """
+    if not isinstance(spec, str) or not spec[:1].isalpha() or spec.split(",")[0] in ("all", WHOLE):
+        return None
+    found = re.fullmatch(r"(\w+)-(\d+)", spec)
+    if found is None or found[1] not in WORDS:
+        near = did_you_mean(re.split(r"[-_\d]", spec)[0], [*WORDS, WHOLE, "all"])
+        raise LensrlError(
+            f"{spec!r} names no layers{near} (as in mid-3, random-3, top-3, bottom-3; full, all, 0-7, or a list)"
+        )
+    return found[1], int(found[2])
+
+
+def choose_layers(
+    spec: LayerSpec, n_layers: int, *, draw: str, contribution: Mapping[int, float] | None = None
+) -> list[int] | None:
+    """The layers that `spec` means, sorted; None for `full`, every parameter of the model.
+
+    Beside what `parse_layers` knows: `mid-K`, the K layers in the middle of the depth (the lower ones where they
+    cannot be centred); `random-K`, K layers drawn by the name `draw`, the same wherever and whenever they are drawn;
+    `top-K` and `bottom-K`, the K layers with the highest or lowest `contribution` (layer -> C_l).
+
+    >>> choose_layers("mid-3", 8, draw=""), choose_layers("top-1", 2, draw="", contribution={0: 0.3, 1: 0.9})
+    ([2, 3, 4], [1])
+
+    Raises LensrlError for an unknown word, for more layers than there are, and for a ranking without contributions.
+    """
+    if spec == WHOLE:
+        return None
+    word = read_word(spec)
+    if word is None:
+        return parse_layers(spec, n_layers)
+    kind, count = word
+    if not 1 <= count <= n_layers:
+        raise LensrlError(f"{spec!r} asks for {count} layers: this model has {n_layers}")
+    if kind == "mid":
+        first = (n_layers - count) // 2
+        return [*range(first, first + count)]
+    if kind == "random":
+        # by a hash, not by a generator whose stream may change with its library
+        order = sorted(range(n_layers), key=lambda layer: hashlib.sha256(f"{draw}/{layer}".encode()).digest())
+    elif contribution is None:
+        raise LensrlError(f'{spec!r} is chosen by contribution: name a finished study, profile = "runs/tiny"')
+    else:
+        order = sorted(range(n_layers), key=lambda layer: contribution[layer], reverse=kind == "top")
+    return sorted(order[:count])
+
+
 def layer_run(layer: int) -> str:
     """The name of the run that trains `layer` alone: `layer-20`."""
     return f"layer-{layer}"
@@ -57,3 +125,14 @@ def run_layer(run: str) -> int | None:
     """The inverse of `layer_run`: 20 for `layer-20`, None for any other run."""
     prefix, _, number = run.partition("-")
     return int(number) if prefix == "layer" and number.isdecimal() else None
+
+
+def rate_run(run: str, rate: float) -> str:
+    """The name of `run` trained at another learning rate than the recipe's: `layer-20@0.0004`."""
+    return f"{run}@{rate!r}"
+
+
+def run_rate(run: str) -> tuple[str, float] | None:
+    """The inverse of `rate_run`: ("layer-20", 0.0004); None for a run at the recipe's own rate."""
+    found = re.fullmatch(r"(.+)@(\d+(?:\.\d+)?(?:e[-+]\d+)?)", run)
+    return None if found is None else (found[1], float(found[2]))

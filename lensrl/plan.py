@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from lensrl.errors import LensrlError
-from lensrl.layers import BASE, FULL, layer_run, parse_layers, run_layer
-from lensrl.recipe import Recipe
+from lensrl.layers import BASE, FULL, choose_layers, layer_run, parse_layers, rate_run, run_layer, spell_layers
+from lensrl.recipe import Chosen, LayerSet, Recipe, Trained
 
 if TYPE_CHECKING:
     from lensrl.rl import TrainingCurve
@@ -16,11 +17,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunSpec:
-    """One run to make: `layers` is what it trains, None for all parameters, empty for the base."""
+    """One run to make: `layers` is what it trains, None for all parameters, empty for the base.
+
+    `component` is the part of the layers that is trained, `boost` the layers whose learning rate is `factor` times
+    the run's, and `learning_rate` that of the run where it is not the recipe's.
+    """
 
     name: str
     layers: tuple[int, ...] | None
     seed: int
+    component: Trained = "block"
+    boost: tuple[int, ...] = ()
+    factor: float = 1.0
+    learning_rate: float | None = None
+
+    @property
+    def trained(self) -> str:
+        """What it trains, in words: `all parameters, layers 2-4 at 5 x the learning rate`."""
+        if self.layers == ():
+            return "nothing"
+        part = {"block": "", "attn": "attention of ", "mlp": "MLP of "}[self.component]
+        text = "all parameters" if self.layers is None else f"{part}{_layers(self.layers)}"
+        return text + (f", {_layers(self.boost)} at {self.factor:g} x the learning rate" if self.boost else "")
 
 
 class Watcher(Protocol):
@@ -44,18 +62,50 @@ class NoWatcher:
 
 
 def plan(recipe: Recipe, n_layers: int) -> list[RunSpec]:
-    """Every run that a recipe asks for: the base once; then, for each seed, full RL, single layers and sets."""
-    for name in recipe.sets:
-        if name in (BASE, FULL) or run_layer(name) is not None or not name.replace("-", "").isalnum():
-            raise LensrlError(
-                f"sets: {name!r} cannot name a set: use letters, digits and dashes, not the name of a run"
-            )
+    """Every run that a recipe asks for: the base once; then, for each seed, full RL, single layers and sets.
+
+    Full RL and the single layers come again at each of the recipe's further learning rates. Raises LensrlError for
+    sets that this model cannot have, and for what is chosen from a profile and has not been (`lensrl.choose`).
+    """
     specs = [RunSpec(BASE, (), 0)]
     for seed in recipe.seeds:
-        specs.append(RunSpec(FULL, None, seed))
-        specs += [RunSpec(layer_run(layer), (layer,), seed) for layer in parse_layers(recipe.layers, n_layers)]
-        specs += [RunSpec(name, tuple(parse_layers(layers, n_layers)), seed) for name, layers in recipe.sets.items()]
-    empty = next((spec.name for spec in specs if spec.layers == () and spec.name != BASE), None)
-    if empty is not None:
-        raise LensrlError(f"sets: {empty!r} names no layer")
+        alone = [RunSpec(FULL, None, seed)]
+        alone += [RunSpec(layer_run(layer), (layer,), seed) for layer in parse_layers(recipe.layers, n_layers)]
+        specs += alone
+        specs += [set_run(name, layer_set, n_layers, seed) for name, layer_set in recipe.sets.items()]
+        specs += [
+            RunSpec(rate_run(spec.name, rate), spec.layers, seed, learning_rate=rate)
+            for rate in recipe.learning_rates
+            for spec in alone
+        ]
     return specs
+
+
+def set_run(name: str, layer_set: LayerSet, n_layers: int, seed: int = 0) -> RunSpec:
+    """The run of a set. Raises LensrlError where it cannot have this name, trains nothing or boosts what it freezes."""
+    if name in (BASE, FULL) or run_layer(name) is not None or not name.replace("-", "").isalnum():
+        raise LensrlError(f"sets: {name!r} cannot name a set: use letters, digits and dashes, not the name of a run")
+    chosen = layer_set.chosen or read_set(name, layer_set, n_layers)
+    layers = None if chosen.layers is None else tuple(chosen.layers)
+    if layers == ():
+        raise LensrlError(f"sets: {name!r} names no layer")
+    frozen = [layer for layer in chosen.boost if layers is not None and layer not in layers]
+    if frozen:
+        raise LensrlError(f"sets.{name}: boosts layer {frozen[0]}, but trains {_layers(layers or ())} alone")
+    return RunSpec(name, layers, seed, layer_set.component, tuple(chosen.boost), layer_set.factor or 1.0)
+
+
+def read_set(name: str, layer_set: LayerSet, n_layers: int, contribution: Mapping[int, float] | None = None) -> Chosen:
+    """The layers that the words of a set mean; `contribution` maps layer to C_l, for words that rank."""
+    try:
+        layers, boost = (
+            choose_layers(spec, n_layers, draw=name, contribution=contribution)
+            for spec in (layer_set.layers, layer_set.boost if layer_set.boost is not None else [])
+        )
+    except LensrlError as error:
+        raise LensrlError(f"sets.{name}: {error}") from None
+    return Chosen(layers=layers, boost=boost or [])
+
+
+def _layers(layers: tuple[int, ...]) -> str:
+    return f"layer{'s' * (len(layers) > 1)} {spell_layers(layers)}"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lensrl.errors import RecipeError
-from lensrl.recipe import MathTask, Recipe, load_recipe, read_kept_recipe
+from lensrl.recipe import LayerSet, MathTask, Recipe, load_recipe, read_kept_recipe
 
 RECIPES = sorted((Path(__file__).parents[1] / "runs").glob("*.toml"))
 MINIMAL = 'model = "tiny:qwen3"\n[task]\nname = "arithmetic"\n'
@@ -49,7 +49,7 @@ def test_shipped_recipes_load(path: Path) -> None:
 def test_what_the_file_says_is_what_the_recipe_holds(tmp_path: Path) -> None:
     text = f'seeds = [3, 1]\nlayers = [0, 2]\nsets.ends = "0,7"\n{MINIMAL}[rl]\nsteps = 7\n[evaluation]\ntop_p = 0.5\n'
     recipe = load(tmp_path, text)
-    assert (recipe.seeds, recipe.layers, recipe.sets) == ([3, 1], [0, 2], {"ends": "0,7"})
+    assert (recipe.seeds, recipe.layers, recipe.sets) == ([3, 1], [0, 2], {"ends": LayerSet(layers="0,7")})
     assert (recipe.rl.steps, recipe.evaluation.top_p) == (7, 0.5)
 
 
@@ -59,6 +59,7 @@ def test_what_the_file_says_is_what_the_recipe_holds(tmp_path: Path) -> None:
         (f'layres = "all"\n{MINIMAL}', "layres", "layers"),
         (f"{MINIMAL}[rl]\nstepz = 3\n", "rl.stepz", "rl.steps"),
         (f"{MINIMAL}[evalution]\nitems = 3\n", "evalution", "evaluation"),
+        (f'sets.best = {{ layers = "top-1", profil = "tiny" }}\n{MINIMAL}', "sets.best.profil", "sets.best.profile"),
         (f"{MINIMAL}[store]\nprobe_item = 3\n", "store.probe_item", "store.probe_items"),
         (f'{MATH}promt = "x"\n', "task.promt", "task.prompt"),
     ],
@@ -145,7 +146,8 @@ def test_evaluation_may_be_as_long_as_training(tmp_path: Path) -> None:
 
 def test_recipes_that_measure_the_same_do_not_conflict(tmp_path: Path) -> None:
     one = load(tmp_path, MINIMAL)
-    other = load(tmp_path, f"seeds = [1, 2]\nlayers = [3]\nsets.ends = [0, 7]\n{MINIMAL}[rl]\nsteps = 60\n")
+    runs = "seeds = [1, 2]\nlayers = [3]\nsets.ends = [0, 7]\nlearning_rates = [1e-3]\n"
+    other = load(tmp_path, f"{runs}{MINIMAL}[rl]\nsteps = 60\n")
     assert one.conflict(other) is None
 
 

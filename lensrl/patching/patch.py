@@ -90,7 +90,7 @@ def with_contributions(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
     """Add the contribution C_l of each single layer, measured with the row's seed; NaN where there is none."""
     measured: dict[tuple[int, int], float] = {}
     for seed in rows["seed"].unique():
-        if (FULL, seed) in study:
+        if (FULL, seed) in study and study.layers:
             table = study.contributions(int(seed))
             measured |= {(seed, layer): c for layer, c in zip(table["layer"], table["contribution"], strict=True)}
     return rows.assign(

@@ -4,7 +4,8 @@ Paths in a recipe are relative to the recipe's own folder. A study keeps its rec
 """
 
 from lensrl.recipe.read import load_recipe, read_kept_recipe
-from lensrl.recipe.study import Evaluation, Gigpo, Layers, Recipe, Rl, Store
+from lensrl.recipe.sets import Chosen, Layers, LayerSet, Trained
+from lensrl.recipe.study import Evaluation, Gigpo, Recipe, Rl, Store
 from lensrl.recipe.tasks import (
     ArithmeticTask,
     CodeTask,
@@ -21,6 +22,7 @@ from lensrl.recipe.tasks import (
 
 __all__ = [
     "ArithmeticTask",
+    "Chosen",
     "CodeTask",
     "CorridorTask",
     "Dataset",
@@ -28,6 +30,7 @@ __all__ = [
     "ExpressionTask",
     "Gigpo",
     "GymTask",
+    "LayerSet",
     "Layers",
     "MathTask",
     "OwnTask",
@@ -37,6 +40,7 @@ __all__ = [
     "Store",
     "Task",
     "TextWorldTask",
+    "Trained",
     "load_recipe",
     "read_kept_recipe",
 ]

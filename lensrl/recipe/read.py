@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from lensrl.errors import RecipeError, did_you_mean
+from lensrl.recipe.sets import LayerSet
 from lensrl.recipe.study import Evaluation, Gigpo, Recipe, Rl, Store
 from lensrl.recipe.tasks import OWN, TASKS, CodeTask, Dataset, MathTask, OwnTask, Source, Task, kind
 
@@ -25,6 +26,9 @@ def load_recipe(path: str | Path) -> Recipe:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise RecipeError(f"{path} is not a TOML file: {error}") from None
     recipe = _validate(data, str(path))
+    for name, layer_set in recipe.sets.items():
+        if layer_set.chosen is not None:
+            raise RecipeError(f"{path}: sets.{name}.chosen is found by the study: say what to choose, layers = 'top-3'")
     return _resolve(recipe, path.resolve().parent)
 
 
@@ -47,7 +51,7 @@ def _complaint(error: ValidationError, data: Any) -> str:
     """The first thing that is wrong, in the words of the file."""
     first = error.errors()[0]
     # pydantic puts the tags of unions into the path: ("task", "math", "train", "path") for what was typed as task.train
-    tags = {*TASKS, OWN, "path", Dataset.__name__}
+    tags = {*TASKS, OWN, "path", Dataset.__name__, "int", "str", "list[int]"}
     key = ".".join(str(part) for part in first["loc"] if part not in tags)
     if first["type"] == "extra_forbidden":
         return f"unknown key {key!r}{did_you_mean(key, _known_keys(data))}"
@@ -59,19 +63,24 @@ def _complaint(error: ValidationError, data: Any) -> str:
     if first["type"] == "missing":
         return f"{key!r} is missing"
     given = "" if isinstance(first["input"], dict) else f" (given: {first['input']!r})"
-    return f"{key}: {first['msg'].removeprefix('Value error, ')}{given}"
+    return f"{f'{key}: ' if key else ''}{first['msg'].removeprefix('Value error, ')}{given}"
 
 
 def _known_keys(data: Any) -> list[str]:
     task = TASKS.get(kind(data.get("task")) or "", OwnTask)
     tables = {"rl": Rl, "rl.gigpo": Gigpo, "evaluation": Evaluation, "store": Store, "task": task}
+    sets = data.get("sets")
+    tables |= {f"sets.{name}": LayerSet for name in (sets if isinstance(sets, dict) else ())}
     nested = [f"{table}.{key}" for table, model in tables.items() for key in model.model_fields]
     return [*Recipe.model_fields, *nested]
 
 
 def _resolve(recipe: Recipe, folder: Path) -> Recipe:
     """Make the paths absolute. A model that names no folder here is left as it is: a hub name or `tiny:`."""
-    changes: dict[str, Any] = {"task": _resolve_task(recipe.task, folder)}
+    changes: dict[str, Any] = {
+        "task": _resolve_task(recipe.task, folder),
+        "sets": {name: _resolve_set(layer_set, folder) for name, layer_set in recipe.sets.items()},
+    }
     if (folder / recipe.model).is_dir():
         changes["model"] = str((folder / recipe.model).resolve())
     elif Path(recipe.model).is_dir():
@@ -91,6 +100,11 @@ def _resolve_task(task: Task, folder: Path) -> Task:
             raise RecipeError(f"task file {path} cannot be read: {error.strerror}") from None
         return task.model_copy(update={"name": f"{path}:{task.class_name}", "sha256": digest})
     return task
+
+
+def _resolve_set(layer_set: LayerSet, folder: Path) -> LayerSet:
+    profile = layer_set.profile
+    return layer_set if profile is None else layer_set.model_copy(update={"profile": (folder / profile).resolve()})
 
 
 def _resolve_source(source: Source, folder: Path) -> Source:

@@ -6,10 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
+from lensrl.recipe.sets import Layers, LayerSet
 from lensrl.recipe.table import Share, Table
 from lensrl.recipe.tasks import Task
-
-Layers = int | str | list[int]  # 3, "0-7", "all", [3, 5]
 
 
 class Gigpo(Table):
@@ -84,14 +83,17 @@ class Recipe(Table):
     `task` is a table, or the name alone where a task needs no settings: `task = "arithmetic"`.
 
     `layers` names the single-layer runs (`"all"`, `"0-7"`, `[3, 5]`); `sets` names further runs that train several
-    layers together.
+    layers together: a table of layers or of `LayerSet`s, or a list of words that are their own names
+    (`["mid-3", "random-3"]`). `learning_rates` are further rates, beside `rl.learning_rate`, at which full RL and the
+    single layers are trained as well, so that no layer looks bad for want of a rate that suits it.
     """
 
     model: Annotated[str, Field(min_length=1)]
     task: Task
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]
     layers: Layers = "all"
-    sets: dict[str, Layers] = {}
+    sets: dict[str, LayerSet] = {}
+    learning_rates: list[PositiveFloat] = []
     rl: Rl = Rl()
     evaluation: Evaluation = Evaluation()
     store: Store = Store()
@@ -101,10 +103,20 @@ class Recipe(Table):
     def _task_by_name(cls, task: Any) -> Any:
         return {"name": task} if isinstance(task, str) else task
 
+    @field_validator("sets", mode="before")
+    @classmethod
+    def _sets_by_words(cls, sets: Any) -> Any:
+        if not isinstance(sets, list):
+            return sets
+        if not all(isinstance(word, str) for word in sets):
+            raise ValueError("a list of sets holds words such as 'mid-3'; sets of other layers need names: a table")
+        _each_once("set", sets)
+        return {word: word for word in sets}
+
     @model_validator(mode="after")
-    def _each_seed_once(self) -> Recipe:
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds {self.seeds} name a seed twice")
+    def _nothing_twice(self) -> Recipe:
+        _each_once("seed", self.seeds)
+        _each_once("learning rate", [self.rl.learning_rate, *self.learning_rates])
         return self
 
     @property
@@ -119,13 +131,19 @@ class Recipe(Table):
     def conflict(self, other: Recipe) -> str | None:
         """The first setting in which two recipes measure different things, or None.
 
-        Which runs to make (`seeds`, `layers`, `sets`) is not compared, so that a study can be extended.
+        Which runs to make (`seeds`, `layers`, `sets`, `learning_rates`) is not compared: a study can be extended.
         """
-        mine, theirs = (_flatten(r.model_dump(mode="json", exclude={"seeds", "layers", "sets"})) for r in (self, other))
+        runs = {"seeds", "layers", "sets", "learning_rates"}
+        mine, theirs = (_flatten(r.model_dump(mode="json", exclude=runs)) for r in (self, other))
         for key in sorted(mine.keys() | theirs.keys()):
             if mine.get(key) != theirs.get(key):
                 return f"{key} is {theirs.get(key)!r} there and {mine.get(key)!r} here"
         return None
+
+
+def _each_once(what: str, values: list[Any]) -> None:
+    if len(set(values)) < len(values):
+        raise ValueError(f"{what}s {values} name a {what} twice")
 
 
 def _flatten(data: Any, prefix: str = "") -> dict[str, Any]:

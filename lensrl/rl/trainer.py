@@ -32,7 +32,7 @@ import inspect
 import logging
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -47,7 +47,7 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from lensrl.blocks import train_only
 from lensrl.evaluate import references
 from lensrl.models import Base
-from lensrl.recipe import Recipe
+from lensrl.recipe import Recipe, Trained
 from lensrl.rl.recorder import Collapsed, Diverged, Recorder, TrainingCurve
 from lensrl.rl.sampling import Completions, Episodes, Sampling
 from lensrl.rl.snapshots import Snapshots
@@ -79,6 +79,9 @@ def train(
     recipe: Recipe,
     *,
     layers: Iterable[int] | None,
+    component: Trained = "block",
+    boost: Collection[int] = (),
+    factor: float = 1.0,
     seed: int,
     device: str = "cpu",
     on_step: OnStep | None = None,
@@ -86,12 +89,15 @@ def train(
 ) -> Training:
     """Train a fresh copy of the base: all of it (`layers=None`) or the given layers, everything else frozen.
 
+    `component` trains the attention or the MLP of the layers alone; the layers in `boost` learn at `factor` times the
+    recipe's learning rate.
+
     Runs that share `recipe` and `seed` see the same prompts in the same order. Raises RuntimeError when a parameter
     that should be frozen has moved by a single bit.
     """
     chosen = None if layers is None else sorted(layers)
     model = base.fresh(device=device)
-    train_only(model, base.blocks, chosen)
+    train_only(model, base.blocks, chosen, component)
     count_positions(model)
     recorder = Recorder(base.blocks, group_size=recipe.rl.completions_per_prompt)
     of_task = Episodes if isinstance(task, AgentTask) else Completions
@@ -104,6 +110,8 @@ def train(
             processing_class=base.tokenizer,
             sampling=sampling,
             recorder=recorder,
+            boosted=[p for name, p in model.named_parameters() if base.blocks.layer(name) in boost],
+            factor=factor,
         )
         trainer.remove_callback(PrinterCallback)
         trainer.remove_callback(ProgressCallback)
@@ -114,7 +122,7 @@ def train(
             status, reason = "collapsed", str(error)
         except Diverged as error:
             status, reason = "diverged", str(error)
-    check_frozen(model, base, chosen)
+    check_frozen(model, base, chosen, component)
     if status == "completed" and not finite(model, base, task.items("train")[:8]):
         status, reason = "diverged", f"the weights or logits are not finite after step {len(recorder.curve)}"
     return Training(model, status, reason, recorder.curve)
@@ -173,9 +181,20 @@ def grpo_config(recipe: Recipe, *, seed: int, device: str, output_dir: str) -> G
 
 
 class Trainer(GRPOTrainer):
-    """GRPOTrainer that takes what it samples from `sampling`, and shows the gradients to a recorder before clipping."""
+    """GRPOTrainer that takes what it samples from `sampling`, and shows the gradients to a recorder before clipping.
 
-    def __init__(self, *, sampling: Sampling, recorder: Recorder, **arguments: Any) -> None:
+    `boosted` parameters learn at `factor` times the learning rate; everything else of their group stays as it is.
+    """
+
+    def __init__(
+        self,
+        *,
+        sampling: Sampling,
+        recorder: Recorder,
+        boosted: Sequence[torch.nn.Parameter] = (),
+        factor: float = 1.0,
+        **arguments: Any,
+    ) -> None:
         super().__init__(
             reward_funcs=sampling.reward,  # pyright: ignore[reportArgumentType]
             train_dataset=sampling.prompts(),
@@ -184,6 +203,19 @@ class Trainer(GRPOTrainer):
         )
         self._sampling = sampling
         self._recorder = recorder
+        self._boosted = {id(parameter) for parameter in boosted}
+        self._factor = factor
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        optimizer = super().create_optimizer(model)
+        rates = {False: self.args.learning_rate, True: self.args.learning_rate * self._factor}
+        optimizer.param_groups[:] = [
+            group | {"params": parameters, "lr": rate}
+            for group in optimizer.param_groups
+            for boosted, rate in rates.items()
+            if (parameters := [p for p in group["params"] if (id(p) in self._boosted) is boosted])
+        ]
+        return optimizer
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         output = super()._generate_and_score_completions(inputs)
@@ -249,15 +281,17 @@ def finite(model: PreTrainedModel, base: Base, items: Sequence[Item]) -> bool:
     return bool(torch.isfinite(model(input_ids=teacher.ids, attention_mask=teacher.mask).logits).all())
 
 
-def check_frozen(model: PreTrainedModel, base: Base, layers: list[int] | None) -> None:
-    """Every tensor outside `layers` is bit-identical to the base. Raises RuntimeError naming the first that is not."""
-    if layers is None:
-        return
+def check_frozen(model: PreTrainedModel, base: Base, layers: list[int] | None, component: Trained = "block") -> None:
+    """Every tensor that was not to be trained is bit-identical to the base.
+
+    Raises RuntimeError naming the first that is not.
+    """
     for name, parameter in model.named_parameters():
-        if base.blocks.layer(name) not in layers:
+        if not base.blocks.trains(name, layers, component):
             before, after = base.weights[name], parameter.detach().cpu()
             if not torch.equal(before.view(torch.int32), after.view(torch.int32)):
-                raise RuntimeError(f"{name} changed although only layers {layers} were trained")
+                part = "" if component == "block" else f" ({component})"
+                raise RuntimeError(f"{name} changed although only layers {layers}{part} were trained")
 
 
 @contextmanager

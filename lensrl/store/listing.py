@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from lensrl.errors import LensrlError, StoreError
-from lensrl.layers import BASE, FULL, run_layer
+from lensrl.layers import BASE, FULL, run_layer, run_rate
 from lensrl.plan import plan
 from lensrl.store.atomic import is_being_written, partial_path
 from lensrl.store.checked import axis_names, check_tree, dataset_at, located
@@ -143,9 +143,10 @@ def size(n_bytes: int | np.integer) -> str:
 
 
 def order(name: str, seed: int) -> tuple[object, ...]:
-    """The base, full RL, single layers from the bottom up, then sets."""
-    layer = run_layer(name)
-    return (name != BASE, name != FULL, layer is None, layer or 0, name, seed)
+    """The base, full RL, single layers from the bottom up, then sets; then, rate by rate, what has another rate."""
+    run, rate = run_rate(name) or (name, 0.0)
+    layer = run_layer(run)
+    return (rate, run != BASE, run != FULL, layer is None, layer or 0, run, seed)
 
 
 def _row(run: Run) -> dict[str, object]:

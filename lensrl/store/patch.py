@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from lensrl.errors import Damaged, reason
+from lensrl.layers import spell_layers
 from lensrl.measures.contribution import GainRatio, gain_ratios, mean_score
 from lensrl.store.atomic import new_file
 from lensrl.store.checked import DAMAGE, attribute, group_at, members, open_for_reading, read_array, read_strings
@@ -104,17 +105,6 @@ class PatchResult:
                     "into_value": into, "from_value": donor, "patched_value": value,
                     "status": result.status, "reason": result.reason,
                 }  # fmt: skip
-
-
-def spell_layers(layers: Sequence[int]) -> str:
-    """The inverse of `parse_layers`: (0, 1, 2, 5) is `0-2,5`."""
-    ranges: list[list[int]] = []
-    for layer in layers:
-        if ranges and layer == ranges[-1][-1] + 1:
-            ranges[-1].append(layer)
-        else:
-            ranges.append([layer])
-    return ",".join(f"{r[0]}-{r[-1]}" if len(r) > 1 else f"{r[0]}" for r in ranges)
 
 
 def write_patch(folder: Path, result: PatchResult) -> Path:

@@ -16,6 +16,7 @@ import pandas as pd
 from lensrl.errors import Damaged, LensrlError, reason
 from lensrl.layers import OUTSIDE
 from lensrl.measures.contribution import mean_score
+from lensrl.recipe import LayerSet
 from lensrl.store.checked import (
     DAMAGE,
     attribute,
@@ -81,6 +82,12 @@ class Run:
     def recipe(self) -> dict[str, Any]:
         """The recipe that the run was made with."""
         return self._json("recipe")
+
+    @property
+    def layer_set(self) -> LayerSet | None:
+        """The set of layers that the run trained, as its recipe had it; None for a run that is no set's."""
+        made = self.recipe.get("sets", {}).get(self.name)
+        return None if made is None else LayerSet.model_validate(made)
 
     @property
     def provenance(self) -> dict[str, Any]:

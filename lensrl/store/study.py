@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -11,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from lensrl.errors import LensrlError, RecipeError, StoreError, did_you_mean
-from lensrl.layers import BASE, FULL, layer_run, parse_layers, run_layer
-from lensrl.measures.contribution import GainRatio, gain_ratios
+from lensrl.layers import BASE, parse_layers, run_layer
 from lensrl.recipe import Recipe, read_kept_recipe
+from lensrl.store.contributions import layer_contributions, rate_control, set_contributions
 from lensrl.store.listing import Runs, order
 from lensrl.store.patch import PatchResult, read_patch
 from lensrl.store.run import Run
@@ -130,49 +129,22 @@ class Study:
         return pd.DataFrame(rows)
 
     def contributions(self, seed: int | None = None) -> pd.DataFrame:
-        """The layer contribution C_l of every layer that was asked for, with its 95 % interval.
+        """C_l of every layer that was asked for, over all seeds or for one: see `layer_contributions`."""
+        return layer_contributions(self, seed)
 
-        Over all seeds, or for one.
+    def set_contributions(self, seed: int | None = None) -> pd.DataFrame:
+        """The contribution of every named set of layers: see `lensrl.store.contributions.set_contributions`."""
+        return set_contributions(self, seed)
 
-        Columns: layer, contribution, low, high, numerator (S_l - S_base) and denominator (S_full - S_base) each with
-        `_low` and `_high`, status, reason, seeds (how many). `status` is `defined`; `collapsed` where the value
-        rests on a run that collapsed; or `undefined`, `diverged`, `damaged`, `missing`, with NaN and the reason.
-        """
-        base = self[BASE]
-        self[FULL if seed is None else (FULL, seed)]  # raises with what there is
-        if not self._layers():
-            raise LensrlError(f"{self.path} has no single-layer runs: its recipe asks for none (layers = [])")
-        full = self._runs(FULL, seed)
-        scored = {seed: run for seed, run in full.items() if run.has_scores}
-        groups: dict[tuple[int, ...], dict[int, list[Run]]] = {}
-        rows: dict[int, dict[str, object]] = {}
-        for layer in self._layers():
-            runs = self._runs(layer_run(layer), seed)
-            shared = tuple(sorted(seed for seed in scored if seed in runs and runs[seed].has_scores))
-            if shared:
-                groups.setdefault(shared, {})[layer] = [runs[seed] for seed in shared]
-            else:
-                rows[layer] = self._no_contribution(layer, runs, full)
-        for seeds, layers in groups.items():
-            ratios = gain_ratios(
-                _matrix([base] * len(seeds), base),
-                _matrix([scored[seed] for seed in seeds], base),
-                {layer: _matrix(runs, base) for layer, runs in layers.items()},
-                base.items["benchmark"].tolist(),
-                gain="S_full - S_base",
-            )
-            full_runs = [scored[seed] for seed in seeds]
-            rows |= {layer: _row(layer, ratio, [*full_runs, *layers[layer]]) for layer, ratio in ratios.items()}
-        return pd.DataFrame([rows[layer] for layer in sorted(rows)], columns=list(CONTRIBUTION_COLUMNS))
+    def rate_control(self, seed: int | None = None) -> pd.DataFrame:
+        """C_l with every layer, and full RL, at the learning rate that suits it best: see `rate_control` there."""
+        return rate_control(self, seed)
 
-    def _layers(self) -> list[int]:
-        """The layers that the recipe asks for, and any others that have a run."""
+    @property
+    def layers(self) -> list[int]:
+        """The layers trained alone: those that the recipe asks for, and any others that have a run."""
         made = [layer for name, _ in self.runs if (layer := run_layer(name)) is not None]
         return sorted({*parse_layers(self.recipe.layers, self.n_layers), *made})
-
-    def _runs(self, name: str, seed: int | None) -> dict[int, Run]:
-        """The runs of a name by seed: all of them, or the one asked for."""
-        return {s: run for (n, s), run in self.runs.items() if n == name and seed in (None, s)}
 
     def patches(self) -> pd.DataFrame:
         """Every stored patching result, one row per metric; see `PatchResult.rows`.
@@ -216,52 +188,6 @@ class Study:
 
     def _ipython_key_completions_(self) -> list[str]:
         return list(dict.fromkeys(name for name, _ in self.runs))
-
-    def _no_contribution(self, layer: int, runs: dict[int, Run], full: dict[int, Run]) -> dict[str, object]:
-        comparable = [run for seed, run in full.items() if seed in runs] or list(full.values())
-        ended = next((run for run in [*comparable, *runs.values()] if not run.has_scores), None)
-        damaged = next((why for file, why in self.broken.items() if file.startswith(f"{layer_run(layer)}.seed-")), None)
-        if damaged is not None:
-            status, why = "damaged", damaged
-        elif not runs and any(run.has_scores for run in full.values()):
-            status, why = "missing", f"no run {layer_run(layer)}"
-        elif ended is not None:
-            status, why = ended.status, f"{ended.name} seed {ended.seed}: {ended.reason}"
-        else:
-            status, why = "missing", f"no seed in common: {layer_run(layer)} has {[*runs]}, {FULL} has {[*full]}"
-        row: dict[str, object] = dict.fromkeys(CONTRIBUTION_COLUMNS, float("nan"))
-        row.update(layer=layer, status=status, reason=why, seeds=0)
-        return row
-
-
-CONTRIBUTION_COLUMNS = (
-    "layer", "contribution", "low", "high", "numerator", "numerator_low", "numerator_high",
-    "denominator", "denominator_low", "denominator_high", "status", "reason", "seeds",
-)  # fmt: skip
-
-
-def _row(layer: int, result: GainRatio, runs: Sequence[Run]) -> dict[str, object]:
-    status, why = result.status, result.reason
-    collapsed = next((run for run in runs if run.status == "collapsed"), None)
-    ratio = result.ratio
-    if status == "defined" and result.denominator.value < 0:
-        nan = float("nan")
-        ratio = type(ratio)(nan, nan, nan)
-        status = "undefined"
-        why = f"full RL lowered the score by {-result.denominator.value:.3g}: there is no gain to share"
-    elif status == "defined" and collapsed is not None:
-        status, why = "collapsed", f"{collapsed.name} seed {collapsed.seed}: {collapsed.reason}"
-    seeds = len({run.seed for run in runs})
-    values = (layer, *ratio, *result.numerator, *result.denominator, status, why, seeds)
-    return dict(zip(CONTRIBUTION_COLUMNS, values, strict=True))
-
-
-def _matrix(runs: Sequence[Run], base: Run) -> np.ndarray:
-    """Per-item scores, (seed, item). Raises StoreError when a run was not scored on the items of the base."""
-    for run in runs:
-        if not run.items["item"].equals(base.items["item"]):
-            raise StoreError(f"{run.path} was scored on other items than {base.path}; their scores cannot be paired")
-    return np.stack([run.items["score"].to_numpy() for run in runs])
 
 
 def open_study(path: str | Path) -> Study:

@@ -7,16 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lensrl.errors import LensrlError
-from lensrl.layers import parse_layers
 from lensrl.patching.sets import check_component, layer_sets
-from lensrl.store.patch import PatchComponent, PatchKey, Sets, spell_layers
+from lensrl.store.patch import PatchComponent, PatchKey, Sets
 
 LAYERS = st.sets(st.integers(0, 11), min_size=1).map(sorted)
-
-
-@given(LAYERS)
-def test_spelling_layers_is_the_inverse_of_parsing_them(layers: list[int]) -> None:
-    assert parse_layers(spell_layers(layers), 12) == layers
 
 
 @given(LAYERS)

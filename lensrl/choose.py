@@ -1,0 +1,115 @@
+"""Which layers `top-K` and `bottom-K` mean: those with the highest or lowest C_l of a profile that was measured before.
+
+    profile (a finished study, or a published table)  ->  C_l of every layer  ->  the K best  ->  the set, in its study
+
+The best of many noisy layers look better than they are where they were chosen (the winner's curse). So a study's items
+are halved (`split_items`): where the profile was measured on items of this study, those of the other half are left out
+of the choice, and the set's contribution is reported on that half alone. Where the two have no item in common (another
+task), and for a published table, whose items are not known, the choice uses everything and the report does, too.
+
+What was chosen is kept with the study and stays: a profile that grows or goes away changes no set that has a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from lensrl.errors import LensrlError
+from lensrl.layers import BASE, FULL, run_layer, spell_layers
+from lensrl.measures.profile import split_items
+from lensrl.plan import read_set
+from lensrl.profiles import read_contributions
+from lensrl.recipe import LayerSet, Recipe
+from lensrl.store.contributions import layer_contributions
+from lensrl.store.listing import list_study
+from lensrl.store.study import Study, open_study
+
+Unseen = Literal["all", "other half"]
+
+
+class Profile(NamedTuple):
+    """Layer -> C_l, and which items of the study at hand it has not seen."""
+
+    contribution: dict[int, float]
+    unseen: Unseen
+
+
+def choose_sets(
+    recipe: Recipe,
+    n_layers: int,
+    items: Sequence[tuple[str, str]],
+    made: Mapping[str, LayerSet],
+) -> Recipe:
+    """The recipe with `chosen` filled in for every set that rests on a profile.
+
+    `items` are the study's held-out items, as (benchmark, id); `made` are the sets that have a run already, which keep
+    what was chosen then. Raises LensrlError for a profile that cannot be read, is not finished, is of another number of
+    layers or lacks the contribution of a layer.
+    """
+    sets = dict(recipe.sets)
+    for name, layer_set in recipe.sets.items():
+        if layer_set.profile is None:
+            continue
+        before = made.get(name)
+        if before is not None and before.model_copy(update={"chosen": None}) == layer_set:
+            sets[name] = before
+            continue
+        try:
+            profile = read_profile(layer_set.profile, n_layers, items)
+        except LensrlError as error:
+            raise LensrlError(f"sets.{name}: {error}") from None
+        chosen = read_set(name, layer_set, n_layers, profile.contribution)
+        chosen = chosen.model_copy(update={"items": profile.unseen})
+        sets[name] = layer_set.model_copy(update={"chosen": chosen})
+    return recipe.model_copy(update={"sets": sets})
+
+
+def read_profile(path: Path, n_layers: int, items: Sequence[tuple[str, str]]) -> Profile:
+    """C_l of every layer of a model, from a study's folder or a CSV file, for a study that is scored on `items`."""
+    if path.is_file():
+        table, unseen = read_contributions(path).assign(reason=""), "all"
+        _check_layers(path, int(table["layer"].max()) + 1, n_layers)
+    else:
+        with open_study(path) as study:
+            _check_layers(path, study.n_layers, n_layers)
+            _check_finished(study)
+            table, unseen = _measured(study, items)
+    known = table[table["contribution"].notna()]
+    lacking = sorted({*range(n_layers)} - {*known["layer"]})
+    if lacking:
+        reasons = table.loc[table["layer"].isin(lacking), "reason"]
+        why = reasons.iloc[0] if len(reasons) else "never trained alone"
+        raise LensrlError(
+            f"{path} has no contribution of layer{'s' * (len(lacking) > 1)} {spell_layers(lacking)}: {why}"
+        )
+    return Profile(dict(zip(known["layer"], known["contribution"], strict=True)), unseen)
+
+
+def _measured(study: Study, items: Sequence[tuple[str, str]]) -> tuple[pd.DataFrame, Unseen]:
+    """The contributions of a study without those of `items` that the set's score will be reported on."""
+    measured = [*study[BASE].items[["benchmark", "item"]].itertuples(index=False, name=None)]
+    if set(measured).isdisjoint(items):
+        return layer_contributions(study), "all"
+    reported = {items[place] for place in split_items(np.array([benchmark for benchmark, _ in items]))[1]}
+    chosen_on = np.flatnonzero([item not in reported for item in measured])
+    return layer_contributions(study, items=chosen_on), "other half"
+
+
+def _check_layers(path: Path, found: int, n_layers: int) -> None:
+    if found != n_layers:
+        raise LensrlError(f"{path} is of a model with {found} layers, this one has {n_layers}")
+
+
+def _check_finished(study: Study) -> None:
+    table = list_study(study)
+    needed = [name in (BASE, FULL) or run_layer(name) is not None for name in table["run"]]
+    for row in table[needed].to_dict("records"):
+        if row["status"] in ("missing", "unfinished", "running", "damaged"):
+            raise LensrlError(
+                f"{study.path} is not finished: {row['run']} seed {row['seed']} is {row['status']} ({row['reason']})"
+            )

@@ -1,0 +1,249 @@
+"""What layers, and sets of them, contribute to the gain of full RL, from the scores of a study's runs.
+
+    C = (S - S_base) / (S_full - S_base)                                     ("Is One Layer Enough?", arXiv 2607.01232)
+
+with Fieller's interval over items and seeds (`lensrl.measures.contribution`). A choice that was made by score, of the
+layers of a set or of a learning rate, is scored on the half of the items that it did not see (`split_items`): measured
+where it was chosen, the best of many noisy runs looks better than it is. Only the luck of items is taken out so: what
+was chosen for the luck of a training seed keeps it, so choose with several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float64, Int
+
+from lensrl.errors import LensrlError, StoreError
+from lensrl.layers import BASE, FULL, layer_run, rate_run, run_layer
+from lensrl.measures.contribution import GainRatio, gain_ratios, mean_score
+from lensrl.measures.profile import split_items
+from lensrl.plan import set_run
+from lensrl.recipe import LayerSet
+from lensrl.store.run import Run
+
+if TYPE_CHECKING:
+    from lensrl.store.study import Study
+
+Key = TypeVar("Key", int, str)
+Row = dict[str, object]
+
+RATIO_COLUMNS = (
+    "contribution", "low", "high", "numerator", "numerator_low", "numerator_high",
+    "denominator", "denominator_low", "denominator_high", "status", "reason", "seeds",
+)  # fmt: skip
+SET_COLUMNS = ("set", "trained", "layers", "component", "boost", "factor", "items", *RATIO_COLUMNS)
+RECIPE_COLUMNS = ("contribution", "low", "high", "numerator", "status", "reason")
+RATE_COLUMNS = (
+    "run", "layer", "rate", *RATIO_COLUMNS, "recipe_rate", *(f"recipe_{name}" for name in RECIPE_COLUMNS),
+    "rates", "left_out",
+)  # fmt: skip
+
+
+def layer_contributions(
+    study: Study, seed: int | None = None, *, items: Int[np.ndarray, " chosen"] | None = None
+) -> pd.DataFrame:
+    """The layer contribution C_l of every layer that was asked for, with its 95 % interval.
+
+    Over all seeds or for one, and over all items or for those at the places `items`.
+
+    Columns: layer, contribution, low, high, numerator (S_l - S_base) and denominator (S_full - S_base) each with
+    `_low` and `_high`, status, reason, seeds (how many). `status` is `defined`; `collapsed` where the value
+    rests on a run that collapsed; or `undefined`, `diverged`, `damaged`, `missing`, with NaN and the reason.
+    """
+    study[FULL if seed is None else (FULL, seed)]  # raises with what there is
+    if not study.layers:
+        raise LensrlError(f"{study.path} has no single-layer runs: its recipe asks for none (layers = [])")
+    rows = shares(study, {layer: layer_run(layer) for layer in study.layers}, seed, items=items)
+    return pd.DataFrame([{"layer": layer} | row for layer, row in rows.items()], columns=["layer", *RATIO_COLUMNS])
+
+
+def set_contributions(study: Study, seed: int | None = None) -> pd.DataFrame:
+    """The contribution of every set of layers, in the recipe's order, with its 95 % interval; no row without sets.
+
+    Columns: set; trained (in words); layers (None for `full`) and boost (tuples), component and factor, as in
+    `RunSpec`; items, `all` or the `other half` where the layers were chosen on the first; and those of
+    `layer_contributions`.
+    """
+    sets = _sets(study)
+    if not sets:
+        return pd.DataFrame(columns=list(SET_COLUMNS))
+    study[FULL if seed is None else (FULL, seed)]
+    # beside the single layers, by which it is judged how much full RL varies between seeds
+    alone = {layer_run(layer): layer_run(layer) for layer in study.layers}
+    of: dict[str, dict[str, Row]] = {}
+    rows = []
+    for name, layer_set in sets.items():
+        spec = set_run(name, layer_set, study.n_layers)
+        items = "all" if layer_set.chosen is None else layer_set.chosen.items
+        if items not in of:
+            of[items] = shares(
+                study, alone | {name: name for name in sets}, seed,
+                items=None if items == "all" else _halves(study)[1],
+            )  # fmt: skip
+        rows.append(
+            {
+                "set": name,
+                "trained": spec.trained,
+                "layers": spec.layers,
+                "component": spec.component,
+                "boost": spec.boost,
+            }
+            | {"factor": spec.factor, "items": items}
+            | of[items][name]
+        )
+    return pd.DataFrame(rows, columns=list(SET_COLUMNS))
+
+
+def rate_control(study: Study, seed: int | None = None) -> pd.DataFrame:
+    """C_l with full RL, and every layer, at the learning rate of the recipe's that suits it best.
+
+    The best rate has the highest mean score on the first half of the items, over the seeds; the contribution is
+    measured on the other half, with full RL at its own best rate in the denominator. One row for full RL, then one
+    per layer; no row where the recipe has one rate.
+
+    Columns: run, layer (NaN for full RL), rate (chosen; NaN where there is none); those of `layer_contributions`; the
+    same with `recipe_` before rate, contribution, low, high, numerator, status, reason: everything at the recipe's
+    rate, on the same half; rates, all there were to choose from (a tuple); left_out, those that could not be chosen
+    for want of a score. Full RL's own contribution is 1, and its gain `numerator`.
+    """
+    own = study.recipe.rl.learning_rate
+    rates = sorted({own, *study.recipe.learning_rates})
+    if len(rates) == 1:
+        return pd.DataFrame(columns=list(RATE_COLUMNS))
+    seeds = study.seeds if seed is None else [seed]
+    first, other = _halves(study)
+    names: dict[str, str] = {}
+    chosen: dict[str, Row] = {}
+    for run in (FULL, *map(layer_run, study.layers)):
+        at = {rate: run if rate == own else rate_run(run, rate) for rate in rates}
+        scores = {rate: _score(study, name, seeds, first) for rate, name in at.items()}
+        scored = {rate: score for rate, score in scores.items() if score is not None}
+        best = max(scored, key=lambda rate: scored[rate]) if scored else None
+        names[run] = run if best is None else at[best]
+        chosen[run] = {"run": run, "layer": run_layer(run), "rate": best, "recipe_rate": own, "rates": tuple(rates)}
+        chosen[run]["left_out"] = ", ".join(f"{rate:g}" for rate in rates if rate not in scored)
+    controlled = _beside_full(study, names, seed, other)
+    plain = _beside_full(study, {run: run for run in names}, seed, other)
+    rows = [
+        chosen[run] | controlled[run] | {f"recipe_{name}": plain[run][name] for name in RECIPE_COLUMNS} for run in names
+    ]
+    return pd.DataFrame(rows, columns=list(RATE_COLUMNS)).astype({"layer": float, "rate": float})
+
+
+def _beside_full(
+    study: Study, names: Mapping[str, str], seed: int | None, items: Int[np.ndarray, " chosen"]
+) -> dict[str, Row]:
+    """The shares of runs, full RL among them, of what full RL gains, of which it has 1 itself."""
+    full = names[FULL]
+    layers = {run: name for run, name in names.items() if run != FULL}
+    (whole,) = shares(study, {FULL: full}, seed, full=full, items=items).values()
+    if whole["status"] in ("defined", "collapsed"):
+        whole |= dict.fromkeys(("contribution", "low", "high"), 1.0)
+    return {FULL: whole} | shares(study, layers, seed, full=full, items=items)
+
+
+def shares(
+    study: Study,
+    names: Mapping[Key, str],
+    seed: int | None = None,
+    *,
+    full: str = FULL,
+    items: Int[np.ndarray, " chosen"] | None = None,
+) -> dict[Key, Row]:
+    """For every key its run's contribution, over the seeds that it shares with `full`: `RATIO_COLUMNS`.
+
+    Raises StoreError for runs that were not scored on the items of the base.
+    """
+    base = study[BASE]
+    benchmark = base.items["benchmark"].to_numpy(str)
+    where = np.arange(len(benchmark)) if items is None else items
+    full_runs = _by_seed(study, full, seed)
+    scored = {seed: run for seed, run in full_runs.items() if run.has_scores}
+    groups: dict[tuple[int, ...], dict[Key, list[Run]]] = {}
+    rows: dict[Key, Row] = {}
+    for key, name in names.items():
+        runs = _by_seed(study, name, seed)
+        shared = tuple(sorted(seed for seed in scored if seed in runs and runs[seed].has_scores))
+        if shared:
+            groups.setdefault(shared, {})[key] = [runs[seed] for seed in shared]
+        else:
+            rows[key] = _no_share(study, name, runs, full, full_runs)
+    for seeds, parts in groups.items():
+        ratios = gain_ratios(
+            _matrix([base] * len(seeds), base)[:, where],
+            _matrix([scored[seed] for seed in seeds], base)[:, where],
+            {key: _matrix(runs, base)[:, where] for key, runs in parts.items()},
+            benchmark[where].tolist(),
+            gain="S_full - S_base",
+        )
+        together = [scored[seed] for seed in seeds]
+        rows |= {key: _row(ratio, [*together, *parts[key]]) for key, ratio in ratios.items()}
+    return {key: rows[key] for key in names}
+
+
+def _no_share(study: Study, name: str, runs: Mapping[int, Run], full: str, full_runs: Mapping[int, Run]) -> Row:
+    comparable = [run for seed, run in full_runs.items() if seed in runs] or list(full_runs.values())
+    ended = next((run for run in [*comparable, *runs.values()] if not run.has_scores), None)
+    damaged = next((why for file, why in study.broken.items() if file.startswith(f"{name}.seed-")), None)
+    if damaged is not None:
+        status, why = "damaged", damaged
+    elif not runs and any(run.has_scores for run in full_runs.values()):
+        status, why = "missing", f"no run {name}"
+    elif ended is not None:
+        status, why = ended.status, f"{ended.name} seed {ended.seed}: {ended.reason}"
+    else:
+        status, why = "missing", f"no seed in common: {name} has {[*runs]}, {full} has {[*full_runs]}"
+    row: Row = dict.fromkeys(RATIO_COLUMNS, float("nan"))
+    return row | {"status": status, "reason": why, "seeds": 0}
+
+
+def _row(result: GainRatio, runs: Sequence[Run]) -> Row:
+    status, why = result.status, result.reason
+    collapsed = next((run for run in runs if run.status == "collapsed"), None)
+    ratio = result.ratio
+    if status == "defined" and result.denominator.value < 0:
+        nan = float("nan")
+        ratio = type(ratio)(nan, nan, nan)
+        status = "undefined"
+        why = f"full RL lowered the score by {-result.denominator.value:.3g}: there is no gain to share"
+    elif status == "defined" and collapsed is not None:
+        status, why = "collapsed", f"{collapsed.name} seed {collapsed.seed}: {collapsed.reason}"
+    seeds = len({run.seed for run in runs})
+    values = (*ratio, *result.numerator, *result.denominator, status, why, seeds)
+    return dict(zip(RATIO_COLUMNS, values, strict=True))
+
+
+def _sets(study: Study) -> dict[str, LayerSet]:
+    """The sets that the recipe asks for, and any others that have a run, as it was made."""
+    made = {name: run.layer_set for (name, _), run in study.runs.items()}
+    return study.recipe.sets | {name: layer_set for name, layer_set in made.items() if layer_set is not None}
+
+
+def _halves(study: Study) -> tuple[Int[np.ndarray, " half"], Int[np.ndarray, " half"]]:
+    return split_items(study[BASE].items["benchmark"].to_numpy(str))
+
+
+def _score(study: Study, name: str, seeds: Sequence[int], items: Int[np.ndarray, " chosen"]) -> float | None:
+    """The mean score on some of the items, over seeds; None where a seed has none."""
+    base, runs = study[BASE], _by_seed(study, name, None)
+    if not all(seed in runs and runs[seed].has_scores for seed in seeds):
+        return None
+    scores = _matrix([runs[seed] for seed in seeds], base)[:, items].mean(axis=0)
+    return mean_score(scores, base.items["benchmark"].to_numpy(str)[items].tolist())
+
+
+def _by_seed(study: Study, name: str, seed: int | None) -> dict[int, Run]:
+    """The runs of a name by seed: all of them, or the one asked for."""
+    return {s: run for (n, s), run in study.runs.items() if n == name and seed in (None, s)}
+
+
+def _matrix(runs: Sequence[Run], base: Run) -> Float64[np.ndarray, "seed item"]:
+    """Per-item scores. Raises StoreError when a run was not scored on the items of the base."""
+    for run in runs:
+        if not run.items["item"].equals(base.items["item"]):
+            raise StoreError(f"{run.path} was scored on other items than {base.path}; their scores cannot be paired")
+    return np.stack([run.items["score"].to_numpy() for run in runs])
