@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from csv import reader
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,12 +44,18 @@ def contribution(
 ) -> None:
     """Show the layer contribution C_l = (S_l - S_base) / (S_full - S_base) with 95 % intervals.
 
+    Sets of layers, and every layer at the learning rate that suits it best, follow where the recipe asks for them.
+
+    --csv and --figure take the single layers.
+
     Example: lensrl contribution runs/tiny --figure profile.png
     """
     given = either(study, contributions)
+    sets = rates = None
     if contributions is None:
         with open_study(given) as opened:
-            table = opened.contributions(seed)
+            sets, rates = opened.set_contributions(seed), opened.rate_control(seed)
+            table = opened.contributions(seed) if opened.layers or not len(sets) else sets.iloc[:0]
             scores = opened.scores()
             if seed is not None:
                 scores = scores[(scores["seed"] == seed) | (scores["run"] == "base")]
@@ -60,11 +67,17 @@ def contribution(
 
         table, scores, name = read_contributions(given), None, given.stem
     if json:
-        print_json(table.to_dict("records"))
+        parts = {"layers": table, "sets": sets, "rates": rates}
+        print_json({part: [] if rows is None else rows.to_dict("records") for part, rows in parts.items()})
     elif scores is None:
         _show_table(name, table, given)
     else:
-        _show_study(name, table, scores)
+        if len(table):
+            _show_study(name, table, scores)
+        if sets is not None and len(sets):
+            _show_sets(name, sets)
+        if rates is not None and len(rates):
+            _show_rates(name, rates)
     if csv is not None:
         write_csv(table, csv)
     if figure is not None:
@@ -94,6 +107,68 @@ def _show_study(name: str, table: pd.DataFrame, scores: pd.DataFrame) -> None:
     first = table.loc[table["denominator"].first_valid_index() or 0]
     gain = f"{number()(first['denominator'])} ({interval(first['denominator_low'], first['denominator_high'], 3)})"
     note(f"base {number()(base)}, full RL {number()(full)}, gain {gain}; seeds {table['seeds'].max()}")
+
+
+def _show_sets(name: str, table: pd.DataFrame) -> None:
+    rows = [
+        {
+            "set": row["set"],
+            "C": number(2)(row["contribution"]),
+            "95 % interval": interval(row["low"], row["high"]),
+            "S - S_base": number()(row["numerator"]),
+            "trained": row["trained"],
+            "status": row["status"] if row["status"] != "defined" else "",
+        }
+        for row in table.to_dict("records")
+    ]
+    columns = {"set": "left", "C": "right", "95 % interval": "right", "S - S_base": "right", "trained": "left",
+               "status": "left"}  # fmt: skip
+    show(f"Layer sets, {name}", columns, rows)
+    for row in table[table["status"] != "defined"].to_dict("records"):
+        note(f"{row['set']} {row['status']}: {row['reason']}", style="red")
+    chosen = table.loc[table["items"] == "other half", "set"]
+    if len(chosen):
+        note(f"{', '.join(chosen)}: chosen on one half of the items, scored on the other", style="dim")
+
+
+def _show_rates(name: str, table: pd.DataFrame) -> None:
+    own = f"C at {table['recipe_rate'].iloc[0]:g}"
+    rows = [
+        {
+            "layer": _who(row),
+            "best rate": "–" if isnan(row["rate"]) else f"{row['rate']:g}",
+            "C": number(2)(row["contribution"]),
+            "95 % interval": interval(row["low"], row["high"]),
+            own: number(2)(row["recipe_contribution"]),
+            "95 % interval ": interval(row["recipe_low"], row["recipe_high"]),
+            "status": row["status"] if row["status"] != "defined" else "",
+        }
+        for row in table.to_dict("records")
+    ]
+    columns = dict.fromkeys(("layer", "best rate", "C", "95 % interval", own, "95 % interval "), "right")
+    show(f"Every layer at its best learning rate, {name}", columns | {"status": "left"}, rows)
+    for (status, reason), part in table[table["status"] != "defined"].groupby(["status", "reason"], sort=False):
+        note(f"{_which(part)} {status}: {reason}", style="red")
+    full = table.iloc[0]
+    gains = f"{number()(full['numerator'])}, {number()(full['recipe_numerator'])} at the recipe's rate"
+    note(f"full RL gains {gains}; rates are chosen on one half of the items, C is measured on the other")
+    for end, rate in (("lowest", min(full["rates"])), ("highest", max(full["rates"]))):
+        part = table[table["rate"] == rate]
+        if len(part):
+            note(f"{_which(part)}: best at the {end} rate, {rate:g}, so a better one may lie beyond", style="dim")
+    for left_out, part in table[table["left_out"] != ""].groupby("left_out", sort=False):
+        note(f"{_which(part)}: not every seed has a score at {left_out}", style="dim")
+
+
+def _who(row: Mapping[Any, Any]) -> str:
+    return "full RL" if row["run"] == "full-rl" else f"{row['layer']:.0f}"
+
+
+def _which(table: pd.DataFrame) -> str:
+    who = [_who(row) for row in table.to_dict("records")]
+    layers = [w for w in who if w != "full RL"]
+    named = [f"layer{'s' * (len(layers) > 1)} {', '.join(layers)}"] if layers else []
+    return ", ".join([*(["full RL"] if "full RL" in who else []), *named])
 
 
 def _show_table(name: str, table: pd.DataFrame, path: Path) -> None:

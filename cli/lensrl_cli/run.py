@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,7 +33,7 @@ def run(
     loaded = load_recipe(recipe)
     folder = out if out is not None else recipe.with_suffix("")
     console.print(f"study {folder}: {loaded.model}, {loaded.task.name}, {loaded.rl.algorithm}, {loaded.rl.steps} steps")
-    progress = _StudyProgress(loaded.rl.steps)
+    progress = _StudyProgress(loaded.rl.steps, sets=loaded.sets)
     try:
         run_study(loaded, folder, progress).close()
     except KeyboardInterrupt:
@@ -51,10 +52,11 @@ def run(
 class _StudyProgress:
     """One bar for the whole study, in steps; a line for every finished run."""
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int, *, sets: Collection[str]) -> None:
         self.planned_runs = 0
         self.made = 0
         self._steps = steps
+        self._sets = sets
         self._missing = 0
         self._base_was_there = False
         # short enough that the terminal's own ^C still fits the line at 80 columns, or the bar is not wiped away
@@ -74,6 +76,9 @@ class _StudyProgress:
         if missing:
             if len(missing) < len(specs):
                 console.print(f"{len(specs) - len(missing)} of {len(specs)} runs are done, {len(missing)} to go")
+            chosen = {spec.name: spec.trained for spec in missing if spec.name in self._sets}
+            for name, trained in chosen.items():  # what random-3 and top-3 came to mean, before they are trained
+                console.print(escape(f"{name}: {trained}"))
             self._base_was_there = all(spec.name != "base" for spec in missing)
             self._bar.update(self._task, total=max(1, sum(self._steps for spec in missing if spec.name != "base")))
             self._bar.start()

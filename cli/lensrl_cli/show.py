@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from lensrl import LensrlError, Run, Study
+from lensrl.plan import set_run
 from lensrl_cli.output import Json, bar, note, number, print_json, show
 
 
@@ -127,6 +128,8 @@ def _show_run(run: Run, inside: str, *, json: bool) -> None:
 
 
 def _layers(run: Run) -> str:
+    if run.layer_set is not None:
+        return set_run(run.name, run.layer_set, run.n_layers).trained
     if not run.layers:
         return "nothing"
     return "all" if len(run.layers) == run.n_layers else ", ".join(map(str, run.layers))

@@ -17,7 +17,7 @@ from lensrl.bottleneck import Verdict
 from lensrl.bottleneck import verdict as judge
 from lensrl.claims import Claim
 from lensrl.errors import LensrlError
-from lensrl.layers import BASE, FULL, run_layer
+from lensrl.layers import BASE, FULL, run_layer, run_rate
 from lensrl.patching.patch import with_contributions
 from lensrl.report import METRICS, SETS, evidence, figures
 from lensrl.store.atomic import new_file
@@ -66,6 +66,8 @@ def _content(study: Study) -> dict[str, Any]:
         "scores": study.scores().to_dict("records"),
         "contributions": contributions.to_dict("records"),
         "profile": _figure(figures.contribution_figure(contributions)) if len(contributions) else "",
+        "sets": study.set_contributions().to_dict("records") if FULL in study else [],
+        "rates": study.rate_control().to_dict("records") if FULL in study else [],
         "reading": reading(contributions) if len(contributions) else "",
         "verdict": verdict,
         "undecided": undecided,
@@ -135,7 +137,11 @@ def _training(study: Study) -> list[Markup]:
     """One figure per seed."""
     drawn = []
     for seed in study.seeds:
-        runs = [run for (_, s), run in study.runs.items() if s == seed and run.name != BASE]
+        runs = [
+            run
+            for (name, s), run in study.runs.items()
+            if s == seed and name != BASE and run_rate(name) is None  # other rates of a layer would hide it
+        ]
         runs.sort(key=lambda run: (run.name != FULL, run_layer(run.name) is None, run.layers))
         title = f"seed {seed}" if len(study.seeds) > 1 else ""
         drawn.append(_figure(figures.training_figure([(run.name, run.training) for run in runs], title=title)))

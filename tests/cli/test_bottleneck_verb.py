@@ -73,7 +73,7 @@ def test_the_profile_of_a_table_says_where_its_intervals_come_from(tmp_path: Pat
     assert "estimated from how rough the profile is" in done.stdout
     assert [line.split()[1] for line in done.stdout.splitlines()[2:5]] == ["0.89", "0.87", "1.03"]
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
-    rows = json.loads(lensrl("contribution", "--contributions", PUBLISHED, "--json").stdout)
+    rows = json.loads(lensrl("contribution", "--contributions", PUBLISHED, "--json").stdout)["layers"]
     assert [row["layer"] for row in rows] == list(range(28))
     given = tmp_path / "given.csv"
     given.write_text("layer,contribution,low,high\n0,0.5,0.4,0.6\n1,0.7,0.6,0.8\n2,0.9,0.8,1.0\n")

@@ -21,9 +21,12 @@ def lensrl(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedP
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300)
 
 
-def test_contribution_json_is_one_object_per_layer(small_study_folder: Path) -> None:
+def test_contribution_json_is_one_object_per_layer_and_set(small_study_folder: Path) -> None:
     done = lensrl("contribution", small_study_folder, "--json")
-    rows = json.loads(done.stdout)
+    parts = json.loads(done.stdout)
+    rows = parts["layers"]
+    assert [row["set"] for row in parts["sets"]] == ["ends"]
+    assert parts["rates"] == []
     assert [row["layer"] for row in rows] == [0, 3, 7]
     assert all(row.keys() >= {"contribution", "low", "high", "status"} for row in rows)
     assert all((row["contribution"] is None) == (row["status"] != "defined") for row in rows)
