@@ -75,8 +75,10 @@ def contribution(
         if len(table):
             _show_study(name, table, scores)
         if sets is not None and len(sets):
+            note("")
             _show_sets(name, sets)
         if rates is not None and len(rates):
+            note("")
             _show_rates(name, rates)
     if csv is not None:
         write_csv(table, csv)
