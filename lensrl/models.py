@@ -18,13 +18,21 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils.logging import disable_progress_bar
 
 from lensrl.blocks import Blocks, find_blocks
 from lensrl.errors import LensrlError, did_you_mean, reason
 
-EMBEDDED = ("tiny:qwen3",)
+EMBEDDED = ("tiny:qwen3", "tiny:qwen2.5")
 
 
 @dataclass(frozen=True)
@@ -65,8 +73,8 @@ class Base:
 def load_base(name: str) -> Base:
     """Load a base model and its tokenizer in fp32, never running code from a model folder.
 
-    `name` is an embedded model (`tiny:qwen3`), a local folder, or a Hugging Face name. Raises LensrlError in one line
-    when there is no such model, or the hub cannot be reached.
+    `name` is an embedded model (`tiny:qwen3`, `tiny:qwen2.5`), a local folder, or a Hugging Face name. Raises
+    LensrlError in one line when there is no such model, or the hub cannot be reached.
     """
     source = _source(name)
     disable_progress_bar()  # loading is one line of our own progress, failing one line of our own error
@@ -75,7 +83,7 @@ def load_base(name: str) -> Base:
         model = AutoModelForCausalLM.from_pretrained(
             source, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
         )
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer = _load_tokenizer(source)
     except (OSError, ValueError, SafetensorError) as error:
         raise LensrlError(
             f"model {name!r} cannot be loaded ({reason(error)}); give a local folder with config.json, safetensors and "
@@ -94,6 +102,17 @@ def load_base(name: str) -> Base:
     declared = model.generation_config.eos_token_id
     model.generation_config = GenerationConfig(eos_token_id=declared, pad_token_id=tokenizer.pad_token_id)
     return Base(name, model.eval(), tokenizer, find_blocks(model))
+
+
+def _load_tokenizer(source: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model's folder, as its tokenizer.json says where it claims to be of no special class.
+
+    AutoTokenizer goes by the model instead for some architectures: a Qwen2 model gets the splitting rules of the
+    published Qwen2, which drop what another vocabulary has no token for, silently.
+    """
+    declared = get_tokenizer_config(source, trust_remote_code=False).get("tokenizer_class")
+    general = declared in ("TokenizersBackend", "PreTrainedTokenizerFast")
+    return (PreTrainedTokenizerFast if general else AutoTokenizer).from_pretrained(source, trust_remote_code=False)
 
 
 def pick_device() -> str:

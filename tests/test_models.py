@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lensrl.errors import LensrlError
-from lensrl.models import Base, load_base
+from lensrl.models import EMBEDDED, Base, load_base
 
 
 def test_the_embedded_base_is_a_small_qwen3_in_fp32(base: Base) -> None:
@@ -19,7 +19,17 @@ def test_the_embedded_base_is_a_small_qwen3_in_fp32(base: Base) -> None:
     assert "lm_head.weight" not in base.weights, "embeddings are tied"
 
 
-def test_the_tokenizer_gives_one_token_per_character_and_back(base: Base) -> None:
+def test_the_other_embedded_base_is_as_large_and_of_another_family() -> None:
+    base = load_base("tiny:qwen2.5")
+    assert type(base.model).__name__ == "Qwen2ForCausalLM"
+    assert base.blocks.n_layers == 8
+    assert 0.8e6 < sum(w.numel() for w in base.weights.values()) < 1.2e6
+    assert base.blocks.part("lm_head.weight") == "lm_head", "embeddings are not tied"
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_the_tokenizer_gives_one_token_per_character_and_back(name: str) -> None:
+    base = load_base(name)
     text = "1:5 4:11 x:2*x+3\n@3 k1 d5>left"
     ids = base.tokenizer(text)["input_ids"]
     assert len(ids) == len(text)

@@ -43,10 +43,11 @@ def metadata(wheel: ZipFile, file: str) -> str:
         "lensrl/__init__.py",
         "lensrl_cli/main.py",
         "lensrl/report/templates/report.html.j2",
-        "lensrl/tiny/qwen3/config.json",
-        "lensrl/tiny/qwen3/model.safetensors",
-        "lensrl/tiny/qwen3/tokenizer.json",
-        "lensrl/tiny/qwen3/tokenizer_config.json",
+        *(
+            f"lensrl/tiny/{family}/{name}"
+            for family in ("qwen3", "qwen2.5")
+            for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+        ),
     ],
 )
 def test_the_wheel_holds_what_a_study_needs(path: str, wheel: ZipFile) -> None:

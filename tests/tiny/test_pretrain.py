@@ -12,14 +12,16 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from transformers import Qwen3ForCausalLM
+from transformers import AutoModelForCausalLM
 
-from lensrl.models import Base, load_base
+from lensrl.models import load_base
 from lensrl.tiny import pretrain
 from lensrl.tiny.pretrain import character_tokenizer, configuration, sampled_accuracy
 
-SHIPPED = Path(str(resources.files("lensrl.tiny") / "qwen3"))
-RECORD = json.loads((SHIPPED / "pretraining.json").read_text())
+FOLDERS = {family: Path(str(resources.files("lensrl.tiny") / family)) for family in ("qwen3", "qwen2.5")}
+RECORDS = {family: json.loads((folder / "pretraining.json").read_text()) for family, folder in FOLDERS.items()}
+CLASSES = {"qwen3": "Qwen3ForCausalLM", "qwen2.5": "Qwen2ForCausalLM"}
+families = pytest.mark.parametrize("family", FOLDERS)
 
 
 @pytest.fixture
@@ -31,37 +33,40 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def test_the_shipped_tokenizer_is_the_character_tokenizer(tmp_path: Path) -> None:
+@families
+def test_the_shipped_tokenizer_is_the_character_tokenizer(tmp_path: Path, family: str) -> None:
     tokenizer = character_tokenizer()
     assert len(tokenizer) == 3 + 1 + 95  # special tokens, newline, printable ASCII
     tokenizer.save_pretrained(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"tokenizer.json", "tokenizer_config.json"}
     for made in tmp_path.iterdir():
-        written, shipped = (json.loads(path.read_text()) for path in (made, SHIPPED / made.name))
+        written, shipped = (json.loads(path.read_text()) for path in (made, FOLDERS[family] / made.name))
         assert shipped == written
 
 
-def test_the_shipped_configuration_is_the_scripts(tmp_path: Path) -> None:
-    configuration("qwen3", character_tokenizer()).save_pretrained(tmp_path)
-    made, shipped = (json.loads((folder / "config.json").read_text()) for folder in (tmp_path, SHIPPED))
+@families
+def test_the_shipped_configuration_is_the_scripts(tmp_path: Path, family: str) -> None:
+    configuration(family, character_tokenizer()).save_pretrained(tmp_path)
+    made, shipped = (json.loads((folder / "config.json").read_text()) for folder in (tmp_path, FOLDERS[family]))
     of_saving = {"architectures", "dtype", "transformers_version"}  # written with the weights
     assert {k: v for k, v in shipped.items() if k not in of_saving} == {
         k: v for k, v in made.items() if k not in of_saving
     }
-    assert (shipped["architectures"], shipped["dtype"]) == (["Qwen3ForCausalLM"], "float32")
+    assert (shipped["architectures"], shipped["dtype"]) == ([CLASSES[family]], "float32")
 
 
-def test_the_shipped_weights_are_those_of_the_configuration() -> None:
-    model = Qwen3ForCausalLM(configuration("qwen3", character_tokenizer()))
+@families
+def test_the_shipped_weights_are_those_of_the_configuration(family: str) -> None:
+    model = AutoModelForCausalLM.from_config(configuration(family, character_tokenizer()))
     expected = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
-    with safe_open(SHIPPED / "model.safetensors", "pt") as file:
+    with safe_open(FOLDERS[family] / "model.safetensors", "pt") as file:
         tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     assert {name: list(tensor.shape) for name, tensor in tensors.items()} == expected
     assert all(tensor.dtype == torch.float32 and tensor.isfinite().all() for tensor in tensors.values())
 
 
 def test_an_unknown_family_is_named_with_the_known_one() -> None:
-    with pytest.raises(SystemExit, match="unknown family 'qwen4'; known: qwen3"):
+    with pytest.raises(SystemExit, match=r"unknown family 'qwen4'; known: qwen3, qwen2\.5"):
         configuration("qwen4", character_tokenizer())
 
 
@@ -72,15 +77,15 @@ def test_the_script_writes_a_folder_that_loads_and_has_learned(tmp_path: Path, m
     monkeypatch.setattr(pretrain, "sampled_accuracy", lambda model, tokenizer, *, seed: {"addition": seed / 4})
     monkeypatch.setattr(sys, "argv", ["pretrain", "qwen3", "--out", str(out), "--steps", "2", "--seed", "3"])
     pretrain.main()
-    assert {path.name for path in out.iterdir()} == {path.name for path in SHIPPED.iterdir()}
+    assert {path.name for path in out.iterdir()} == {path.name for path in FOLDERS["qwen3"].iterdir()}
     record: dict[str, Any] = json.loads((out / "pretraining.json").read_text())
-    assert record.keys() == RECORD.keys()
+    assert record.keys() == RECORDS["qwen3"].keys()
     assert record["command"] == "python -m lensrl.tiny.pretrain qwen3 --steps 2 --seed 3"
     assert record["documents_per_step"] == {"addition": 8, "expression": 4, "corridor": 1}
     assert record["sampled_accuracy"] == {"addition": 0.75}
     made = load_base(str(out))
     torch.manual_seed(3)
-    start = dict(Qwen3ForCausalLM(configuration("qwen3", character_tokenizer())).named_parameters())
+    start = dict(AutoModelForCausalLM.from_config(configuration("qwen3", character_tokenizer())).named_parameters())
     assert made.weights.keys() == start.keys()
     for name, weights in made.weights.items():
         assert weights.isfinite().all()
@@ -89,9 +94,11 @@ def test_the_script_writes_a_folder_that_loads_and_has_learned(tmp_path: Path, m
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_the_shipped_model_is_as_right_as_its_record_and_has_room_to_improve(base: Base) -> None:
+@families
+def test_the_shipped_model_is_as_right_as_its_record_and_has_room_to_improve(family: str) -> None:
+    base = load_base(f"tiny:{family}")
     tokenizer: Any = base.tokenizer
     accuracy = sampled_accuracy(base.model, tokenizer, seed=0)
-    assert accuracy == pytest.approx(RECORD["sampled_accuracy"], abs=0.03)
+    assert accuracy == pytest.approx(RECORDS[family]["sampled_accuracy"], abs=0.03)
     assert set(accuracy) == {"addition", "expression", "corridor"}
     assert all(0.3 <= share <= 0.65 for share in accuracy.values()), accuracy
