@@ -1,6 +1,6 @@
 # Every target works from a fresh clone: it makes .venv and installs what it needs, once.
 
-.PHONY: demo test lint types bench calibrate install clean
+.PHONY: demo matrix test lint types bench calibrate install clean
 .DEFAULT_GOAL := help
 
 BIN := .venv/bin
@@ -9,6 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help:
 	@echo "make demo   the embedded study: profile, patch, report"
+	@echo "make matrix two families x algorithms and tasks, and whether they agree on the layers: half an hour"
 	@echo "make test   lint, types, tests"
 	@echo "make bench  run files against safetensors and sha256, CKA against torch-cka, as ratios: minutes"
 	@echo "make install, make lint, make types, make clean"
@@ -29,6 +30,11 @@ demo: install
 	$(BIN)/lensrl patch --study runs/tiny --from full-rl --layer all
 	$(BIN)/lensrl report runs/tiny
 
+# Does the ranking of layers hold across algorithms, tasks and families?
+matrix: install
+	OMP_NUM_THREADS=1 $(BIN)/lensrl run runs/matrix/*.toml
+	$(BIN)/lensrl agree $(patsubst %.toml,%,$(wildcard runs/matrix/*.toml)) --figure runs/matrix/agreement.png
+
 lint: install
 	$(BIN)/ruff format --check -q .
 	$(BIN)/ruff check -q .
@@ -42,6 +48,7 @@ test: lint types
 bench: install
 	$(BIN)/python -m tests.benchmarks.store
 	$(BIN)/python -m tests.benchmarks.cka
+	$(BIN)/python -m tests.benchmarks.sandbox
 
 calibrate: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m lensrl.calibration

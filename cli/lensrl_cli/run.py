@@ -11,7 +11,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lensrl import Run, load_recipe, run_study
+from lensrl.errors import LensrlError
 from lensrl.plan import RunSpec
+from lensrl.recipe import Recipe
 from lensrl_cli.output import console
 
 if TYPE_CHECKING:
@@ -19,23 +21,30 @@ if TYPE_CHECKING:
 
 
 def run(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A TOML file, such as runs/tiny.toml.")],
+    recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE ...", help="TOML files, such as runs/tiny.toml.")],
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="The study's folder; by default the recipe's name.")
     ] = None,
 ) -> None:
     """Make every run of a recipe: base, full RL, single layers; scores, weight deltas, activations.
 
-    Stop it with Ctrl-C at any time: the same command continues with what is missing.
+    Several recipes are run one after another. Stop it with Ctrl-C at any time: the same command continues with what is
+    missing.
 
     Example: lensrl run runs/tiny.toml
     """
-    loaded = load_recipe(recipe)
-    folder = out if out is not None else recipe.with_suffix("")
-    console.print(f"study {folder}: {loaded.model}, {loaded.task.name}, {loaded.rl.algorithm}, {loaded.rl.steps} steps")
-    progress = _StudyProgress(loaded.rl.steps, sets=loaded.sets)
+    if out is not None and len(recipes) > 1:
+        raise LensrlError(f"--out {out} names one folder and there are {len(recipes)} recipes; leave it out")
+    loaded = [load_recipe(path) for path in recipes]  # all of them before the first is run
+    for path, recipe in zip(recipes, loaded, strict=True):
+        _run(recipe, out if out is not None else path.with_suffix(""))
+
+
+def _run(recipe: Recipe, folder: Path) -> None:
+    console.print(f"study {folder}: {recipe.model}, {recipe.task.name}, {recipe.rl.algorithm}, {recipe.rl.steps} steps")
+    progress = _StudyProgress(recipe.rl.steps, sets=recipe.sets)
     try:
-        run_study(loaded, folder, progress).close()
+        run_study(recipe, folder, progress).close()
     except KeyboardInterrupt:
         progress.stop()
         console.print("stopped; the same command continues with what is missing")
