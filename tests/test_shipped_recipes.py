@@ -1,0 +1,68 @@
+"""Every algorithm, task and family that is shipped runs from its recipe, in small, to a study that can be read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lensrl import open_study, run_study, verify
+from lensrl.recipe import Evaluation, Recipe, Rl, Store, load_recipe
+
+RUNS = Path(__file__).parents[1] / "runs"
+MATRIX = sorted((RUNS / "matrix").glob("*.toml"))
+LAYER = 3
+
+
+def small(path: Path) -> Recipe:
+    """The recipe with two steps and one layer."""
+    recipe = load_recipe(path)
+    rl = recipe.rl.model_dump() | {"steps": 2, "prompts_per_step": 2, "completions_per_prompt": 4}
+    evaluation = recipe.evaluation.model_dump() | {"items": 6, "samples": 2}
+    return recipe.model_copy(
+        update={
+            "layers": [LAYER],
+            "rl": Rl.model_validate(rl),
+            "evaluation": Evaluation.model_validate(evaluation),
+            "store": Store(probe_items=2),
+        }
+    )
+
+
+def test_the_matrix_is_two_families_by_four_settings_that_differ_in_nothing_else() -> None:
+    recipes = {path.stem: load_recipe(path) for path in MATRIX}
+    settings = ("dr-grpo-arithmetic", "gigpo-corridor", "grpo-arithmetic", "grpo-code")
+    assert set(recipes) == {f"{family}-{setting}" for family in ("qwen3", "qwen2.5") for setting in settings}
+    for setting in settings:
+        qwen3, qwen25 = recipes[f"qwen3-{setting}"], recipes[f"qwen2.5-{setting}"]
+        assert (qwen3.model, qwen25.model) == ("tiny:qwen3", "tiny:qwen2.5")
+        assert qwen3.model_copy(update={"model": "tiny:qwen2.5"}) == qwen25
+        assert (qwen3.layers, setting.startswith(qwen3.rl.algorithm.replace("_", "-"))) == ("all", True)
+    assert {recipe.task.name for recipe in recipes.values()} == {"arithmetic", "expression", "corridor"}
+
+
+@pytest.mark.parametrize("path", [*MATRIX, RUNS / "smoke-textworld.toml"], ids=lambda path: path.stem)
+@pytest.mark.filterwarnings("ignore::Warning:jericho")
+def test_it_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "textworld" in path.stem:
+        pytest.importorskip("textworld", reason="the extra 'agentic' is not installed")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    recipe = small(path)
+    run_study(recipe, tmp_path / "study").close()
+    assert {report.status for report in verify(tmp_path / "study")} == {"good"}
+    with open_study(tmp_path / "study") as study:
+        assert {name: run.status for (name, _), run in study.runs.items()} == {
+            "base": "completed", "full-rl": "completed", f"layer-{LAYER}": "completed",
+        }  # fmt: skip
+        moved = study[f"layer-{LAYER}"].delta_norms().query("norm > 0")["part"].unique().tolist()
+        assert moved in ([LAYER], [str(LAYER)], [])  # nothing where two steps earned the same everywhere
+        training = study["full-rl"].training
+        assert len(training) == 2
+        agent = recipe.task.name in ("corridor", "textworld")
+        assert ("anchor_group_size" in training) == ("turns" in training) == agent
+        if agent:
+            assert (training["anchor_group_size"] >= 1).all()
+            assert training["shared_anchor_share"].between(0, 1).all()
+        assert np.isfinite(study["base"].items["reference_logprob"]).all()
+        assert study.contributions()["layer"].tolist() == [LAYER]
