@@ -13,6 +13,7 @@ import torch
 
 from lensrl.errors import LensrlError
 from lensrl.evaluate import Scores, evaluate
+from lensrl.generation import learned_positions, token_ids
 from lensrl.layers import BASE
 from lensrl.models import Base, load_base, pick_device
 from lensrl.patching.bridge import capture, probe_set
@@ -40,6 +41,7 @@ class Workshop:
         self.task = load_task(recipe)
         self.items = evaluation_items(self.task, recipe)
         self.base = load_base(recipe.model)
+        check_fits(self.base, [*self.task.items("train"), *self.items], recipe)
         self.device = pick_device()
         self.parameters = parameter_table(self.base)
         self.before = {name: tensor.numpy() for name, tensor in self.base.weights.items()}
@@ -143,6 +145,20 @@ class Workshop:
                     "log-probabilities and activations": "float32",
                 },
             ),
+        )
+
+
+def check_fits(base: Base, items: Sequence[Item], recipe: Recipe) -> None:
+    """Raises LensrlError where a prompt and its completion are longer than a model's table of positions."""
+    limit = learned_positions(base.model)
+    if limit is None:
+        return
+    longest = max(len(token_ids(base.tokenizer, item.prompt)) for item in items)
+    tokens = max(recipe.rl.max_completion_tokens, recipe.evaluation_tokens)
+    if longest + tokens > limit:
+        raise LensrlError(
+            f"{recipe.model} has {limit} positions, fewer than the {longest} of the longest prompt and the {tokens} "
+            f"of a completion; choose shorter items, or a smaller max_completion_tokens"
         )
 
 

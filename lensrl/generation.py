@@ -15,6 +15,13 @@ def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return tokenizer.pad_token_id
 
 
+def learned_positions(model: PreTrainedModel) -> int | None:
+    """How many tokens fit into a model whose positions are a table of weights (GPT-2, OPT); None for any other."""
+    tables = [m for m in model.modules() if isinstance(m, torch.nn.Embedding) and m is not model.get_input_embeddings()]
+    limit = getattr(model.config, "max_position_embeddings", None)
+    return limit if limit is not None and any(table.num_embeddings in (limit, limit + 2) for table in tables) else None
+
+
 def token_ids(tokenizer: PreTrainedTokenizerBase, text: str, *, start: bool = True) -> list[int]:
     """The tokens of a text: of a prompt's `start`, with what the tokenizer puts there, or of what follows it."""
     return list(tokenizer(text, add_special_tokens=start)["input_ids"])  # pyright: ignore[reportReturnType]

@@ -7,8 +7,10 @@ import torch
 from lensrl.evaluate import evaluate, reference_logprobs, references
 from lensrl.generation import stop_tokens
 from lensrl.models import Base
-from lensrl.recipe import Evaluation, Recipe
+from lensrl.recipe import CorridorTask, Evaluation, Recipe
 from lensrl.tasks import Item, evaluation_items, load_task
+from lensrl.tasks.arithmetic import Arithmetic
+from lensrl.tasks.corridor import Corridor
 from tests.conftest import SMALL
 
 
@@ -21,7 +23,7 @@ def test_reference_logprob_equals_a_pass_over_one_sequence_at_a_time(base: Base)
     expected = []
     for item in items:
         prompt = base.tokenizer(item.prompt)["input_ids"]
-        answer = [*base.tokenizer(item.reference)["input_ids"], base.tokenizer.eos_token_id]
+        answer = [*base.tokenizer(item.written[0])["input_ids"], base.tokenizer.eos_token_id]
         with torch.no_grad():
             logprobs = base.model(torch.tensor([[*prompt, *answer]])).logits[0].log_softmax(-1)
         expected.append(np.mean([float(logprobs[len(prompt) + i - 1, token]) for i, token in enumerate(answer)]))
@@ -89,7 +91,26 @@ def test_stop_tokens_include_what_the_model_declares(base: Base) -> None:
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_references_of_the_embedded_task_are_scored_right(split: str) -> None:
-    task = load_task(SMALL)
+    task = Arithmetic()
     items = task.items("train" if split == "train" else "test")
-    assert {task.score(item, item.reference) for item in items} == {1.0}
-    assert {task.score(item, f"{int(item.reference) + 1}") for item in items} == {0.0}
+    assert {task.score(item, item.written[0]) for item in items} == {1.0}
+    assert {task.score(item, f"{int(item.written[0]) + 1}") for item in items} == {0.0}
+
+
+def test_what_the_environment_says_is_read_and_not_predicted(base: Base) -> None:
+    """The reference of a task in turns: the mean over the model's own tokens, one token at a time."""
+    items = Corridor(CorridorTask(name="corridor")).items("test")[:3]
+    expected = []
+    for item in items:
+        row = base.tokenizer(item.prompt)["input_ids"]
+        means = []
+        for turn, text in enumerate(item.written):
+            for token in base.tokenizer(text)["input_ids"] + [1] * (turn == len(item.written) - 1):  # <eos>
+                with torch.no_grad():
+                    logprobs = base.model(torch.tensor([row])).logits[0, -1].log_softmax(-1)
+                if turn % 2 == 0:
+                    means.append(float(logprobs[token]))
+                row = [*row, token]
+        expected.append(sum(means) / len(means))
+    found = reference_logprobs(base.fresh(), base.tokenizer, items, batch=2)
+    assert found == pytest.approx(np.array(expected), abs=1e-5)

@@ -13,6 +13,7 @@ from transformers import CTRLConfig, Gemma3Config, MambaConfig, PretrainedConfig
 
 from lensrl import LensrlError, run_study
 from lensrl.evaluate import reference_logprobs, references
+from lensrl.generation import learned_positions
 from lensrl.layers import OUTSIDE
 from lensrl.models import Base
 from lensrl.patching.activations import METRICS, Patch, patch_activations
@@ -200,3 +201,18 @@ def test_what_cannot_be_studied_is_refused_before_training(
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
     assert not list((tmp_path / "study").glob("*.h5"))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt", "opt-projected"])
+def test_completions_must_fit_into_a_table_of_positions(family: str, tmp_path: Path) -> None:
+    asked = recipe(save(FAMILIES[family], tmp_path / "model"))
+    long = asked.rl.model_copy(update={"max_completion_tokens": 59})
+    with pytest.raises(LensrlError, match=r"has 64 positions, fewer than the 6 of the longest prompt and the 59"):
+        run_study(asked.model_copy(update={"rl": long}), tmp_path / "study")
+
+
+def test_only_learned_positions_are_a_table(tmp_path: Path) -> None:
+    tables = {f: learned_positions(opened(c, tmp_path / f).model) for f, c in FAMILIES.items()}
+    assert {f for f, limit in tables.items() if limit is not None} == {
+        "gpt2", "gpt2-untied", "opt", "opt-projected", "opt-post-norm",
+    }  # fmt: skip

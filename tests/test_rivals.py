@@ -54,7 +54,7 @@ def metric(model: nn.Module, base: Base, items: list[Item]) -> float:
     means: dict[str, list[float]] = {}
     for item in items:
         prompt = base.tokenizer(item.prompt)["input_ids"]
-        answer = [*base.tokenizer(item.reference)["input_ids"], base.tokenizer.eos_token_id]
+        answer = [*base.tokenizer(item.written[0])["input_ids"], base.tokenizer.eos_token_id]
         with torch.no_grad():
             logprobs = model(torch.tensor([[*prompt, *answer]])).logits[0].log_softmax(-1)
         means.setdefault(item.benchmark, []).append(
