@@ -66,3 +66,9 @@ def test_it_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             assert training["shared_anchor_share"].between(0, 1).all()
         assert np.isfinite(study["base"].items["reference_logprob"]).all()
         assert study.contributions()["layer"].tolist() == [LAYER]
+
+
+def test_every_recipe_is_told_of() -> None:
+    told = "".join((RUNS.parent / name).read_text(encoding="utf-8") for name in ("README.md", "runs/README.md"))
+    for path in RUNS.rglob("*.toml"):
+        assert path.stem in told or (path in MATRIX and "runs/matrix/" in told), path

@@ -45,13 +45,13 @@ from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from lensrl.blocks import train_only
-from lensrl.evaluate import references
 from lensrl.models import Base
 from lensrl.recipe import Recipe, Trained
+from lensrl.rl.checks import check_frozen, finite
 from lensrl.rl.recorder import Collapsed, Diverged, Recorder, TrainingCurve
 from lensrl.rl.sampling import Completions, Episodes, Sampling
 from lensrl.rl.snapshots import Snapshots
-from lensrl.tasks import AgentTask, Item, Task
+from lensrl.tasks import AgentTask, Task
 
 Status = Literal["completed", "collapsed", "diverged"]
 # algorithm -> TRL's (loss_type, scale_rewards): how token losses are averaged, and what divides the advantages
@@ -270,28 +270,6 @@ def count_positions(model: PreTrainedModel) -> None:
         return arguments, given
 
     model.register_forward_pre_hook(fill, with_kwargs=True)
-
-
-@torch.no_grad()
-def finite(model: PreTrainedModel, base: Base, items: Sequence[Item]) -> bool:
-    """Whether a trained model still computes: finite weights, and finite logits on a few training items."""
-    if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
-        return False
-    teacher = references(base.tokenizer, items).to(model.device)
-    return bool(torch.isfinite(model(input_ids=teacher.ids, attention_mask=teacher.mask).logits).all())
-
-
-def check_frozen(model: PreTrainedModel, base: Base, layers: list[int] | None, component: Trained = "block") -> None:
-    """Every tensor that was not to be trained is bit-identical to the base.
-
-    Raises RuntimeError naming the first that is not.
-    """
-    for name, parameter in model.named_parameters():
-        if not base.blocks.trains(name, layers, component):
-            before, after = base.weights[name], parameter.detach().cpu()
-            if not torch.equal(before.view(torch.int32), after.view(torch.int32)):
-                part = "" if component == "block" else f" ({component})"
-                raise RuntimeError(f"{name} changed although only layers {layers}{part} were trained")
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import trl
 
 from lensrl.errors import RecipeError
 from lensrl.models import Base
@@ -20,6 +21,10 @@ from lensrl.tasks import load_task
 from lensrl.tasks.corridor import Corridor
 
 GAMMA, WEIGHT = 0.8, 0.5
+
+
+def broken(what: str) -> str:
+    return f"trl {trl.__version__}: {what}. lensrl/rl/sampling.py was written for trl 1.16 and relies on it."
 
 
 def recipe(algorithm: str, **rl: Any) -> Recipe:
@@ -43,6 +48,12 @@ def spied(base: Base, monkeypatch: pytest.MonkeyPatch, settings: Recipe) -> tupl
     monkeypatch.setattr(Trainer, "_compute_loss", spy)
     training = train(base, load_task(settings), settings, layers=[7], seed=0)
     assert training.status == "completed"
+    assert "tool_mask" in seen, broken("the env_mask of a rollout no longer reaches the loss as tool_mask")
+    for name in ("tool_mask", "completion_mask"):
+        shape = tuple(seen[name].shape)
+        assert shape == tuple(seen["completion_ids"].shape), broken(
+            f"{name} has shape {shape}, not one entry per token"
+        )
     return seen, training
 
 
@@ -183,7 +194,9 @@ def test_trl_hands_a_rollout_function_the_prompts_group_by_group(base: Base, mon
     for ids in asked:
         for start in range(0, 18, 6):
             groups[start].append(set(ids[start : start + 6]))
-    assert all(len(ids) == 1 for of_start in groups.values() for ids in of_start), "a group is no longer one prompt"
+    assert all(len(ids) == 1 for of_start in groups.values() for ids in of_start), broken(
+        "a group is no longer the completions of one prompt"
+    )
 
 
 def test_rl_settings_of_gigpo_are_read() -> None:

@@ -158,3 +158,9 @@ def test_a_bad_reward_stops_a_study_with_that_line(tmp_path: Path) -> None:
     recipe = Recipe.model_validate({"model": "tiny:qwen3", "task": task, "layers": [0], "rl": rl})
     with pytest.raises(LensrlError, match=r"the reward of item 'train-\d' for .* is nan"):
         lensrl.run_study(recipe, tmp_path / "study")
+
+
+def test_the_readme_shows_the_whole_file_within_30_lines() -> None:
+    file = (RUNS / "own_task.py").read_text(encoding="utf-8")
+    assert f"```python\n{file}```" in (RUNS.parent / "README.md").read_text(encoding="utf-8")
+    assert len(file.splitlines()) <= 30
