@@ -11,6 +11,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from lensrl.agreement import StudyAgreement
 from lensrl.report.figures.style import INK, MUTED, house_style, signed
@@ -27,7 +28,8 @@ def agreement_figure(found: StudyAgreement, title: str = "") -> Figure:
         names = found.studies["study"].tolist()
         n = len(names)
         side = 1.05 * n
-        figure = Figure(figsize=(max(side + 3.4, 5.6), max(side + 1.9, 3.4)), layout="constrained")
+        size = max(side + 3.4, 5.6), max(side + 1.9, 3.4)
+        figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.12))  # room for the names at the left
         axes = figure.add_subplot()
         values = found.matrix().to_numpy()
         colours = ListedColormap(colormaps["RdBu"](np.linspace(0.1, 0.9, 256)))  # the darkest ends hide the numbers
