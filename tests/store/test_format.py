@@ -10,6 +10,8 @@ import h5py
 import numpy as np
 import pytest
 
+from lensrl import run_study
+from lensrl.recipe import Recipe
 from lensrl.store.checked import axis_names
 from lensrl.store.layout import ATTRIBUTES
 from lensrl.store.patch import PatchKey, PatchResult, write_patch
@@ -64,9 +66,26 @@ def check(file: h5py.File, rows: list[list[str]]) -> set[str]:
     return met
 
 
-def test_every_dataset_of_a_run_is_described_and_every_description_is_of_a_dataset(small_study_folder: Path) -> None:
+@pytest.fixture
+def agents_run(tmp_path: Path) -> Path:
+    """A run of GiGPO, one step long."""
+    recipe = Recipe.model_validate({
+        "model": "tiny:qwen3", "task": {"name": "corridor", "max_turns": 2}, "layers": [],
+        "rl": {"algorithm": "gigpo", "steps": 1, "prompts_per_step": 1, "completions_per_prompt": 2,
+               "max_completion_tokens": 4},
+        "evaluation": {"items": 2, "samples": 1}, "store": {"probe_items": 1},
+    })  # fmt: skip
+    run_study(recipe, tmp_path / "agent").close()
+    return tmp_path / "agent" / "full-rl.seed-0.h5"
+
+
+def test_every_dataset_of_a_run_is_described_and_every_description_is_of_a_dataset(
+    small_study_folder: Path, agents_run: Path
+) -> None:
     rows = table(RUN, "dataset")
     met = set().union(*(check(file, rows) for file in files(small_study_folder)))
+    with h5py.File(agents_run, locking=False) as file:
+        met |= check(file, rows)
     assert met == {row[0] for row in rows}
 
 
