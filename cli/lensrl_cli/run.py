@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -43,6 +44,7 @@ def run(
 def _run(recipe: Recipe, folder: Path) -> None:
     console.print(f"study {folder}: {recipe.model}, {recipe.task.name}, {recipe.rl.algorithm}, {recipe.rl.steps} steps")
     progress = _StudyProgress(recipe.rl.steps, sets=recipe.sets)
+    before = signal.signal(signal.SIGINT, progress.interrupt)
     try:
         run_study(recipe, folder, progress).close()
     except KeyboardInterrupt:
@@ -50,6 +52,7 @@ def _run(recipe: Recipe, folder: Path) -> None:
         console.print("stopped; the same command continues with what is missing")
         raise typer.Exit(130) from None
     finally:
+        signal.signal(signal.SIGINT, before)
         progress.stop()
     console.print(
         f"all {progress.planned_runs} runs done in {folder}"
@@ -68,6 +71,7 @@ class _StudyProgress:
         self._sets = sets
         self._missing = 0
         self._base_was_there = False
+        self._interrupted = False
         # short enough that the terminal's own ^C still fits the line at 80 columns, or the bar is not wiped away
         self._bar = Progress(
             TextColumn("{task.description}"), BarColumn(bar_width=14), TextColumn("{task.fields[state]}"),
@@ -75,6 +79,11 @@ class _StudyProgress:
             disable=not console.is_terminal,
         )  # fmt: skip
         self._task = self._bar.add_task("loading", state="")
+
+    def interrupt(self, *_: object) -> None:
+        """Ctrl-C. Raised again at the next sign of life: libraries swallow one that meets them while they load."""
+        self._interrupted = True
+        raise KeyboardInterrupt
 
     def stop(self) -> None:
         if self._bar.live.is_started:  # a bar that never started would print an empty line
@@ -111,5 +120,7 @@ class _StudyProgress:
         console.print(f"{self.made:>3}/{self._missing}  {spec.name}{seed}{score}{trouble}")
 
     def _update(self, spec: RunSpec, advance: int, state: str) -> None:
+        if self._interrupted:
+            raise KeyboardInterrupt
         description = f"run {self.made + 1}/{self._missing} {spec.name}"
         self._bar.update(self._task, description=description, advance=advance, state=state)

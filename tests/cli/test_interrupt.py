@@ -8,8 +8,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import pytest
+import typer
+from lensrl_cli.run import run
+
+from lensrl.plan import RunSpec, Watcher
+from lensrl.recipe import Recipe
 from lensrl.store.run import Run
 
 RECIPE = """\
@@ -53,7 +60,7 @@ def test_an_interrupted_study_says_so_in_one_line_and_keeps_only_whole_runs(tmp_
     )  # fmt: skip
     try:
         assert wait_until((study / "base.h5").exists, process, 120), process.poll()
-        wait_until(lambda: bool(temporary()), process, 5)  # training has a temporary folder
+        wait_until(lambda: bool(temporary()), process, 60)  # training has a temporary folder
         os.killpg(process.pid, signal.SIGINT)
         output, errors = process.communicate(timeout=60)
     finally:
@@ -70,3 +77,24 @@ def test_an_interrupted_study_says_so_in_one_line_and_keeps_only_whole_runs(tmp_
     with Run(study / "base.h5") as base:
         assert base.status == "completed"
         assert len(base.items) == 8
+
+
+def test_an_interrupt_that_a_library_swallows_is_raised_again_at_the_next_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def swallowing(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
+        with suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        asked.append("step")
+        watcher.scoring(RunSpec("base", (), 0))
+        asked.append("went on")
+
+    monkeypatch.setattr("lensrl_cli.run.run_study", swallowing)
+    (tmp_path / "study.toml").write_text(RECIPE)
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(typer.Exit) as caught:
+        run([tmp_path / "study.toml"], None)
+    assert (caught.value.exit_code, asked) == (130, ["step"])
+    assert signal.getsignal(signal.SIGINT) is handler
