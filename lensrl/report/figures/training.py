@@ -14,7 +14,7 @@ from lensrl.report.figures.style import BLUE, GREEN, INK, LISTED, ORANGE, RED, d
 
 
 def training_figure(curves: Sequence[tuple[str, pd.DataFrame]], *, title: str = "", window: int = 5) -> Figure:
-    """Mean reward over steps, smoothed: full RL in front, single layers coloured by depth, sets dashed.
+    """Mean reward over steps, smoothed: full RL in front, single layers coloured by depth, sets dashed or dotted.
 
     A curve that stops before the longest one (diverged, collapsed) ends in a cross.
     """
@@ -24,7 +24,8 @@ def training_figure(curves: Sequence[tuple[str, pd.DataFrame]], *, title: str = 
         layers = [layer for name, _ in curves if (layer := run_layer(name)) is not None]
         shade: Any = depth_colours(layers)
         listed = len(layers) <= LISTED
-        sets = iter((ORANGE, RED, GREEN, BLUE) * len(curves))
+        # four colours, then the same again in another dash
+        sets = iter([(c, dash) for dash in ("--", ":", "-.") for c in (ORANGE, RED, GREEN, BLUE)] * len(curves))
         last = max((curve["step"].iloc[-1] for _, curve in curves), default=0)
         for name, curve in curves:
             smooth = curve["reward_mean"].rolling(window, min_periods=1).mean()
@@ -35,7 +36,8 @@ def training_figure(curves: Sequence[tuple[str, pd.DataFrame]], *, title: str = 
             elif layer is not None:
                 line = axes.plot(curve["step"], smooth, color=shade.to_rgba(layer), linewidth=1, label=label)
             else:
-                line = axes.plot(curve["step"], smooth, "--", color=next(sets), linewidth=1.6, label=label)
+                colour, dash = next(sets)
+                line = axes.plot(curve["step"], smooth, dash, color=colour, linewidth=1.6, label=label)
             if curve["step"].iloc[-1] < last:
                 axes.plot(curve["step"].iloc[-1], smooth.iloc[-1], "x", color=line[0].get_color(), zorder=4)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
