@@ -27,7 +27,7 @@ MOST = 0.8  # of full RL's gain: what a layer must recover to carry it alone
 HALF = math.sqrt(0.5)  # the correlation that explains half of the variance
 
 STATEMENTS = {
-    "concentration": "Few layers carry the gain: fewer than half of them recover 80 % of it alone, and they differ.",
+    "concentration": "Few layers carry the gain: some recover 80 % of it alone, fewer than half do, and they differ.",
     "middle": "The middle third of the layers recovers more than the first third, and more than the last third.",
     "shape": "Over depth the contribution is a hump with its peak in the middle.",
     "not size": "C_l is not explained by how much the layer's weights moved (less than half of its variance is).",
@@ -100,9 +100,9 @@ def concentration(gains: Gains) -> Claim:
     """Claim 1, from the gains of the layers and, last, of full RL.
 
     The share of layers with C_l >= 0.8, its interval from simultaneous (Bonferroni) intervals of all layers. For:
-    some layer differs from the mean of all (smallest p times their number), and more than half lie below 0.8; against:
-    half of them or more reach 0.8 (partial conjunction; Benjamini and Heller 2008,
-    doi:10.1111/j.1541-0420.2007.00984.x).
+    some layer differs from the mean of all (smallest p times their number), and more than half lie below 0.8; where no
+    layer is measured at 0.8, none carries the gain, and nothing is said for the claim. Against: half of them or more
+    reach 0.8 (partial conjunction; Benjamini and Heller 2008, doi:10.1111/j.1541-0420.2007.00984.x).
     """
     n = len(gains.mean) - 1
     layers = np.eye(n, n + 1)
@@ -120,7 +120,7 @@ def concentration(gains: Gains) -> Claim:
         float(np.mean(contribution >= MOST)),
         float(np.mean([i.low >= MOST for i in intervals])),
         float(np.mean([i.high >= MOST for i in intervals])),
-        max(p_unequal, p_few),
+        max(p_unequal, p_few) if contribution.max() >= MOST else 1.0,
         partial_conjunction(reach.p_above(), (n + 1) // 2),
         details={"gini": float(gini(contribution)), "gini of equal layers": gini_of_equals(gains), "p": p_unequal},
     )

@@ -88,6 +88,9 @@ def test_few_layers_carry_the_gain_or_most_do_or_nobody_can_tell() -> None:
     assert verdict(few) == "supported"
     assert (few.value, few.high) == pytest.approx((2 / 9, 2 / 9))
     assert few.low <= few.value
+    none = concentration(measured(np.where(NINE < 2, 0.7, 0.1)))
+    assert (none.value, none.p_for) == (0.0, 1.0)
+    assert judge([none])[0].verdict == "undetermined"
     most = concentration(measured(np.where(NINE < 8, 1.1, 0.4)))
     assert (verdict(most), most.value) == ("contradicted", pytest.approx(8 / 9))
     near = concentration(measured(np.full(9, 0.8), noise=1.0, items=100))
