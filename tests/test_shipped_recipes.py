@@ -12,13 +12,14 @@ from lensrl.recipe import Evaluation, Recipe, Rl, Store, load_recipe
 
 RUNS = Path(__file__).parents[1] / "runs"
 MATRIX = sorted((RUNS / "matrix").glob("*.toml"))
+DATA = Path(__file__).parent / "data"
 LAYER = 3
 
 
 def small(path: Path) -> Recipe:
     """The recipe with two steps and one layer."""
     recipe = load_recipe(path)
-    rl = recipe.rl.model_dump() | {"steps": 2, "prompts_per_step": 2, "completions_per_prompt": 4}
+    rl = recipe.rl.model_dump() | {"steps": 2, "prompts_per_step": 2, "completions_per_prompt": 4, "micro_batch": None}
     evaluation = recipe.evaluation.model_dump() | {"items": 6, "samples": 2}
     return recipe.model_copy(
         update={
@@ -40,6 +41,23 @@ def test_the_matrix_is_two_families_by_four_settings_that_differ_in_nothing_else
         assert qwen3.model_copy(update={"model": "tiny:qwen2.5"}) == qwen25
         assert (qwen3.layers, setting.startswith(qwen3.rl.algorithm.replace("_", "-"))) == ("all", True)
     assert {recipe.task.name for recipe in recipes.values()} == {"arithmetic", "expression", "corridor"}
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"), [("qwen3-1.7b-code", "HumanEval.jsonl.gz"), ("qwen3-1.7b-math", "gsm8k-test.jsonl.gz")]
+)
+def test_a_recipe_of_a_large_model_runs_on_the_embedded_one(name: str, rows: str, tmp_path: Path) -> None:
+    """Its task in its own format, real rows; the embedded model solves none of them."""
+    recipe = small(RUNS / f"{name}.toml")
+    file = DATA / rows
+    task = recipe.task.model_copy(update={"train": file, "test": dict.fromkeys(recipe.task.model_dump()["test"], file)})
+    rl = recipe.rl.model_copy(update={"max_completion_tokens": 8})
+    changes = {"model": "tiny:qwen3", "task": task, "rl": rl, "sets": {}}
+    with run_study(recipe.model_copy(update=changes), tmp_path / "study") as study:
+        assert {run.status for run in study.runs.values()} == {"completed"}
+        assert set(study["base"].items["benchmark"]) == set(recipe.task.model_dump()["test"])
+        assert study["full-rl"].score == 0.0
+        assert study.contributions()["status"].tolist() == ["undefined"]
 
 
 @pytest.mark.parametrize("path", [*MATRIX, RUNS / "smoke-textworld.toml"], ids=lambda path: path.stem)
