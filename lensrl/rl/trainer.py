@@ -19,8 +19,8 @@ recipe's `max_completion_tokens` scales the loss. Adam takes a scale out again, 
 
 GiGPO (Feng et al. 2025, arXiv 2505.10978) trains agents: every turn has an advantage of its own, of its episode among
 the group's plus of the turn among turns taken in the same state (`lensrl.rl.advantages.gigpo_advantages`), on every
-token that the model wrote in it. The loss is the mean over all such tokens of a step, as in the authors' code, where
-each turn is a row of its own; here an episode is one row, with its history as it happened.
+token that the model wrote in it. The loss is the mean over all such tokens of a step, the default of verl, which the
+authors' code builds on. There each turn is a row of its own; here an episode is one row, with its history as it was.
 
 TRL's own defaults are another algorithm (DAPO), so every setting that matters is given here. Both halves are needed:
 `loss_type="dr_grpo"` alone keeps dividing by the std.
