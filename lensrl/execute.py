@@ -27,7 +27,7 @@ from lensrl.store.hdf5 import compression_plugin
 from lensrl.store.provenance import provenance
 from lensrl.store.run import Run
 from lensrl.store.write import Header, Probe, ScoreArrays, write_run
-from lensrl.tasks import Item, evaluation_items, load_task
+from lensrl.tasks import AgentTask, Item, Task, evaluation_items, load_task
 
 
 class Workshop:
@@ -41,7 +41,7 @@ class Workshop:
         self.task = load_task(recipe)
         self.items = evaluation_items(self.task, recipe)
         self.base = load_base(recipe.model)
-        check_fits(self.base, [*self.task.items("train"), *self.items], recipe)
+        check_fits(self.base, self.task, self.items, recipe)
         self.device = pick_device()
         self.parameters = parameter_table(self.base)
         self.before = {name: tensor.numpy() for name, tensor in self.base.weights.items()}
@@ -148,12 +148,12 @@ class Workshop:
         )
 
 
-def check_fits(base: Base, items: Sequence[Item], recipe: Recipe) -> None:
+def check_fits(base: Base, task: Task | AgentTask, scored: Sequence[Item], recipe: Recipe) -> None:
     """Raises LensrlError where a prompt and its completion are longer than a model's table of positions."""
     limit = learned_positions(base.model)
     if limit is None:
         return
-    longest = max(len(token_ids(base.tokenizer, item.prompt)) for item in items)
+    longest = max(len(token_ids(base.tokenizer, item.prompt)) for item in [*task.items("train"), *scored])
     tokens = max(recipe.rl.max_completion_tokens, recipe.evaluation_tokens)
     if longest + tokens > limit:
         raise LensrlError(

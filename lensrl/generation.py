@@ -76,7 +76,8 @@ def generate(
     """A completion of every prompt, with the token that ended it, and whether there was one."""
     ids, mask = left_padded(prompts, pad_id(tokenizer))
     output, _ = sample(model, ids, mask, settings)
-    completions, ended = zip(*(until_end(settings, row) for row in output[:, ids.shape[1] :].tolist()), strict=True)
+    ends = end_tokens(settings)
+    completions, ended = zip(*(until_end(ends, row) for row in output[:, ids.shape[1] :].tolist()), strict=True)
     return list(completions), list(ended)
 
 
@@ -112,8 +113,12 @@ def sample(
     return output.sequences.cpu(), output.past_key_values
 
 
-def until_end(settings: GenerationConfig, tokens: list[int]) -> tuple[list[int], bool]:
+def end_tokens(settings: GenerationConfig) -> frozenset[int]:
+    """The tokens at which sampling under these settings ends."""
+    return frozenset(settings.eos_token_id)  # pyright: ignore[reportArgumentType]
+
+
+def until_end(ends: frozenset[int], tokens: list[int]) -> tuple[list[int], bool]:
     """Sampled tokens up to the one that ends them, and whether there is one."""
-    ends = set(settings.eos_token_id)  # pyright: ignore[reportArgumentType]
     end = next((i for i, token in enumerate(tokens) if token in ends), None)
     return (tokens, False) if end is None else (tokens[: end + 1], True)

@@ -10,13 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
 from transformers import Cache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from lensrl.errors import LensrlError
-from lensrl.generation import left_padded, pad_id, sample, token_ids, until_end
+from lensrl.generation import end_tokens, left_padded, pad_id, sample, token_ids, until_end
 from lensrl.tasks import AgentTask, Episode, Item
 
 
@@ -111,7 +110,8 @@ class Histories:
         """What the model writes next in every row, which becomes part of it."""
         width = self._ids.shape[1]
         output, self._cache = sample(self._model, self._ids, self._mask, settings, self._cache)
-        turns = [tokens for tokens, _ in map(partial(until_end, settings), output[:, width:].tolist())]
+        ends = end_tokens(settings)  # hundreds, where many tokens of a vocabulary hold a line break
+        turns = [until_end(ends, tokens)[0] for tokens in output[:, width:].tolist()]
         lengths = torch.tensor([len(tokens) for tokens in turns])
         self._ids = output
         self._mask = torch.cat([self._mask, (torch.arange(output.shape[1] - width) < lengths[:, None]).long()], 1)

@@ -74,7 +74,7 @@ def test_it_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             "base": "completed", "full-rl": "completed", f"layer-{LAYER}": "completed",
         }  # fmt: skip
         moved = study[f"layer-{LAYER}"].delta_norms().query("norm > 0")["part"].unique().tolist()
-        assert moved in ([LAYER], [str(LAYER)], [])  # nothing where two steps earned the same everywhere
+        assert {*map(str, moved)} <= {str(LAYER)}  # nothing where two steps earned the same everywhere
         training = study["full-rl"].training
         assert len(training) == 2
         agent = recipe.task.name in ("corridor", "textworld")
