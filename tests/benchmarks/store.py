@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from safetensors.torch import save_file
 from lensrl.recipe import Recipe
 from lensrl.store.atomic import new_file, sync
 from lensrl.store.deltas import Parameter, frobenius
+from lensrl.store.hdf5 import CHUNK_BYTES
 from lensrl.store.run import Run
 from lensrl.store.study import RECIPE_FILE, Study, run_path
 from lensrl.store.verify import check_file
@@ -36,6 +38,7 @@ ROUNDS = 9
 RUNS = 36
 
 Weights = dict[str, np.ndarray]
+Tensors = dict[str, torch.Tensor]
 Job = Callable[[], object]
 
 
@@ -52,33 +55,31 @@ def main() -> None:
 
 def weights_rows(folder: Path) -> list[tuple[str, ...]]:
     """A 403 MB delta written, read back and verified, against safetensors and sha256."""
-    before, after, parameters = make_weights()
-    ours, peer = folder / "full-rl.seed-0.h5", folder / "delta.safetensors"
-    header = Header("bench", "full-rl", 0, range(LAYERS), "completed", "", "none", "0", LAYERS, "{}", {})
-    deltas = {name: torch.from_numpy(after[name] - before[name]) for name in before}
-
-    def write() -> None:
-        with new_file(ours) as partial:
-            write_run(partial, header, parameters, before, after=after)
-
-    def save() -> None:
-        save_file(deltas, peer)
-        sync(peer)
-
-    def subtract_and_save() -> None:
-        save_file({name: torch.from_numpy(after[name]) - torch.from_numpy(before[name]) for name in before}, peer)
-        sync(peer)
+    weights = make_weights()
+    before, after, _ = weights
+    deltas = differences(before, after)
+    ours, peer, bare = folder / "full-rl.seed-0.h5", folder / "delta.safetensors", folder / "bare"
 
     def fresh() -> None:
-        ours.unlink(missing_ok=True)
-        peer.unlink(missing_ok=True)
+        for path in (ours, peer, bare):
+            path.unlink(missing_ok=True)
         os.sync()
+
+    def write() -> None:
+        write_ours(ours, weights)
+
+    def save() -> None:
+        write_peer(peer, deltas)
 
     rows = [
         ("write 403 MB: exact difference, hashes, read back; peer: save_file of ready differences, fsync",
          *measure(write, save, wanted=0.8, between=fresh)),
-        ("the same; peer: after - before, save_file, fsync",
-         *measure(write, subtract_and_save, wanted=0.8, between=fresh)),
+        ("the same, the first thing that a process writes; same peer",
+         *measure_apart("write", ours, peer, wanted=0.8, between=fresh)),
+        ("the same, again and again; peer: after - before, save_file, fsync",
+         *measure(write, lambda: write_peer(peer, differences(before, after)), wanted=0.8, between=fresh)),
+        ("the same; peer: sha256, write and fsync of ready differences on all cores, and nothing else",
+         *measure(write, lambda: hash_and_write(bare, deltas), wanted=None, between=fresh)),
     ]  # fmt: skip
     write()
     save()
@@ -100,10 +101,41 @@ def weights_rows(folder: Path) -> list[tuple[str, ...]]:
     rows.append(("open, read one layer, 67 MB, from the disk; peer: safe_open, get_tensor, clone",
                  *measure(open_and_read, open_and_load, wanted=0.8, between=forget)))  # fmt: skip
     rows.append(("read one layer, 67 MB, from the page cache, each in a process of its own; same peer",
-                 *measure_apart(ours, peer, wanted=0.8)))  # fmt: skip
+                 *measure_apart("read", ours, peer, wanted=0.8)))  # fmt: skip
     rows.append(("verify 403 MB; peer: hashlib.sha256 of the file",
                  *measure(lambda: check_file(ours), lambda: hash_file(ours), wanted=None)))  # fmt: skip
     return rows
+
+
+def write_ours(path: Path, weights: tuple[Weights, Weights, list[Parameter]]) -> None:
+    before, after, parameters = weights
+    header = Header("bench", "full-rl", 0, range(LAYERS), "completed", "", "none", "0", LAYERS, "{}", {})
+    with new_file(path) as partial:
+        write_run(partial, header, parameters, before, after=after)
+
+
+def write_peer(path: Path, deltas: Tensors) -> None:
+    save_file(deltas, path)
+    sync(path)
+
+
+def hash_and_write(path: Path, deltas: Tensors) -> None:
+    """What a writer with hashes cannot do without, each core at a tensor, in blocks of the size that ours has."""
+    arrays = [tensor.numpy().reshape(-1).view(np.uint8) for tensor in deltas.values()]
+    file = os.open(path, os.O_RDWR | os.O_CREAT)
+    os.posix_fallocate(file, 0, sum(array.nbytes for array in arrays))
+
+    def one(number: int) -> None:
+        digest, start = hashlib.sha256(), number * arrays[number].nbytes
+        for offset in range(0, arrays[number].nbytes, CHUNK_BYTES):
+            block = arrays[number][offset : offset + CHUNK_BYTES].data
+            digest.update(block)
+            os.pwrite(file, block, start + offset)
+        disk.submit(os.fdatasync, file)
+
+    with ThreadPoolExecutor(1) as disk, ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(one, range(len(arrays))))
+    os.close(file)
 
 
 def read(run: Run) -> list[np.ndarray]:
@@ -116,16 +148,32 @@ def load(tensors: safe_open) -> list[torch.Tensor]:
     return [tensors.get_tensor(name).clone() for name in tensors.keys() if ".layers.2." in name]  # noqa: SIM118
 
 
-def measure_apart(ours: Path, peer: Path, *, wanted: float) -> tuple[str, str, str, str]:
-    """Reading again and again in fresh processes in turns: in one, each side would find the other's warm memory."""
+def measure_apart(
+    job: str, ours: Path, peer: Path, *, wanted: float, between: Job = lambda: None
+) -> tuple[str, str, str, str]:
+    """Each side in fresh processes, in turns: in one, each would find the other's warm memory.
+
+    glibc's moving threshold would give some of the processes, by luck, memory of their own that is warm already.
+    """
+    fixed = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(1 << 17)}
     times = []
     for number in range(ROUNDS):
         pair = [0.0, 0.0]
         for which in (0, 1) if number % 2 else (1, 0):
-            command = [sys.executable, __file__, str((ours, peer)[which])]
-            pair[which] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            between()
+            command = [sys.executable, "-m", "tests.benchmarks.store", job, str((ours, peer)[which])]
+            pair[which] = float(subprocess.run(command, check=True, capture_output=True, text=True, env=fixed).stdout)
         times.append((pair[0], pair[1]))
     return summary(times, wanted)
+
+
+def writing(path: Path) -> float:
+    """Seconds to write the file that a process was started for."""
+    before, after, parameters = make_weights()
+    if path.suffix == ".h5":
+        return timed(lambda: write_ours(path, (before, after, parameters)))
+    deltas = differences(before, after)
+    return timed(lambda: write_peer(path, deltas))
 
 
 def reading(path: Path) -> float:
@@ -204,6 +252,11 @@ def make_weights() -> tuple[Weights, Weights, list[Parameter]]:
     return before, after, parameters
 
 
+def differences(before: Weights, after: Weights) -> Tensors:
+    """The deltas as the peer wants them."""
+    return {name: torch.from_numpy(after[name]) - torch.from_numpy(before[name]) for name in before}
+
+
 def make_study(folder: Path) -> Path:
     """36 runs of a model with 34 layers of 11 parameters, as small as they may be: opening reads headers."""
     folder.mkdir()
@@ -236,6 +289,6 @@ def hash_file(path: Path) -> str:
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        print(reading(Path(sys.argv[1])))
+        print({"write": writing, "read": reading}[sys.argv[1]](Path(sys.argv[2])))
     else:
         main()
