@@ -88,7 +88,7 @@ def compare_weights(study: Study, run: str = FULL, *, by: By = "parameter", seed
     Loads the base model. Raises LensrlError when it is not the one that the run was trained from.
     """
     from lensrl.models import load_base  # torch, only where weights are needed
-    from lensrl.patching.graft import check_base
+    from lensrl.same import check_base
 
     trained = _run(study, run, seed)
     base = load_base(study.recipe.model)

@@ -17,17 +17,17 @@ from lensrl.generation import learned_positions, token_ids
 from lensrl.layers import BASE
 from lensrl.models import Base, load_base, pick_device
 from lensrl.patching.bridge import capture, probe_set
-from lensrl.patching.graft import check_base
 from lensrl.plan import RunSpec, Watcher
 from lensrl.recipe import Recipe
 from lensrl.rl import Snapshots, train
+from lensrl.same import check_base, check_items, digest_of
 from lensrl.store.atomic import new_file, removed_at_end, scratch_folder
 from lensrl.store.deltas import Parameter, frobenius
 from lensrl.store.hdf5 import compression_plugin
 from lensrl.store.provenance import provenance
 from lensrl.store.run import Run
 from lensrl.store.write import Header, Probe, ScoreArrays, write_run
-from lensrl.tasks import AgentTask, Item, Task, evaluation_items, load_task
+from lensrl.tasks import AgentTask, Item, Split, Task, evaluation_items, load_task
 
 
 class Workshop:
@@ -40,6 +40,9 @@ class Workshop:
         self.study = study
         self.task = load_task(recipe)
         self.items = evaluation_items(self.task, recipe)
+        self.digests: dict[Split, str] = {
+            "train": digest_of(self.task.items("train")), "test": digest_of(self.items),
+        }  # fmt: skip
         self.base = load_base(recipe.model)
         check_fits(self.base, self.task, self.items, recipe)
         self.device = pick_device()
@@ -55,9 +58,11 @@ class Workshop:
             ):
                 raise LensrlError(f"sets.{spec.name}: {recipe.model} has no {spec.trained}: its blocks have none")
 
-    def check_base(self, run: Run) -> None:
-        """Raises LensrlError when a run of this study's folder came from another base model."""
+    def check_same(self, run: Run) -> None:
+        """Raises LensrlError when a run of this study's folder came from another base model or from other items."""
         check_base(run, self.base)
+        for split, digest in self.digests.items():
+            check_items(run, split, digest)
 
     def make(self, spec: RunSpec, path: Path, watcher: Watcher) -> None:
         """Make one run and write its file, which nobody else can make meanwhile.
@@ -144,6 +149,7 @@ class Workshop:
                     "training and sampling": compute,
                     "log-probabilities and activations": "float32",
                 },
+                items=self.digests,
             ),
         )
 

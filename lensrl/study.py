@@ -115,5 +115,5 @@ def _open_workshop(recipe: Recipe, folder: Path) -> Workshop:
     base_path = run_path(folder, BASE, 0)
     if base_path.exists():
         with Run(base_path) as run:
-            workshop.check_base(run)
+            workshop.check_same(run)
     return workshop

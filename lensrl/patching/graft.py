@@ -10,22 +10,13 @@ from collections.abc import Collection, Mapping
 
 import torch
 
-from lensrl.errors import LensrlError
 from lensrl.models import Base
+from lensrl.same import check_base
 from lensrl.store.exact import add
 from lensrl.store.patch import PatchComponent
 from lensrl.store.run import Run
 
 Weights = Mapping[str, torch.Tensor]
-
-
-def check_base(run: Run, base: Base) -> None:
-    """Raises LensrlError when `run` was trained from another base model."""
-    if run.fingerprint != base.fingerprint:
-        raise LensrlError(
-            f"{run.path} was made from another base model (fingerprint {run.fingerprint[:12]}) than {base.name} "
-            f"({base.fingerprint[:12]}); give it its own study folder with --out"
-        )
 
 
 def run_weights(run: Run, base: Base) -> dict[str, torch.Tensor]:

@@ -16,9 +16,10 @@ class Dataset(Table):
     dataset: Annotated[str, Field(min_length=1)]  # "openai/gsm8k", or a folder of Parquet or JSON files
     split: str
     config: str | None = None
+    revision: str | None = None  # a commit, tag or branch of the hub's repository; None: its newest
 
 
-Source = Path | Dataset  # a .jsonl, .jsonl.gz or .parquet file, or a table {dataset, split, config}
+Source = Path | Dataset  # a .jsonl, .jsonl.gz or .parquet file, or a table {dataset, split, config, revision}
 Benchmarks = Annotated[dict[str, Source], Field(min_length=1)]  # name -> items; the score is the mean over benchmarks
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 
 PACKAGES = ("lensrl", "torch", "transformers", "trl", "transformer-lens", "numpy", "scipy", "h5py")
 
 
-def provenance(*, device: str, dtypes: dict[str, str]) -> dict[str, object]:
-    """`device` names the hardware; `dtypes` what the masters and the compute were in."""
+def provenance(*, device: str, dtypes: Mapping[str, str], items: Mapping[str, str] | None = None) -> dict[str, object]:
+    """`device` names the hardware; `dtypes` what the masters and the compute were in; `items` the sha256 by split."""
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
@@ -19,7 +20,7 @@ def provenance(*, device: str, dtypes: dict[str, str]) -> dict[str, object]:
         "platform": platform.platform(),
         "device": device,
         "dtypes": dtypes,
-    }
+    } | ({"items": items} if items else {})
 
 
 def git_state() -> str:

@@ -278,7 +278,10 @@ class Run:
 
     def _json(self, name: str) -> dict[str, Any]:
         with located(self.file, name):
-            return json.loads(attribute(self.file, name))
+            value = json.loads(attribute(self.file, name))
+            if not isinstance(value, dict):
+                raise ValueError("it is no JSON object")
+            return value
 
     def _read(self, group: h5py.Group, name: str) -> np.ndarray:
         with located(self.file, f"{str(group.name).rstrip('/')}/{name}"):

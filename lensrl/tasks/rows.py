@@ -95,7 +95,7 @@ def _load(source: Dataset) -> Iterator[tuple[int, Row]]:
 
     datasets.disable_progress_bars()
     try:
-        table = datasets.load_dataset(source.dataset, source.config, split=source.split)
+        table = datasets.load_dataset(source.dataset, source.config, split=source.split, revision=source.revision)
     except ConnectionError as error:
         raise RecipeError(
             f"{place(source)} cannot be reached ({reason(error)}); give a folder with its Parquet or JSON Lines files, "

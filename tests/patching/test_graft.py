@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 
-from lensrl.errors import LensrlError
 from lensrl.evaluate import references
 from lensrl.execute import parameter_table
 from lensrl.layers import OUTSIDE
 from lensrl.models import Base
-from lensrl.patching.graft import check_base, graft, run_weights
+from lensrl.patching.graft import graft, run_weights
 from lensrl.rl import train
 from lensrl.store.patch import PatchComponent
 from lensrl.store.run import Run
@@ -69,10 +67,3 @@ def test_run_weights_are_the_trained_weights_bit_for_bit(base: Base, tmp_path: P
         stored = run_weights(run, base)
     for name, weight in trained.items():
         assert np.array_equal(stored[name].numpy().view(np.uint32), weight.numpy().view(np.uint32)), name
-
-
-def test_another_base_is_refused(base: Base, small_study: Study) -> None:
-    norm = base.weights["model.norm.weight"] + 1
-    other = Base("other", base.fresh({"model.norm.weight": norm}), base.tokenizer, base.blocks)
-    with pytest.raises(LensrlError, match=r"made from another base model \(fingerprint [0-9a-f]{12}\) than other"):
-        check_base(small_study["full-rl"], other)
