@@ -7,20 +7,22 @@ import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 PACKAGES = ("lensrl", "torch", "transformers", "trl", "transformer-lens", "numpy", "scipy", "h5py")
 
 
-def provenance(*, device: str, dtypes: Mapping[str, str], items: Mapping[str, str] | None = None) -> dict[str, object]:
+def provenance(*, device: str, dtypes: Mapping[str, str], items: Mapping[Any, str] | None = None) -> dict[str, object]:
     """`device` names the hardware; `dtypes` what the masters and the compute were in; `items` the sha256 by split."""
-    return {
+    record: dict[str, object] = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
         "git": git_state(),
         "platform": platform.platform(),
         "device": device,
         "dtypes": dtypes,
-    } | ({"items": items} if items else {})
+    }
+    return record | ({"items": items} if items else {})
 
 
 def git_state() -> str:
