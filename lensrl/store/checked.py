@@ -7,8 +7,10 @@ library sees it.
 
 from __future__ import annotations
 
+import fcntl
 import math
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +26,7 @@ from lensrl.store.seal import read_seal, structure_holds
 LARGEST_CHUNK = 16 << 20  # bytes
 SEALED_SINCE = 2  # format version
 ATTEMPTS = 10  # to open a file that is being replaced
+LOCKING = (None, False, True)  # how a program may have told HDF5 to open it
 # What h5py raises on a file with wrong bytes in it, and NumPy and pandas on tables that do not fit together.
 DAMAGE = (OSError, KeyError, OverflowError, RuntimeError, ValueError, TypeError)
 
@@ -34,8 +37,8 @@ _LEAST_BLOSC2 = 32  # bytes of a compressed chunk: its header
 def open_for_reading(path: Path, expected: str, version: int) -> h5py.File:
     """Open a lensrl file: check its seal and structure, and what it says it is.
 
-    Raises Damaged, Unfinished or TooNew (all StoreError) with the file and what to do. No lock is taken: files are
-    written once, and a lock would only get in the way of other readers.
+    Raises Damaged, Unfinished or TooNew (all StoreError) with the file and what to do. No lock is kept: files are
+    written once, and a lock would only get in the way of others.
     """
     for _ in range(ATTEMPTS):
         before = _identity(path)
@@ -62,6 +65,8 @@ def _identity(path: Path) -> tuple[int, int, int] | None:
 
 def _open_checked(path: Path, expected: str, version: int) -> h5py.File:
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
+            raise StoreError(f"{path} is a folder or another thing that is no file; lensrl.open_study opens a study")
         seal = read_seal(path)
         if seal is not None:
             _check_kind(path, seal.format, seal.format_version, expected, version)
@@ -86,17 +91,27 @@ def _open_checked(path: Path, expected: str, version: int) -> h5py.File:
     except PermissionError as error:
         raise StoreError(f"{path} cannot be opened ({error.strerror})") from None
     except DAMAGE as error:
-        raise Damaged(f"{path} is damaged or not an HDF5 file ({reason(error)}); delete it and run again") from None
+        raise Damaged(
+            f"{path} is damaged or not an HDF5 file ({reason(error)}); if it is a run's, delete it and run again"
+        ) from None
     return file
 
 
 def _open(path: Path) -> h5py.File:
-    try:
-        return h5py.File(path, "r", locking=False)
-    except OSError as error:
-        if "locking flag" not in str(error):
-            raise
-        return h5py.File(path, "r")  # this process has it open already, by h5py or xarray, and HDF5 wants both alike
+    """As h5py and xarray open it when nothing else is said, or else as this process has it open already: HDF5 wants
+    the two alike.
+    """
+    for locking in LOCKING:
+        try:
+            file = h5py.File(path, "r", locking=locking)
+        except OSError:
+            if locking == LOCKING[-1]:
+                raise
+        else:
+            if file.mode == "r":  # else this process is writing to it by other means, under a lock of its own
+                fcntl.flock(file.id.get_vfd_handle(), fcntl.LOCK_UN)
+            return file
+    raise AssertionError
 
 
 def _check_kind(path: Path, found: Any, found_version: Any, expected: str, version: int) -> None:

@@ -7,8 +7,10 @@ that HDF5 checks on reading.
 
 from __future__ import annotations
 
+import errno
 import io
 import math
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,16 +40,21 @@ def create_file(path: Path) -> Iterator[h5py.File]:
 
 
 class _Disk(io.FileIO):
-    """A file that keeps the disk's first refusal for later: HDF5 crashes the process after a failed write."""
+    """A file that reads back whatever HDF5 writes, and keeps the disk's first refusal for later: HDF5 crashes the
+    process after a failed write.
+    """
 
     refusal: OSError | None = None
 
     def write(self, data: Any) -> int:
-        rest = memoryview(data).cast("B")
+        rest, offset = np.frombuffer(data, np.uint8), self.tell()
         size = len(rest)
         try:
-            while rest and self.refusal is None:
-                rest = rest[super().write(rest) :]
+            while len(rest) and self.refusal is None:
+                count = os.pwrite(self.fileno(), rest.data, offset)
+                if os.pread(self.fileno(), count, offset) != rest[:count].tobytes():
+                    raise OSError(errno.EIO, "what the disk gives back is not what was written")
+                rest, offset = rest[count:], offset + count
         except OSError as error:
             self.refusal = error
         return size
@@ -93,6 +100,7 @@ def create_empty(
         filters = {"chunks": chunk_shape(shape, dtype.itemsize), "fletcher32": True, "fill_time": "never"}
         if compression == "blosc2-zstd":
             filters |= compression_plugin().Blosc2("zstd", filters=compression_plugin().Blosc2.BITSHUFFLE)
+            filters["rdcc_nbytes"] = 1  # what is read back has been through the file, not HDF5's cache (h5py ignores 0)
     made = group.create_dataset(name, shape, dtype, track_times=False, **filters)
     attach(made, axes)
     return made

@@ -106,6 +106,8 @@ class Deltas(Mapping[int | str, "PartDeltas"]):
             or part in OUTSIDE
         ):
             return PartDeltas(str(part), self._datasets(str(part)), self._frobenius)
+        if isinstance(part, int | np.integer):
+            raise KeyError(f"no layer {part}: there are 0 to {self._n_layers - 1}")
         raise KeyError(f"no part {part!r}{did_you_mean(str(part), map(str, self))}")
 
     def exact(self, part: int | np.integer | str) -> dict[str, tuple[str, Delta]]:
@@ -182,3 +184,10 @@ class PartDeltas(Mapping[str, LazyArray]):
 
     def _ipython_key_completions_(self) -> list[str]:
         return list(self)
+
+
+class Sites(dict[str, LazyArray]):
+    """Site (`block_out`, ...) -> lazy array of its activations."""
+
+    def __missing__(self, site: str) -> LazyArray:
+        raise KeyError(f"no site {site!r}{did_you_mean(str(site), self)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -29,12 +30,14 @@ from lensrl.store.checked import (
     read_array,
     read_strings,
 )
-from lensrl.store.lazy import Deltas, LazyArray
-from lensrl.store.seal import Seal, read_seal
+from lensrl.store.lazy import Deltas, LazyArray, Sites
+from lensrl.store.seal import Seal, dataset_holds, read_seal
 from lensrl.store.write import RUN_FORMAT, RUN_VERSION
 
 if TYPE_CHECKING:
     import xarray
+
+MOST_LAYERS = 10_000  # far more than any model has, and still listed at once
 
 
 class Run:
@@ -63,6 +66,9 @@ class Run:
             self.base = str(attribute(self.file, "base"))
             self.fingerprint = str(attribute(self.file, "fingerprint"))
             self.n_layers = int(attribute(self.file, "n_layers"))
+            if not 0 <= self.n_layers == len(dataset_at(self.file, "layer")) <= MOST_LAYERS:
+                raise ValueError(f"{self.n_layers} layers are not those of its axis, or too many")
+            self.bytes = os.fstat(self.file.id.get_vfd_handle()).st_size  # of the file
             self.run_id = str(attribute(self.file, "run_id"))
             self.format_version = int(attribute(self.file, "format_version"))
             self._score = float(attribute(self.file, "score")) if self.format_version > 1 else None
@@ -74,11 +80,6 @@ class Run:
             raise Damaged(f"{self.path} is damaged ({reason(error)}); delete it and run again") from None
 
     @property
-    def bytes(self) -> int:
-        """The size of the file."""
-        return self.path.stat().st_size
-
-    @property
     def recipe(self) -> dict[str, Any]:
         """The recipe that the run was made with."""
         return self._json("recipe")
@@ -86,8 +87,9 @@ class Run:
     @property
     def layer_set(self) -> LayerSet | None:
         """The set of layers that the run trained, as its recipe had it; None for a run that is no set's."""
-        made = self.recipe.get("sets", {}).get(self.name)
-        return None if made is None else LayerSet.model_validate(made)
+        with located(self.file, "its recipe"):
+            made = dict(self.recipe.get("sets", {})).get(self.name)
+            return None if made is None else LayerSet.model_validate(made)
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -147,17 +149,19 @@ class Run:
 
     @property
     def training(self) -> pd.DataFrame:
-        """One row per step; the columns are those of `TrainingCurve`, per-layer norms as `grad_norm_3`."""
+        """One row per step: step (from 1); reward_mean and reward_std over its completions; loss; grad_norm (before
+        clipping) and the same for each part, grad_norm_3, grad_norm_embed; completion_length (tokens); truncated_share
+        (of completions, or of episodes out of turns) and zero_spread_share (of groups whose rewards are all equal);
+        step_time (seconds); peak_memory (bytes). In a task in turns also turns (mean per episode), under GiGPO
+        anchor_group_size (turns taken in one state, mean) and shared_anchor_share (of turns).
+        """
         with located(self.file, "training"):
             group = self._group("training", "no training curve")
-            columns: dict[str, np.ndarray] = {"step": self._read(self.file, "step")}
-            for name in members(group):
-                values = self._read(group, name)
-                if values.ndim == 1:
-                    columns[name] = values
-                else:
-                    labels = range(self.n_layers) if name == "layer_grad_norm" else OUTSIDE
-                    columns |= {f"grad_norm_{label}": norms for label, norms in zip(labels, values.T, strict=True)}
+            curves = {name: self._read(group, name) for name in members(group)}
+            columns = {"step": self._read(self.file, "step")} | {n: c for n, c in curves.items() if c.ndim == 1}
+            for name, labels in (("layer_grad_norm", range(self.n_layers)), ("outside_grad_norm", OUTSIDE)):
+                norms = zip(labels, curves[name].T, strict=True)
+                columns |= {f"grad_norm_{label}": norm for label, norm in norms}
             return pd.DataFrame(columns)
 
     def delta_norms(self) -> pd.DataFrame:
@@ -210,7 +214,7 @@ class Run:
         """Site (`block_out`, `attn_out`, `mlp_out`) -> lazy (layer, token, feature) array."""
         group = self._group("activations", "no activations")
         with located(self.file, "activations"):
-            return {site: LazyArray(dataset_at(group, site)) for site in members(group)}
+            return Sites({site: LazyArray(dataset_at(group, site)) for site in members(group)})
 
     @property
     def probe(self) -> pd.DataFrame:
@@ -221,9 +225,12 @@ class Run:
             return pd.DataFrame({**columns, "text": self._strings(group, "text")})
 
     def preview(self, name: str, rows: int = 4) -> str:
-        """The first rows of one dataset, as text; nothing else of it is read."""
+        """The first rows of one dataset, as text. Raises Damaged when its bytes are not those that were written."""
         with located(self.file, name):
             dataset = dataset_at(self.file, name)
+            extent = None if self._seal is None else self._seal.datasets.get(str(dataset.name).lstrip("/"))
+            if extent is not None and not dataset_holds(self.file.id.get_vfd_handle(), extent):
+                raise ValueError("its sha256 is not that in the seal")
             corner = tuple(slice(min(n, rows if i == 0 else 6)) for i, n in enumerate(dataset.shape))
             values = dataset[corner]
         if dataset.dtype.kind == "S":
@@ -231,20 +238,14 @@ class Run:
         return str(np.array2string(np.asarray(values), precision=4, suppress_small=False))
 
     def to_xarray(self) -> xarray.DataTree:
-        """The file as an xarray.DataTree with named, coordinated variables, read lazily; close it when done."""
-        try:
-            import h5netcdf  # noqa: F401
-            import xarray
-        except ImportError:
-            raise LensrlError("to_xarray needs two packages: pip install xarray h5netcdf") from None
-        from lensrl.store.layout import check_names
+        """The file as an xarray.DataTree with named, coordinated variables, read lazily; close it when done.
 
-        with located(self.file, "its structure"):
-            check_names(self.file)  # h5netcdf follows and opens whatever is there
-            try:
-                return xarray.open_datatree(self.path, engine="h5netcdf", driver_kwds={"locking": False})
-            except AttributeError as error:  # h5netcdf takes the attributes of axes for what they should be
-                raise ValueError(reason(error)) from None
+        A node inherits the coordinates above it: `tree["parameters"].to_dataset(inherit=False)` has its own alone.
+        Raises LensrlError when xarray or h5netcdf is not installed.
+        """
+        from lensrl.store.tree import open_tree
+
+        return open_tree(self.path, self.file)
 
     def close(self) -> None:
         self.file.close()

@@ -21,7 +21,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -63,7 +63,10 @@ class Seal:
 
 
 def write_seal(path: Path, format: str, version: int, known: Mapping[str, str] | None = None) -> None:
-    """Append the seal to a finished HDF5 file. `known` are digests computed while the datasets were written."""
+    """Append the seal to a finished HDF5 file. `known` are digests computed while the datasets were written.
+
+    Raises Damaged when the seal that the disk gives back is another.
+    """
     found: dict[str, Ranges] = {}
     with h5py.File(path, "r", locking=False) as file:
         file.visititems(
@@ -77,18 +80,20 @@ def write_seal(path: Path, format: str, version: int, known: Mapping[str, str] |
             if ranges
         }
         unsealed = Seal(format, version, os.fstat(file).st_size, "", datasets)
-        structure = _digest(file, unsealed.gaps())
+        seal = replace(unsealed, structure=_digest(file, unsealed.gaps()))
     text = json.dumps(
         {
             "format": format,
             "format_version": version,
-            "size": unsealed.size,
-            "structure": structure,
+            "size": seal.size,
+            "structure": seal.structure,
             "datasets": {name: {"sha256": e.sha256, "ranges": e.ranges} for name, e in datasets.items()},
         }
     ).encode()
     with path.open("ab") as out:
         out.write(b"%s\nlensrl-seal %012d %s\n" % (text, len(text), hashlib.sha256(text).hexdigest().encode()))
+    if read_seal(path) != seal:
+        raise Damaged(f"{path} is damaged in its seal: what the disk gives back is not what was written")
 
 
 def read_seal(path: Path, descriptor: int | None = None) -> Seal | None:

@@ -277,7 +277,7 @@ def test_a_layer_may_be_numpys_number(path: Path) -> None:
     ("look", "expected"),
     [
         (lambda run: run.deltas["embedd"], "no part 'embedd'; did you mean 'embed'?"),
-        (lambda run: run.deltas[7], "no part 7; known: 0, 1, embed"),
+        (lambda run: run.deltas[7], "no layer 7: there are 0 to 1"),
         (lambda run: run.deltas[0]["attn.k.weight"], "no delta of 'attn.k.weight' in part 0; did you mean 'attn.q.we"),
         (lambda run: run.deltas["lm_head"]["x"], "no delta of 'x' in part lm_head"),
     ],

@@ -134,7 +134,7 @@ def test_parts_come_in_order_and_what_did_not_change_is_absent(path: Path) -> No
     with Run(path) as run:
         assert list(run.deltas) == [0, 1, "embed"]
         assert run.deltas["final_norm"] == run.deltas["lm_head"] == {}
-        with pytest.raises(KeyError, match="no part 2"):
+        with pytest.raises(KeyError, match="no layer 2: there are 0 to 1"):
             run.deltas[2]
         with pytest.raises(KeyError, match="did you mean 'embed'"):
             run.deltas["embedd"]

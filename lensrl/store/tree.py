@@ -1,0 +1,49 @@
+"""A run file as an xarray.DataTree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import h5py
+import numpy as np
+
+from lensrl.errors import Damaged, LensrlError, StoreError, reason
+from lensrl.store.checked import LOCKING, located
+from lensrl.store.layout import check_names
+
+if TYPE_CHECKING:
+    import xarray
+
+
+def open_tree(path: Path, file: h5py.File) -> xarray.DataTree:
+    """The file at `path`, open as `file`, once more through h5netcdf; labels and texts are str.
+
+    Raises LensrlError when xarray or h5netcdf is not installed, StoreError when the file is gone or damaged.
+    """
+    try:
+        import h5netcdf  # noqa: F401
+        import xarray
+    except ImportError:
+        raise LensrlError("to_xarray needs two packages: pip install xarray h5netcdf") from None
+    with located(file, "its structure"):
+        check_names(file)  # h5netcdf follows and opens whatever is there
+    refusal = ""
+    for locking in LOCKING:
+        try:
+            tree = xarray.open_datatree(path, engine="h5netcdf", driver_kwds={"locking": locking})
+            texts = tree.map_over_datasets(_with_text)
+            texts.set_close(tree.close)
+            return texts
+        except OSError as error:
+            refusal = reason(error)
+        except AttributeError as error:  # h5netcdf takes the attributes of axes for what they should be
+            raise Damaged(f"{path} is damaged in its axes ({reason(error)}); delete it and run again") from None
+    raise StoreError(f"{path} cannot be opened by xarray ({refusal})")
+
+
+def _with_text(dataset: xarray.Dataset) -> xarray.Dataset:
+    """Fixed-length strings, which come as bytes, as str."""
+    texts = {name: (v.dims, np.char.decode(v.values)) for name, v in dataset.variables.items() if v.dtype.kind == "S"}
+    labels = {name: text for name, text in texts.items() if name in dataset.coords}
+    return dataset.assign_coords(labels).assign({name: text for name, text in texts.items() if name not in labels})
