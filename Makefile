@@ -43,7 +43,7 @@ types: install
 	$(BIN)/pyright --warnings
 
 test: lint types
-	OMP_NUM_THREADS=1 $(BIN)/pytest  # models this small: a second thread only waits for the first
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile  # a core each: models this small use no more
 
 bench: install
 	$(BIN)/python -m tests.benchmarks.store
