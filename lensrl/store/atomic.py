@@ -21,6 +21,9 @@ from pathlib import Path
 
 from lensrl.errors import LensrlError, StoreError, reason
 
+# What a killed process leaves in a study's folder, and in the folder of patches inside it; nothing else is ours.
+PARTIALS = (".*.h5.partial", ".*.json.partial", ".*.html.partial", "[!.]*/.*.h5.partial")
+SCRATCH = ".*.h5.scratch"
 PATIENCE = 0.2  # seconds: whoever only looks whether a partial file is held lets go of it at once
 
 
@@ -91,12 +94,12 @@ def is_being_written(path: Path) -> bool:
 
 
 def remove_litter(folder: Path) -> list[Path]:
-    """Remove partial files below `folder` that no living process holds. Returns what was removed."""
+    """Remove what writers left in a study's folder and no living process holds. Returns the partial files removed."""
     removed = []
-    for scratch in folder.rglob(".*.scratch"):
+    for scratch in folder.glob(SCRATCH):
         if not is_being_written(scratch.with_name(scratch.stem.removeprefix("."))):
             shutil.rmtree(scratch, ignore_errors=True)
-    for partial in folder.rglob(".*.partial"):
+    for partial in sorted(path for pattern in PARTIALS for path in folder.glob(pattern)):
         with suppress(FileNotFoundError):  # its writer was quicker
             claim = _claim(partial, os.O_RDONLY)
             if claim is not None:

@@ -11,7 +11,7 @@ import pytest
 from synthetic import PARAMETERS, after_weights, before_weights, header, write_run
 
 from lensrl.errors import LensrlError, StoreError
-from lensrl.store.atomic import is_being_written, new_file, remove_litter
+from lensrl.store.atomic import is_being_written, new_file, partial_path, remove_litter, scratch_folder
 
 
 def test_the_file_appears_when_the_block_ends(tmp_path: Path) -> None:
@@ -127,8 +127,8 @@ def test_a_disk_that_fills_within_a_delta_of_many_mib_leaves_the_old_file(tmp_pa
 
 
 def test_only_what_no_living_process_holds_is_litter(tmp_path: Path) -> None:
-    folder = tmp_path / "a" / "b"
-    folder.mkdir(parents=True)
+    folder = tmp_path / "study"
+    folder.mkdir()
     dead = folder / ".full-rl.seed-0.h5.partial"
     kept = [folder / name for name in ("x.h5", "x.h5.partial", ".x.h5")]
     for path in [dead, *kept]:
@@ -140,6 +140,24 @@ def test_only_what_no_living_process_holds_is_litter(tmp_path: Path) -> None:
         assert sorted(folder.iterdir()) == sorted([living, *kept])
         living.write_text("whole")
     assert not is_being_written(folder / "base.h5")
+
+
+def test_only_what_is_written_into_a_study_is_litter(tmp_path: Path) -> None:
+    ours = [".base.h5.partial", ".recipe.json.partial", ".report.html.partial", "patches/.x.h5.partial"]
+    foreign = [".paper.pdf.partial", ".git/.x.h5.partial", ".hidden/patches/.x.h5.partial", "data/.x.json.partial",
+               "a/b/.x.h5.partial"]  # fmt: skip
+    for name in [*ours, *foreign]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    scratch = scratch_folder(partial_path(tmp_path / "base.h5"))
+    kept = [tmp_path / name for name in (".other.scratch", ".git/.base.h5.scratch")]
+    for made in (scratch, *kept):
+        made.mkdir()
+    assert sorted(remove_litter(tmp_path)) == sorted(tmp_path / name for name in ours)
+    assert not [name for name in ours if (tmp_path / name).exists()]
+    assert all((tmp_path / name).exists() for name in foreign)
+    assert not scratch.exists()
+    assert all(made.exists() for made in kept)
 
 
 def test_of_two_writers_one_stops_and_the_other_is_not_disturbed(tmp_path: Path) -> None:
