@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import ClassVar
 
 
 class LensrlError(Exception):
@@ -15,7 +16,9 @@ class RecipeError(LensrlError):
 
 
 class StoreError(LensrlError):
-    """A run file or a study folder that cannot be read or written."""
+    """A run file or a study folder that cannot be read or written. `status` is what listings call such a file."""
+
+    status: ClassVar[str] = "damaged"
 
 
 class Damaged(StoreError):
@@ -25,9 +28,13 @@ class Damaged(StoreError):
 class Unfinished(StoreError):
     """A file without a seal: its writing did not end, or another program has changed it since."""
 
+    status = "unfinished"
+
 
 class TooNew(StoreError):
     """A file of a later version of the format than this lensrl knows."""
+
+    status = "too new"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -1,7 +1,8 @@
-"""`lensrl show`: what is in a folder, a study, a run file, or one dataset."""
+"""`lensrl show`: what is in a folder, a study, a run file, one dataset, or a result of patching."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,8 @@ import typer
 
 from lensrl import LensrlError, Run, Study
 from lensrl.plan import set_run
-from lensrl_cli.output import Json, bar, note, number, print_json, show
+from lensrl.report import METRICS
+from lensrl_cli.output import Json, bar, interval, note, number, print_json, show
 
 
 def show_path(
@@ -17,19 +19,24 @@ def show_path(
         Path,
         typer.Argument(
             metavar="PATH",
-            help="A study, a folder of studies, a run file, or a dataset: runs/tiny/base.h5/scores/score.",
+            help="A study, a folder of studies, a run or patch file, or a dataset: runs/tiny/base.h5/scores/score.",
         ),
     ],
     json: Json = False,
 ) -> None:
-    """Show what is in a study, a run file, or one dataset, from headers alone.
+    """Show what is in a study, a run file, or one dataset, from headers alone; or what patching gave.
 
     Example: lensrl show runs/tiny/full-rl.seed-0.h5/deltas/4
     """
+    from lensrl.store.patch import is_patch
     from lensrl.store.study import RECIPE_FILE
 
     file = next((p for p in (path, *path.parents) if p.is_file()), None)
-    if file is not None:
+    if file is not None and is_patch(file):
+        if path != file:
+            raise LensrlError(f"{file} is shown as a whole: lensrl show {file}")
+        _show_patch(file, json=json)
+    elif file is not None:
         with Run(file) as run:
             _show_run(run, path.relative_to(file).as_posix(), json=json)
     elif (path / RECIPE_FILE).is_file():
@@ -93,6 +100,37 @@ def _show_runs(title: str, records: list[dict], first: list[str]) -> None:  # ty
     show(title, {**dict.fromkeys(first, "left"), **columns}, rows)
 
 
+def _show_patch(path: Path, *, json: bool) -> None:
+    from lensrl.store.patch import read_patch
+
+    result = read_patch(path)
+    found, key = list(result.rows()), result.key
+    if json:
+        print_json(found)
+        return
+    heads = {"head": "right"} if key.component == "head" else {}
+    rows = [
+        {
+            "head": str(row["head"]),
+            "metric": METRICS[str(row["metric"])],
+            "recovery": number(2)(row["recovery"]),
+            "95 % interval": interval(row["low"], row["high"]),
+            "into": number()(row["into_value"]),
+            "patched": number()(row["patched_value"]),
+            "from": number()(row["from_value"]),
+        }
+        for row in found
+    ]
+    numbers = dict.fromkeys(("recovery", "95 % interval", "into", "patched", "from"), "right")
+    layers = f"layer{'s' * (len(key.layers) > 1)} {key.layer_names}"
+    part = key.layer_names if key.sets == "everything" else f"{key.component} of {layers}"
+    note(f"{key.what}: {part} of {key.donor} into {key.into}, seed {key.seed}, {len(result.benchmark)} items")
+    show("Recovery", {**heads, "metric": "left", **numbers}, rows)
+    undefined = [(METRICS[str(row["metric"])], row["status"], row["reason"]) for row in found if row["reason"]]
+    for metric, status, why in dict.fromkeys(undefined):
+        note(f"{metric} {status}: {why}", style="red")
+
+
 def _show_run(run: Run, inside: str, *, json: bool) -> None:
     from lensrl.store.listing import fold, list_contents, size
 
@@ -115,16 +153,24 @@ def _show_run(run: Run, inside: str, *, json: bool) -> None:
     rows = [
         {
             "dataset": row["dataset"],
-            "axes": row["axes"] or "an axis",
-            "shape": " × ".join(map(str, row["shape"])),
+            "shape": _extent(row["axes"], row["shape"]),
             "type": "text" if row["dtype"].startswith("|S") else row["dtype"],
             "size": size(row["bytes"]),
         }
         for row in table.to_dict("records")
     ]
-    show("Datasets", {"dataset": "left", "axes": "left", "shape": "right", "type": "left", "size": "right"}, rows)
+    show("Datasets", {"dataset": "left", "shape": "left", "type": "left", "size": "right"}, rows)
     if len(table) == 1:
         note(run.preview(table["dataset"].iloc[0]))
+
+
+def _extent(axes: str, shape: Sequence[int]) -> str:
+    """`item 256, sample 4`; `row 96` for an axis that has its length in its name; of a folded part, its arrays."""
+    if not axes:
+        return f"an axis of {shape[0]}" if shape else "a number"
+    if not shape:
+        return axes
+    return ", ".join(f"{a.removesuffix(f'_{n}')} {n}" for a, n in zip(axes.split(", "), shape, strict=True))
 
 
 def _layers(run: Run) -> str:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 import pandas as pd
 
 from lensrl.errors import LensrlError, StoreError
 from lensrl.layers import BASE, FULL, run_layer, run_rate
-from lensrl.plan import plan
+from lensrl.plan import RunSpec, plan
 from lensrl.store.atomic import is_being_written, partial_path
 from lensrl.store.checked import axis_names, check_tree, dataset_at, located
+from lensrl.store.patch import is_patch
 from lensrl.store.run import Run
 
 if TYPE_CHECKING:
     from lensrl.store.study import Study
 
 COLUMNS = ["run", "seed", "status", "score", "gain", "bytes", "reason", "file"]
+NOT_READ = ("damaged", "unfinished", "too new", "running", "missing")  # statuses of what is no `Run`
 
 
 class Runs(dict[tuple[str, int], Run]):
@@ -36,27 +38,34 @@ class Runs(dict[tuple[str, int], Run]):
 
         return str(table_html(list_study(self._study)))
 
-    def _ipython_key_completions_(self) -> list[tuple[str, int]]:
-        return list(self)
+    def __missing__(self, key: object) -> NoReturn:
+        """Raises KeyError with the reason that `study[key]` would give."""
+        if isinstance(key, str):
+            raise KeyError(
+                f"{key!r} is a name without a seed: study.runs[{key!r}, 0], or study[{key!r}] for the lowest"
+            )
+        name, seed = key if isinstance(key, tuple) and len(key) == 2 else (str(key), None)
+        raise KeyError(str(self._study.absence(name, seed)))
+
+    def _ipython_key_completions_(self) -> list[str | tuple[str, int]]:
+        return key_completions(self)
 
 
 def list_study(study: Study) -> pd.DataFrame:
     """One row per run that the study has or its recipe asks for, with the columns of `COLUMNS`.
 
-    `status` is `completed`, `collapsed` or `diverged` as the run ended; `damaged` for a file that cannot be read;
-    `running` while a process makes it; `unfinished` when that process was killed; `missing` when there is nothing yet.
+    `status` is `completed`, `collapsed` or `diverged` as the run ended; for a file that cannot be read the word that
+    `verify` has for it: `damaged`, `unfinished` or `too new`; `running` while a process makes it; `unfinished` also
+    when that process was killed; `missing` when there is nothing yet. While no run can be read, how many layers the
+    model has is unknown: then only base, full RL, and what somebody began to write are listed.
     """
     rows = [_row(run) for run in study.runs.values()]
-    for file, why in study.broken.items():
+    for file, error in study.unreadable.items():
         path = study.path / file
         if path.parent == study.path:
-            name, seed = _named(path)
-            rows.append(dict.fromkeys(COLUMNS) | {
-                "run": name, "seed": seed, "status": "damaged", "reason": why,
-                "bytes": _bytes(path), "file": file,
-            })  # fmt: skip
+            rows.append(_unread_row(path, error))
     known = {row["file"] for row in rows}
-    rows += [row for row in _unfinished(study) if row["file"] not in known]
+    rows += [row for row in _without_file(study) if row["file"] not in known]
     rows.sort(key=lambda row: order(str(row["run"]), int(str(row["seed"]))))
     table = pd.DataFrame(rows, columns=COLUMNS).astype({"score": float, "gain": float})
     base = table.loc[table["run"] == BASE, "score"]
@@ -68,7 +77,8 @@ def list_study(study: Study) -> pd.DataFrame:
 def runs(folder: str | Path) -> pd.DataFrame:
     """Every study and run below a folder: the columns of `list_study` after `study`, the study's folder.
 
-    Run files that lie outside a study are listed with an empty `study`. Raises LensrlError when there is no folder.
+    Run files that lie outside a study are listed with an empty `study`; results of patching are no runs. Raises
+    LensrlError when there is no folder.
     """
     from lensrl.store.study import RECIPE_FILE, Study
 
@@ -87,11 +97,8 @@ def runs(folder: str | Path) -> pd.DataFrame:
             with Run(file) as run:
                 rows.append(_row(run) | {"file": str(file)})
         except StoreError as error:
-            name, seed = _named(file)
-            rows.append(dict.fromkeys(COLUMNS) | {
-                "run": name, "seed": seed, "status": "damaged", "reason": str(error),
-                "bytes": _bytes(file), "file": str(file),
-            })  # fmt: skip
+            if not is_patch(file):
+                rows.append(_unread_row(file, error) | {"file": str(file)})
     if rows:
         tables.append(pd.DataFrame(rows, columns=COLUMNS).astype({"score": float, "gain": float}).assign(study=""))
     columns = ["study", *COLUMNS]
@@ -114,17 +121,20 @@ def list_contents(run: Run) -> pd.DataFrame:
 
 
 def fold(contents: pd.DataFrame) -> pd.DataFrame:
-    """The contents of a run file at a glance: axes left out, the weights of a part in one row."""
-    shown = contents[contents["axes"] != ""]
+    """The contents of a run file at a glance: axes left out, the weights of a part in one row.
+
+    `dtype` is empty for the repairs of a part, which are places (int64) and values (float32).
+    """
+    shown = contents[(contents["axes"] != "") | (contents["shape"].map(len) == 0)]
     weights = shown["dataset"].str.contains("(?:^|/)(?:deltas|repairs)/")
     part = shown["dataset"].str.replace(r"((?:^|/)(?:deltas|repairs)/[^/]+)/.*", r"\1", regex=True)
     rows = []
     for name, group in shown.groupby(part.where(weights, shown["dataset"]), sort=False):
-        first = group.iloc[0]
-        count = f"{len(group)} array{'s' * (len(group) > 1)}" if weights[group.index[0]] else first["axes"]
-        rows.append(
-            (name, count, first["shape"] if not weights[group.index[0]] else "", first["dtype"], group["bytes"].sum())
-        )
+        axes, shape = group.iloc[0][["axes", "shape"]]
+        if weights[group.index[0]]:
+            axes, shape = f"{len(group)} array{'s' * (len(group) > 1)}", ""
+        dtypes = group["dtype"].unique()
+        rows.append((name, axes, shape, dtypes[0] if len(dtypes) == 1 else "", group["bytes"].sum()))
     return pd.DataFrame(rows, columns=["dataset", "axes", "shape", "dtype", "bytes"])
 
 
@@ -142,6 +152,14 @@ def size(n_bytes: int | np.integer) -> str:
     return f"{n_bytes} B"
 
 
+def key_completions(keys: Iterable[tuple[str, int]]) -> list[str | tuple[str, int]]:
+    """What IPython offers inside the brackets: names, for any version of it; then keys, for those that complete one
+    part of a key after the other, so the seeds after a name.
+    """
+    keys = list(keys)
+    return [*dict.fromkeys(name for name, _ in keys), *keys]
+
+
 def order(name: str, seed: int) -> tuple[object, ...]:
     """The base, full RL, single layers from the bottom up, then sets; then, rate by rate, what has another rate."""
     run, rate = run_rate(name) or (name, 0.0)
@@ -156,20 +174,27 @@ def _row(run: Run) -> dict[str, object]:
     }  # fmt: skip
 
 
+def _unread_row(path: Path, error: StoreError) -> dict[str, object]:
+    """A file that cannot be read; its reason without the path, which the row has."""
+    name, seed = _named(path)
+    return dict.fromkeys(COLUMNS) | {
+        "run": name, "seed": seed, "status": error.status, "reason": str(error).removeprefix(f"{path} "),
+        "bytes": _bytes(path), "file": path.name,
+    }  # fmt: skip
+
+
 def _bytes(path: Path) -> int:
     """The size of a file, which may be gone since it was looked for."""
     return path.stat().st_size if path.exists() else 0
 
 
-def _unfinished(study: Study) -> Iterator[dict[str, object]]:
+def _without_file(study: Study) -> Iterator[dict[str, object]]:
+    """The runs that the recipe asks for or somebody began to write, as if none had a file yet."""
     from lensrl.store.study import run_path
 
-    n_layers = next((run.n_layers for run in study.runs.values()), None)
-    try:
-        planned = plan(study.recipe, n_layers) if n_layers is not None else []
-    except LensrlError:  # whoever uses the recipe is told what is wrong with it; the runs are listed all the same
-        planned = []
-    for path in {run_path(study.path, spec.name, spec.seed): None for spec in planned}:
+    begun = [part.with_name(part.name[1 : -len(".partial")]) for part in sorted(study.path.glob(".*.h5.partial"))]
+    planned = [run_path(study.path, spec.name, spec.seed) for spec in _planned(study)]
+    for path in dict.fromkeys([*planned, *begun]):
         if is_being_written(path):
             status, reason = "running", "a process is making it"
         elif partial_path(path).exists():
@@ -180,6 +205,16 @@ def _unfinished(study: Study) -> Iterator[dict[str, object]]:
         yield dict.fromkeys(COLUMNS) | {
             "run": name, "seed": seed, "status": status, "reason": reason, "file": path.name
         }  # fmt: skip
+
+
+def _planned(study: Study) -> list[RunSpec]:
+    n_layers = next((run.n_layers for run in study.runs.values()), None)
+    try:
+        if n_layers is None:
+            return plan(study.recipe.model_copy(update={"layers": [], "sets": {}}), 0)
+        return plan(study.recipe, n_layers)
+    except LensrlError:  # whoever uses the recipe is told what is wrong with it; the runs are listed all the same
+        return []
 
 
 def _named(path: Path) -> tuple[str, int]:

@@ -11,13 +11,13 @@ from typing import ClassVar, Literal
 import numpy as np
 from jaxtyping import Float64
 
-from lensrl.errors import Damaged, reason
+from lensrl.errors import Damaged, StoreError, TooNew, Unfinished, reason
 from lensrl.layers import spell_layers
 from lensrl.measures.contribution import GainRatio, gain_ratios, mean_score
 from lensrl.store.atomic import new_file
 from lensrl.store.checked import DAMAGE, attribute, group_at, members, open_for_reading, read_array, read_strings
 from lensrl.store.hdf5 import axis, create, create_file
-from lensrl.store.seal import write_seal
+from lensrl.store.seal import read_seal, write_seal
 
 PATCH_FORMAT = "lensrl-patch"
 PATCH_VERSION = 3
@@ -131,8 +131,22 @@ def _write(path: Path, result: PatchResult) -> None:
             create(file.require_group("metrics"), metric, values, ["model", "item"])
 
 
+def is_patch(path: Path) -> bool:
+    """Whether a file says that it is of the patch format, of whatever version, whole or not."""
+    try:
+        seal = read_seal(path)
+        if seal is not None:
+            return seal.format == PATCH_FORMAT
+        open_for_reading(path, PATCH_FORMAT, PATCH_VERSION).close()
+    except (TooNew, Unfinished):  # said of nothing but a file of the format that was asked for
+        return True
+    except (StoreError, OSError):
+        return False
+    return True
+
+
 def read_patch(path: Path) -> PatchResult:
-    """Read a stored result. Raises StoreError when the file is damaged."""
+    """Read a stored result. Raises StoreError when the file is missing, damaged, unfinished or too new."""
     with open_for_reading(path, PATCH_FORMAT, PATCH_VERSION) as file:
         try:
             metrics = group_at(file, "metrics")

@@ -13,8 +13,8 @@ from lensrl.errors import LensrlError, RecipeError, StoreError, did_you_mean
 from lensrl.layers import BASE, parse_layers, run_layer
 from lensrl.recipe import Recipe, read_kept_recipe
 from lensrl.store.contributions import layer_contributions, rate_control, set_contributions
-from lensrl.store.listing import Runs, order
-from lensrl.store.patch import PatchResult, read_patch
+from lensrl.store.listing import NOT_READ, Runs, key_completions, list_study, order
+from lensrl.store.patch import PatchResult, is_patch, read_patch
 from lensrl.store.run import Run
 
 RECIPE_FILE = "recipe.json"
@@ -43,28 +43,39 @@ class Study:
             raise LensrlError(f"{self.path} is not a study: it has no {RECIPE_FILE}; studies are made by lensrl run")
         self.name = self.path.resolve().name
         self.runs = Runs(self)
-        self.broken: dict[str, str] = {}  # file name -> why it cannot be read
+        self.unreadable: dict[str, StoreError] = {}  # by file name; see `broken`
         for file in sorted(self.path.glob("*.h5"), key=lambda f: (f.name != f"{BASE}.h5", f.name)):
             try:
                 run = Run(file)
             except StoreError as error:
-                self.broken[file.name] = str(error)
+                if not is_patch(file):
+                    self._leave(file.name, error)
             else:
                 self._take(run)
+
+    @property
+    def broken(self) -> dict[str, str]:
+        """File name -> why it cannot be read."""
+        return {file: str(error) for file, error in self.unreadable.items()}
+
+    def _leave(self, file: str, error: StoreError) -> None:
+        """Keep why a file cannot be read, without the traceback, whose frames would keep the file open."""
+        self.unreadable[file] = type(error)(str(error))
 
     def _take(self, run: Run) -> None:
         """Keep a run that is what its file's name says and comes from this study's base, which is read first."""
         base = next((known for (name, _), known in self.runs.items() if name == BASE), run)
         if run.path != run_path(self.path, run.name, run.seed):
-            self.broken[run.path.name] = f"{run.path} holds the run {run.name} with seed {run.seed}: rename it back"
+            why = f"{run.path} holds the run {run.name} with seed {run.seed}: rename it back"
         elif run.fingerprint != base.fingerprint:
-            self.broken[run.path.name] = (
-                f"{run.path} was made from another base model (fingerprint {run.fingerprint[:12]}) than {base.path} "
-                f"({base.fingerprint[:12]}); move it out of this study and run again"
+            why = (
+                f"{run.path} was made from another base model (fingerprint {run.fingerprint[:12]}) than "
+                f"{base.path.name} ({base.fingerprint[:12]}); move it out of this study and run again"
             )
         else:
             self.runs[run.name, run.seed] = run
             return
+        self._leave(run.path.name, StoreError(why))
         run.close()
 
     @cached_property
@@ -90,7 +101,10 @@ class Study:
         return sorted({seed for name, seed in self.runs if name != BASE})
 
     def __getitem__(self, key: str | tuple[str, int]) -> Run:
-        """A run by name (the lowest seed that it has) or by (name, seed). The base is the same for every seed."""
+        """A run by name (the lowest seed that it has) or by (name, seed). The base is the same for every seed.
+
+        Raises LensrlError that says why there is none: see `absence`.
+        """
         name, seed = key if isinstance(key, tuple) else (key, None)
         found = {s: run for (n, s), run in self.runs.items() if n == name}
         if name == BASE and found:
@@ -99,13 +113,24 @@ class Study:
             return found[min(found)]
         if seed in found:
             return found[seed]
-        for file, why in self.broken.items():
+        raise self.absence(name, seed)
+
+    def absence(self, name: str, seed: int | None = None) -> LensrlError:
+        """Why there is no such run to read: its file is damaged or too new, it is still to be made, or unknown."""
+        for file, error in self.unreadable.items():
             if file.startswith(f"{name}." if seed is None else (f"{name}.h5", f"{name}.seed-{seed}.")):
-                raise StoreError(why)
-        if found:
-            raise LensrlError(f"study {self.path} has no {name} with seed {seed}; it has seeds {sorted(found)}")
-        names = list(dict.fromkeys(n for n, _ in self.runs))
-        raise LensrlError(f"study {self.path} has no run {name!r}{did_you_mean(name, names)}")
+                return type(error)(str(error))
+        for row in list_study(self).to_dict("records"):
+            if row["run"] == name and seed in (None, row["seed"]) and row["status"] in NOT_READ:
+                return LensrlError(
+                    f"study {self.path} has no run {name!r} with seed {row['seed']}: {row['status']}, {row['reason']}"
+                )
+        seeds = sorted(s for n, s in self.runs if n == name)
+        if seeds:
+            return LensrlError(f"study {self.path} has no {name} with seed {seed}; it has seeds {seeds}")
+        return LensrlError(
+            f"study {self.path} has no run {name!r}{did_you_mean(name, dict.fromkeys(n for n, _ in self.runs))}"
+        )
 
     def __contains__(self, key: object) -> bool:
         return key in self.runs or any(name == key for name, _ in self.runs)
@@ -157,7 +182,7 @@ class Study:
             try:
                 result = read_patch(file)
             except StoreError as error:
-                self.broken[f"{PATCH_FOLDER}/{file.name}"] = str(error)
+                self._leave(f"{PATCH_FOLDER}/{file.name}", error)
             else:
                 rows += result.rows() if current.issuperset(result.sources.values()) else []
         columns = PatchResult.COLUMNS
@@ -186,8 +211,8 @@ class Study:
 
         return study_html(self)
 
-    def _ipython_key_completions_(self) -> list[str]:
-        return list(dict.fromkeys(name for name, _ in self.runs))
+    def _ipython_key_completions_(self) -> list[str | tuple[str, int]]:
+        return key_completions(self.runs)
 
 
 def open_study(path: str | Path) -> Study:

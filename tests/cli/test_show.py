@@ -14,7 +14,9 @@ from test_verbs import assert_one_line
 from typed import lensrl
 
 from lensrl import open_run, open_study
+from lensrl.store.patch import PatchKey, PatchResult, write_patch
 from tests.reseal import resealed
+from tests.store.synthetic import write_full_run
 
 HOSTILE = "\x1b[31mred\x1b]0;title\x07\x9b2J\rover"
 STEERING = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")  # every control character but the end of a line
@@ -77,10 +79,11 @@ def test_a_run_shows_its_header_and_its_datasets(small_study_folder: Path) -> No
         assert f"full-rl seed 0 of small: {run.status}, score {run.score:.3f}, {run.bytes / 1e6:.1f} MB" in text
         assert f"made {run.provenance['created']}" in text
     assert "8 layers, trained: all" in text
-    assert row_of(text, "scores/score")[1:7] == ["item,", "sample", "48", "×", "2", "float32"]
+    assert row_of(text, "scores/score")[1:6] == ["item", "48,", "sample", "2", "float32"]
     for name in ("training/loss", "probe/text", "activations/block_out", "deltas/0", "deltas/embed"):
         assert row_of(text, name)
     assert "deltas/0/" not in text  # folded
+    assert max(map(len, text.splitlines())) <= 80
 
 
 def test_a_group_shows_its_datasets_and_a_dataset_its_first_rows(small_study_folder: Path) -> None:
@@ -94,6 +97,31 @@ def test_a_group_shows_its_datasets_and_a_dataset_its_first_rows(small_study_fol
     preview = shown(path / "scores" / "score")
     assert re.findall(r"[\d.]+", preview[preview.index("[") :]) == re.findall(r"[\d.]+", np.array2string(first))
     assert str(text) in shown(path / "item")
+
+
+def test_a_single_number_is_shown_as_one(tmp_path: Path) -> None:
+    write_full_run(tmp_path / "run.h5")
+    assert row_of(shown(tmp_path / "run.h5" / "deltas" / "1" / "scale"), "deltas/1/scale")[1:3] == ["a", "number"]
+    assert row_of(shown(tmp_path / "run.h5"), "deltas/1")[1:3] == ["2", "arrays"]
+    assert row_of(shown(tmp_path / "run.h5" / "item"), "item")[1:5] == ["an", "axis", "of", "3"]
+
+
+def test_a_result_of_patching_shows_what_was_patched_and_its_recovery(tmp_path: Path) -> None:
+    key = PatchKey("weights", "block", (0, 1), "full-rl", "base", 3, "together")
+    scores = np.array([[0.0] * 8, [1.0] * 8, [0.0, 1.0] * 4])
+    same = np.zeros((3, 8))  # of which nothing can be a share
+    path = write_patch(tmp_path, PatchResult(key, {"score": scores, "logit_difference": same}, ["only"] * 8, {}, {}))
+    text = shown(path)
+    assert "weights: block of layers 0-1 of full-rl into base, seed 3, 8 items" in text
+    row = row_of(text, "score")
+    assert row[1] == "0.50"
+    assert row[-3:] == ["0.000", "0.500", "1.000"]
+    assert "undefined: " in text
+    rows = json.loads(shown(path, "--json"))
+    assert [(row["metric"], row["layers"], row["recovery"]) for row in rows] == [
+        ("score", "0-1", 0.5), ("logit_difference", "0-1", None),
+    ]  # fmt: skip
+    assert_one_line(lensrl("show", path / "metrics"), f"{path.name} is shown as a whole")
 
 
 def test_json_is_json_and_nothing_else(small_study_folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,6 +19,7 @@ import lensrl
 from lensrl.errors import LensrlError
 from lensrl.store.atomic import new_file, partial_path
 from lensrl.store.listing import COLUMNS, fold, list_contents, list_study, size
+from lensrl.store.patch import PatchKey, PatchResult, is_patch, write_patch
 from lensrl.store.run import Run
 from lensrl.store.seal import read_seal
 from lensrl.store.study import RECIPE_FILE, open_study
@@ -166,8 +168,18 @@ def test_without_a_base_there_are_no_gains_and_the_base_is_missing(tmp_path: Pat
             assert "full-rl" in text
 
 
-def test_an_empty_study_is_shown_as_empty(tmp_path: Path) -> None:
+def test_an_empty_study_is_shown_with_what_comes_in_any_case(tmp_path: Path) -> None:
     with open_study(make_study(tmp_path / "study")) as study:
+        assert list_study(study)[["run", "status"]].to_numpy().tolist() == [["base", "missing"], ["full-rl", "missing"]]
+        for text in (repr(study), study._repr_html_(), study.runs._repr_html_()):
+            assert "full-rl" in text
+        assert not study.runs
+
+
+def test_an_empty_study_without_a_recipe_that_can_be_read_is_shown_as_empty(tmp_path: Path) -> None:
+    folder = make_study(tmp_path / "study")
+    (folder / RECIPE_FILE).write_text("{")
+    with open_study(folder) as study:
         assert len(list_study(study)) == 0
         assert list_study(study).columns.tolist() == COLUMNS
         assert repr(study.runs) == "no runs"
@@ -209,6 +221,66 @@ def test_a_run_whose_file_is_gone_is_still_shown(tmp_path: Path) -> None:
         table = list_study(study).set_index("run")
         assert table.loc["full-rl", "gain"] == 0.5
         assert "full-rl" in repr(study.runs)
+
+
+def test_what_was_begun_is_listed_while_no_run_is_finished(tmp_path: Path) -> None:
+    folder = make_study(tmp_path / "study")
+    for name in ("full-rl.seed-0.h5", "layer-1.seed-2.h5"):
+        partial_path(folder / name).write_bytes(b"half")
+    with new_file(folder / "base.h5"), open_study(folder) as study:
+        table = list_study(study)
+    assert table[["run", "seed", "status"]].to_numpy().tolist() == [
+        ["base", 0, "running"], ["full-rl", 0, "unfinished"], ["layer-1", 2, "unfinished"],
+    ]  # fmt: skip
+
+
+def test_a_file_that_cannot_be_read_has_the_status_and_the_reason_that_verify_gives(tmp_path: Path) -> None:
+    folder = make_plain(tmp_path / "study")
+    with resealed(folder / "full-rl.seed-0.h5") as file:
+        file.attrs["format_version"] = 99
+    unsealed = folder / "layer-0.seed-0.h5"
+    seal = read_seal(unsealed)
+    assert seal is not None
+    os.truncate(unsealed, seal.size)
+    (folder / "layer-1.seed-0.h5").write_bytes(b"nothing")
+    expected = {"full-rl": "too new", "layer-0": "unfinished", "layer-1": "damaged", "base": "completed"}
+    shutil.copytree(folder, tmp_path / "strays", ignore=shutil.ignore_patterns(RECIPE_FILE))
+    verdicts = {v.path.name: v for v in lensrl.verify(folder)}
+    with open_study(folder) as study:
+        rows = list_study(study).to_dict("records")
+    strays = lensrl.runs(tmp_path / "strays")
+    for row in [*rows, *strays.to_dict("records")]:
+        assert row["status"] == expected[row["run"]]
+        assert str(tmp_path) not in row["reason"]
+        if row["run"] != "base":
+            assert row["status"] == verdicts[Path(row["file"]).name].status
+
+
+def write_result(folder: Path) -> Path:
+    scores = np.array([[0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0], [0.0, 1.0, 1.0, 0.0]])
+    key = PatchKey("weights", "block", (1,), "full-rl", "base", 0)
+    return write_patch(folder, PatchResult(key, {"score": scores}, ["only"] * 4, {"donor": "a", "into": "b"}, {}))
+
+
+@pytest.mark.parametrize("state", ["good", "too new", "unfinished", "damaged"])
+def test_results_of_patching_are_no_runs(tmp_path: Path, state: str) -> None:
+    folder = make_plain(tmp_path / "study")
+    path = write_result(folder / "patches")
+    seal = read_seal(path)
+    assert seal is not None
+    if state == "too new":
+        with resealed(path) as file:
+            file.attrs["format_version"] = 99
+    elif state == "unfinished":
+        os.truncate(path, seal.size)
+    elif state == "damaged":
+        damage_structure(path)
+    assert is_patch(path)
+    assert not is_patch(folder / "base.h5")
+    assert len(lensrl.runs(folder / "patches")) == 0
+    shutil.copy(path, folder / "stray.h5")
+    with open_study(folder) as study:
+        assert list_study(study)["run"].tolist() == ["base", "full-rl", "layer-0", "layer-1"]
 
 
 def test_a_folder_lists_studies_and_stray_files(tmp_path: Path) -> None:
@@ -314,6 +386,10 @@ def test_folding_leaves_axes_out_and_adds_up_the_weights_of_a_part(path: Path) -
         assert table.loc[part, "axes"] == f"{len(names)} array{'s' if len(names) > 1 else ''}"
     assert table.loc["scores/score", "axes"] == "item, sample"
     assert table.loc["scores/score", "shape"] == (3, 2)
+    assert table.loc["deltas/1", "axes"] == "2 arrays"  # one of them is a single number
+    assert table.loc["deltas/1", "bytes"] == contents.loc[contents["dataset"].str.match("deltas/1/"), "bytes"].sum()
+    assert table.loc["deltas/0", "dtype"] == "float32"
+    assert table.loc["repairs/0", "dtype"] == ""
     assert not {"item", "layer", "outside", "step"} & set(table.index)
     assert not [name for name in table.index if name.count("/") > 1]
     assert table["bytes"].sum() >= weights["bytes"].sum()

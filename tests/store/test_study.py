@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic import add_run, make_study
+from synthetic import add_run, make_study, resealed
 
-from lensrl.errors import LensrlError, StoreError
+from lensrl.errors import LensrlError, StoreError, TooNew
+from lensrl.store.atomic import new_file, partial_path
 from lensrl.store.run import Run
 from lensrl.store.study import open_study
 
@@ -207,9 +208,46 @@ def test_a_broken_file_is_listed_with_its_reason_and_the_rest_opens(folder: Path
         assert [name for name, _ in study.runs] == ["base"]
         assert list(study.broken) == ["layer-1.seed-0.h5"]
         assert "is damaged or not an HDF5 file" in study.broken["layer-1.seed-0.h5"]
-        assert re.search(r"layer-1 +0 +damaged .*layer-1\.seed-0\.h5 is damaged", repr(study))
+        assert re.search(r"layer-1 +0 +damaged .* is damaged or not an HDF5 file", repr(study))
         with pytest.raises(StoreError, match=r"layer-1\.seed-0\.h5 is damaged"):
             study["layer-1"]
+
+
+def test_why_a_run_cannot_be_had_is_said_by_the_study_and_by_its_runs(folder: Path) -> None:
+    add_run(folder, "base", solved(0, 0))
+    add_run(folder, "layer-0", solved(10, 5))
+    with resealed(add_run(folder, "newer", solved(10, 5))) as file:
+        file.attrs["format_version"] = 99
+    add_run(folder, "cut", solved(10, 5)).write_bytes(b"nothing")
+    partial_path(folder / "layer-1.seed-0.h5").write_bytes(b"half")
+    reasons = {
+        "newer": r"newer\.seed-0\.h5 has format version 99",
+        "cut": r"cut\.seed-0\.h5 is damaged",
+        "layer-1": r"has no run 'layer-1' with seed 0: unfinished, the process that made it was killed",
+        "full-rl": r"has no run 'full-rl' with seed 0: running, a process is making it",
+        "stranger": r"has no run 'stranger'; known: base, layer-0",
+    }
+    with new_file(folder / "full-rl.seed-0.h5"), open_study(folder) as study:
+        for name, why in reasons.items():
+            for look in (lambda name=name: study[name], lambda name=name: study[name, 0]):
+                with pytest.raises(LensrlError, match=why) as caught:
+                    look()
+                assert "\n" not in str(caught.value)
+            with pytest.raises(KeyError, match=re.escape(str(caught.value))):
+                study.runs[name, 0]
+        with pytest.raises(TooNew):
+            study["newer"]
+        with pytest.raises(KeyError, match=r"study\.runs\['layer-0', 0\]"):
+            study.runs["layer-0"]  # type: ignore[index]
+
+
+def test_names_and_keys_are_offered_inside_the_brackets(folder: Path) -> None:
+    add_run(folder, "base", solved(0, 0))
+    for seed in (0, 1):
+        add_run(folder, "full-rl", solved(10, 5), seed)
+    expected = ["base", "full-rl", ("base", 0), ("full-rl", 0), ("full-rl", 1)]
+    with open_study(folder) as study:
+        assert study._ipython_key_completions_() == study.runs._ipython_key_completions_() == expected
 
 
 def test_opening_a_study_reads_no_array(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
