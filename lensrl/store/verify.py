@@ -8,6 +8,8 @@ forged file might crash that library, it is read in a child process, whose death
 from __future__ import annotations
 
 import json
+import math
+import os
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +23,7 @@ import h5py
 from lensrl.errors import Damaged, LensrlError, StoreError, TooNew, Unfinished, reason
 from lensrl.store.atomic import is_being_written
 from lensrl.store.checked import DAMAGE, open_for_reading
-from lensrl.store.layout import check_layout
+from lensrl.store.consistency import check_layout
 from lensrl.store.patch import PATCH_FORMAT, PATCH_VERSION, read_patch
 from lensrl.store.run import Run
 from lensrl.store.seal import damaged_datasets, read_seal, structure_holds
@@ -48,8 +50,8 @@ def verify(path: str | Path) -> Iterator[Verdict]:
     """
     path = Path(path)
     if path.is_dir():
+        partial = sorted(path.rglob(".*.partial"))  # first: what is finished between the two is among the files
         files = sorted(path.rglob("*.h5"))
-        partial = sorted(path.rglob(".*.partial"))
     else:
         files, partial = [path], []
         if not path.exists():
@@ -59,15 +61,19 @@ def verify(path: str | Path) -> Iterator[Verdict]:
     yield from _in_children(files)
     for part in partial:
         final = part.with_name(part.name.removeprefix(".").removesuffix(".partial"))
-        living = is_being_written(final)
-        yield Verdict(
-            part, "unfinished", "being written" if living else "its process was killed; lensrl run removes it"
-        )
+        if is_being_written(final):
+            yield Verdict(part, "unfinished", "being written")
+        elif part.exists():
+            yield Verdict(part, "unfinished", "its process was killed; lensrl run removes it")
+        elif final.exists() and final not in files:  # it was finished meanwhile
+            yield from _in_children([final])
 
 
 def check_file(path: Path) -> Verdict:
-    """Check one file in this process."""
+    """Check one file in this process. What `where` says does not begin with the path."""
     try:
+        if not path.is_file():
+            return Verdict(path, "damaged", _instead_of_a_file(path))
         seal = read_seal(path)
         if seal is not None and seal.format_version <= VERSIONS.get(seal.format, seal.format_version):
             damaged = damaged_datasets(path, seal)
@@ -77,14 +83,30 @@ def check_file(path: Path) -> Verdict:
                 return Verdict(path, "damaged", ", ".join(damaged))
         _check_format(path)
     except TooNew as error:
-        return Verdict(path, "too new", str(error))
+        return Verdict(path, "too new", _without(path, error))
     except Unfinished as error:
-        return Verdict(path, "unfinished", str(error))
+        return Verdict(path, "unfinished", _without(path, error))
     except StoreError as error:
-        return Verdict(path, "damaged", str(error))
+        return Verdict(path, "damaged", _without(path, error))
     except DAMAGE as error:
-        return Verdict(path, "damaged", f"not as the format says: {reason(error)}")
+        return Verdict(path, "damaged", f"not as the format says: {_plain(error)}")
     return Verdict(path, "good", "" if seal is not None else "format version 1: no seal, only HDF5's own checksums")
+
+
+def _without(path: Path, error: StoreError) -> str:
+    return str(error).removeprefix(f"{path} ")
+
+
+def _plain(error: Exception) -> str:
+    return str(error.args[0]) if isinstance(error, KeyError) and error.args else reason(error)  # KeyError adds quotes
+
+
+def _instead_of_a_file(path: Path) -> str:
+    if path.is_dir():
+        return "a folder, not a file"
+    if path.is_symlink() and not path.exists():
+        return f"a link to {os.readlink(path)}, which is not there"
+    return "no regular file" if path.exists() else "not there any more"
 
 
 def _check_format(path: Path) -> None:
@@ -99,8 +121,9 @@ def _check_format(path: Path) -> None:
         return
     with Run(path) as run:
         _ = run.recipe, run.provenance
-        if run.has_scores and abs(run.score - run.item_score()) > 1e-9:
-            raise Damaged(f"{path} says the score {run.score}; its items have {run.item_score()}")
+        found = run.item_score() if run.has_scores else math.nan
+        if not (abs(run.score - found) <= 1e-9 or (math.isnan(run.score) and not run.has_scores)):
+            raise Damaged(f"{path} says the score {run.score}; its items have {found}")
 
 
 def _format(path: Path) -> str:
