@@ -119,11 +119,38 @@ def test_partial_files_are_unfinished_whether_their_writer_lives_or_not(path: Pa
 def test_a_name_that_leads_nowhere_is_damaged_and_the_others_are_verified(path: Path) -> None:
     path.with_name("a.h5").symlink_to("gone.h5")
     path.with_name("b.h5").mkdir()
+    os.mkfifo(path.with_name("c.h5"))
     code, found = verdicts(path.parent)
     assert code == 1
-    assert {name: status for name, (status, _) in found.items()} == {
-        "a.h5": "damaged", "b.h5": "damaged", path.name: "good",
-    }  # fmt: skip
+    assert found == {
+        "a.h5": ("damaged", "a link to gone.h5, which is not there"),
+        "b.h5": ("damaged", "a folder, not a file"),
+        "c.h5": ("damaged", "no regular file"),
+        path.name: ("good", ""),
+    }
+
+
+def test_the_reason_does_not_repeat_the_path(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with resealed(path) as file:
+        file.attrs["score"] = 0.9
+    monkeypatch.chdir(path.parent)
+    _, found = verdicts(path.name)
+    assert found[path.name][1].startswith("says the score 0.9")
+    assert str(path.parent) not in lensrl("verify", path.name).stdout
+
+
+@pytest.mark.parametrize("ends", ["finished", "given up"])
+def test_a_file_that_is_finished_meanwhile_is_checked_and_not_unfinished(path: Path, ends: str) -> None:
+    final = path.with_name("layer-1.seed-0.h5")
+    verdicts = verify(path.parent)
+    with new_file(final) as partial:
+        shutil.copy(path, partial)
+        first = next(verdicts)  # by now, the partial file has been listed
+    if ends == "given up":
+        final.unlink()
+    assert [(v.path, v.status) for v in [first, *verdicts]] == [
+        (p, "good") for p in ([path, final] if ends == "finished" else [path])
+    ]
 
 
 def test_nothing_to_verify_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
