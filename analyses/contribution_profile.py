@@ -9,9 +9,8 @@
 # %%
 import sys
 
-import numpy as np
-
 import lensrl
+from lensrl.claims import thirds
 
 study = lensrl.open_study(sys.argv[1] if len(sys.argv) > 1 else "runs/tiny")
 profile = study.contributions()
@@ -30,8 +29,9 @@ print(profile[["layer", "contribution", "low", "high", "status"]].round(3).to_st
 # %%
 defined = profile.dropna(subset=["contribution"])
 if len(defined) >= 3:
-    thirds = np.array_split(defined.sort_values("layer")["contribution"].to_numpy(), 3)
-    print("mean C_l of the first, middle and last third:", *(f"{third.mean():.2f}" for third in thirds))
+    parts = thirds(defined["layer"].to_numpy(), study.n_layers)
+    means = [defined.loc[part, "contribution"].mean() for part in parts]
+    print("mean C_l of the first, middle and last third:", *(f"{mean:.2f}" for mean in means))
     print(f"layers with C_l >= 0.8: {(defined['contribution'] >= 0.8).sum()} of {len(defined)}")
 else:
     print("fewer than three layers have a contribution:", *profile["reason"].unique())

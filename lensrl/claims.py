@@ -127,7 +127,7 @@ def concentration(gains: Gains) -> Claim:
 
 
 def middle(gains: Gains, layers: np.ndarray, n_layers: int) -> Claim:
-    """Claim 2: mean C_l of the middle third of depth minus that of the first, and minus that of the last."""
+    """Claim 2: mean C_l of the middle third of depth minus that of the first, and minus that of the last (`thirds`)."""
     first, mid, last = thirds(layers, n_layers)
     if not (first.any() and mid.any() and last.any()):
         return Claim("middle", reason="a third of depth has no layer with a contribution")
@@ -148,10 +148,12 @@ _THIRDS = ("first", "middle", "last")
 
 
 def thirds(layers: np.ndarray, n_layers: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Which layers lie in the first, middle and last third of depth; a remainder goes to the earlier thirds."""
-    parts = np.array_split(np.arange(n_layers), 3)
-    first, mid, last = (np.isin(layers, part) for part in parts)
-    return first, mid, last
+    """Which layers have their centre, (l + 1/2) / n, in the first, middle and last third of depth.
+
+    The two ends are of one size: 3, 2 and 3 of 8 layers; 9, 10 and 9 of 28.
+    """
+    third = 3 * (2 * np.asarray(layers) + 1) // (2 * n_layers)
+    return third == 0, third == 1, third == 2
 
 
 def shape(

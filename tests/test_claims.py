@@ -128,13 +128,18 @@ def test_more_than_one_third_is_not_enough_for_the_middle() -> None:
     assert (verdict(rise), rise.value) == ("contradicted", pytest.approx(-0.3, abs=0.05))
 
 
-def test_thirds_of_depth_give_the_remainder_to_the_earlier_ones() -> None:
-    assert [part.sum() for part in thirds(np.arange(28), 28)] == [10, 9, 9]
-    assert [part.sum() for part in thirds(np.arange(8), 8)] == [3, 3, 2]
+def test_the_outer_thirds_of_depth_are_of_one_size() -> None:
+    assert [part.sum() for part in thirds(np.arange(28), 28)] == [9, 10, 9]
+    assert [part.sum() for part in thirds(np.arange(8), 8)] == [3, 2, 3]
+    for n_layers in range(3, 100):
+        first, mid, last = thirds(np.arange(n_layers), n_layers)
+        assert (first | mid | last).all()
+        assert np.array_equal(first, last[::-1])
+        assert max(first.sum(), mid.sum()) - min(first.sum(), mid.sum()) <= 1
     first, mid, last = thirds(np.array([0, 9, 10, 27]), 28)
     assert (first.tolist(), mid.tolist(), last.tolist()) == (
-        [True, True, False, False],
-        [False, False, True, False],
+        [True, False, False, False],
+        [False, True, True, False],
         [False, False, False, True],
     )
 

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from lensrl.association import PREDICTORS, correlate_study, predictors
 from lensrl.bottleneck import Verdict
 from lensrl.bottleneck import verdict as judge
-from lensrl.claims import Claim
+from lensrl.claims import Claim, thirds
 from lensrl.errors import LensrlError
 from lensrl.layers import BASE, FULL, run_layer, run_rate
 from lensrl.patching.patch import with_contributions
@@ -68,7 +68,7 @@ def _content(study: Study) -> dict[str, Any]:
         "profile": _figure(figures.contribution_figure(contributions)) if len(contributions) else "",
         "sets": study.set_contributions().to_dict("records") if FULL in study else [],
         "rates": study.rate_control().to_dict("records") if FULL in study else [],
-        "reading": reading(contributions) if len(contributions) else "",
+        "reading": reading(contributions, study.n_layers) if len(contributions) else "",
         "verdict": verdict,
         "undecided": undecided,
         "shapes": _figure(figures.verdict_figure(verdict)) if verdict is not None else "",
@@ -107,7 +107,7 @@ def _beside(correlations: pd.DataFrame) -> list[dict[Hashable, Any]]:
                      right_on="beyond_predictor").to_dict("records")  # fmt: skip
 
 
-def reading(contributions: pd.DataFrame) -> str:
+def reading(contributions: pd.DataFrame, n_layers: int) -> str:
     """The profile in a few sentences that say no more than the numbers."""
     shown = contributions[contributions["status"] == "defined"]
     if shown.empty:
@@ -116,9 +116,9 @@ def reading(contributions: pd.DataFrame) -> str:
     best, least = (shown.loc[shown["contribution"].agg(f)] for f in ("idxmax", "idxmin"))
     text = f"The contribution runs from {_at(least)} to {_at(best)}."
     if len(shown) >= 6:
-        thirds = pd.qcut(shown["layer"], 3, labels=["first", "middle", "last"])
-        means = shown.groupby(thirds, observed=True)["contribution"].mean()
-        text += " Mean over the thirds of depth: " + ", ".join(f"{k} {_number(v, 2)}" for k, v in means.items()) + "."
+        parts = zip(("first", "middle", "last"), thirds(shown["layer"].to_numpy(), n_layers), strict=True)
+        means = [f"{name} {_number(shown.loc[part, 'contribution'].mean(), 2)}" for name, part in parts if part.any()]
+        text += f" Mean over the thirds of depth: {', '.join(means)}."
     others = contributions[contributions["status"] != "defined"]
     for status, part in others.groupby("status"):
         layers = ", ".join(map(str, part["layer"]))

@@ -57,7 +57,7 @@ def test_the_page_holds_every_section_and_fetches_nothing(copied: Path) -> None:
         assert heading in page.text
     for value in profile["contribution"].dropna():
         assert f"{value:.3f}" in page.text
-    assert f"{reading(profile)}" in page.text
+    assert f"{reading(profile, 8)}" in page.text
 
 
 def test_hostile_text_is_shown_and_not_run(copied: Path) -> None:
