@@ -110,8 +110,9 @@ def compare_weights(study: Study, run: str = FULL, *, by: By = "parameter", seed
             medians = pd.DataFrame([found[name] for name in moved]).median().to_dict()
             metrics = delta_metrics(*joined)._replace(**{name: medians[name] for name in SPECTRAL})
             inside = isinstance(part, int)
-            whole.append(("", part if inside else np.nan, component if inside else part, *metrics))
-    return pd.DataFrame(rows if by == "parameter" else whole, columns=WEIGHT_COLUMNS)
+            whole.append(("", part if inside else None, component if inside else part, *metrics))
+    table = pd.DataFrame(rows if by == "parameter" else whole, columns=WEIGHT_COLUMNS)
+    return table.astype({"layer": "Int64"})
 
 
 def along_training(study: Study, run: str = FULL, *, seed: int | None = None) -> pd.DataFrame:

@@ -60,7 +60,10 @@ def _show(found: StudyAgreement) -> None:
     numbers = {name: str(i + 1) for i, name in enumerate(found.studies["study"])}
     columns = {"": "right", "study": "left", "layers": "right", "seeds": "right", "reliability": "right"}
     show(
-        "Layer contribution profiles", columns | {"errors": "left"}, [_study(s, numbers) for s in _rows(found.studies)]
+        "Layer contribution profiles",
+        columns | {"errors": "left"},
+        [_study(s, numbers) for s in _rows(found.studies)],
+        keys=2,
     )
     columns = dict.fromkeys(["pair", "layers", "Spearman", "ceiling", "Kendall", "beyond depth"], "right")
     defined = [pair for pair in _rows(found.pairs) if pair["status"] == "defined"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from enum import StrEnum
 from typing import Annotated
 
@@ -49,21 +48,22 @@ def deltas(
         table = compare_weights(opened, run, by=by.value, seed=seed)
         parameters = compare_weights(opened, run, seed=seed) if figure is not None else table
         name = opened.name
+    records = table.astype(object).where(table.notna(), None).to_dict("records")
     if json:
-        print_json(table.to_dict("records"))
+        print_json(records)
     else:
         rows = [
             {
-                "layer": "–" if math.isnan(row["layer"]) else f"{row['layer']:.0f}",
+                "layer": "–" if row["layer"] is None else str(row["layer"]),
                 "part": row["parameter"] or row["component"],
                 **{head: number(digits)(row[key]) for key, (head, digits) in SHOWN.items()},
             }
-            for row in table.to_dict("records")
+            for row in records
         ]
         columns = {"layer": "right", "part": "left"} | dict.fromkeys((head for head, _ in SHOWN.values()), "right")
         if not any(row["part"] for row in rows):
             del columns["part"]
-        show(f"Weight deltas of {run}, {name}", columns, rows)
+        show(f"Weight deltas of {run}, {name}", columns, rows, keys=1 + ("part" in columns))
         note(
             "‖ΔW‖₂, ranks, spectral shift and angle: medians over the matrices; angle: the largest between leading "
             "left spaces, in degrees; on largest: share of the update's largest tenth that is on W's, 0.1 by chance",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
@@ -43,6 +44,12 @@ FigureFile = Annotated[
 ]
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)  # a pipe has no edge to fold lines at
+
+FOLDED, FOLDED_KEY = (
+    28,
+    40,
+)  # characters that text keeps at least, where it has as many: elsewhere, and in a first column
+GAP = 2  # characters between columns
 
 Formatter = Callable[[Any], str]
 
@@ -97,16 +104,47 @@ def saved(what: str, path: Path) -> None:
     typer.echo(f"{what}: {path}", err=True)
 
 
-def show(title: str, columns: Mapping[str, str], rows: Sequence[Mapping[str, str]]) -> None:
-    """A terminal table; `columns` maps a heading to its justification."""
-    table = Table(
-        title=Text(plain(title)), title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim"
-    )
-    for heading, justify in columns.items():
-        table.add_column(heading, justify=justify, no_wrap=justify == "right")  # type: ignore[arg-type]
-    for row in rows:
-        table.add_row(*(Text(plain(row.get(heading, ""))) for heading in columns))
-    console.print(table)
+def show(title: str, columns: Mapping[str, str], rows: Sequence[Mapping[str, str]], *, keys: int = 1) -> None:
+    """A terminal table; `columns` maps a heading to its justification; one in which no row has anything is left out.
+
+    Numbers stand right and are never cut, text stands left and is folded. Where a terminal is too narrow for all
+    columns, the rest follow below, again after the first `keys` columns, which say what a row is.
+    """
+    lines = {
+        heading: [line for text in (heading, *(row.get(heading, "") for row in rows)) for line in text.split("\n")]
+        for heading in columns
+        if not rows or any(row.get(heading) for row in rows)
+    }
+    natural = {heading: max(cell_len(plain(line)) for line in texts) for heading, texts in lines.items()}
+    folded = {heading: FOLDED_KEY if number < keys else FOLDED for number, heading in enumerate(columns)}
+    widths = {h: width if columns[h] == "right" else min(width, folded[h]) for h, width in natural.items()}
+    for number, headings in enumerate(_side_by_side(widths, keys)):
+        table = Table(
+            title=Text(plain(title)) if number == 0 else None, title_justify="left", title_style="bold", box=None,
+            pad_edge=False, header_style="dim",
+        )  # fmt: skip
+        for heading in headings:
+            justify = columns[heading]
+            table.add_column(
+                heading, justify=justify, no_wrap=justify == "right", overflow="fold", min_width=widths[heading]  # type: ignore[arg-type]
+            )  # fmt: skip
+        for row in rows:
+            table.add_row(*(Text(plain(row.get(heading, ""))) for heading in headings))
+        if number:
+            console.print()
+        console.print(table)
+
+
+def _side_by_side(widths: Mapping[str, int], keys: int) -> list[list[str]]:
+    """The columns in groups that fit into the terminal, each with the first `keys` columns before it."""
+    first, rest = [*widths][:keys], [*widths][keys:]
+    room = console.width - sum(widths[name] + GAP for name in first)
+    groups: list[list[str]] = [[]]
+    for name in rest:
+        if groups[-1] and sum(widths[n] + GAP for n in (*groups[-1], name)) - GAP > room:
+            groups.append([])
+        groups[-1].append(name)
+    return [first + group for group in groups]
 
 
 def bar(value: float, *, width: int = 20, full: float = 1.0) -> str:

@@ -158,7 +158,7 @@ def _show_kind(title: str, table: Any) -> None:
         }
         for row in table.to_dict("records")
     ]
-    show(title, columns | ({"C_l": "right"} if alone else {}), rows)
+    show(title, columns | ({"C_l": "right"} if alone else {}), rows, keys=2 + bool(heads))
 
 
 def _show_additivity(title: str, sums: Any) -> None:
@@ -171,6 +171,6 @@ def _show_additivity(title: str, sums: Any) -> None:
         for row in sums.to_dict("records")
     ]
     columns = {"kind": "left", "metric": "left"} | dict.fromkeys([*terms, "95 % interval"], "right")
-    show(f"do single layers add up? {title}", columns, rows)
+    show(f"do single layers add up? {title}", columns, rows, keys=2)
     note("An interaction under 0 says that layers bring the same gain, or that the metric saturates; over 0, that they "
          "need each other.")  # fmt: skip

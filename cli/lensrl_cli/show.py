@@ -97,7 +97,7 @@ def _show_runs(title: str, records: list[dict], first: list[str]) -> None:  # ty
         for row in records
     ]
     columns = {"run": "left", "seed": "right", "score": "right", "gain": "right", "size": "right", "status": "left"}
-    show(title, {**dict.fromkeys(first, "left"), **columns}, rows)
+    show(title, {**dict.fromkeys(first, "left"), **columns}, rows, keys=len(first) + 2)
 
 
 def _show_patch(path: Path, *, json: bool) -> None:
