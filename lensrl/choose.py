@@ -26,7 +26,7 @@ from lensrl.plan import read_set
 from lensrl.profiles import read_contributions
 from lensrl.recipe import LayerSet, Recipe
 from lensrl.store.contributions import layer_contributions
-from lensrl.store.listing import list_study
+from lensrl.store.listing import NOT_READ, list_study
 from lensrl.store.study import Study, open_study
 
 Unseen = Literal["all", "other half"]
@@ -109,7 +109,7 @@ def _check_finished(study: Study) -> None:
     table = list_study(study)
     needed = [name in (BASE, FULL) or run_layer(name) is not None for name in table["run"]]
     for row in table[needed].to_dict("records"):
-        if row["status"] in ("missing", "unfinished", "running", "damaged"):
+        if row["status"] in NOT_READ:
             raise LensrlError(
                 f"{study.path} is not finished: {row['run']} seed {row['seed']} is {row['status']} ({row['reason']})"
             )

@@ -188,9 +188,9 @@ def shares(
 def _no_share(study: Study, name: str, runs: Mapping[int, Run], full: str, full_runs: Mapping[int, Run]) -> Row:
     comparable = [run for seed, run in full_runs.items() if seed in runs] or list(full_runs.values())
     ended = next((run for run in [*comparable, *runs.values()] if not run.has_scores), None)
-    damaged = next((why for file, why in study.broken.items() if file.startswith(f"{name}.seed-")), None)
-    if damaged is not None:
-        status, why = "damaged", damaged
+    broken = next((error for file, error in study.unreadable.items() if file.startswith(f"{name}.seed-")), None)
+    if broken is not None:
+        status, why = broken.status, str(broken)
     elif not runs and any(run.has_scores for run in full_runs.values()):
         status, why = "missing", f"no run {name}"
     elif ended is not None:

@@ -299,10 +299,9 @@ def test_keys_are_completed(path: Path, tmp_path: Path) -> None:
     with Run(path) as run, open_study(study_of(tmp_path)) as study:
         assert run.deltas._ipython_key_completions_() == [0, 1, "embed"]
         assert run.deltas[1]._ipython_key_completions_() == ["norm.weight", "scale"]
-        assert study._ipython_key_completions_() == ["base", "full-rl", "layer-0", "layer-1"]
-        assert study.runs._ipython_key_completions_() == [
-            (name, 0) for name in ("base", "full-rl", "layer-0", "layer-1")
-        ]
+        names = ["base", "full-rl", "layer-0", "layer-1"]
+        for completed in (study, study.runs):
+            assert completed._ipython_key_completions_() == [*names, *((name, 0) for name in names)]
 
 
 def test_ipython_completes_keys(path: Path, tmp_path: Path) -> None:

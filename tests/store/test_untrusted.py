@@ -57,7 +57,7 @@ def test_a_number_of_layers_that_cannot_be_is_refused(path: Path, forge: Callabl
 def test_a_recipe_that_is_none_is_said_to_be_damaged(path: Path, recipe: str) -> None:
     with resealed(path) as file:
         file.attrs["recipe"] = recipe
-    with Run(path) as run, pytest.raises(Damaged, match="is damaged at .*recipe"):
+    with Run(path) as run, pytest.raises(Damaged, match=r"is damaged at .*recipe"):
         _ = run.layer_set
 
 
