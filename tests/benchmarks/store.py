@@ -25,6 +25,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from lensrl.recipe import Recipe
+from lensrl.rl.recorder import TrainingCurve
 from lensrl.store.atomic import new_file, sync
 from lensrl.store.deltas import Parameter, frobenius
 from lensrl.store.hdf5 import CHUNK_BYTES
@@ -110,8 +111,14 @@ def weights_rows(folder: Path) -> list[tuple[str, ...]]:
 def write_ours(path: Path, weights: tuple[Weights, Weights, list[Parameter]]) -> None:
     before, after, parameters = weights
     header = Header("bench", "full-rl", 0, range(LAYERS), "completed", "", "none", "0", LAYERS, "{}", {})
+    curve = TrainingCurve(LAYERS)
+    for name, values in vars(curve).items():
+        if name != "n_layers":
+            values.append({"layer_grad_norm": [1.0] * LAYERS, "outside_grad_norm": [1.0] * 3}.get(name, 1.0))
+    one = np.ones((1, 1), np.float32)
+    scores = ScoreArrays(["0"], ["math"], one, one.astype(np.int32), one > 1, one[0])
     with new_file(path) as partial:
-        write_run(partial, header, parameters, before, after=after)
+        write_run(partial, header, parameters, before, after=after, training=curve.arrays(), scores=scores)
 
 
 def write_peer(path: Path, deltas: Tensors) -> None:

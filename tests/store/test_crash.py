@@ -10,10 +10,11 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from synthetic import add_run, header, make_study, write_run
+from synthetic import add_run, header, make_study, score_arrays, training, write_run
 
 from lensrl.errors import StoreError
 from lensrl.store.atomic import PATIENCE, new_file, partial_path, remove_litter
@@ -25,7 +26,8 @@ from lensrl.store.verify import check_file
 from lensrl.store.write import write_run as write_partial
 
 FORK = multiprocessing.get_context("fork")
-WIDE = Parameter("wide", "0", "wide", "mlp", 100_000, 1.0)
+WIDE = Parameter("model.layers.0.wide", "0", "wide", "mlp", 100_000, 1.0)
+MEASURED: dict[str, Any] = {"training": training(), "scores": score_arrays(np.ones((2, 1)))}
 FEW, MANY = 7, 70  # kills for each of the three things that a process may be at
 
 
@@ -35,7 +37,7 @@ def wide_weights(generation: int) -> dict[str, np.ndarray]:
 
 def write_generation(path: Path, generation: int) -> None:
     about = header("full-rl", reason=str(generation))
-    write_run(path, about, [WIDE], wide_weights(0), after=wide_weights(generation))
+    write_run(path, about, [WIDE], wide_weights(0), after=wide_weights(generation), **MEASURED)
 
 
 def write_for_ever(path: Path, _: Connection) -> None:
@@ -159,7 +161,7 @@ def write_when_told(path: Path, start: Barrier, end: Barrier, parent: Connection
         try:
             with new_file(path, replace=turn % 2 == 0) as partial:
                 about = header("full-rl", reason=str(me))
-                write_partial(partial, about, [WIDE], wide_weights(0), after=wide_weights(me))
+                write_partial(partial, about, [WIDE], wide_weights(0), after=wide_weights(me), **MEASURED)
                 if turn % 4 < 2:
                     time.sleep(2 * PATIENCE)
         except StoreError as error:
