@@ -9,9 +9,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help:
 	@echo "make demo   the embedded study: profile, patch, report"
-	@echo "make matrix two families x algorithms and tasks, and whether they agree on the layers: under an hour"
+	@echo "make matrix two families x algorithms and tasks, and whether they agree on the layers: half an hour"
 	@echo "make test   lint, types, tests"
 	@echo "make bench  run files against safetensors and sha256, CKA against torch-cka, as ratios: minutes"
+	@echo "make calibrate how often the verdicts err, on simulated studies"
 	@echo "make install, make lint, make types, make clean"
 
 install: .venv/.installed

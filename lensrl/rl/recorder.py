@@ -17,6 +17,8 @@ from lensrl.layers import OUTSIDE
 
 COLLAPSE_WINDOW = 10  # steps
 COLLAPSE_SHARE = 0.5
+COLLAPSE_ERRORS = 3  # standard errors
+FIRST, LAST = slice(COLLAPSE_WINDOW), slice(-COLLAPSE_WINDOW, None)
 
 OF_TURNS = ("turns", "anchor_group_size", "shared_anchor_share")
 
@@ -129,7 +131,7 @@ class Recorder:
             raise Diverged(f"the gradient is not finite at step {len(self.curve.grad_norm)}")
 
     def step_ends(self, loss: float) -> None:
-        """Raises Collapsed when the recent reward is under half of what it was at the start."""
+        """Raises Collapsed when the recent reward is under half of what it was at the start, beyond its noise."""
         curve = self.curve
         curve.loss.append(loss)
         curve.step_time.append(time.perf_counter() - self._step_started)
@@ -138,10 +140,18 @@ class Recorder:
             if torch.cuda.is_available()
             else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
         )
-        first, last = curve.reward_mean[:COLLAPSE_WINDOW], curve.reward_mean[-COLLAPSE_WINDOW:]
-        # where the start earned nothing, penalties perhaps, there is nothing to lose
-        if len(curve) >= 2 * COLLAPSE_WINDOW and np.mean(first) > 0 and np.mean(last) < COLLAPSE_SHARE * np.mean(first):
+        if len(curve) >= 2 * COLLAPSE_WINDOW:
+            self._check_reward(*(np.array(curve.reward_mean[part]) for part in (FIRST, LAST)))
+
+    def _check_reward(self, first: Float64[np.ndarray, " step"], last: Float64[np.ndarray, " step"]) -> None:
+        """Where the start earned nothing, penalties perhaps, there is nothing to lose; and a few completions that were
+        right by luck are not missed: the fall is more than three of its standard errors.
+        """
+        before, now = first.mean(), last.mean()
+        noise = np.sqrt((first.var(ddof=1) + last.var(ddof=1)) / COLLAPSE_WINDOW)
+        if before > 0 and now < COLLAPSE_SHARE * before and before - now > COLLAPSE_ERRORS * noise:
+            step = len(self.curve)
             raise Collapsed(
-                f"the mean reward of steps {len(curve) - COLLAPSE_WINDOW + 1} to {len(curve)} is {np.mean(last):.3f}, "
-                f"under half of the {np.mean(first):.3f} of the first {COLLAPSE_WINDOW}"
+                f"the mean reward of steps {step - COLLAPSE_WINDOW + 1} to {step} is {now:.3f}, "
+                f"under half of the {before:.3f} of the first {COLLAPSE_WINDOW}"
             )

@@ -136,6 +136,12 @@ def test_a_reward_that_falls_under_half_of_its_start_is_a_collapse(base: Base) -
     assert "under half" in training.reason
 
 
+def test_a_few_rewards_that_are_not_won_again_are_no_collapse(base: Base) -> None:
+    rewards = [0.0, 1 / 16, 0.0, 0.0, 0.0, 1 / 16] + [0.0] * 16
+    training = train(base, Reward(rewards), with_rl(steps=22), layers=[7], seed=0)
+    assert (training.status, len(training.curve)) == ("completed", 22)
+
+
 def test_a_moved_frozen_parameter_is_an_error_even_if_only_the_sign_of_zero(base: Base) -> None:
     model = base.fresh()
     check_frozen(model, base, [1])
