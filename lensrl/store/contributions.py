@@ -52,7 +52,8 @@ def layer_contributions(
 
     Columns: layer, contribution, low, high, numerator (S_l - S_base) and denominator (S_full - S_base) each with
     `_low` and `_high`, status, reason, seeds (how many). `status` is `defined`; `collapsed` where the value
-    rests on a run that collapsed; or `undefined`, `diverged`, `damaged`, `missing`, with NaN and the reason.
+    rests on a run that collapsed; else, with NaN and the reason, `undefined`, `diverged`, `missing`, or what `verify`
+    says of the file.
     """
     study[FULL if seed is None else (FULL, seed)]  # raises with what there is
     if not study.layers:

@@ -20,7 +20,7 @@ from threading import Thread
 
 import h5py
 
-from lensrl.errors import Damaged, LensrlError, StoreError, TooNew, Unfinished, reason
+from lensrl.errors import Damaged, LensrlError, StoreError, reason
 from lensrl.store.atomic import is_being_written
 from lensrl.store.checked import DAMAGE, open_for_reading
 from lensrl.store.consistency import check_layout
@@ -82,12 +82,8 @@ def check_file(path: Path) -> Verdict:
             if damaged:
                 return Verdict(path, "damaged", ", ".join(damaged))
         _check_format(path)
-    except TooNew as error:
-        return Verdict(path, "too new", _without(path, error))
-    except Unfinished as error:
-        return Verdict(path, "unfinished", _without(path, error))
     except StoreError as error:
-        return Verdict(path, "damaged", _without(path, error))
+        return Verdict(path, error.status, _without(path, error))
     except DAMAGE as error:
         return Verdict(path, "damaged", f"not as the format says: {_plain(error)}")
     return Verdict(path, "good", "" if seal is not None else "format version 1: no seal, only HDF5's own checksums")
