@@ -183,7 +183,7 @@ def _descriptor(path: Path | int) -> Iterator[int]:
     if isinstance(path, int):
         yield path
         return
-    file = os.open(path, os.O_RDONLY)
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe is refused when it is read, not waited for
     try:
         yield file
     finally:

@@ -85,7 +85,7 @@ def around_a_sync_or_a_rename(moments: random.Random, _: float, child: Connectio
     time.sleep(moments.choice([0, moments.uniform(0, 0.001), moments.uniform(0, 0.005)]))
 
 
-@pytest.mark.parametrize("kills", [FEW, pytest.param(MANY, marks=pytest.mark.crash)])
+@pytest.mark.parametrize("kills", [FEW, pytest.param(MANY, marks=[pytest.mark.crash, pytest.mark.timeout(0)])])
 @pytest.mark.parametrize(
     ("work", "wait"),
     [
@@ -131,7 +131,7 @@ def test_a_killed_writer_leaves_whole_files_and_only_litter_that_is_removed(
     assert litter, "no kill came during a write"
 
 
-@pytest.mark.parametrize("kills", [FEW, pytest.param(MANY, marks=pytest.mark.crash)])
+@pytest.mark.parametrize("kills", [FEW, pytest.param(MANY, marks=[pytest.mark.crash, pytest.mark.timeout(0)])])
 def test_a_killed_reader_leaves_no_trace_and_does_not_disturb_another(tmp_path: Path, kills: int) -> None:
     path = tmp_path / "full-rl.seed-0.h5"
     write_generation(path, 1)
@@ -170,7 +170,7 @@ def write_when_told(path: Path, start: Barrier, end: Barrier, parent: Connection
         end.wait()
 
 
-@pytest.mark.parametrize("rounds", [8, pytest.param(100, marks=pytest.mark.crash)])
+@pytest.mark.parametrize("rounds", [8, pytest.param(100, marks=[pytest.mark.crash, pytest.mark.timeout(0)])])
 def test_two_processes_that_write_the_same_run_at_once_leave_one_whole_run(tmp_path: Path, rounds: int) -> None:
     path = tmp_path / "full-rl.seed-0.h5"
     start, end = FORK.Barrier(3), FORK.Barrier(3)

@@ -216,7 +216,7 @@ def outcomes(folder: Path, count: int) -> list[tuple[int, str, str]]:
     return [(number, kind, text) for number, kind, text in found]
 
 
-@pytest.mark.parametrize("count", [FEW, pytest.param(MANY, marks=pytest.mark.fuzz)])
+@pytest.mark.parametrize("count", [FEW, pytest.param(MANY, marks=[pytest.mark.fuzz, pytest.mark.timeout(0)])])
 def test_a_mutant_is_read_as_it_was_written_or_refused(tmp_path: Path, count: int) -> None:
     found = outcomes(tmp_path, count)
     fine = lambda kind, text: text in FINE or (KINDS[kind].may_die and text.startswith((DIES, HANGS)))  # noqa: E731
