@@ -12,7 +12,8 @@ import sys
 import lensrl
 from lensrl.claims import thirds
 
-study = lensrl.open_study(sys.argv[1] if len(sys.argv) > 1 else "runs/tiny")
+given = [] if "ipykernel" in sys.modules else sys.argv[1:]  # a notebook's arguments are Jupyter's own
+study = lensrl.open_study(given[0] if given else "runs/tiny")
 profile = study.contributions()
 print(study.scores()[["run", "seed", "status", "score", "gain"]].to_string(index=False))
 

@@ -9,14 +9,12 @@
 
 # %%
 import sys
-from pathlib import Path
 
 import pandas as pd
 
 import lensrl
 
-published = Path(__file__).parents[1] / "runs/published/qwen3-1.7b-grpo-math.csv"
-path = next((name for name in sys.argv[1:] if name.endswith(".csv")), published)
+path = next((name for name in sys.argv[1:] if name.endswith(".csv")), "runs/published/qwen3-1.7b-grpo-math.csv")
 profile = lensrl.read_contributions(path)
 print(profile.round(2).to_string(index=False))
 

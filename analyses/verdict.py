@@ -11,7 +11,8 @@ import sys
 
 import lensrl
 
-study = lensrl.open_study(sys.argv[1] if len(sys.argv) > 1 else "runs/tiny")
+given = [] if "ipykernel" in sys.modules else sys.argv[1:]  # a notebook's arguments are Jupyter's own
+study = lensrl.open_study(given[0] if given else "runs/tiny")
 lensrl.base_rivals(study)  # what the base alone says about its layers; kept in the study
 try:
     verdict = lensrl.verdict(study)

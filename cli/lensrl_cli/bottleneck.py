@@ -104,4 +104,5 @@ def _show(found: Verdict) -> None:
         note(sentence)
     for limit in found.limits:
         note(limit, style="dim")
-    note("p is two-sided; below 0.05 a claim is supported or contradicted. Brackets are 95 % intervals.", style="dim")
+    note("p is two-sided and corrected for the claims that could be tested: the more of them, the larger each. Below "
+         "0.05 a claim is supported or contradicted. Brackets are 95 % intervals.", style="dim")  # fmt: skip

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from lensrl.layers import BASE
 from lensrl.report import METRICS, SETS
 from lensrl_cli.output import (
     Csv,
@@ -112,6 +113,9 @@ def patch(
         name = opened.name
         donor, into, used = table.iloc[0][["from", "into", "seed"]]
         sums = additivity_table(opened, donor, into, int(used), component.value)
+        grafted = table.loc[(table["what"] == "weights") & (table["sets"] == "single"), "layer"]
+        trained = grafted.unique() if donor == BASE else opened[donor, int(used)].layers
+        idle = ", ".join(str(layer) for layer in grafted.unique() if layer not in trained)
     plain_title = f"{component.value} of {donor} into {into}, {name}, seed {used}"
     title = plain_title + (f", {SETS[sets.value]}" if sets != Sets.single else "")
     if json:
@@ -126,8 +130,12 @@ def patch(
         for asked in (component.value, sets.value if what != What.weights else ""):
             if asked in NOTES:
                 note(NOTES[asked])
+        if idle:
+            note(
+                f"{donor} did not train layer {idle}: its weights there are the base's, and grafting them says nothing"
+            )
         sums = sums[sums["what"].isin(table["what"])]
-        if len(sums):
+        if len(sums) and (sets == Sets.together or (sets == Sets.single and layer == "all")):
             _show_additivity(plain_title, sums)
     if csv is not None:
         write_csv(table, csv)

@@ -71,8 +71,13 @@ def _show_study(study: Study, *, json: bool) -> None:
 
 def _show_folder(path: Path, *, json: bool) -> None:
     from lensrl import runs
+    from lensrl.store.patch import is_patch
 
     table = runs(path)
+    results = [file for file in sorted(path.glob("*.h5")) if is_patch(file)] if not len(table) else []
+    if results:
+        _show_results(path, results, json=json)
+        return
     if not len(table):
         raise LensrlError(f"{path} holds no studies and no run files; studies are made by lensrl run")
     if json:
@@ -98,6 +103,37 @@ def _show_runs(title: str, records: list[dict], first: list[str]) -> None:  # ty
     ]
     columns = {"run": "left", "seed": "right", "score": "right", "gain": "right", "size": "right", "status": "left"}
     show(title, {**dict.fromkeys(first, "left"), **columns}, rows, keys=len(first) + 2)
+
+
+def _show_results(path: Path, files: list[Path], *, json: bool) -> None:
+    """The patch files of a folder: what was put where, how much that recovers, and what cannot be read."""
+    from lensrl.errors import StoreError
+    from lensrl.store.patch import read_patch
+
+    found: list[dict[str, object]] = []
+    broken: list[dict[str, object]] = []
+    for file in files:
+        try:
+            found += [{"file": file.name, **row} for row in read_patch(file).rows()]
+        except StoreError as error:
+            broken.append({"file": file.name, "status": error.status, "reason": str(error)})
+    if json:
+        print_json([*found, *broken])
+        return
+    columns = {"file": "left", "metric": "left", "recovery": "right", "95 % interval": "right"}
+    rows = [
+        {
+            "file": str(row["file"]),
+            "metric": METRICS[str(row["metric"])],
+            "recovery": number(2)(row["recovery"]),
+            "95 % interval": interval(row["low"], row["high"]),
+        }
+        for row in found
+    ]
+    if rows:
+        show(str(path), columns, rows, keys=2)
+    for row in broken:
+        note(str(row["reason"]), style="red")
 
 
 def _show_patch(path: Path, *, json: bool) -> None:

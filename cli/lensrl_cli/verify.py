@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from lensrl import verify
-from lensrl_cli.output import Json, note, print_json, show
+from lensrl_cli.output import Json, console, note, print_json, show
 
 
 def verify_path(
@@ -21,7 +22,11 @@ def verify_path(
 
     Example: lensrl verify runs/tiny
     """
-    verdicts = list(verify(path))
+    verdicts = []
+    with console.status("verifying") as status:  # says nothing where there is no terminal
+        for verdict in verify(path):
+            verdicts.append(verdict)
+            status.update(f"verifying: {len(verdicts)} files done, {escape(verdict.path.name)} the last")
     bad = [verdict for verdict in verdicts if verdict.status != "good"]
     if json:
         print_json([{"file": str(v.path), "status": v.status, "where": v.where} for v in verdicts])

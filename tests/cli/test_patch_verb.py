@@ -20,6 +20,12 @@ def test_the_example_in_the_help_runs_as_typed(small_study_folder: Path, tmp_pat
     assert "weights: block of full-rl into base" in done.stdout
 
 
+def test_a_layer_that_the_donor_did_not_train_is_named(small_study_folder: Path) -> None:
+    command = ("patch", "--study", small_study_folder, "--from", "layer-7", "--what", "weights", "--layer")
+    assert "layer-7 did not train layer 2: its weights there are the base's" in lensrl(*command, "2,7").stdout
+    assert "did not train" not in lensrl(*command, "7").stdout
+
+
 def test_all_layers_together_beside_each_alone_say_whether_they_add_up(
     small_study_folder: Path, tmp_path: Path
 ) -> None:

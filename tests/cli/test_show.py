@@ -124,6 +124,20 @@ def test_a_result_of_patching_shows_what_was_patched_and_its_recovery(tmp_path: 
     assert_one_line(lensrl("show", path / "metrics"), f"{path.name} is shown as a whole")
 
 
+def test_a_folder_of_results_shows_each_and_why_one_cannot_be_read(tmp_path: Path) -> None:
+    scores = np.array([[0.0] * 8, [1.0] * 8, [0.0, 1.0] * 4])
+    for layer in (1, 2):
+        key = PatchKey("weights", "block", (layer,), "full-rl", "base", 3)
+        path = write_patch(tmp_path, PatchResult(key, {"score": scores}, ["only"] * 8, {}, {}))
+    resized = path.read_bytes()
+    path.write_bytes(b"x" + resized[1:])
+    text = shown(tmp_path)
+    assert "layer-1.seed-3.h5  score       0.50" in text
+    assert f"{path} is damaged" in text.replace("\n", " ")
+    rows = json.loads(shown(tmp_path, "--json"))
+    assert [(row.get("recovery"), row.get("status")) for row in rows] == [(0.5, "defined"), (None, "damaged")]
+
+
 def test_json_is_json_and_nothing_else(small_study_folder: Path) -> None:
     with open_study(small_study_folder) as study:
         scores = {name: run.score for (name, _), run in study.runs.items()}
