@@ -123,16 +123,29 @@ def show(title: str, columns: Mapping[str, str], rows: Sequence[Mapping[str, str
             title=Text(plain(title)) if number == 0 else None, title_justify="left", title_style="bold", box=None,
             pad_edge=False, header_style="dim",
         )  # fmt: skip
+        fitted = _fit({h: widths[h] for h in headings}, natural, [h for h in headings if columns[h] != "right"])
         for heading in headings:
             justify = columns[heading]
             table.add_column(
-                heading, justify=justify, no_wrap=justify == "right", overflow="fold", min_width=widths[heading]  # type: ignore[arg-type]
+                heading, justify=justify, no_wrap=justify == "right", overflow="fold", width=fitted[heading]  # type: ignore[arg-type]
             )  # fmt: skip
         for row in rows:
             table.add_row(*(Text(plain(row.get(heading, ""))) for heading in headings))
         if number:
             console.print()
         console.print(table)
+
+
+def _fit(widths: dict[str, int], natural: Mapping[str, int], texts: Sequence[str]) -> dict[str, int]:
+    """Widths that fill the terminal and no more: Rich, left to choose, cuts letters off a column that it narrows."""
+    room = console.width - sum(widths.values()) - GAP * (len(widths) - 1)
+    while room > 0 and (cut := [name for name in texts if widths[name] < natural[name]]):
+        widths[max(cut, key=lambda name: natural[name] - widths[name])] += 1
+        room -= 1
+    while room < 0 and (wide := [name for name in texts if widths[name] > 1]):
+        widths[max(wide, key=lambda name: widths[name])] -= 1
+        room += 1
+    return widths
 
 
 def _side_by_side(widths: Mapping[str, int], keys: int) -> list[list[str]]:

@@ -74,16 +74,19 @@ def _show_folder(path: Path, *, json: bool) -> None:
     from lensrl.store.patch import is_patch
 
     table = runs(path)
-    results = [file for file in sorted(path.glob("*.h5")) if is_patch(file)] if not len(table) else []
-    if results:
-        _show_results(path, results, json=json)
-        return
-    if not len(table):
+    results = [file for file in sorted(path.glob("*.h5")) if is_patch(file)]
+    if not len(table) and not results:
         raise LensrlError(f"{path} holds no studies and no run files; studies are made by lensrl run")
+    found, broken = _read_results(results)
     if json:
-        print_json(table.to_dict("records"))
-    else:
+        print_json([*table.to_dict("records"), *found, *broken])
+        return
+    if len(table):
         _show_runs(str(path), table.to_dict("records"), ["study"])
+    if found:
+        _show_results(f"{path}: results of patching", found)
+    for row in broken:
+        note(str(row["reason"]), style="red")
 
 
 def _show_runs(title: str, records: list[dict], first: list[str]) -> None:  # type: ignore[type-arg]
@@ -105,8 +108,8 @@ def _show_runs(title: str, records: list[dict], first: list[str]) -> None:  # ty
     show(title, {**dict.fromkeys(first, "left"), **columns}, rows, keys=len(first) + 2)
 
 
-def _show_results(path: Path, files: list[Path], *, json: bool) -> None:
-    """The patch files of a folder: what was put where, how much that recovers, and what cannot be read."""
+def _read_results(files: list[Path]) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
+    """What patch files hold, and which of them cannot be read, and why."""
     from lensrl.errors import StoreError
     from lensrl.store.patch import read_patch
 
@@ -117,9 +120,11 @@ def _show_results(path: Path, files: list[Path], *, json: bool) -> None:
             found += [{"file": file.name, **row} for row in read_patch(file).rows()]
         except StoreError as error:
             broken.append({"file": file.name, "status": error.status, "reason": str(error)})
-    if json:
-        print_json([*found, *broken])
-        return
+    return found, broken
+
+
+def _show_results(title: str, found: list[dict[str, object]]) -> None:
+    """What was put where, and how much that recovers."""
     columns = {"file": "left", "metric": "left", "recovery": "right", "95 % interval": "right"}
     rows = [
         {
@@ -130,10 +135,7 @@ def _show_results(path: Path, files: list[Path], *, json: bool) -> None:
         }
         for row in found
     ]
-    if rows:
-        show(str(path), columns, rows, keys=2)
-    for row in broken:
-        note(str(row["reason"]), style="red")
+    show(title, columns, rows, keys=2)
 
 
 def _show_patch(path: Path, *, json: bool) -> None:
@@ -206,7 +208,7 @@ def _extent(axes: str, shape: Sequence[int]) -> str:
         return f"an axis of {shape[0]}" if shape else "a number"
     if not shape:
         return axes
-    return ", ".join(f"{a.removesuffix(f'_{n}')} {n}" for a, n in zip(axes.split(", "), shape, strict=True))
+    return ", ".join(f"{a.removesuffix(f'_{n}')} {n}" for a, n in zip(axes.split(", "), shape, strict=False))
 
 
 def _layers(run: Run) -> str:

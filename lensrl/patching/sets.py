@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Literal
+from typing import Literal, get_args
 
-from lensrl.errors import LensrlError
-from lensrl.store.patch import PatchComponent, Sets
+from lensrl.errors import LensrlError, did_you_mean
+from lensrl.store.patch import PatchComponent, Sets, What
 
 
 def layer_sets(
@@ -45,7 +45,16 @@ def layer_sets(
 
 
 def check_component(component: PatchComponent, what: str, sets: Sets) -> None:
-    """Raises LensrlError where a component has no weights of its own, or where sets of it would mean nothing."""
+    """Raises LensrlError for a word that is not known, for a component that has no weights of its own, and for sets of
+    one that would mean nothing.
+    """
+    for name, given, known in (
+        ("what", what, (*get_args(What), "both")),
+        ("component", component, get_args(PatchComponent)),
+        ("sets", sets, get_args(Sets)),
+    ):
+        if given not in known:
+            raise LensrlError(f"{name}={given!r}: there is no such{did_you_mean(str(given), known)}")
     if component not in ("head", "stream"):
         return
     if what != "activations":

@@ -36,7 +36,7 @@ def read_kept_recipe(path: Path) -> Recipe:
     """The `recipe.json` of a study folder."""
     try:
         return _validate(json.loads(path.read_text(encoding="utf-8")), str(path))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RecipeError(f"{path} cannot be read: {error}") from None
 
 

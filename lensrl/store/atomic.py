@@ -10,6 +10,7 @@ It covers processes of one machine, and of several where the file system carries
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -48,7 +49,7 @@ def new_file(path: Path, *, replace: bool = True) -> Iterator[Path]:
         yield partial
         sync(partial)
         os.replace(partial, path)
-        sync(path.parent)
+        _sync_names(path.parent)
     except LensrlError:
         raise
     except OSError as error:
@@ -85,9 +86,11 @@ def removed_at_end(folder: Path) -> Iterator[None]:
 def is_being_written(path: Path) -> bool:
     """Whether a living process is writing `path`."""
     try:
-        claim = _claim(partial_path(path), os.O_RDONLY)
+        claim = _claim(partial_path(path), os.O_RDONLY, fcntl.LOCK_SH)  # shared: who looks is no writer to the next
     except FileNotFoundError:
         return False
+    except PermissionError:  # another user's: it may well be
+        return True
     if claim is not None:
         os.close(claim)
     return claim is None
@@ -100,8 +103,10 @@ def remove_litter(folder: Path) -> list[Path]:
         if not is_being_written(scratch.with_name(scratch.stem.removeprefix("."))):
             shutil.rmtree(scratch, ignore_errors=True)
     for partial in sorted(path for pattern in PARTIALS for path in folder.glob(pattern)):
-        with suppress(FileNotFoundError):  # its writer was quicker
-            claim = _claim(partial, os.O_RDONLY)
+        if not partial.is_file():
+            continue  # gone, or none that a writer made
+        with suppress(FileNotFoundError, PermissionError):  # its writer was quicker, or is another user
+            claim = _claim(partial, os.O_RDWR, patience=PATIENCE)
             if claim is not None:
                 _unlink(partial, claim)
                 os.close(claim)
@@ -109,21 +114,28 @@ def remove_litter(folder: Path) -> list[Path]:
     return removed
 
 
-def _claim(partial: Path, flags: int, *, patience: float = 0.0) -> int | None:
-    """An open and locked descriptor of a partial file; None when another process has the lock."""
+def _claim(partial: Path, flags: int, lock: int = fcntl.LOCK_EX, *, patience: float = 0.0) -> int | None:
+    """An open and locked descriptor of a partial file; None when another process has the lock.
+
+    Where NFS stands in for `flock`, an exclusive lock wants a descriptor that may write, a shared one any.
+    """
     until = time.monotonic() + patience
     while True:
-        claim = os.open(partial, flags, 0o666)
+        claim = os.open(partial, flags | os.O_NONBLOCK, 0o666)  # a pipe by that name is not waited for
         try:
-            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_at(partial, claim):
-                return claim
-            os.close(claim)  # renamed or removed by its writer before we had the lock: what is there now is another
+            fcntl.flock(claim, lock | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(claim)
             if time.monotonic() > until:
                 return None
             time.sleep(0.01)
+            continue
+        except BaseException:
+            os.close(claim)
+            raise
+        if _is_at(partial, claim):
+            return claim
+        os.close(claim)  # renamed or removed by its writer before we had the lock: what is there now is another
 
 
 def _unlink(partial: Path, claim: int) -> None:
@@ -145,6 +157,14 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _sync_names(folder: Path) -> None:
+    try:
+        sync(folder)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems keep names without being asked
+            raise
 
 
 def _cause(error: OSError) -> str:

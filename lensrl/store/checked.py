@@ -12,7 +12,7 @@ import math
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +41,11 @@ def open_for_reading(path: Path, expected: str, version: int) -> h5py.File:
     written once, and a lock would only get in the way of others.
     """
     for _ in range(ATTEMPTS):
-        before = _identity(path)
+        before = identity(path)
         try:
             file = _open_checked(path, expected, version)
         except StoreError:
-            if _identity(path) == before:
+            if identity(path) == before:
                 raise
         else:
             now = os.fstat(file.id.get_vfd_handle())
@@ -55,7 +55,8 @@ def open_for_reading(path: Path, expected: str, version: int) -> h5py.File:
     raise StoreError(f"{path} is replaced faster than it can be opened: who writes it?")
 
 
-def _identity(path: Path) -> tuple[int, int, int] | None:
+def identity(path: Path) -> tuple[int, int, int] | None:
+    """What changes when a file is replaced or written to."""
     try:
         found = path.stat()
     except OSError:  # which opening it tells better
@@ -109,7 +110,8 @@ def _open(path: Path) -> h5py.File:
                 raise
         else:
             if file.mode == "r":  # else this process is writing to it by other means, under a lock of its own
-                fcntl.flock(file.id.get_vfd_handle(), fcntl.LOCK_UN)
+                with suppress(OSError):  # a file system without locks
+                    fcntl.flock(file.id.get_vfd_handle(), fcntl.LOCK_UN)
             return file
     raise AssertionError
 
@@ -213,7 +215,8 @@ def attribute(node: h5py.Group | h5py.Dataset, name: str) -> Any:
     """An attribute: str, a NumPy number, or a short array of numbers. Raises KeyError when there is none."""
     kind = node.attrs.get_id(name)
     text = h5py.check_string_dtype(kind.dtype) is not None
-    if not (text or kind.dtype.kind in "iuf") or len(kind.shape) > 1 or math.prod(kind.shape) > CHUNK_BYTES:
+    most = 0 if text else 1  # axes: texts in a row may all be the same megabytes, stored once
+    if not (text or kind.dtype.kind in "iuf") or len(kind.shape) > most or math.prod(kind.shape) > CHUNK_BYTES:
         raise ValueError(f"attribute {name} is no text and no number")
     return node.attrs[name]
 

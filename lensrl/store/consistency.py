@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -106,6 +107,15 @@ def _check_models(file: h5py.File) -> None:
     patched = models[2:]
     if models[:2] != ["into", "donor"] or patched not in (["patched"], [f"head-{i}" for i in range(len(patched))]):
         raise ValueError(f"model is {', '.join(models)}; not into, donor, and patched or the heads")
+    component = str(attribute(file, "component"))
+    if (patched != ["patched"]) != (component == "head"):
+        raise ValueError(f"attribute component is {component!r}, and model {', '.join(models)}")
+    layers = attribute(file, "layers").tolist() if "layers" in file.attrs else [int(attribute(file, "layer"))]
+    if not layers or layers != sorted(set(layers)) or layers[0] < 0:
+        raise ValueError(f"attribute layers is {layers}")
+    for name in ("sources", "provenance"):
+        if not isinstance(json.loads(attribute(file, name)), dict):
+            raise ValueError(f"attribute {name} is no JSON object")
 
 
 def _check_header(file: h5py.File) -> None:

@@ -199,6 +199,8 @@ def _without_file(study: Study) -> Iterator[dict[str, object]]:
             status, reason = "running", "a process is making it"
         elif partial_path(path).exists():
             status, reason = "unfinished", "the process that made it was killed: lensrl run makes it again"
+        elif path.exists():
+            status, reason = "missing", "made since this study was opened: open it again"
         else:
             status, reason = "missing", "not made yet: lensrl run continues with it"
         name, seed = _named(path)

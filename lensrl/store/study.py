@@ -105,7 +105,7 @@ class Study:
 
         Raises LensrlError that says why there is none: see `absence`.
         """
-        name, seed = key if isinstance(key, tuple) else (key, None)
+        name, seed = key if isinstance(key, tuple) and len(key) == 2 else (key, None)
         found = {s: run for (n, s), run in self.runs.items() if n == name}
         if name == BASE and found:
             return next(iter(found.values()))
@@ -129,7 +129,7 @@ class Study:
         if seeds:
             return LensrlError(f"study {self.path} has no {name} with seed {seed}; it has seeds {seeds}")
         return LensrlError(
-            f"study {self.path} has no run {name!r}{did_you_mean(name, dict.fromkeys(n for n, _ in self.runs))}"
+            f"study {self.path} has no run {name!r}{did_you_mean(str(name), dict.fromkeys(n for n, _ in self.runs))}"
         )
 
     def __contains__(self, key: object) -> bool:

@@ -32,13 +32,18 @@ def open_tree(path: Path, file: h5py.File) -> xarray.DataTree:
     for locking in LOCKING:
         try:
             tree = xarray.open_datatree(path, engine="h5netcdf", driver_kwds={"locking": locking})
-            texts = tree.map_over_datasets(_with_text)
-            texts.set_close(tree.close)
-            return texts
         except OSError as error:
             refusal = reason(error)
-        except AttributeError as error:  # h5netcdf takes the attributes of axes for what they should be
+            continue
+        except Exception as error:  # h5netcdf takes the attributes of axes for what they should be
             raise Damaged(f"{path} is damaged in its axes ({reason(error)}); delete it and run again") from None
+        try:
+            texts = tree.map_over_datasets(_with_text)
+        except (OSError, ValueError) as error:
+            tree.close()
+            raise Damaged(f"{path} is damaged in its texts ({reason(error)}); delete it and run again") from None
+        texts.set_close(tree.close)
+        return texts
     raise StoreError(f"{path} cannot be opened by xarray ({refusal})")
 
 

@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, Queue
@@ -22,7 +23,7 @@ import h5py
 
 from lensrl.errors import Damaged, LensrlError, StoreError, reason
 from lensrl.store.atomic import is_being_written
-from lensrl.store.checked import DAMAGE, open_for_reading
+from lensrl.store.checked import ATTEMPTS, DAMAGE, identity, open_for_reading
 from lensrl.store.consistency import check_layout
 from lensrl.store.patch import PATCH_FORMAT, PATCH_VERSION, read_patch
 from lensrl.store.run import Run
@@ -31,7 +32,10 @@ from lensrl.store.write import RUN_FORMAT, RUN_VERSION
 
 VERSIONS = {RUN_FORMAT: RUN_VERSION, PATCH_FORMAT: PATCH_VERSION}
 SECONDS = 30  # for a small file
+SECONDS_TO_START = 120  # on a machine that is busy
 BYTES_PER_SECOND = 20 << 20  # a slow disk
+READINGS = 3  # of a file's bytes: for its seal, for its format, and what it takes to decompress them
+PARTIAL = ".*.h5.partial"
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,10 @@ def verify(path: str | Path) -> Iterator[Verdict]:
     """
     path = Path(path)
     if path.is_dir():
-        partial = sorted(path.rglob(".*.partial"))  # first: what is finished between the two is among the files
+        partial = sorted(path.rglob(PARTIAL))  # first: what is finished between the two is among the files
         files = sorted(path.rglob("*.h5"))
+    elif path.match(PARTIAL):
+        files, partial = [], [path]
     else:
         files, partial = [path], []
         if not path.exists():
@@ -71,6 +77,15 @@ def verify(path: str | Path) -> Iterator[Verdict]:
 
 def check_file(path: Path) -> Verdict:
     """Check one file in this process. What `where` says does not begin with the path."""
+    for _ in range(ATTEMPTS - 1):
+        before = identity(path)
+        verdict = _check_file(path)
+        if verdict.status == "good" or identity(path) == before:  # else it was replaced while it was read
+            return verdict
+    return _check_file(path)
+
+
+def _check_file(path: Path) -> Verdict:
     try:
         if not path.is_file():
             return Verdict(path, "damaged", _instead_of_a_file(path))
@@ -84,6 +99,8 @@ def check_file(path: Path) -> Verdict:
         _check_format(path)
     except StoreError as error:
         return Verdict(path, error.status, _without(path, error))
+    except PermissionError as error:
+        return Verdict(path, "damaged", f"cannot be opened ({error.strerror})")
     except DAMAGE as error:
         return Verdict(path, "damaged", f"not as the format says: {_plain(error)}")
     return Verdict(path, "good", "" if seal is not None else "format version 1: no seal, only HDF5's own checksums")
@@ -135,7 +152,7 @@ def _in_children(files: Sequence[Path]) -> Iterator[Verdict]:
     todo = list(files)
     while todo:
         child = subprocess.Popen(
-            [sys.executable, "-c", "from lensrl.store.verify import _child; _child()"],
+            [sys.executable, "-P", "-c", f"import sys; sys.path[:] = {sys.path!r}; import {__name__} as v; v._child()"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         )  # fmt: skip
         assert child.stdin is not None
@@ -144,13 +161,18 @@ def _in_children(files: Sequence[Path]) -> Iterator[Verdict]:
         pump = Thread(target=_pump, args=(child.stdout, lines), daemon=True)
         pump.start()
         try:
+            if not _answer(lines, SECONDS_TO_START):
+                raise LensrlError(f"files are read in a process of their own, and {sys.executable} could not start one")
             while todo:
                 child.stdin.write(json.dumps(str(todo[0].absolute())) + "\n")
                 child.stdin.flush()
-                line = lines.get(timeout=_patience(todo[0]))
+                line = _answer(lines, _patience(todo[0]))
                 if not line:
                     break
-                yield Verdict(todo.pop(0), **json.loads(line))
+                answer = json.loads(line)
+                if "refused" in answer:
+                    raise LensrlError(answer["refused"])
+                yield Verdict(todo.pop(0), **answer)
         except Empty:
             yield Verdict(todo.pop(0), "damaged", "reading it does not end")
         except BrokenPipeError:
@@ -162,13 +184,22 @@ def _in_children(files: Sequence[Path]) -> Iterator[Verdict]:
             child.kill()
             child.wait()
             pump.join()
-            child.stdin.close()
+            with suppress(BrokenPipeError):
+                child.stdin.close()
             child.stdout.close()
 
 
-def _patience(path: Path) -> float:
+def _patience(path: Path) -> int:
     """Seconds that reading a file may take; of one that is gone by now, that is soon found."""
-    return SECONDS + (path.stat().st_size / BYTES_PER_SECOND if path.exists() else 0.0)
+    return SECONDS + (READINGS * path.stat().st_size // BYTES_PER_SECOND if path.exists() else 0)
+
+
+def _answer(lines: Queue[str], seconds: int) -> str:
+    """The next line. Waited for in steps: while everything is stopped (^Z), time passes and nobody reads."""
+    for _ in range(seconds - 1):
+        with suppress(Empty):
+            return lines.get(timeout=1)
+    return lines.get(timeout=1)
 
 
 def _pump(stream: Iterable[str], lines: Queue[str]) -> None:
@@ -178,6 +209,11 @@ def _pump(stream: Iterable[str], lines: Queue[str]) -> None:
 
 
 def _child() -> None:
+    print("ready", flush=True)
     for line in sys.stdin:
-        verdict = check_file(Path(json.loads(line)))
-        print(json.dumps({"status": verdict.status, "where": verdict.where}), flush=True)
+        try:
+            verdict = check_file(Path(json.loads(line)))
+            answer = {"status": verdict.status, "where": verdict.where}
+        except LensrlError as error:  # nothing that the file can help: a package is missing
+            answer = {"refused": str(error)}
+        print(json.dumps(answer), flush=True)

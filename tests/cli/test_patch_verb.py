@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,15 @@ def test_a_layer_that_the_donor_did_not_train_is_named(small_study_folder: Path)
     command = ("patch", "--study", small_study_folder, "--from", "layer-7", "--what", "weights", "--layer")
     assert "layer-7 did not train layer 2: its weights there are the base's" in lensrl(*command, "2,7").stdout
     assert "did not train" not in lensrl(*command, "7").stdout
+
+
+@pytest.mark.parametrize("typed", ["what='weigths'", "component='heads'", "sets='pear'"])
+def test_a_word_that_is_not_known_is_refused_in_python_too(typed: str, small_study_folder: Path) -> None:
+    code = f"import lensrl; lensrl.patch(lensrl.open_study({str(small_study_folder)!r}), layers=3, {typed})"
+    before = sorted(small_study_folder.rglob("*"))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)  # a process without beartype
+    assert f"LensrlError: {typed}: there is no such; did you mean" in done.stderr
+    assert sorted(small_study_folder.rglob("*")) == before
 
 
 def test_all_layers_together_beside_each_alone_say_whether_they_add_up(

@@ -13,9 +13,10 @@ import pytest
 from test_verbs import assert_one_line
 from typed import lensrl
 
-from lensrl.store.atomic import new_file
-from lensrl.store.seal import read_seal
-from lensrl.store.verify import verify
+from lensrl.errors import LensrlError
+from lensrl.store.atomic import new_file, partial_path
+from lensrl.store.seal import Seal, read_seal, structure_holds
+from lensrl.store.verify import check_file, verify
 from tests.reseal import resealed
 from tests.store.synthetic import write_full_run
 
@@ -151,6 +152,46 @@ def test_a_file_that_is_finished_meanwhile_is_checked_and_not_unfinished(path: P
     assert [(v.path, v.status) for v in [first, *verdicts]] == [
         (p, "good") for p in ([path, final] if ends == "finished" else [path])
     ]
+
+
+def test_what_else_is_being_written_in_a_study_is_no_run_file(path: Path) -> None:
+    for name in (".recipe.json.partial", ".report.html.partial", ".contributions.csv.partial"):
+        path.with_name(name).write_text("half")
+    assert verdicts(path.parent) == (0, {path.name: ("good", "")})
+
+
+def test_a_partial_file_is_unfinished_when_it_is_named_itself(path: Path) -> None:
+    partial = Path(shutil.copy(path, partial_path(path)))
+    assert verdicts(partial)[1] == {partial.name: ("unfinished", "its process was killed; lensrl run removes it")}
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_read_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_full_run(path.with_name("other"))
+
+    def replace(replaced: Path, seal: Seal) -> bool:
+        if path.with_name("other").exists():
+            path.with_name("other").replace(replaced)
+        return structure_holds(replaced, seal)
+
+    monkeypatch.setattr("lensrl.store.verify.structure_holds", replace)
+    assert check_file(path).status == "good"
+    assert not path.with_name("other").exists()
+
+
+def test_a_module_of_the_users_with_a_common_name_is_not_imported(path: Path) -> None:
+    path.with_name("queue.py").write_text("raise RuntimeError")
+    done = lensrl("verify", ".", cwd=path.parent)
+    assert "1 of 1 files are good" in done.stdout
+
+
+def test_what_is_wrong_with_the_reader_is_not_damage(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_b(monkeypatch, "raise verify.LensrlError('no plugin')")
+    with pytest.raises(LensrlError, match="no plugin"):
+        list(verify(path.rename(path.with_name("b.h5"))))
+    monkeypatch.undo()
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    with pytest.raises(LensrlError, match="/bin/false could not start one"):
+        list(verify(path.with_name("b.h5")))
 
 
 def test_nothing_to_verify_is_one_line_and_exit_code_2(tmp_path: Path) -> None:

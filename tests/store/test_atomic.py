@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +51,37 @@ def test_the_disks_refusal_is_one_line_with_the_path_and_the_cause(tmp_path: Pat
         partial.write_text("half")
     assert "\n" not in str(caught.value)
     assert [*tmp_path.iterdir()] == [tmp_path / "file"]
+
+
+def test_who_looks_whether_a_file_is_being_written_is_no_writer(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    partial_path(path).write_text("litter")
+    with partial_path(path).open() as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        assert not is_being_written(path)
+    with new_file(path) as partial:
+        partial.write_text("x")
+        assert is_being_written(path)
+
+
+def test_a_pipe_or_a_folder_by_the_name_of_a_partial_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(partial_path(tmp_path / "a.h5"))
+    partial_path(tmp_path / "b.h5").mkdir()
+    assert not is_being_written(tmp_path / "a.h5")
+    assert remove_litter(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_synced_by_itself_is_none_the_worse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with new_file(tmp_path / "a") as partial:
+        partial.write_text("x")
+    assert (tmp_path / "a").read_text() == "x"
 
 
 FULL_DISK = """

@@ -15,6 +15,7 @@ import xarray as xr
 
 from lensrl.errors import Damaged, StoreError
 from lensrl.store.run import Run
+from tests.reseal import resealed
 
 AXES = {"layer", "parameter", "token", "step", "item", "sample", "feature", "outside"}
 OF_SCALES = {"CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST"}  # how HDF5 itself writes down axes
@@ -147,6 +148,23 @@ def test_a_file_that_was_moved_away_is_not_called_damaged(path: Path, tmp_path: 
             run.to_xarray()
         assert not isinstance(caught.value, Damaged)
         assert run.bytes == path.stat().st_size
+
+
+@pytest.mark.parametrize(("name", "value"), [("NAME", 5.0), ("NAME", h5py.Empty("f4"))])
+def test_an_axis_that_h5netcdf_stumbles_over_is_damage(path: Path, tmp_path: Path, name: str, value: object) -> None:
+    forged = Path(shutil.copy(path, tmp_path))
+    with resealed(forged) as file:
+        file["item"].attrs[name] = value
+    with Run(forged) as run, pytest.raises(Damaged, match="is damaged in its axes"):
+        run.to_xarray()
+
+
+def test_text_that_is_none_is_damage_in_xarray_too(path: Path, tmp_path: Path) -> None:
+    forged = Path(shutil.copy(path, tmp_path))
+    with resealed(forged) as file:
+        file["probe/text"][0] = b"\xff"  # pyright: ignore[reportIndexIssue]
+    with Run(forged) as run, pytest.raises(Damaged, match="is damaged in its texts"):
+        run.to_xarray()
 
 
 def test_there_are_only_numbers_and_utf8_text(path: Path) -> None:

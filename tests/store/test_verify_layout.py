@@ -249,6 +249,11 @@ def test_a_run_that_diverged_may_have_nothing_but_its_curve(path: Path) -> None:
         (put("benchmark", 0, b"\xff"), "benchmark holds"),
         (says("what", "nothing"), "attribute what"),
         (says("sets", "all"), "attribute sets"),
+        (says("component", "head"), "attribute component is 'head'"),
+        (put("model", 2, b"head-0"), "attribute component is 'block'"),
+        (says("layers", np.array([3, 1], np.int32)), "attribute layers is [3, 1]"),
+        (says("layers", np.zeros(0, np.int32)), "attribute layers is []"),
+        (says("sources", "[]"), "attribute sources is no JSON object"),
     ],
 )
 def test_a_patching_result_that_is_not_as_the_format_says_is_damaged(tmp_path: Path, edit: Edit, word: str) -> None:
