@@ -56,7 +56,7 @@ def verify(path: str | Path) -> Iterator[Verdict]:
     if path.is_dir():
         partial = sorted(path.rglob(PARTIAL))  # first: what is finished between the two is among the files
         files = sorted(path.rglob("*.h5"))
-    elif path.match(PARTIAL):
+    elif path.match(PARTIAL) and path.exists():
         files, partial = [], [path]
     else:
         files, partial = [path], []
