@@ -138,8 +138,7 @@ def middle(gains: Gains, layers: np.ndarray, n_layers: int) -> Claim:
     least = min(ratios, key=lambda ratio: ratio.value)
     means_of = {name: float(w @ gains.mean / gains.mean[-1]) for name, w in zip(_THIRDS, means, strict=True)}
     return Claim(
-        "middle", f"mean C_l of the thirds {', '.join(f'{m:.2f}' for m in means_of.values())}; the smaller difference",
-        *least,
+        "middle", "the smaller of the two differences of mean C_l", *least,
         float(max(contrast.p_above())), min(1.0, 2 * float(min(contrast.p_below()))),
         details=means_of | {"middle - first": ratios[0], "middle - last": ratios[1]},
     )  # fmt: skip

@@ -114,8 +114,9 @@ def patch(
         donor, into, used = table.iloc[0][["from", "into", "seed"]]
         sums = additivity_table(opened, donor, into, int(used), component.value)
         grafted = table.loc[(table["what"] == "weights") & (table["sets"] == "single"), "layer"]
-        trained = grafted.unique() if donor == BASE else opened[donor, int(used)].layers
-        idle = ", ".join(str(layer) for layer in grafted.unique() if layer not in trained)
+        idle = [
+            str(layer) for layer in grafted.unique() if into == BASE and layer not in opened[donor, int(used)].layers
+        ]
     plain_title = f"{component.value} of {donor} into {into}, {name}, seed {used}"
     title = plain_title + (f", {SETS[sets.value]}" if sets != Sets.single else "")
     if json:
@@ -131,9 +132,8 @@ def patch(
             if asked in NOTES:
                 note(NOTES[asked])
         if idle:
-            note(
-                f"{donor} did not train layer {idle}: its weights there are the base's, and grafting them says nothing"
-            )
+            note(f"{donor} did not train layer {', '.join(idle)}: its weights there are the base's, and grafting them "
+                 f"says nothing")  # fmt: skip
         sums = sums[sums["what"].isin(table["what"])]
         if len(sums) and (sets == Sets.together or (sets == Sets.single and layer == "all")):
             _show_additivity(plain_title, sums)

@@ -41,4 +41,6 @@ def evidence(claim: Claim) -> str:
     digits = ".3g" if place else ".2f"
     value = "" if math.isnan(claim.value) else f"{'' if place else ':'} {claim.value:{digits}}"
     interval = "" if math.isnan(claim.low) else f" [{claim.low:{digits}}, {claim.high:{digits}}]"
-    return f"{claim.measure}{value}{interval}; null: {claim.null}"
+    thirds = [f"{part} {claim.details[part]:.2f}" for part in ("first", "middle", "last") if part in claim.details]
+    means = f"; the thirds: {', '.join(thirds)}" if thirds else ""
+    return f"{claim.measure}{value}{interval}{means}; null: {claim.null}"

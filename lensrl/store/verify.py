@@ -160,8 +160,11 @@ def _in_children(files: Sequence[Path]) -> Iterator[Verdict]:
         lines: Queue[str] = Queue()
         pump = Thread(target=_pump, args=(child.stdout, lines), daemon=True)
         pump.start()
+        started = False
         try:
-            if not _answer(lines, SECONDS_TO_START):
+            with suppress(Empty):
+                started = _answer(lines, SECONDS_TO_START) != ""
+            if not started:
                 raise LensrlError(f"files are read in a process of their own, and {sys.executable} could not start one")
             while todo:
                 child.stdin.write(json.dumps(str(todo[0].absolute())) + "\n")
