@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ FAMILIES: dict[str, PretrainedConfig] = {
 def save(configuration: PretrainedConfig, folder: Path) -> str:
     """A model folder with random weights, large enough for layers to matter."""
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(configuration, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_config(deepcopy(configuration), dtype=torch.float32)
     with torch.no_grad():
         for weight in (w for w in model.parameters() if w.ndim > 1):
             weight.copy_(0.2 * torch.randn_like(weight))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -40,7 +41,7 @@ CONFIGURATIONS = {
 
 def random_model(configuration: PretrainedConfig) -> PreTrainedModel:
     torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(configuration)
+    return AutoModelForCausalLM.from_config(deepcopy(configuration))  # the model keeps, and a test may change, its own
 
 
 @pytest.mark.parametrize("family", CONFIGURATIONS)
