@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -30,11 +31,17 @@ def base() -> Base:
 
 
 @pytest.fixture(scope="session")
-def small_study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study that really ran: base, full RL, layers 0, 3, 7, and a set."""
-    folder = tmp_path_factory.mktemp("studies") / "small"
+def finished_study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study that really ran: base, full RL, layers 0, 3, 7, and a set. Nothing is ever written into it."""
+    folder = tmp_path_factory.mktemp("finished") / "small"
     run_study(SMALL, folder).close()
     return folder
+
+
+@pytest.fixture(scope="module")
+def small_study_folder(finished_study_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of it for each file of tests: patching and reports leave their results in a study."""
+    return Path(shutil.copytree(finished_study_folder, tmp_path_factory.mktemp("studies") / "small"))
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -38,9 +39,10 @@ def test_a_word_that_is_not_known_is_refused_in_python_too(typed: str, small_stu
 
 
 def test_all_layers_together_beside_each_alone_say_whether_they_add_up(
-    small_study_folder: Path, tmp_path: Path
+    finished_study_folder: Path, tmp_path: Path
 ) -> None:
-    command = ("patch", "--study", small_study_folder, "--layer", "all", "--what", "weights")
+    shutil.copytree(finished_study_folder, tmp_path / "copy")
+    command = ("patch", "--study", tmp_path / "copy", "--layer", "all", "--what", "weights")
     alone = lensrl(*command)
     assert "do single layers add up?" not in alone.stdout
     together = lensrl(*command, "--sets", "together", "--csv", tmp_path / "t.csv")

@@ -51,10 +51,10 @@ def test_both_kinds_and_their_metrics_are_separate_rows(small_study: Study) -> N
 
 
 def test_results_are_kept_and_reused_until_a_run_changes(
-    small_study_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished_study_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "copy"
-    shutil.copytree(small_study_folder, folder)
+    shutil.copytree(finished_study_folder, folder)
     first = patch(open_study(folder), layers=7, what="weights")
     kept = list((folder / "patches").glob("weights.block.full-rl-into-base.layer-7.seed-0.h5"))
     assert len(kept) == 1
@@ -69,9 +69,11 @@ def test_results_are_kept_and_reused_until_a_run_changes(
             patch(study, layers=7, what="weights")
 
 
-def test_results_of_a_replaced_run_and_damaged_results_are_left_out(small_study_folder: Path, tmp_path: Path) -> None:
+def test_results_of_a_replaced_run_and_damaged_results_are_left_out(
+    finished_study_folder: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "copy"
-    shutil.copytree(small_study_folder, folder)
+    shutil.copytree(finished_study_folder, folder)
     with open_study(folder) as study:
         patch(study, layers=[0, 7], from_run="layer-7", what="weights")
         kept = study.patches()
@@ -88,9 +90,9 @@ def test_results_of_a_replaced_run_and_damaged_results_are_left_out(small_study_
         assert "layer-7" not in set(study.patches()["from"])
 
 
-def test_without_a_seed_both_runs_have_the_lowest_that_they_share(small_study_folder: Path, tmp_path: Path) -> None:
+def test_without_a_seed_both_runs_have_the_lowest_that_they_share(finished_study_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "copy"
-    shutil.copytree(small_study_folder, folder)
+    shutil.copytree(finished_study_folder, folder)
     for name in ("full-rl", "layer-3"):
         shutil.copy(folder / f"{name}.seed-0.h5", folder / f"{name}.seed-1.h5")
         with resealed(folder / f"{name}.seed-1.h5") as file:
