@@ -24,6 +24,7 @@ from lensrl.errors import LensrlError
 CHUNK_BYTES = 1 << 20
 ALIGNED_FROM = 1 << 16  # bytes: what is larger begins on a page
 PAGE = 1 << 12
+ENCODING = "_Encoding"  # netCDF's attribute of texts, without which xarray takes them for bytes
 
 Compression = Literal["none", "blosc2-zstd"]
 
@@ -81,6 +82,8 @@ def create(
     """Write a dataset with checksum, chunks of about a MiB, and the named axes attached."""
     array = encode_strings(data)
     made = create_empty(group, name, array.shape, array.dtype, axes, compression)
+    if array.dtype.kind == "S":
+        made.attrs[ENCODING] = "utf-8"
     if array.size:
         made[...] = array
     return made

@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 
 from lensrl.store.checked import attribute, axis_names, check_tree, dataset_at, has, node_at
+from lensrl.store.hdf5 import ENCODING
 
 
 class Rule(NamedTuple):
@@ -84,6 +85,8 @@ NUMBERS = {  # NumPy kind and dimensions; all other attributes are text
     "layers": ("i", 1), "snapshots": ("i", 1),
 }  # fmt: skip
 
+OF_HDF5 = {"CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST"}  # attributes of axes, and of what has axes
+
 _NO_TEXT = re.compile("[\ud800-\udfff]")  # what h5py makes of bytes that are no UTF-8
 
 TOGETHER = {  # groups that are whole or absent
@@ -142,6 +145,7 @@ def _check_dataset(dataset: h5py.Dataset, name: str, rules: Sequence[Rule]) -> N
         raise ValueError(f"{name} lies in chunks without fletcher32 checksums")
     if dataset.chunks is None and dataset.shape and dataset.size and not re.fullmatch(DELTA, name):
         raise ValueError(f"{name} lies in one piece, and so has no checksum")
+    _check_attached(dataset, name, dtype)
     if rule.axes == ():
         if len(dataset.shape) != 1 or not dataset.is_scale:
             raise ValueError(f"{name} is no axis")
@@ -156,3 +160,14 @@ def _check_dataset(dataset: h5py.Dataset, name: str, rules: Sequence[Rule]) -> N
             fine = tuple(found) == rule.axes or found == in_version_1
         if not fine or any(len(scales[0]) != n for scales, n in zip(dataset.dims, dataset.shape, strict=True)):
             raise ValueError(f"{name} has the axes {found} for the shape {dataset.shape}")
+
+
+def _check_attached(dataset: h5py.Dataset, name: str, dtype: str) -> None:
+    """A `scale_factor`, a `_FillValue` or `units` would have xarray compute other values than the file's."""
+    known = set(OF_HDF5)
+    if re.fullmatch(DELTA, name):
+        known.add("parameter")
+    if dtype == "string" and ENCODING in dataset.attrs and attribute(dataset, ENCODING) == "utf-8":
+        known.add(ENCODING)
+    for unknown in sorted(dataset.attrs.keys() - known):
+        raise ValueError(f"{name} has an attribute {unknown}, which is not part of the format")

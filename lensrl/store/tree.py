@@ -48,7 +48,11 @@ def open_tree(path: Path, file: h5py.File) -> xarray.DataTree:
 
 
 def _with_text(dataset: xarray.Dataset) -> xarray.Dataset:
-    """Fixed-length strings, which come as bytes, as str."""
-    texts = {name: (v.dims, np.char.decode(v.values)) for name, v in dataset.variables.items() if v.dtype.kind == "S"}
+    """Texts as fixed-length str; without the attribute that says so they come as bytes, with it as objects."""
+    texts = {name: (v.dims, _text(v.values)) for name, v in dataset.variables.items() if v.dtype.kind in "SO"}
     labels = {name: text for name, text in texts.items() if name in dataset.coords}
     return dataset.assign_coords(labels).assign({name: text for name, text in texts.items() if name not in labels})
+
+
+def _text(values: np.ndarray) -> np.ndarray:
+    return np.char.decode(values) if values.dtype.kind == "S" else values.astype(str)

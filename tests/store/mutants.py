@@ -277,16 +277,21 @@ def rename(file: h5py.File, dice: Dice) -> None:
         file.move(f"{one}-moved", two)
 
 
+CONVENTIONS = ("scale_factor", "add_offset", "_FillValue", "missing_value", "units", "calendar", "_Encoding",
+               "_Unsigned", "coordinates", "dtype")  # fmt: skip  # by which xarray computes values
+
+
 def change_an_attribute(file: h5py.File, dice: Dice) -> None:
     name = dice.choice(["", "", *_names(file)])
     node = file[name] if name else file
     keys = [key for key in node.attrs if key not in ("DIMENSION_LIST", "REFERENCE_LIST", "CLASS")]
-    key = dice.choice(keys or ["parameter"])
+    key = dice.choice([*keys, "parameter", dice.choice(CONVENTIONS)])
     values = [
-        None, 0, -1, 1 << 62, 0.5, np.nan, np.inf, True, "", "abc", "<script>alert(1)</script>", "\x1b[31m", "7",
+        None, "utf-8", "days since 2000-01-01", np.float32(1), 0, -1, 1 << 62, 0.5, np.nan, np.inf, True, "", "abc",
+        "<script>alert(1)</script>", "\x1b[31m", "7",
         "[1]", "{", "NaN", "[" * 20_000, b"\xff\xfe", np.bytes_(b"\xff\xfe"), "é" * 30_000, np.arange(15_000),
         np.ones((50, 50)), np.zeros(0), np.array([b"a", b"b"]), h5py.Empty("f4"), h5py.Empty("S1"), np.array([1 + 2j]),
-        np.void(b"1234"),        np.array([(1, 2.0)], dtype=[("a", "i4"), ("b", "f4")]), file.ref, np.array([3.5]),
+        np.void(b"1234"), np.array([(1, 2.0)], dtype=[("a", "i4"), ("b", "f4")]), file.ref, np.array([3.5]),
         np.array([0], np.uint64),
     ]  # fmt: skip
     value = dice.choice(values)

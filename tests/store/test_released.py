@@ -68,6 +68,15 @@ def test_a_released_run_has_the_header_that_was_written(path: Path) -> None:
 
 
 @every_run
+def test_a_released_run_is_a_tree_whose_labels_are_text(path: Path) -> None:
+    """Whether or not its texts have the attribute that tells xarray so."""
+    with Run(path) as run, run.to_xarray() as tree:
+        assert tree["item"].dtype.kind == tree["parameters/part"].dtype.kind == "U"
+        assert np.asarray(tree["item"]).tolist() == run.items["item"].tolist()
+        assert tree["scores/score"].sel(item=run.items["item"].iloc[-1]).shape == (2,)
+
+
+@every_run
 def test_a_released_run_has_the_tables_that_were_written(path: Path, tmp_path: Path) -> None:
     """The same numbers, written today, and as they were given."""
     write_full_run(tmp_path / "today.h5")
