@@ -28,7 +28,7 @@ install: .venv/.installed
 demo: install
 	$(BIN)/lensrl run runs/tiny.toml
 	$(BIN)/lensrl contribution runs/tiny --figure runs/tiny/contribution.png
-	$(BIN)/lensrl patch --study runs/tiny --from full-rl --layer all
+	$(BIN)/lensrl patch runs/tiny --from full-rl --layer all
 	$(BIN)/lensrl report runs/tiny
 
 # Does the ranking of layers hold across algorithms, tasks and families?

@@ -144,7 +144,7 @@ def test_sets_are_patched_shown_and_reported_as_runs_are(copied: Path) -> None:
     assert "attention of layers 0-7" in page
     assert "Learning rates" in page
     assert "trained: attention of layers 0-7" in lensrl("show", copied / "attention.seed-0.h5").stdout
-    assert lensrl("patch", "--study", copied, "--from", "mid-3", "--layer", "2-4", "--what", "weights").returncode == 0
+    assert lensrl("patch", copied, "--from", "mid-3", "--layer", "2-4", "--what", "weights").returncode == 0
 
 
 def test_the_verb_prints_the_sets_and_the_rates(made: Path, study: Study) -> None:

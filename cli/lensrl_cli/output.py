@@ -176,10 +176,8 @@ def find_study(path: Path | None) -> Study:
     if len(found) == 1:
         return open_study(found[0])
     if not found:
-        raise LensrlError(
-            "no study under runs/; make one with: lensrl run runs/tiny.toml, or name one with --study DIR"
-        )
-    raise LensrlError(f"several studies under runs/: name one with --study DIR ({', '.join(map(str, found))})")
+        raise LensrlError("no study under runs/: name a study's folder, or make one with lensrl run runs/tiny.toml")
+    raise LensrlError(f"several studies under runs/: name one of {', '.join(map(str, found))}")
 
 
 def either(study: Path | None, contributions: Path | None) -> Path:

@@ -63,7 +63,7 @@ def patch(
     from_run: Annotated[str, typer.Option("--from", metavar="RUN", help="The run whose layer is taken.")] = "full-rl",
     into_run: Annotated[str, typer.Option("--into", metavar="RUN", help="The run that receives it.")] = "base",
     study: Annotated[
-        Path | None, typer.Option("--study", metavar="DIR", help="The study; by default the only one under runs/.")
+        Path | None, typer.Argument(metavar="STUDY", help="A study's folder; by default the only one under runs/.")
     ] = None,
     what: Annotated[
         What, typer.Option("--what", metavar="KIND", help="weights (graft), activations (patch), or both.")

@@ -10,7 +10,7 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from lensrl.layers import BASE, FULL, run_layer
-from lensrl.store.listing import fold, list_contents, list_study, size
+from lensrl.store.listing import fold, for_people, list_contents, list_study, size
 
 if TYPE_CHECKING:
     from lensrl.store.run import Run
@@ -108,7 +108,7 @@ def bars_html(contributions: Mapping[int, float]) -> Markup:
 
 def table_html(table: pd.DataFrame) -> Markup:
     """A plain table; sizes in bytes and file names are left to the data frame."""
-    shown = table.drop(columns=["file"], errors="ignore")
+    shown = for_people(table)
     columns = list(shown.columns)
     right = {c for c in columns if c in ("seed", "bytes") or pd.api.types.is_float_dtype(shown[c])}
     heads = Markup("").join(Markup("<th {}>{}</th>").format(_style(c, right), c) for c in columns)

@@ -140,8 +140,14 @@ def fold(contents: pd.DataFrame) -> pd.DataFrame:
 
 def as_text(table: pd.DataFrame) -> str:
     """A listing for a terminal or a REPL."""
-    shown = table.drop(columns=["file"]).assign(bytes=[size(n) for n in table["bytes"]])
+    shown = for_people(table).assign(bytes=[size(n) for n in table["bytes"]])
     return shown.to_string(index=False, na_rep="", float_format="{:.3f}".format) if len(table) else "no runs"
+
+
+def for_people(table: pd.DataFrame) -> pd.DataFrame:
+    """A table without the names of files, and without reasons where no row has one."""
+    empty = ["reason"] if "reason" in table and not table["reason"].any() else []
+    return table.drop(columns=["file", *empty], errors="ignore")
 
 
 def size(n_bytes: int | np.integer) -> str:

@@ -53,7 +53,10 @@ def verify(path: str | Path) -> Iterator[Verdict]:
     Raises LensrlError when there is nothing to check.
     """
     path = Path(path)
+    closed: list[OSError] = []
     if path.is_dir():
+        for _ in os.walk(path, onerror=closed.append):  # rglob passes over a folder that it may not look into
+            pass
         partial = sorted(path.rglob(PARTIAL))  # first: what is finished between the two is among the files
         files = sorted(path.rglob("*.h5"))
     elif path.match(PARTIAL) and path.exists():
@@ -62,8 +65,10 @@ def verify(path: str | Path) -> Iterator[Verdict]:
         files, partial = [path], []
         if not path.exists():
             raise LensrlError(f"no file at {path}")
-    if not files and not partial:
+    if not files and not partial and not closed:
         raise LensrlError(f"{path} holds no HDF5 files; studies are made by lensrl run")
+    for error in closed:
+        yield Verdict(Path(error.filename), "damaged", f"a folder that cannot be opened ({error.strerror})")
     yield from _in_children(files)
     for part in partial:
         final = part.with_name(part.name.removeprefix(".").removesuffix(".partial"))

@@ -24,7 +24,7 @@ def test_the_example_in_the_help_runs_as_typed(small_study_folder: Path, tmp_pat
 
 
 def test_a_layer_that_the_donor_did_not_train_is_named(small_study_folder: Path) -> None:
-    command = ("patch", "--study", small_study_folder, "--from", "layer-7", "--what", "weights", "--layer")
+    command = ("patch", small_study_folder, "--from", "layer-7", "--what", "weights", "--layer")
     assert "layer-7 did not train layer 2: its weights there are the base's" in lensrl(*command, "2,7").stdout
     assert "did not train" not in lensrl(*command, "7").stdout
 
@@ -42,7 +42,7 @@ def test_all_layers_together_beside_each_alone_say_whether_they_add_up(
     finished_study_folder: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(finished_study_folder, tmp_path / "copy")
-    command = ("patch", "--study", tmp_path / "copy", "--layer", "all", "--what", "weights")
+    command = ("patch", tmp_path / "copy", "--layer", "all", "--what", "weights")
     alone = lensrl(*command)
     assert "do single layers add up?" not in alone.stdout
     together = lensrl(*command, "--sets", "together", "--csv", tmp_path / "t.csv")
@@ -61,7 +61,7 @@ def test_sets_of_layers_in_json_and_in_a_figure(
     sets: str, layers: list[str], small_study_folder: Path, tmp_path: Path
 ) -> None:
     figure = tmp_path / "f.png"
-    done = lensrl("patch", "--study", small_study_folder, "--layer", "1,6", "--what", "activations", "--sets", sets,
+    done = lensrl("patch", small_study_folder, "--layer", "1,6", "--what", "activations", "--sets", sets,
                   "--reverse", "--json", "--figure", figure)  # fmt: skip
     rows = json.loads(done.stdout)
     assert list(dict.fromkeys(row["layers"] for row in rows)) == layers
@@ -70,7 +70,7 @@ def test_sets_of_layers_in_json_and_in_a_figure(
 
 
 def test_heads_and_the_stream_say_what_they_are(small_study_folder: Path, tmp_path: Path) -> None:
-    command = ("patch", "--study", small_study_folder, "--layer", "2,7", "--what", "activations", "--component")
+    command = ("patch", small_study_folder, "--layer", "2,7", "--what", "activations", "--component")
     done = lensrl(*command, "head", "--figure", tmp_path / "f.png")
     assert done.returncode == 0, done.stderr
     assert "before the output projection" in done.stdout
@@ -96,7 +96,7 @@ def test_heads_and_the_stream_say_what_they_are(small_study_folder: Path, tmp_pa
 def test_what_cannot_be_patched_is_one_line_and_exit_code_2(
     arguments: list[str], expected: str, small_study_folder: Path
 ) -> None:
-    done = lensrl("patch", "--study", small_study_folder, "--layer", 3, *arguments)
+    done = lensrl("patch", small_study_folder, "--layer", 3, *arguments)
     assert done.returncode == 2
     assert expected in done.stderr
     assert done.stderr.count("\n") == 1, done.stderr

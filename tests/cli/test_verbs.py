@@ -66,7 +66,7 @@ def test_cka_and_deltas_show_and_save_what_python_says(small_study_folder: Path,
 
 
 def test_patch_json_has_a_row_per_kind_and_metric(small_study_folder: Path) -> None:
-    done = lensrl("patch", "--study", small_study_folder, "--from", "full-rl", "--layer", 3, "--json")
+    done = lensrl("patch", small_study_folder, "--from", "full-rl", "--layer", 3, "--json")
     rows = json.loads(done.stdout)
     assert {(row["what"], row["metric"]) for row in rows} == {
         ("weights", "score"), ("weights", "reference_logprob"),
@@ -165,10 +165,10 @@ def assert_one_line(done: subprocess.CompletedProcess[str], expected: str) -> No
         (["patch", "--laye", "3"], "--laye"),
         (["contribution", "nowhere"], "no study folder at nowhere; make one with: lensrl run"),
         (["run", "nowhere.toml"], "no recipe at nowhere.toml"),
-        (["patch", "--study", "STUDY", "--layer", "99"], "layer 99 is out of range: this model has 8 layers"),
-        (["patch", "--study", "STUDY", "--layer", "3-x"], "'3-x' is not a layer"),
-        (["patch", "--study", "STUDY", "--layer", "3", "--from", "layer-4"], "has no run 'layer-4'; did you mean"),
-        (["patch", "--study", "STUDY", "--layer", "3", "--what", "nothing"], "nothing"),
+        (["patch", "STUDY", "--layer", "99"], "layer 99 is out of range: this model has 8 layers"),
+        (["patch", "STUDY", "--layer", "3-x"], "'3-x' is not a layer"),
+        (["patch", "STUDY", "--layer", "3", "--from", "layer-4"], "has no run 'layer-4'; did you mean"),
+        (["patch", "STUDY", "--layer", "3", "--what", "nothing"], "nothing"),
         (["run", str(SHIPPED / "smoke.toml"), "--out", str(SHIPPED / "smoke.toml")], "could not be written"),
         (["contribution", "STUDY", "--figure", "x.gif"], "cannot save a figure as 'x.gif'"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -193,6 +194,23 @@ def test_what_is_wrong_with_the_reader_is_not_damage(path: Path, monkeypatch: py
     monkeypatch.setattr("sys.executable", "/bin/false")
     with pytest.raises(LensrlError, match="/bin/false could not start one"):
         list(verify(path.with_name("b.h5")))
+
+
+def test_a_folder_that_cannot_be_looked_into_is_not_passed_over(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed, scan = path.parent / "closed", os.scandir
+    closed.mkdir()
+
+    def refused(folder: str) -> Any:  # as root one may look into everything
+        if Path(folder) == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    found = {verdict.path: (verdict.status, verdict.where) for verdict in verify(path.parent)}
+    assert found == {
+        path: ("good", ""),
+        closed: ("damaged", "a folder that cannot be opened (Permission denied)"),
+    }
 
 
 def test_nothing_to_verify_is_one_line_and_exit_code_2(tmp_path: Path) -> None:

@@ -60,6 +60,16 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
+def test_reasons_have_a_column_where_there_is_one(folder: Path) -> None:
+    def shown() -> list[bool]:
+        with open_study(folder) as study:
+            return ["reason" in text for text in (repr(study), repr(study.runs), study._repr_html_())]
+
+    assert shown() == [True] * 3
+    add_run(folder, "layer-1", solved(20))
+    assert shown() == [False] * 3
+
+
 def test_hostile_text_in_a_run_is_shown_and_not_run(tmp_path: Path) -> None:
     write_full_run(tmp_path / "run.h5")
     with resealed(tmp_path / "run.h5") as file:
