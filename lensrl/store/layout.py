@@ -160,6 +160,8 @@ def _check_dataset(dataset: h5py.Dataset, name: str, rules: Sequence[Rule]) -> N
             fine = tuple(found) == rule.axes or found == in_version_1
         if not fine or any(len(scales[0]) != n for scales, n in zip(dataset.dims, dataset.shape, strict=True)):
             raise ValueError(f"{name} has the axes {found} for the shape {dataset.shape}")
+        if any(len(scales) > 1 for scales in dataset.dims):  # h5netcdf takes the last, and its length
+            raise ValueError(f"{name} has two axes for one dimension")
 
 
 def _check_attached(dataset: h5py.Dataset, name: str, dtype: str) -> None:

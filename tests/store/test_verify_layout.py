@@ -155,6 +155,8 @@ FORGED: dict[str, tuple[Edit, str]] = {
     "numbers to be missing": (says("_FillValue", np.float32(1), at=f"deltas/{Q}"), "an attribute _FillValue"),
     "numbers to be times": (says("units", "days since 2000-01-01", at="training/loss"), "an attribute units"),
     "numbers to be text": (says("_Encoding", "utf-8", at="training/loss"), "an attribute _Encoding"),
+    "two axes for one dimension": (
+        lambda file: dataset(file, "scores/score").dims[1].attach_scale(file["step"]), "scores/score has two axes"),
     "text in another encoding": (says("_Encoding", "latin-1", at="item"), "item has an attribute _Encoding"),
     "no checksums": (remade("scores/score", fletcher32=False), "scores/score"),
     "deltas without checksums": (remade(f"deltas/{Q}", fletcher32=False), f"deltas/{Q}"),
