@@ -93,7 +93,7 @@ def train(
     recipe's learning rate.
 
     Runs that share `recipe` and `seed` see the same prompts in the same order. Raises RuntimeError when a parameter
-    that should be frozen has moved by a single bit.
+    that should be frozen has moved by a single bit, and when training ended before its last step for no reason.
     """
     chosen = None if layers is None else sorted(layers)
     model = base.fresh(device=device)
@@ -122,6 +122,8 @@ def train(
             status, reason = "collapsed", str(error)
         except Diverged as error:
             status, reason = "diverged", str(error)
+    if status == "completed" and len(recorder.curve) != recipe.rl.steps:
+        raise RuntimeError(f"training ended after {len(recorder.curve)} of {recipe.rl.steps} steps")
     check_frozen(model, base, chosen, component)
     if status == "completed" and not finite(model, base, task.items("train")[:8]):
         status, reason = "diverged", f"the weights or logits are not finite after step {len(recorder.curve)}"
@@ -201,6 +203,8 @@ class Trainer(GRPOTrainer):
             rollout_func=sampling.rollout_func,
             **arguments,
         )
+        if self.ref_model is not None:  # of the KL term: TRL loads it anew
+            count_positions(self.accelerator.unwrap_model(self.ref_model))
         self._sampling = sampling
         self._recorder = recorder
         self._boosted = {id(parameter) for parameter in boosted}
