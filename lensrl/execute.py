@@ -20,14 +20,14 @@ from lensrl.patching.bridge import capture, probe_set
 from lensrl.plan import RunSpec, Watcher
 from lensrl.recipe import Recipe
 from lensrl.rl import Snapshots, train
-from lensrl.same import check_base, check_items, digest_of
+from lensrl.same import check_base, check_items, digests_of
 from lensrl.store.atomic import new_file, removed_at_end, scratch_folder
 from lensrl.store.deltas import Parameter, frobenius
 from lensrl.store.hdf5 import compression_plugin
 from lensrl.store.provenance import provenance
 from lensrl.store.run import Run
 from lensrl.store.write import Header, Probe, ScoreArrays, write_run
-from lensrl.tasks import AgentTask, Item, Split, Task, evaluation_items, load_task
+from lensrl.tasks import AgentTask, Item, Task, evaluation_items, load_task
 
 
 class Workshop:
@@ -39,10 +39,9 @@ class Workshop:
         self.recipe = recipe
         self.study = study
         self.task = load_task(recipe)
+        check_enough(self.task, recipe)
         self.items = evaluation_items(self.task, recipe)
-        self.digests: dict[Split, str] = {
-            "train": digest_of(self.task.items("train")), "test": digest_of(self.items),
-        }  # fmt: skip
+        self.digests = digests_of("train", self.task.items("train")) | digests_of("test", self.items)
         self.base = load_base(recipe.model)
         check_fits(self.base, self.task, self.items, recipe)
         self.device = pick_device()
@@ -61,8 +60,7 @@ class Workshop:
     def check_same(self, run: Run) -> None:
         """Raises LensrlError when a run of this study's folder came from another base model or from other items."""
         check_base(run, self.base)
-        for split, digest in self.digests.items():
-            check_items(run, split, digest)
+        check_items(run, self.digests)
 
     def make(self, spec: RunSpec, path: Path, watcher: Watcher) -> None:
         """Make one run and write its file, which nobody else can make meanwhile.
@@ -151,6 +149,16 @@ class Workshop:
                 },
                 items=self.digests,
             ),
+        )
+
+
+def check_enough(task: Task | AgentTask, recipe: Recipe) -> None:
+    """Raises LensrlError where the training items do not fill a step: TRL passes over a step that is not full."""
+    found, needed = len(task.items("train")), recipe.rl.prompts_per_step
+    if found < needed:
+        raise LensrlError(
+            f"task {recipe.task.name} has {found} training items, fewer than the {needed} of a step: give it more, or "
+            f"a smaller rl.prompts_per_step"
         )
 
 

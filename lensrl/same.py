@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lensrl.errors import LensrlError
@@ -29,21 +29,37 @@ def check_base(run: Run, base: Base) -> None:
         )
 
 
-def check_items(run: Run, split: Split, digest: str) -> None:
-    """Raises LensrlError when `run` was made with other items of a split; older files do not say with which."""
+def check_items(run: Run, digests: Mapping[str, str]) -> None:
+    """Raises LensrlError when `run` was made with other items (`digests_of`); older files do not say with which."""
     kept = run.provenance.get("items")
-    made = str(kept.get(split, digest)) if isinstance(kept, dict) else digest
-    if made != digest:
-        raise LensrlError(
-            f"{run.path} was made with other {split} items (sha256 {made[:12]}) than its recipe gives now "
-            f"({digest[:12]}): a file, a data set or a package has changed; put it back, or give the new items their "
-            f"own study folder with --out"
-        )
+    for what, digest in digests.items():
+        made = str(kept.get(what, digest)) if isinstance(kept, dict) else digest
+        if made != digest:
+            raise LensrlError(
+                f"{run.path} was made with other {_named(what)} (sha256 {made[:12]}) than its recipe gives now "
+                f"({digest[:12]}): a file, a data set or a package has changed; put it back, or give the new items "
+                f"their own study folder with --out"
+            )
 
 
-def digest_of(items: Iterable[Item]) -> str:
-    """sha256 over the benchmark, id, prompt and reference of items, in their order."""
+def digests_of(split: Split, items: Sequence[Item]) -> dict[str, str]:
+    """What a run keeps of a split's items, each a sha256 in their order.
+
+    Under the split's name that of benchmark, id, prompt and reference; as `SPLIT answers` that of what completions are
+    judged by, where it is not the reference.
+    """
+    found = {split: _sha256([item.benchmark, item.id, item.prompt, item.written] for item in items)}
+    if any(item.judged_by for item in items):
+        found[f"{split} answers"] = _sha256(item.judged_by for item in items)
+    return found
+
+
+def _named(what: str) -> str:
+    return what if what.endswith("answers") else f"{what} items"
+
+
+def _sha256(values: Iterable[object]) -> str:
     digest = hashlib.sha256()
-    for item in items:
-        digest.update(json.dumps([item.benchmark, item.id, item.prompt, item.written]).encode() + b"\n")
+    for value in values:
+        digest.update(json.dumps(value).encode() + b"\n")
     return digest.hexdigest()

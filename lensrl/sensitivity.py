@@ -42,7 +42,7 @@ from lensrl.measures.gains import item_weights
 from lensrl.models import Base, load_base, pick_device
 from lensrl.patching import OnProgress
 from lensrl.recipe import Recipe
-from lensrl.same import check_base, check_items, digest_of
+from lensrl.same import check_base, check_items, digests_of
 from lensrl.store.deltas import frobenius
 from lensrl.store.run import Run
 from lensrl.store.study import Study
@@ -108,7 +108,7 @@ def measure_layers(study: Study, *, sampled: bool, on_progress: OnProgress | Non
     recipe, base, device = study.recipe, load_base(study.recipe.model), pick_device()
     check_base(study[BASE], base)
     items = evaluation_items(load_task(recipe), recipe)
-    check_items(study[BASE], "test", digest_of(items))
+    check_items(study[BASE], digests_of("test", items))
     model = base.fresh(device=device)
     table = _bypassed(study, base, model, items, sampled=sampled, on_progress=on_progress)
     gradients = metric_gradients(

@@ -12,7 +12,7 @@ from lensrl import Study, open_study, patch, run_study
 from lensrl.errors import LensrlError
 from lensrl.models import Base
 from lensrl.recipe import MathTask, Recipe
-from lensrl.same import check_base, check_items, digest_of
+from lensrl.same import check_base, check_items, digests_of
 from lensrl.tasks import Item
 from tests.conftest import SMALL
 
@@ -34,16 +34,39 @@ def test_another_base_is_refused(base: Base, small_study: Study) -> None:
     ],
 )  # fmt: skip
 def test_whatever_changes_in_an_item_changes_the_digest(changed: list[Item]) -> None:
-    assert digest_of(changed) != digest_of([ITEM]) == digest_of([replace(ITEM)])
+    assert digests_of("test", changed) != digests_of("test", [ITEM]) == digests_of("test", [replace(ITEM)])
+
+
+def test_what_completions_are_judged_by_has_a_digest_of_its_own() -> None:
+    judged = replace(ITEM, judged_by="2.0")
+    assert set(digests_of("test", [ITEM])) == {"test"}
+    found = digests_of("test", [judged])
+    assert set(found) == {"test", "test answers"}
+    assert found["test"] == digests_of("test", [ITEM])["test"], "files that were made without it are still compared"
+    assert found["test answers"] != digests_of("test", [replace(judged, judged_by="2.1")])["test answers"]
 
 
 def test_files_that_do_not_say_their_items_are_taken_as_they_are(small_study: Study) -> None:
     class Older:
         path, provenance = Path("older.h5"), {"device": "cpu"}
 
-    check_items(Older(), "test", "0" * 64)  # pyright: ignore[reportArgumentType]
+    check_items(Older(), {"test": "0" * 64})  # pyright: ignore[reportArgumentType]
     with pytest.raises(LensrlError, match=r"full-rl.seed-0.h5 was made with other test items \(sha256 [0-9a-f]{12}\)"):
-        check_items(small_study["full-rl"], "test", "0" * 64)
+        check_items(small_study["full-rl"], {"test": "0" * 64})
+
+
+def test_answers_that_were_corrected_are_others_though_the_solutions_stay(
+    study_of_a_file: tuple[Recipe, Path],
+) -> None:
+    recipe, folder = study_of_a_file
+    file = folder.parent / "test.jsonl"
+    rows = [json.loads(line) | {"solution": "3 more"} for line in file.read_text().splitlines()]
+    for answer in ("1", "2"):
+        file.write_text("".join(json.dumps(row | {"answer": answer}) + "\n" for row in rows))
+        if answer == "1":
+            run_study(recipe.model_copy(update={"layers": []}), folder).close()
+    with pytest.raises(LensrlError, match=r"base.h5 was made with other test answers \(sha256 [0-9a-f]{12}\)"):
+        run_study(recipe, folder)
 
 
 def additions(path: Path, numbers: range) -> Path:

@@ -145,6 +145,14 @@ def test_a_renamed_run_is_not_taken_for_another(copied: Path) -> None:
         assert "rename it back" in study.broken["layer-5.seed-0.h5"]
 
 
+def test_fewer_training_items_than_a_step_takes_are_refused_before_anything_is_made(tmp_path: Path) -> None:
+    """TRL would pass over every step, and the run would be a base model by the name of full RL."""
+    recipe = SMALL.model_copy(update={"rl": SMALL.rl.model_copy(update={"prompts_per_step": 100_000})})
+    with pytest.raises(LensrlError, match=r"task arithmetic has \d+ training items, fewer than the 100000 of a step"):
+        run_study(recipe, tmp_path / "study")
+    assert not list(tmp_path.rglob("*.h5"))
+
+
 def test_a_study_that_could_not_begin_leaves_its_recipe_free_to_change(tmp_path: Path) -> None:
     with pytest.raises(LensrlError, match="no model folder"):
         run_study(changed(SMALL, model="./nowhere"), tmp_path / "study")

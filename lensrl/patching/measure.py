@@ -15,7 +15,7 @@ from lensrl.patching import OnProgress
 from lensrl.patching.activations import METRICS, Patch, patch_activations
 from lensrl.patching.bridge import boot
 from lensrl.patching.graft import graft, run_weights
-from lensrl.same import check_items, digest_of
+from lensrl.same import check_items, digests_of
 from lensrl.store.patch import PATCHED, PatchComponent, PatchKey
 from lensrl.store.run import Run
 from lensrl.store.study import Study
@@ -34,7 +34,7 @@ class Patcher:
         self.task = load_task(self.recipe)
         self.items = evaluation_items(self.task, self.recipe)
         for run in (donor, into):
-            check_items(run, "test", digest_of(self.items))
+            check_items(run, digests_of("test", self.items))
         self.runs = {"into": into, "donor": donor}
         self.weights = {role: run_weights(run, self.base) for role, run in self.runs.items()}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, model_validator
+from pydantic import AfterValidator, Discriminator, Field, PositiveFloat, PositiveInt, Tag, model_validator
 
 from lensrl.recipe.table import Table
 
@@ -19,8 +19,20 @@ class Dataset(Table):
     revision: str | None = None  # a commit, tag or branch of the hub's repository; None: its newest
 
 
-Source = Path | Dataset  # a .jsonl, .jsonl.gz or .parquet file, or a table {dataset, split, config, revision}
-Benchmarks = Annotated[dict[str, Source], Field(min_length=1)]  # name -> items; the score is the mean over benchmarks
+Source = Annotated[  # a .jsonl, .jsonl.gz or .parquet file, or a table {dataset, split, config, revision}
+    Annotated[Path, Tag("path")] | Annotated[Dataset, Tag("Dataset")],
+    Discriminator(lambda given: "Dataset" if isinstance(given, dict | Dataset) else "path"),
+]
+
+
+def _none_is_train(benchmarks: dict[str, Source]) -> dict[str, Source]:
+    if "train" in benchmarks:
+        raise ValueError("a benchmark cannot be named train: its items would have the training items' names")
+    return benchmarks
+
+
+# name -> items; the score is the mean over benchmarks
+Benchmarks = Annotated[dict[str, Source], Field(min_length=1), AfterValidator(_none_is_train)]
 
 
 class ArithmeticTask(Table):

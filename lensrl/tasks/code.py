@@ -8,6 +8,7 @@ function in a fenced block.
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -48,6 +49,10 @@ class Function:
     test: str
     reference: str
 
+    @property
+    def judged_by(self) -> str:
+        return json.dumps([self.entry_point, self.test])
+
     def program(self, completion: str) -> tuple[str, ...]:
         block = fenced(completion, self.entry_point)
         if block is None:
@@ -65,6 +70,10 @@ class Script:
     setup: str
     tests: tuple[str, ...]
     reference: str
+
+    @property
+    def judged_by(self) -> str:
+        return json.dumps([self.setup, self.tests])
 
     def program(self, completion: str) -> tuple[str, ...]:
         block = fenced(completion, r"\w+")
@@ -92,7 +101,9 @@ class Code(Executed):
         items = []
         for number, row in read_rows(source):
             problem = read_problem(row, place(source, number))
-            item = Item(f"{benchmark}-{number}", problem.prompt, problem.reference, benchmark)
+            item = Item(
+                f"{benchmark}-{number}", problem.prompt, problem.reference, benchmark, judged_by=problem.judged_by
+            )
             self._problems[item.id] = problem
             items.append(item)
         return items

@@ -24,7 +24,6 @@ class Math:
 
     def __init__(self, settings: MathTask) -> None:
         self.settings = settings
-        self._gold: dict[str, str] = {}  # item id -> final answer
 
     def items(self, split: Split) -> list[Item]:
         """Every problem in the order of its source. Raises RecipeError for rows that cannot be read."""
@@ -35,7 +34,7 @@ class Math:
         return self.score(item, completion)
 
     def score(self, item: Item, completion: str) -> float:
-        return float(_same_answer(self._gold[item.id], completion) or 0)
+        return float(_same_answer(item.judged_by, completion) or 0)
 
     def _read(self, benchmark: str, source: Source) -> list[Item]:
         items: list[Item] = []
@@ -44,11 +43,9 @@ class Math:
             question, answer, solution = (
                 str(pick(row, keys, where)) for keys in (QUESTION_KEYS, ANSWER_KEYS, SOLUTION_KEYS)
             )
-            item = Item(
-                f"{benchmark}-{number}", self.settings.prompt.replace("{question}", question), solution, benchmark
-            )
-            self._gold[item.id] = gold_answer(answer)
-            if not self._gold[item.id]:
+            gold = gold_answer(answer)
+            if not gold:
                 raise RecipeError(f"{where}: the answer is empty")
-            items.append(item)
+            prompt = self.settings.prompt.replace("{question}", question)
+            items.append(Item(f"{benchmark}-{number}", prompt, solution, benchmark, judged_by=gold))
         return items

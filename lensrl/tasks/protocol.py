@@ -21,13 +21,15 @@ class Item:
     `id` is unique within its benchmark and the same in every run of a study, so that scores can be paired.
     `reference` is a correct completion, as the model is expected to write it after `prompt`. In a task in turns it is
     a whole episode that succeeds, as a tuple: what the model writes and what the environment answers, in alternation,
-    the model first and last.
+    the model first and last. `judged_by` is what completions are judged by where that is not the reference (unit
+    tests, say): runs are compared only where it was the same.
     """
 
     id: str
     prompt: str
     reference: str | tuple[str, ...]
     benchmark: str
+    judged_by: str = ""
 
     @property
     def written(self) -> tuple[str, ...]:

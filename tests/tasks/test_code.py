@@ -151,6 +151,7 @@ def test_mbpp_rows_become_prompts_with_their_tests(tmp_path: Path) -> None:
         '"""\nWrite a function to add two numbers.\nassert add(1, 2) == 3\nassert add(-1, 1) == 0\n"""\n',
         "def add(a, b):\n  return a + b",
         "train",
+        judged_by='["", ["assert add(1, 2) == 3", "assert add(-1, 1) == 0"]]',
     )
     assert [item.prompt.split("\n")[1] for item in items[1:]] == [
         "Write a function to find the longest chain of pairs.",
