@@ -109,6 +109,55 @@ def test_a_bad_value_is_shown_with_its_key(tmp_path: Path, text: str, key: str, 
         load(tmp_path, text)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("layers = true", "layers cannot be true"),
+        ("seeds = [true]", "seeds cannot be true"),
+        ("sets = { a = true }", "sets.a: layers cannot be true"),
+        ("seeds = [4294967296]", "seeds.0"),
+        ("[rl]\nsteps = false", "rl: steps cannot be false"),
+        ("[rl.gigpo]\ngamma = 0.5", "the table gigpo is for algorithm = 'gigpo', and this is 'grpo'"),
+        ("[evaluation]\nseed = 99999999999999999999", "evaluation.seed"),
+    ],
+)
+def test_what_would_be_read_as_something_else_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load(tmp_path, f'model = "tiny:qwen3"\ntask = "arithmetic"\n{text}\n')
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("{ datset = 'x', split = 'test' }", "unknown key 'task.test.x.datset'"),
+        ("{ dataset = 'x' }", "'task.test.x.split' is missing"),
+        ("5", "task.test.x: "),
+    ],
+)
+def test_a_wrong_source_of_rows_is_told_in_the_words_of_the_file(tmp_path: Path, source: str, said: str) -> None:
+    text = f'model = "tiny:qwen3"\n[task]\nname = "math"\ntrain = "a.jsonl"\ntest = {{ x = {source} }}\n'
+    with pytest.raises(RecipeError) as caught:
+        load(tmp_path, text)
+    assert said in str(caught.value)
+
+
+def test_a_benchmark_cannot_be_named_train(tmp_path: Path) -> None:
+    text = 'model = "m"\n[task]\nname = "math"\ntrain = "a.jsonl"\ntest = { train = "b.jsonl" }\n'
+    with pytest.raises(RecipeError, match=r"task\.test: a benchmark cannot be named train"):
+        load(tmp_path, text)
+
+
+def test_a_task_whose_name_is_a_number_is_no_task(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="no task 5"):
+        load(tmp_path, 'model = "m"\n[task]\nname = 5\n')
+
+
+def test_a_recipe_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    assert load(tmp_path, "\ufeff" + MINIMAL) == load(tmp_path, MINIMAL)
+
+
 def test_micro_batches_must_fill_a_step(tmp_path: Path) -> None:
     sizes = "[rl]\nprompts_per_step = 4\ncompletions_per_prompt = 6\nmicro_batch = "
     assert load(tmp_path, f"{MINIMAL}{sizes}12\n").rl.micro_batch == 12

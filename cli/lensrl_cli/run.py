@@ -36,6 +36,9 @@ def run(
     """
     if out is not None and len(recipes) > 1:
         raise LensrlError(f"--out {out} names one folder and there are {len(recipes)} recipes; leave it out")
+    for path in (out, *(path.with_suffix("") for path in recipes if out is None)):
+        if path is not None and path.is_file():
+            raise LensrlError(f"{path} is a file and the study needs a folder: name one with --out DIR")
     loaded = [load_recipe(path) for path in recipes]  # all of them before the first is run
     for path, recipe in zip(recipes, loaded, strict=True):
         _run(recipe, out if out is not None else path.with_suffix(""))

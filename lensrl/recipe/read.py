@@ -20,7 +20,7 @@ def load_recipe(path: str | Path) -> Recipe:
     """Read and validate a recipe. Raises RecipeError with the file, the key and the nearest known key."""
     path = Path(path)
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise RecipeError(f"no recipe at {path}; recipes are TOML files such as runs/tiny.toml") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -48,8 +48,9 @@ def _validate(data: Any, where: str) -> Recipe:
 
 
 def _complaint(error: ValidationError, data: Any) -> str:
-    """The first thing that is wrong, in the words of the file."""
-    first = error.errors()[0]
+    """The first thing that is wrong, in the words of the file; a key that nobody knows explains one that is missing."""
+    found = error.errors()
+    first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])
     # pydantic puts the tags of unions into the path: ("task", "math", "train", "path") for what was typed as task.train
     tags = {*TASKS, OWN, "path", Dataset.__name__, "int", "str", "list[int]"}
     key = ".".join(str(part) for part in first["loc"] if part not in tags)
@@ -59,7 +60,7 @@ def _complaint(error: ValidationError, data: Any) -> str:
         return f"'{key}.name' is missing"
     if first["type"] == "union_tag_invalid":
         name = first["input"]["name"]
-        return f"{key}.name: no task {name!r}{did_you_mean(name, TASKS)}, or a file of your own: my_task.py:MyTask"
+        return f"{key}.name: no task {name!r}{did_you_mean(str(name), TASKS)}, or a file of your own: my_task.py:MyTask"
     if first["type"] == "missing":
         return f"{key!r} is missing"
     given = "" if isinstance(first["input"], dict) else f" (given: {first['input']!r})"

@@ -49,6 +49,12 @@ class Rl(Table):
     gradient_checkpointing: bool = False
 
     @model_validator(mode="after")
+    def _settings_are_used(self) -> Rl:
+        if self.algorithm != "gigpo" and self.gigpo != Gigpo():
+            raise ValueError(f"the table gigpo is for algorithm = 'gigpo', and this is {self.algorithm!r}")
+        return self
+
+    @model_validator(mode="after")
     def _micro_batches_fill_a_step(self) -> Rl:
         completions = self.prompts_per_step * self.completions_per_prompt
         if self.micro_batch is not None and completions % self.micro_batch:
@@ -66,7 +72,7 @@ class Evaluation(Table):
     top_k: Annotated[int, Field(ge=0)] = 0  # 0: no cut
     max_completion_tokens: PositiveInt | None = None  # None: as in training
     batch: PositiveInt = 128  # completions generated at once: their keys and values stand in memory
-    seed: int = 0  # of the sampler, the same for every run
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 0  # of the sampler, the same for every run
 
 
 class Store(Table):
@@ -90,7 +96,7 @@ class Recipe(Table):
 
     model: Annotated[str, Field(min_length=1)]
     task: Task
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1)] = [0]
     layers: Layers = "all"
     sets: dict[str, LayerSet] = {}
     learning_rates: list[PositiveFloat] = []

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class Table(BaseModel):
-    """Unknown keys, infinities and NaN are refused; nothing changes after reading."""
+    """Unknown keys, infinities, NaN, and true and false for numbers are refused; nothing changes after reading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _true_is_no_number(cls, data: Any) -> Any:
+        """pydantic would take true for 1."""
+        for name, value in data.items() if isinstance(data, dict) else ():
+            field = cls.model_fields.get(name)
+            values = value if isinstance(value, list) else [value]
+            if field is not None and field.annotation is not bool and any(isinstance(v, bool) for v in values):
+                raise ValueError(f"{name} cannot be {'true' if True in values else 'false'}")
+        return data

@@ -59,7 +59,7 @@ def pick(row: Row, keys: tuple[str, ...], where: str) -> Any:
 def _json_lines(path: Path) -> Iterator[tuple[int, Row]]:
     try:
         data = path.read_bytes()
-        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
+        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         cause = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise RecipeError(f"{place(path)} cannot be read: {cause}") from None

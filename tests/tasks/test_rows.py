@@ -49,6 +49,12 @@ def test_the_rows_are_the_same_whatever_they_are_packed_in(tmp_path: Path, form:
     assert list(read_rows(packed(tmp_path, form))) == [(1, ROWS[0]), (2, ROWS[1])]
 
 
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"question": "1+1="}\n')
+    assert list(read_rows(path)) == [(1, {"question": "1+1="})]
+
+
 def test_blank_lines_are_skipped_and_counted(tmp_path: Path) -> None:
     path = written(tmp_path / "rows.jsonl", '\n{"a": 1}\n \n\n{"a": 2}')
     assert [number for number, _ in read_rows(path)] == [2, 5]
