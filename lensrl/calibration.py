@@ -35,6 +35,7 @@ TRUTHS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "constant": lambda x: np.full(len(x), 0.7),
     "high": lambda x: np.full(len(x), 0.95),
     "monotone": lambda x: 0.25 + 0.7 * x,
+    "short": lambda x: 0.2 + 0.55 * x,  # no layer recovers 80 %
     "cliff": lambda x: np.where(x < 0.66, 0.95, 0.4),
     "hump": lambda x: 0.3 + 0.65 * np.exp(-(((x - 0.5) / 0.17) ** 2) / 2),
 }
@@ -42,7 +43,7 @@ HOLDS = {  # under which truths a claim is true; the others make a verdict of "s
     "concentration": {"monotone", "hump"},
     "middle": {"hump"},
     "shape": {"hump"},
-    "stability": {"monotone", "hump"},
+    "stability": {"monotone", "short", "hump"},
 }
 
 

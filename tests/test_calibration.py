@@ -116,9 +116,9 @@ def made_up(studies: int) -> pd.DataFrame:
 def test_the_summary_ranges_over_truths_under_which_a_claim_is_false_and_true() -> None:
     one, three = summary(made_up(7)).to_dict("records")
     assert (three["layers"], three["seeds"], three["items"]) == (8, 3, 200)
-    assert (three["coverage"], three["undefined"]) == ("0.930 … 0.970", "0.08")
-    assert three["middle, false"] == "0.010 … 0.040"  # constant, high, monotone, cliff
-    assert three["middle, power"] == "0.050"  # hump
+    assert (three["coverage"], three["undefined"]) == ("0.930 … 0.980", "0.10")
+    assert three["middle, false"] == "0.010 … 0.050"  # constant, high, monotone, short, cliff
+    assert three["middle, power"] == "0.060"  # hump
     assert (three["shape, false"], three["shape, power"]) == ("0.040", "0.500")
     assert (three["tracks, false"], three["convergence, false"]) == ("0.030", "0.000")
     assert three["stability, false"] == "0.000"
@@ -132,9 +132,9 @@ def test_the_table_is_printed_as_markdown(monkeypatch: pytest.MonkeyPatch, capsy
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("7 simulated studies per truth and kind")
     assert "| layers | seeds | items | coverage | undefined |" in lines
-    assert "| 8 | 3 | 200 | 0.930 … 0.970 | 0.08 |" in lines
+    assert "| 8 | 3 | 200 | 0.930 … 0.980 | 0.10 |" in lines
     assert "| layers | seeds | items | middle, false | middle, power |" in lines
-    assert "| 8 | 1 | 200 | 0.010 … 0.040 | 0.050 |" in lines
+    assert "| 8 | 1 | 200 | 0.010 … 0.050 | 0.060 |" in lines
     for i, line in enumerate(lines):
         if line.startswith("| layers"):
             assert lines[i + 1] == "|---" * (line.count("|") - 1) + "|"

@@ -22,7 +22,7 @@ from lensrl.claims import (
     thirds,
     tracks,
 )
-from lensrl.measures.gains import Gains
+from lensrl.measures.gains import Gains, Interval
 
 NINE = np.arange(9)
 HUMP = 0.2 + 0.8 * np.exp(-(((NINE - 4) / 1.3) ** 2) / 2)
@@ -104,6 +104,29 @@ def test_equal_layers_that_all_recover_little_are_no_few() -> None:
     equal = concentration(measured(np.full(9, 0.3)))
     assert (equal.value, verdict(equal)) == (0, "undetermined")
     assert equal.p_for > 0.05
+
+
+def test_no_few_carry_a_gain_that_none_recovers_most_of() -> None:
+    """Six of 28 layers at 0.75: the highest of them is measured above 0.8, and that is luck."""
+    plateau = np.where(abs(np.arange(28) - 14) < 3, 0.75, 0.25)
+    found = [concentration(measured(plateau, noise=0.7, seed=seed)) for seed in range(40)]
+    assert sum(claim.value > 0 for claim in found) > 15
+    assert [claim for claim in found if verdict(claim) == "supported"] == []
+
+
+def test_a_mean_approach_is_no_more_certain_than_layers_are_independent() -> None:
+    """Around 0 and drifting over depth: its interval holds 0 nearly as often as it says."""
+    rng = np.random.default_rng(0)
+
+    def covered(approaches: list[np.ndarray]) -> float:
+        claims = [convergence(np.arange(28), rng.normal(size=28), approach) for approach in approaches]
+        means = [claim.details["mean approach"] for claim in claims]
+        return float(np.mean([isinstance(mean, Interval) and 0.0 in mean for mean in means]))
+
+    approaches = [_drifting(28, rng) for _ in range(400)]
+    assert covered(approaches) > 0.88  # 0.67 with layers taken for independent
+    independent = [rng.normal(size=28) for _ in range(400)]
+    assert covered(independent) == pytest.approx(0.95, abs=0.035)
 
 
 def test_the_middle_third_recovers_more_or_less_or_nobody_can_tell() -> None:

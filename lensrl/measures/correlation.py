@@ -156,6 +156,17 @@ def correlate_detrended(
     )  # fmt: skip
 
 
+def effective_size(values: Float[np.ndarray, " layer"]) -> float:
+    """How many independent layers know the mean of a series as well as these: n (1 - a) / (1 + a), at most n.
+
+    a is the lag-one autocorrelation (Bayley and Hammersley 1946, doi:10.2307/2983560).
+    """
+    centred = values - values.mean()
+    length = float(np.linalg.norm(centred))
+    a = max(_autocorrelation(centred / length), 0.0) if length > 0 else 0.0
+    return len(values) * (1 - a) / (1 + a)
+
+
 def _residual(
     depth: Real[np.ndarray, " layer"], values: Float[np.ndarray, " layer"], *, step: bool = False
 ) -> Float[np.ndarray, " layer"]:

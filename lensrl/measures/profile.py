@@ -63,11 +63,19 @@ def best_layer(
     """The best layer on one half of the items and its C_l on the other half, then the other way round.
 
     Measured where it was chosen, the best of many noisy layers looks better than it is (the winner's curse). The last
-    gain is full RL's.
+    gain is full RL's; where that is not certain on the half that measures, there is nothing to divide by, and that way
+    round is left out. So are both where a half has fewer than two items of a benchmark.
     """
-    parts = [Gains.from_items(gains[..., half], benchmark[half].tolist()) for half in split_items(benchmark)]
+    split = split_items(benchmark)
+    if any(np.sum(benchmark[half] == name) < 2 for half in split for name in np.unique(benchmark)):
+        return []
+    parts = [Gains.from_items(gains[..., half], benchmark[half].tolist()) for half in split]
     chosen = [int(part.mean[:-1].argmax()) for part in parts]
-    return [(int(layers[best]), other.ratios()[best]) for best, other in zip(chosen, reversed(parts), strict=True)]
+    return [
+        (int(layers[best]), other.ratios()[best])
+        for best, other in zip(chosen, reversed(parts), strict=True)
+        if other.contrast(np.eye(len(other.mean))[-1]).interval().low > 0
+    ]
 
 
 def halves(
@@ -111,6 +119,13 @@ def gini_of_equals(gains: Gains, draws: int = DRAWS, seed: int = 0) -> Interval:
 def partial_conjunction(p: Float[np.ndarray, " hypothesis"], r: int) -> float:
     """p of: fewer than r of the hypotheses are false (Bonferroni's; Benjamini and Heller 2008)."""
     return min(1.0, (len(p) - r + 1) * float(np.sort(p)[r - 1]))
+
+
+def simes(p: Float[np.ndarray, " hypothesis"]) -> float:
+    """p of: every one of the hypotheses is true; for tests that depend on each other positively, as layers do that
+    share the runs of full RL.
+    """
+    return float(stats.false_discovery_control(p).min())
 
 
 def _step(contribution: Float[np.ndarray, " layer"]) -> np.ndarray:

@@ -15,6 +15,7 @@ from lensrl.measures.profile import (
     halves,
     partial_conjunction,
     seed_agreement,
+    simes,
     split_items,
 )
 
@@ -92,6 +93,20 @@ def test_a_planted_best_layer_is_found_with_its_contribution() -> None:
         assert best == 11
         assert 0.9 in found
         assert 0.02 < found.high - found.low < 0.4
+
+
+def test_the_best_layer_is_measured_where_full_rl_has_a_gain_and_items_are_enough() -> None:
+    layers, benchmark = np.arange(8), np.array(["only"] * 100)
+    gains = drawn_gains(np.full(8, 0.5), 0, 0.2)
+    assert len(best_layer(gains, benchmark, layers)) == 2
+    gains[-1][..., 1::2] -= gains[-1][..., 1::2].mean()  # full RL gains nothing on one half
+    assert len(best_layer(gains, benchmark, layers)) == 1
+    assert best_layer(gains, np.array(["many"] * 97 + ["three"] * 3), layers) == []
+
+
+def test_simes_is_the_smallest_of_the_ordered_p_times_their_number_by_their_place() -> None:
+    assert simes(np.array([0.04, 0.9, 0.01])) == pytest.approx(0.03)
+    assert simes(np.array([0.04, 0.04, 0.04])) == pytest.approx(0.04)
 
 
 def test_the_best_of_equal_layers_is_no_better_on_items_it_was_not_chosen_on() -> None:
