@@ -41,8 +41,9 @@ _PATCHED = "reference_logprob"  # the continuous metric of a graft
 def predictors(study: Study) -> pd.DataFrame:
     """One row per layer: layer, contribution, low, high, status, and the predictors that the study has numbers for.
 
-    Means over seeds. Grafts are those stored by `patch` (block, weights, single layers); base-model rivals are those
-    that `base_rivals` stored. Nothing is computed with a model here.
+    Means over seeds, of grafts over those in which the most layers were patched. Grafts are those stored by `patch`
+    (block, weights, single layers); base-model rivals are those that `base_rivals` stored. Nothing is computed with a
+    model here.
     """
     table = study.contributions()[["layer", "contribution", "low", "high", "status"]].copy()
     layers = table["layer"].to_numpy()
@@ -118,19 +119,40 @@ def _representation(study: Study, layers: np.ndarray) -> dict[str, Float64[np.nd
     }
 
 
+def without_grafts(study: Study) -> str:
+    """Why a study has no recoveries to set against C_l."""
+    rows = _graft_rows(study)
+    if len(rows) and not rows["won"].any():
+        return "full RL lowered the log-probability of the references: grafts recover a loss, not a gain"
+    return "grafts of all layers are missing: lensrl patch --layer all --what weights, and again with --reverse"
+
+
 def _grafts(study: Study, layers: np.ndarray) -> dict[str, Float64[np.ndarray, " layer"]]:
-    """Recoveries of log p by grafts of single layers, mean over the seeds that were patched."""
+    """Recoveries of log p by grafts of single layers.
+
+    Mean over the seeds in which the most layers were patched: of other seeds' for some layers, the difference between
+    seeds would be one between layers. Seeds whose full RL lowered log p have no gain to recover.
+    """
+    rows = _graft_rows(study)
+    found = {}
+    for name, donor in (("sufficiency", FULL), ("necessity", BASE)):
+        part = rows[(rows["from"] == donor) & rows["won"]]
+        by_seed = part.pivot_table(index="layer", columns="seed", values="recovery").reindex(layers)
+        patched = by_seed.notna().sum()
+        recovery = by_seed.loc[:, patched == patched.max()].to_numpy(float)
+        found[name] = recovery.mean(axis=1) if recovery.size else np.full(len(layers), np.nan)
+    return found
+
+
+def _graft_rows(study: Study) -> pd.DataFrame:
+    """The stored grafts between full RL and the base; `won` where full RL has the higher log p."""
     rows = study.patches()
     rows = rows[
         (rows["what"] == "weights") & (rows["component"] == "block") & (rows["sets"] == "single")
         & (rows["metric"] == _PATCHED) & (rows["status"] == "defined")
+        & (((rows["from"] == FULL) & (rows["into"] == BASE)) | ((rows["from"] == BASE) & (rows["into"] == FULL)))
     ]  # fmt: skip
-    found = {}
-    for name, donor, into in (("sufficiency", FULL, BASE), ("necessity", BASE, FULL)):
-        part = rows[(rows["from"] == donor) & (rows["into"] == into)]
-        means = part.groupby("layer")["recovery"].mean()
-        found[name] = means.reindex(layers).to_numpy(float)
-    return found
+    return rows.assign(won=(rows["from_value"] > rows["into_value"]) == (rows["from"] == FULL))
 
 
 def _layer_norms(study: Study, name: str) -> dict[tuple[int, str], float]:

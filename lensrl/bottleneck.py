@@ -17,7 +17,7 @@ import pandas as pd
 from jaxtyping import Float64
 
 from lensrl.agreement import others_beside
-from lensrl.association import SIZES, correlate_study, predictors
+from lensrl.association import SIZES, correlate_study, predictors, without_grafts
 from lensrl.claims import (
     Beside,
     Claim,
@@ -41,7 +41,6 @@ MANY_LAYERS = 12
 NO_STUDY = "a table of contributions does not say"
 UNMEASURED = {
     "representation": "no activations of base and full RL",
-    "causal": "grafts of all layers are missing: lensrl patch --layer all --what weights, and again with --reverse",
     "convergence": "no activations of the single-layer runs",
 }
 
@@ -51,7 +50,8 @@ class Verdict:
     """The claims as judged, the fitted shapes, the best layer without the winner's curse, and what limits them all.
 
     `profile`: layer, contribution, low, high. `best` holds, for either half of the items, the layer that was best on
-    it and its C_l on the other half; empty without items. `correlations`: see `correlate_study`; empty for a table.
+    it and its C_l on the other half, if full RL has a certain gain there; empty without items. `correlations`: see
+    `correlate_study`; empty for a table.
     """
 
     name: str
@@ -114,8 +114,11 @@ def verdict(source: Study | str | Path, *others: Study | str | Path) -> Verdict:
     if isinstance(source, Study):
         return _judge_study(source, beside, limits)
     table = read_contributions(source)
+    n_layers, left_out = int(table["layer"].max()) + 1, table.loc[table["contribution"].isna(), "layer"]
+    table = table[table["contribution"].notna()].reset_index(drop=True)
     layers, contribution = table["layer"].to_numpy(), table["contribution"].to_numpy(float)
-    n_layers = int(layers.max()) + 1
+    if len(left_out):
+        limits.insert(0, f"Left out, without a contribution: layers {', '.join(map(str, left_out))}.")
     gains = Gains.from_profile(contribution)
     shaped, test = shape(contribution, layers, n_layers)
     unknown = ("not size", "representation", "causal", "convergence")
@@ -165,7 +168,9 @@ def _judge_study(study: Study, beside: Beside, limits: list[str]) -> Verdict:
         shaped,
         not_size(layers, contribution, known(*SIZES)),
         tracks("representation", layers, contribution, growth) if growth else _unmeasured("representation"),
-        tracks("causal", layers, contribution, grafts) if len(grafts) == 2 else _unmeasured("causal"),
+        tracks("causal", layers, contribution, grafts)
+        if len(grafts) == 2
+        else Claim("causal", reason=without_grafts(study)),
         convergence(layers, contribution, approach["approach"]) if approach else _unmeasured("convergence"),
         stability(halves(items, benchmark), contribution, beside),
     ]

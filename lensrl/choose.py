@@ -72,7 +72,7 @@ def choose_sets(
 def read_profile(path: Path, n_layers: int, items: Sequence[tuple[str, str]]) -> Profile:
     """C_l of every layer of a model, from a study's folder or a CSV file, for a study that is scored on `items`."""
     if path.is_file():
-        table, unseen = read_contributions(path).assign(reason=""), "all"
+        table, unseen = read_contributions(path).assign(reason="the table has no number there"), "all"
         _check_layers(path, int(table["layer"].max()) + 1, n_layers)
     else:
         with open_study(path) as study:
@@ -97,6 +97,11 @@ def _measured(study: Study, items: Sequence[tuple[str, str]]) -> tuple[pd.DataFr
         return layer_contributions(study), "all"
     reported = {items[place] for place in split_items(np.array([benchmark for benchmark, _ in items]))[1]}
     chosen_on = np.flatnonzero([item not in reported for item in measured])
+    if not len(chosen_on):
+        raise LensrlError(
+            f"{study.path} was scored on nothing but items that the set's contribution is reported on: none is left to "
+            f"choose by"
+        )
     return layer_contributions(study, items=chosen_on), "other half"
 
 

@@ -164,6 +164,8 @@ def _pair(
     study: Study, one: str, other: str, seed: int | None, site: str, *, first_token: bool
 ) -> tuple[Run, Run, np.ndarray, np.ndarray]:
     """Both runs, the sequence of each token that is compared, and which tokens those are."""
+    if seed is None:
+        seed = _shared_seed(study, one, other)
     a, b = (_run(study, name, seed) for name in (one, other))
     for run in (a, b):
         if site not in run.activations:
@@ -173,6 +175,12 @@ def _pair(
         raise LensrlError(f"{a.path} and {b.path} were probed with other tokens: they cannot be compared")
     tokens = np.flatnonzero(probe["position"].to_numpy() >= (0 if first_token else 1))
     return a, b, probe["prompt"].to_numpy()[tokens], tokens
+
+
+def _shared_seed(study: Study, *names: str) -> int | None:
+    """The lowest seed that all of the runs have, the base apart; None where they share none."""
+    seeds = [{s for n, s in study.runs if n == name} for name in names if name != BASE]
+    return min(set.intersection(*seeds), default=None) if seeds else None
 
 
 def _run(study: Study, name: str, seed: int | None) -> Run:

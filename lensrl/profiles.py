@@ -40,8 +40,9 @@ def paired_gains(study: Study) -> PairedGains:
     """
     base = study[BASE].items
     study[FULL]  # raises with what there is
-    status = study.contributions().set_index("layer")["status"]
-    defined = [int(str(layer)) for layer in status.index[status == "defined"]]
+    table = study.contributions()
+    status: dict[int, str] = dict(zip(table["layer"].tolist(), table["status"], strict=True))
+    defined = [layer for layer in status if status[layer] == "defined"]
     runs = {
         name: {s for (n, s), run in study.runs.items() if n == name and run.has_scores}
         for name in (FULL, *map(layer_run, defined))
@@ -51,12 +52,16 @@ def paired_gains(study: Study) -> PairedGains:
     seeds = sorted(int(str(seed)) for seed in counts.index[counts == most])
     layers = [layer for layer in defined if runs[layer_run(layer)].issuperset(seeds)]
     if len(layers) < FEWEST_LAYERS:
+        rest = table[table["status"] != "defined"]
+        why = f" ({rest['status'].iloc[0]}: {rest['reason'].iloc[0]})" if len(rest) else ""
         raise LensrlError(
-            f"{study.path}: {len(layers)} layers have a contribution, at least {FEWEST_LAYERS} are needed; "
-            f"see lensrl contribution {study.path}"
+            f"{study.path}: {len(layers)} layers have a contribution that is defined{why}, at least {FEWEST_LAYERS} "
+            f"are needed; see lensrl contribution {study.path}"
         )
-    left_out = [str(layer) for layer in status.index if layer not in layers]
-    limits = [f"Left out, without a contribution from every seed: layers {', '.join(left_out)}."] if left_out else []
+    limits = []
+    for what, collapsed in (("from a run that collapsed", True), ("without a contribution from every seed", False)):
+        part = [str(layer) for layer in status if layer not in layers and (status[layer] == "collapsed") is collapsed]
+        limits += [f"Left out, {what}: layers {', '.join(part)}."] if part else []
     fewer = [str(seed) for seed in study.seeds if seed not in seeds]
     limits += [f"Left out, without every run that other seeds have: seeds {', '.join(fewer)}."] if fewer else []
     names = [*map(layer_run, layers), FULL]
@@ -74,8 +79,9 @@ def paired_gains(study: Study) -> PairedGains:
 def read_contributions(path: str | Path) -> pd.DataFrame:
     """A table of contributions: layer, contribution, low, high, from a CSV file; rows without a layer are left out.
 
-    Where the file has no `low` and `high`, they come from the profile's roughness (`Gains.from_profile`). Raises
-    LensrlError when it is not such a table.
+    A layer without a number keeps its row, with NaN: it is a layer of the model all the same. Where the file has no
+    `low` and `high`, they come from the profile's roughness (`Gains.from_profile`). Raises LensrlError when it is not
+    such a table.
     """
     try:
         table = pd.read_csv(path)
@@ -91,15 +97,16 @@ def read_contributions(path: str | Path) -> pd.DataFrame:
         )
     ends = ["low", "high"] if {"low", "high"} <= set(table) else []
     numbers = table[["layer", "contribution", *ends]].apply(pd.to_numeric, errors="coerce")
-    rows = numbers[np.isfinite(numbers["layer"]) & np.isfinite(numbers["contribution"])]
-    layers = rows["layer"].to_numpy()
-    if len(rows) < 3 or (layers % 1 != 0).any() or (layers < 0).any() or len(np.unique(layers)) < len(layers):
+    rows = numbers[np.isfinite(numbers["layer"])].replace([np.inf, -np.inf], np.nan)
+    layers, measured = rows["layer"].to_numpy(), rows["contribution"].notna()
+    if measured.sum() < 3 or (layers % 1 != 0).any() or (layers < 0).any() or len(np.unique(layers)) < len(layers):
         raise LensrlError(f"{path} needs at least three layers, numbered from 0, each once, with a contribution")
     rows = rows.sort_values("layer").astype({"layer": int}).reset_index(drop=True)
     if ends:
         return rows
-    estimated = np.array(Gains.from_profile(rows["contribution"].to_numpy(float)).ratios())
-    return rows.assign(low=estimated[:, 1], high=estimated[:, 2])
+    known = rows.index[rows["contribution"].notna()]
+    estimated = Gains.from_profile(rows.loc[known, "contribution"].to_numpy(float)).ratios()
+    return rows.join(pd.DataFrame(estimated, index=known)[["low", "high"]])
 
 
 @dataclass(frozen=True)
@@ -147,10 +154,11 @@ def read_profile(source: Study | str | Path) -> Profile:
     if isinstance(source, Study):
         return _of_study(source)
     table = read_contributions(source)
-    layers, path = table["layer"].to_numpy(int), Path(source)
+    known, path = table[table["contribution"].notna()], Path(source)
     return Profile(
-        path.stem, path, layers, int(layers.max()) + 1, Gains.exactly(table["contribution"].to_numpy(np.float64))
-    )
+        path.stem, path, known["layer"].to_numpy(int), int(table["layer"].max()) + 1,
+        Gains.exactly(known["contribution"].to_numpy(np.float64)),
+    )  # fmt: skip
 
 
 def _of_study(study: Study) -> Profile:

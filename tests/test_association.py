@@ -10,13 +10,14 @@ import pandas as pd
 import pytest
 
 from lensrl import LensrlError, Study, open_study
-from lensrl.association import CORRELATION_COLUMNS, PREDICTORS, correlate_study, predictors
+from lensrl.association import CORRELATION_COLUMNS, PREDICTORS, correlate_study, predictors, without_grafts
 from lensrl.layers import BASE, FULL
 from lensrl.measures.correlation import correlate
 from lensrl.measures.similarity import linear_cka
 from lensrl.rivals import COLUMNS, RIVALS, _sources, _write
 from lensrl.store.patch import PatchKey, PatchResult, write_patch
 from lensrl.store.study import PATCH_FOLDER
+from tests.reseal import resealed
 from tests.store.synthetic import add_run, make_study
 
 LAYERS = [0, 3, 7]
@@ -73,20 +74,21 @@ def test_distance_growth_and_approach_are_those_of_the_activations(small_study: 
 
 
 def graft(
-    study: Study, layer: int, share: float, *, donor: str, component: str = "block", what: str = "weights"
-) -> None:
+    study: Study, layer: int, share: float, *, donor: str, component: str = "block", what: str = "weights",
+    seed: int = 0, gain: float = 1.0,
+) -> None:  # fmt: skip
     """A stored result that recovers `share` of what lies between the runs, in log p; less in the score."""
     into = BASE if donor == FULL else FULL
     rng, items = np.random.default_rng(layer), 40
     before = rng.normal(-2, 0.1, items) if donor == FULL else rng.normal(-1, 0.1, items)
-    after = before + (1.0 if donor == FULL else -1.0) + rng.normal(0, 0.05, items)
+    after = before + (gain if donor == FULL else -gain) + rng.normal(0, 0.05, items)
     patched = before + share * (after - before)
     metrics = {
         "score": np.stack([before, after, before + 0.1 * (after - before)]),
         "reference_logprob": np.stack([before, after, patched]),
     }
-    key = PatchKey(what, component, (layer,), donor, into, 0)  # pyright: ignore[reportArgumentType]
-    sources = {donor: study[donor].run_id, into: study[into].run_id}
+    key = PatchKey(what, component, (layer,), donor, into, seed)  # pyright: ignore[reportArgumentType]
+    sources = {name: study[name if name == BASE else (name, seed)].run_id for name in (donor, into)}
     (study.path / PATCH_FOLDER).mkdir(exist_ok=True)
     write_patch(study.path / PATCH_FOLDER, PatchResult(key, metrics, ["a"] * 20 + ["b"] * 20, sources, {}))
 
@@ -106,6 +108,30 @@ def test_grafts_appear_once_they_are_stored(copied: Path) -> None:
         assert table["necessity"].tolist() == pytest.approx([np.nan, np.nan, 0.75], nan_ok=True)
         columns = table.columns.tolist()
         assert columns.index("approach") < columns.index("sufficiency") < columns.index("necessity")
+
+
+def test_grafts_are_averaged_over_the_seeds_in_which_the_most_layers_were_patched(copied: Path) -> None:
+    """A partial second seed must not make a difference between seeds one between layers."""
+    shutil.copy(copied / "full-rl.seed-0.h5", copied / "full-rl.seed-1.h5")
+    with resealed(copied / "full-rl.seed-1.h5") as file:
+        file.attrs["seed"], file.attrs["run_id"] = 1, "another"
+    with open_study(copied) as study:
+        for layer, seed, share in ((0, 0, 0.2), (3, 0, 0.2), (7, 0, 0.2), (3, 1, 0.6)):
+            graft(study, layer, share, donor=FULL, seed=seed)
+        assert predictors(study)["sufficiency"].tolist() == pytest.approx([0.2] * 3)
+        for layer in (0, 7):
+            graft(study, layer, 0.6, donor=FULL, seed=1)
+        assert predictors(study)["sufficiency"].tolist() == pytest.approx([0.4] * 3)
+
+
+def test_what_grafts_recover_of_a_loss_is_no_predictor_of_a_gain(copied: Path) -> None:
+    with open_study(copied) as study:
+        assert "grafts of all layers are missing" in without_grafts(study)
+        for layer in LAYERS:
+            graft(study, layer, 0.5, donor=FULL, gain=-1.0)
+            graft(study, layer, 0.5, donor=BASE, gain=-1.0)
+        assert not {"sufficiency", "necessity"} & set(predictors(study))
+        assert without_grafts(study).startswith("full RL lowered the log-probability of the references")
 
 
 def test_rivals_appear_once_they_are_stored_and_only_for_these_runs(copied: Path) -> None:

@@ -52,6 +52,13 @@ def test_where_items_overlap_none_that_is_reported_was_seen(tmp_path: Path) -> N
     assert read_profile(path, 2, ITEMS[:20]) == (pytest.approx({0: 10 / 30, 1: 14 / 30}), "other half")
 
 
+def test_a_profile_of_nothing_but_reported_items_leaves_none_to_choose_by(tmp_path: Path) -> None:
+    path = profile(tmp_path / "profile")
+    beside = [pair for i in range(40) for pair in (("only", f"new-{i}"), ("only", str(i)))]
+    with pytest.raises(LensrlError, match="none is left to choose by"):
+        read_profile(path, 2, beside)
+
+
 def test_layers_to_boost_are_chosen_from_the_profile_too(tmp_path: Path) -> None:
     ranked = best(profile(tmp_path / "profile"), layers="full", boost="top-1", factor=3.0)
     chosen = choose_sets(recipe(boosted=ranked, plain="mid-1"), 2, ITEMS, {}).sets

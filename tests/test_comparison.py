@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from lensrl import LensrlError, Study, compare_activations, compare_layers, compare_weights
+from lensrl import LensrlError, Study, compare_activations, compare_layers, compare_weights, open_study
 from lensrl.measures.similarity import linear_cka
+from tests.reseal import resealed
 
 
 def test_a_run_beside_itself_is_all_alike(small_study: Study) -> None:
@@ -78,3 +82,16 @@ def test_bad_questions_are_answered_in_a_line(small_study: Study) -> None:
         compare_activations(small_study, other="full-lr")
     with pytest.raises(LensrlError, match="full-rl with seed 9"):
         compare_weights(small_study, seed=9)
+
+
+def test_without_a_seed_both_runs_have_the_lowest_that_they_share(small_study_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(small_study_folder, tmp_path / "copy"))
+    for name, source in (("full-rl", "layer-7"), ("layer-3", "layer-3")):
+        shutil.copy(folder / f"{source}.seed-0.h5", folder / f"{name}.seed-1.h5")
+        with resealed(folder / f"{name}.seed-1.h5") as file:
+            file.attrs["run"], file.attrs["seed"], file.attrs["run_id"] = name, 1, f"{name}-1"
+    (folder / "layer-3.seed-0.h5").unlink()
+    with open_study(folder) as study:
+        found, asked = (compare_activations(study, "layer-3", seed=seed) for seed in (None, 1))
+        assert found.equals(asked)
+        assert not found.equals(compare_activations(study, "layer-0", seed=0))

@@ -105,8 +105,10 @@ def _show_study(name: str, table: pd.DataFrame, scores: pd.DataFrame) -> None:
     for (status, reason), part in table[table["status"] != "defined"].groupby(["status", "reason"], sort=False):
         which = "all layers" if len(part) == len(table) else f"layer {', '.join(map(str, part['layer']))}"
         note(f"{which} {status}: {reason}", style="red")
+    for row in table[(table["status"] == "defined") & (table["reason"] != "")].to_dict("records"):
+        note(f"layer {row['layer']}: {row['reason']}", style="yellow")
     base, full = (scores.loc[scores["run"] == run, "score"].mean() for run in ("base", "full-rl"))
-    first = table.loc[table["denominator"].first_valid_index() or 0]
+    first = table.sort_values("seeds", ascending=False).iloc[0]
     gain = f"{number()(first['denominator'])} ({interval(first['denominator_low'], first['denominator_high'], 3)})"
     note(f"base {number()(base)}, full RL {number()(full)}, gain {gain}; seeds {table['seeds'].max()}")
 

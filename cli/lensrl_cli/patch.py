@@ -131,6 +131,12 @@ def patch(
         for asked in (component.value, sets.value if what != What.weights else ""):
             if asked in NOTES:
                 note(NOTES[asked])
+        lost = table[
+            (table["status"] == "defined") & ((table["from_value"] > table["into_value"]) == (table["from"] == BASE))
+        ]
+        if BASE in (donor, into) and len(lost):
+            metrics = " and ".join(METRICS[metric] for metric in lost["metric"].unique())
+            note(f"RL lowered {metrics}: recovery is the share of a loss there")
         if idle:
             note(f"{donor} did not train layer {', '.join(idle)}: its weights there are the base's, and grafting them "
                  f"says nothing")  # fmt: skip

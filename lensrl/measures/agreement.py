@@ -74,11 +74,16 @@ def on_common_depth(
 
     Positions are the middles of layers, (l + 0.5) / n_layers: layer l takes up the depth from l / n to (l + 1) / n. The
     common ones are those of the profile with fewer layers, within the reach of the other: the other way round would
-    make positions that are mixtures of the same few measurements, and count them as if each had been measured.
+    make positions that are mixtures of the same few measurements, and count them as if each had been measured. So would
+    a gap in the other that is wider than the layers of the first are apart: positions inside of one are left out.
     """
     few, many = (x_depth, y_depth) if len(x_depth) <= len(y_depth) else (y_depth, x_depth)
     near = 1e-9
-    common = few[(few >= many.min() - near) & (few <= many.max() + near)].astype(np.float64)
+    before, after = (np.searchsorted(many, few + near) - 1, np.searchsorted(many, few - near))
+    reached = (before >= 0) & (after < len(many))
+    gap = many[np.minimum(after, len(many) - 1)] - many[np.maximum(before, 0)]
+    apart = np.diff(few).min() if len(few) > 1 else np.inf
+    common = few[reached & (gap <= apart + near)].astype(np.float64)
     return common, _interpolation(common, x_depth), _interpolation(common, y_depth)
 
 

@@ -51,9 +51,9 @@ def layer_contributions(
     Over all seeds or for one, and over all items or for those at the places `items`.
 
     Columns: layer, contribution, low, high, numerator (S_l - S_base) and denominator (S_full - S_base) each with
-    `_low` and `_high`, status, reason, seeds (how many). `status` is `defined`; `collapsed` where the value
-    rests on a run that collapsed; else, with NaN and the reason, `undefined`, `diverged`, `missing`, or what `verify`
-    says of the file.
+    `_low` and `_high`, status, reason, seeds (how many). `status` is `defined`, with a reason where it rests on fewer
+    seeds than others; `collapsed` where the value rests on a run that collapsed; else, with NaN and the reason,
+    `undefined`, `diverged`, `missing`, or what `verify` says of the file.
     """
     study[FULL if seed is None else (FULL, seed)]  # raises with what there is
     if not study.layers:
@@ -164,16 +164,17 @@ def shares(
     where = np.arange(len(benchmark)) if items is None else items
     full_runs = _by_seed(study, full, seed)
     scored = {seed: run for seed, run in full_runs.items() if run.has_scores}
-    groups: dict[tuple[int, ...], dict[Key, list[Run]]] = {}
+    shared: dict[Key, dict[int, Run]] = {}
     rows: dict[Key, Row] = {}
     for key, name in names.items():
         runs = _by_seed(study, name, seed)
-        shared = tuple(sorted(seed for seed in scored if seed in runs and runs[seed].has_scores))
-        if shared:
-            groups.setdefault(shared, {})[key] = [runs[seed] for seed in shared]
-        else:
+        shared[key] = {seed: runs[seed] for seed in sorted(scored) if seed in runs and runs[seed].has_scores}
+        if not shared[key]:
             rows[key] = _no_share(study, name, runs, full, full_runs)
-    for seeds, parts in groups.items():
+    most = max(map(len, shared.values()), default=0)
+    for seeds in {tuple(runs) for runs in shared.values() if runs}:
+        # beside all that have these seeds: by them it is judged how much full RL varies between seeds
+        parts = {key: [runs[seed] for seed in seeds] for key, runs in shared.items() if {*seeds} <= {*runs}}
         ratios = gain_ratios(
             _matrix([base] * len(seeds), base)[:, where],
             _matrix([scored[seed] for seed in seeds], base)[:, where],
@@ -182,8 +183,18 @@ def shares(
             gain="S_full - S_base",
         )
         together = [scored[seed] for seed in seeds]
-        rows |= {key: _row(ratio, [*together, *parts[key]]) for key, ratio in ratios.items()}
+        for key in (key for key, runs in shared.items() if tuple(runs) == seeds):
+            rows[key] = _row(ratios[key], [*together, *parts[key]])
+            if len(seeds) < most and rows[key]["status"] == "defined":
+                rows[key]["reason"] = f"{len(seeds)} of {most} seeds: {_lacking(study, names[key], seeds, scored)}"
     return {key: rows[key] for key in names}
+
+
+def _lacking(study: Study, name: str, seeds: Sequence[int], wanted: Mapping[int, Run]) -> str:
+    """What became of a run's other seeds."""
+    runs = _by_seed(study, name, None)
+    others = [s for s in wanted if s not in seeds]
+    return "; ".join(f"seed {s} {runs[s].status}: {runs[s].reason}" if s in runs else f"no seed {s}" for s in others)
 
 
 def _no_share(study: Study, name: str, runs: Mapping[int, Run], full: str, full_runs: Mapping[int, Run]) -> Row:

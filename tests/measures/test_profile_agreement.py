@@ -61,6 +61,16 @@ def test_profiles_meet_at_the_depths_of_the_one_with_fewer_layers() -> None:
     assert to_y == pytest.approx(np.eye(28))
 
 
+def test_nothing_is_made_up_inside_a_gap() -> None:
+    """Of 28 layers, 5 to 22 have no contribution: what eight layers have in the middle meets nothing."""
+    gap = np.r_[middles(28)[:5], middles(28)[23:]]
+    common, _, _ = on_common_depth(middles(8), gap)
+    assert common == pytest.approx(middles(8)[[0, 7]])
+    one_missing = np.delete(middles(28), 12)
+    assert on_common_depth(middles(8), one_missing)[0] == pytest.approx(middles(8))
+    assert on_common_depth(np.delete(middles(28), 3), one_missing)[0] == pytest.approx(np.delete(middles(28), [3, 12]))
+
+
 def test_nothing_is_extrapolated() -> None:
     deep = middles(8)[4:]
     common, to_x, _ = on_common_depth(middles(4), deep)
