@@ -30,13 +30,17 @@ _NO_PROSE = re.compile(rf"{_TEXT.pattern}|\\(?:begin|end)\{{[a-z*]+\}}")
 _WORDS = re.compile(r"[^\W\d_][^\W\d_]+(?:[ ,.'-]+[^\W\d_]+)*\.?")
 _STATED = re.compile(r"answer(?:\s+is)?\s*:?\s*", re.IGNORECASE)
 _LISTED = re.compile(r"\$?(?:\\left)?\\?[({\[](?=[^)}\]]*,)(?:[^()\[\]]|\([^()]*\))*?[)}\]]")
+_POWER = r"(?:\^\{?\d\}?|[²³])?"
+_MEASURE = rf"(?:[munckM]?[mgL]|ml|l|s|h|hr|min|in|ft|yd|mi|lb|oz){_POWER}"
+_UNIT = re.compile(rf"(?<=\d)\s+{_MEASURE}(?:/{_MEASURE})?\s*$")  # in letters: words and \\text{{}} math-verify knows
 _REWRITES = (
-    (re.compile(r"\\?[$€£]"), ""),
+    (re.compile(r"\\?[$€£₹]"), ""),
     (re.compile(r"(?<=\d)(?:\{,\}|,\\!|\\[, ]|~|[ \u00a0\u2009\u202f])(?=\d{3}(?!\d))"), ""),  # 1{,}000 and 1 000
     (re.compile(r"^\s*(-?\d+) +(\d+)/(\d+)\s*$"), r"\1\\frac{\2}{\3}"),  # 3 1/2
     (re.compile(r"(?<![\\A-Za-z])sqrt\s*\(([^()]*)\)"), r"\\sqrt{\1}"),
     (re.compile(r"(?<![\\A-Za-z])(sin|cos|tan|log|exp)(?![A-Za-z])"), r"\\\1"),
     (re.compile(r"(?<=\d)\s*(?:percent|pct)\b"), r"\\%"),
+    (re.compile(r"(?<=\d)e([+-]?\d+)\b"), r"\\times10^{\1}"),  # as JSON writes 0.00001
     (re.compile(r"(?<=\d)\s+(?!thousand|million|billion)[A-Za-z]{3,}[A-Za-z .]*$"), ""),  # 18 dollars
 )
 
@@ -52,7 +56,10 @@ def same_answer(gold: str, completion: str) -> bool:
     if answer is None and (listed := _LISTED.match(tail)):
         answer = listed[0]
     read = _parse(completion) if answer is None else _read(answer)
-    return bool(verify(_read_gold(gold), read, timeout_seconds=None))
+    if verify(_read_gold(gold), read, timeout_seconds=None):
+        return True
+    bare = [_UNIT.sub("", text) for text in (gold, answer or "")]  # only now: 5 m^2 may be algebra, and equal as that
+    return bare != [gold, answer or ""] and bool(verify(_read_gold(bare[0]), _read(bare[1]), timeout_seconds=None))
 
 
 def _plain(answer: str) -> str:

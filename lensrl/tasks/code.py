@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +23,8 @@ from lensrl.tasks.rows import Row, pick, place, read_rows
 FENCE = "```"
 AFTER_A_FUNCTION = ("\nclass", "\ndef", "\n#", "\nif", "\nprint", "\nassert", FENCE)
 AFTER_A_PROGRAM = ("\nif", "\nprint", "\nassert", '\n"""', FENCE)
-_BLOCK = re.compile(r"```(?:python3?|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL | re.IGNORECASE)
-_CODE = re.compile(r"\n*(?:[ \t]+\S|(?:def|class|import|from)\b|@)")
+_BLOCK = re.compile(r"```[^`\n]*\n(.*?)(?:```|\Z)", re.DOTALL)  # in whatever language it says it is
+_CODE = re.compile(r"\n*(?:(?: {2,}|\t\s*)\S|(?:def|class|import|from)\b|@)")
 
 
 def cut(completion: str, stops: tuple[str, ...]) -> str:
@@ -32,12 +33,17 @@ def cut(completion: str, stops: tuple[str, ...]) -> str:
 
 
 def fenced(completion: str, function: str) -> str | None:
-    """The first fenced block that defines `function` (a pattern), unless the completion is code before any fence."""
+    """The first fenced block that defines `function` (a pattern), unless the completion is code before any fence.
+
+    A block in a list is indented with its fences; that is taken off.
+    """
+    completion = completion.replace("\r\n", "\n")
     before, fence, _ = completion.partition(FENCE)
     if not fence or _CODE.match(before):
         return None
     defines = re.compile(rf"^(?:async )?def {function}\b", re.MULTILINE)
-    return next((block for block in _BLOCK.findall(completion) if defines.search(block)), None)
+    blocks = map(textwrap.dedent, _BLOCK.findall(completion))
+    return next((block for block in blocks if defines.search(block)), None)
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,12 @@ CONTINUATIONS = {
     f"```\n{WHOLE}\n```\nIt adds.": 1,
     f"Here it is:\n\n```Python\nfrom math import pi\n\n{WHOLE}\n\nprint(add(1, 2))\n```\n": 1,
     f"```python\nadd(1, 2)\n```\nwith\n```py\n{WHOLE}\n```": 1,
+    f" Sure:\n\n```python\n{WHOLE}\n```": 1,  # a space, as many models begin
+    f"``` python\n{WHOLE}\n```": 1,
+    f'```python title="a.py"\n{WHOLE}\n```': 1,
+    f"```bash\npip install x\n```\n```python\n{WHOLE}\n```": 1,
+    f"```python\n{WHOLE}\n```".replace("\n", "\r\n"): 1,
+    f"```python\n{WHOLE}\n```".replace("\n", "\n   ").replace("```p", "1. ```p"): 1,  # in a list
     f"```python\n{WHOLE}": 1,  # truncated after the function
     f"{WHOLE}\n": 1,  # the function once more, after its own beginning
     "    return math.fsum((a, b))": 1,
