@@ -163,16 +163,23 @@ def check_enough(task: Task | AgentTask, recipe: Recipe) -> None:
 
 
 def check_fits(base: Base, task: Task | AgentTask, scored: Sequence[Item], recipe: Recipe) -> None:
-    """Raises LensrlError where a prompt and its completion are longer than a model's table of positions."""
+    """Raises LensrlError where a prompt and its completion, or its reference, outgrow a model's table of positions."""
     limit = learned_positions(base.model)
     if limit is None:
         return
-    longest = max(len(token_ids(base.tokenizer, item.prompt)) for item in [*task.items("train"), *scored])
+    length = {item: len(token_ids(base.tokenizer, item.prompt)) for item in [*task.items("train"), *scored]}
+    longest = max(length.values())
     tokens = max(recipe.rl.max_completion_tokens, recipe.evaluation_tokens)
     if longest + tokens > limit:
         raise LensrlError(
             f"{recipe.model} has {limit} positions, fewer than the {longest} of the longest prompt and the {tokens} "
             f"of a completion; choose shorter items, or a smaller max_completion_tokens"
+        )
+    forced = max(length[i] + sum(len(token_ids(base.tokenizer, piece)) for piece in i.written) + 1 for i in scored)
+    if forced > limit:
+        raise LensrlError(
+            f"{recipe.model} has {limit} positions, fewer than the {forced} of a prompt with its reference, whose "
+            f"log-probability is measured; choose shorter items"
         )
 
 

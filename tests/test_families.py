@@ -13,6 +13,7 @@ from transformers import CTRLConfig, Gemma3Config, MambaConfig, PretrainedConfig
 
 from lensrl import LensrlError, run_study
 from lensrl.evaluate import reference_logprobs, references
+from lensrl.execute import check_fits
 from lensrl.generation import learned_positions
 from lensrl.layers import OUTSIDE
 from lensrl.models import Base
@@ -216,3 +217,13 @@ def test_only_learned_positions_are_a_table(tmp_path: Path) -> None:
     assert {f for f, limit in tables.items() if limit is not None} == {
         "gpt2", "gpt2-untied", "opt", "opt-projected", "opt-post-norm",
     }  # fmt: skip
+
+
+def test_a_reference_that_outgrows_learned_positions_is_refused(tmp_path: Path) -> None:
+    """It is read by the model whole, for its log-probability and the probe set."""
+    base = opened(FAMILIES["gpt2"], tmp_path)
+    written = [Item("1", "ab:", "x" * 60, "even"), Item("2", "ab:", "x" * 61, "even")]
+    check_fits(base, EvenCharacters(), [*ITEMS, written[0]], recipe(base.name))
+    assert reference_logprobs(base.model, base.tokenizer, [written[0]], batch=1).shape == (1,)
+    with pytest.raises(LensrlError, match="has 64 positions, fewer than the 65 of a prompt with its reference"):
+        check_fits(base, EvenCharacters(), [*ITEMS, *written], recipe(base.name))

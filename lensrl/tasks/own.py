@@ -11,7 +11,7 @@ import hashlib
 import math
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from numbers import Real
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any
 from lensrl.errors import LensrlError, RecipeError, did_you_mean, reason
 from lensrl.recipe import OwnTask
 from lensrl.tasks import batch
-from lensrl.tasks.protocol import AgentTask, Item, Split, Task
+from lensrl.tasks.protocol import AgentTask, Episode, Item, Split, Task, Turn
 
 METHODS = {"items": "items(split)", "reward": "reward(item, completion)", "score": "score(item, completion)"}
 AGENT = {"items": "items(split)", "reset": "reset(item)", "max_turns": "max_turns"}
@@ -46,11 +46,14 @@ def load_own(settings: OwnTask) -> Task | AgentTask:
             raise RecipeError(
                 f"{settings.name} has no {signature}; a task has {', '.join(METHODS)}, one in turns {', '.join(AGENT)}"
             )
+    in_turns = needed is AGENT
+    if in_turns and (not isinstance(task.max_turns, int) or isinstance(task.max_turns, bool) or task.max_turns < 1):
+        raise RecipeError(f"{settings.name}: max_turns is {task.max_turns!r}; a whole number from 1 is needed")
     for split in ("train", "test"):
         with _blamed(path):
             items, again = task.items(split), task.items(split)
-        _check_items(items, again, f"{settings.name}: items({split!r})")
-    return task if needed is AGENT else Own(task, path)
+        _check_items(items, again, f"{settings.name}: items({split!r})", in_turns=in_turns)
+    return OwnInTurns(task, path) if in_turns else Own(task, path)
 
 
 class Own:
@@ -81,6 +84,8 @@ class Own:
         return self._finite("score", scores, items, completions)
 
     def _finite(self, what: str, values: Sequence[Any], items: Sequence[Item], texts: Sequence[str]) -> list[float]:
+        if len(values) != len(items):
+            raise LensrlError(f"{self._path}: {len(values)} {what}s for {len(items)} completions; one each is needed")
         for value, item, completion in zip(values, items, texts, strict=True):
             if not isinstance(value, Real) or not math.isfinite(value):
                 raise LensrlError(
@@ -88,6 +93,46 @@ class Own:
                     f"a finite number is needed"
                 )
         return [float(value) for value in values]
+
+
+class OwnInTurns:
+    """A user's task in turns: an error in it is told in one line, with the place."""
+
+    def __init__(self, task: AgentTask, path: Path) -> None:
+        self.task = task
+        self.max_turns = task.max_turns
+        self._path = path
+
+    def items(self, split: Split) -> list[Item]:
+        with _blamed(self._path):
+            return self.task.items(split)
+
+    def reset(self, item: Item) -> Episode:
+        with _blamed(self._path):
+            return _OwnEpisode(self.task.reset(item), self._path)
+
+
+class _OwnEpisode:
+    def __init__(self, episode: Episode, path: Path) -> None:
+        self.episode = episode
+        self._path = path
+
+    @property
+    def anchor(self) -> Hashable:
+        with _blamed(self._path):
+            return self.episode.anchor
+
+    @property
+    def score(self) -> float:
+        with _blamed(self._path):
+            return self.episode.score
+
+    def step(self, action: str) -> Turn:
+        with _blamed(self._path):
+            turn = self.episode.step(action)
+        if not isinstance(turn, Turn):
+            raise LensrlError(f"{self._path}: step({action[:40]!r}) gives {turn!r}; a lensrl.tasks.Turn is needed")
+        return turn
 
 
 def _run(path: Path, sha256: str) -> ModuleType:
@@ -134,7 +179,7 @@ def _blamed(path: Path) -> Iterator[None]:
         raise LensrlError(f"{where}: {type(error).__name__}: {reason(error)}") from error
 
 
-def _check_items(items: Any, again: Any, where: str) -> None:
+def _check_items(items: Any, again: Any, where: str, *, in_turns: bool) -> None:
     if not isinstance(items, list) or not items:
         raise RecipeError(
             f"{where} is {type(items).__name__ if items else 'empty'}; a list of lensrl.tasks.Item is needed"
@@ -148,6 +193,11 @@ def _check_items(items: Any, again: Any, where: str) -> None:
         if not all(isinstance(text, str) and text for text in texts):
             raise RecipeError(
                 f"{where}[{number}]: id, prompt, reference and benchmark must be texts, none of them empty"
+            )
+        if isinstance(item.reference, tuple) and (not in_turns or len(item.reference) % 2 == 0):
+            raise RecipeError(
+                f"{where}[{number}]: a reference in {len(item.reference)} pieces; "
+                + ("the model is first and last: an odd number" if in_turns else "a text is needed")
             )
         if item.id in seen:
             raise RecipeError(

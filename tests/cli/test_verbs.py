@@ -169,7 +169,10 @@ def assert_one_line(done: subprocess.CompletedProcess[str], expected: str) -> No
         (["patch", "STUDY", "--layer", "3-x"], "'3-x' is not a layer"),
         (["patch", "STUDY", "--layer", "3", "--from", "layer-4"], "has no run 'layer-4'; did you mean"),
         (["patch", "STUDY", "--layer", "3", "--what", "nothing"], "nothing"),
-        (["run", str(SHIPPED / "smoke.toml"), "--out", str(SHIPPED / "smoke.toml")], "is a file and the study needs a folder"),
+        (
+            ["run", str(SHIPPED / "smoke.toml"), "--out", str(SHIPPED / "smoke.toml")],
+            "is a file and the study needs a folder",
+        ),
         (["contribution", "STUDY", "--figure", "x.gif"], "cannot save a figure as 'x.gif'"),
     ],
 )

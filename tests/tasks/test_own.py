@@ -68,6 +68,42 @@ def test_a_task_in_turns_is_known_by_its_reset(tmp_path: Path) -> None:
     assert task.max_turns == 3
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "cause"),
+    [
+        ("max_turns = 3", "max_turns = 0", r"mine\.py:Mine: max_turns is 0; a whole number from 1"),
+        ("max_turns = 3", "max_turns = '3'", r"mine\.py:Mine: max_turns is '3'; a whole number from 1"),
+        ("str(n)", "('a', 'b')", r"items\('train'\)\[0\]: a reference in 2 pieces; the model is first and last"),
+        ("str(n)", "()", r"items\('train'\)\[0\]: a reference in 0 pieces"),
+    ],
+)
+def test_what_is_no_task_in_turns_is_told_in_one_line(tmp_path: Path, old: str, new: str, cause: str) -> None:
+    with pytest.raises(RecipeError, match=cause):
+        own(tmp_path, AGENT.replace(old, new))
+
+
+def test_an_error_while_a_game_is_played_is_told_with_its_line(tmp_path: Path) -> None:
+    task = own(tmp_path, AGENT.replace("return None", "return {}[item.id]"))
+    assert isinstance(task, AgentTask)
+    with pytest.raises(LensrlError, match=r"mine\.py, line 10: KeyError: 'test-0'"):
+        task.reset(task.items("test")[0])
+    game = "return self\n\n    def step(self, action):\n        return None\n"
+    task = own(tmp_path, AGENT.replace("return None\n", game))
+    assert isinstance(task, AgentTask)
+    with pytest.raises(LensrlError, match=r"mine\.py: step\('go'\) gives None; a lensrl\.tasks\.Turn is needed"):
+        task.reset(task.items("test")[0]).step("go")
+
+
+def test_a_batch_of_another_length_is_refused(tmp_path: Path) -> None:
+    batch = "    def rewards(self, items, completions):\n        return [1.0]\n\n"
+    batch += batch.replace("rewards", "scores").replace("return [1.0]", "return []")
+    task = own(tmp_path, GOOD.replace("    def reward", batch + "    def reward", 1))
+    assert isinstance(task, BatchTask)
+    item = task.items("test")[0]
+    with pytest.raises(LensrlError, match=r"mine\.py: 1 rewards for 2 completions; one each is needed"):
+        task.rewards([item] * 2, ["0", "1"])
+
+
 def test_a_file_imports_what_lies_beside_it_and_leaves_nothing_behind(tmp_path: Path) -> None:
     for folder, value in (("a", "0.25"), ("b", "0.75")):
         (tmp_path / folder).mkdir()
@@ -103,6 +139,7 @@ def test_a_file_that_has_changed_is_refused(tmp_path: Path) -> None:
         ('Item(f"{split}-{n}", f"{n}=", str(n), "mine")', "n", r"items\('train'\)\[0\] is a int; make it a lensrl"),
         ("str(n)", "n", r"items\('train'\)\[0\]: id, prompt, reference and benchmark must be texts"),
         ('f"{n}="', '""', r"items\('train'\)\[0\]: id, prompt, reference and benchmark must be texts, none of them em"),
+        ("str(n)", "('0',)", r"items\('train'\)\[0\]: a reference in 1 pieces; a text is needed"),
         ("{split}-{n}", "{split}", r"items\('train'\): two items have the id 'train'"),
         ("{n}=", "{__import__('random').random()}=", r"items\('train'\) differs between two calls"),
     ],
