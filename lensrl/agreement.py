@@ -7,7 +7,8 @@ What agreement and its interval are, and where profiles with other numbers of la
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -30,7 +31,7 @@ from lensrl.measures.agreement import (
     shared_error,
 )
 from lensrl.measures.correlation import correlate_detrended
-from lensrl.measures.profile import halves
+from lensrl.measures.profile import on_items, split_items
 from lensrl.profiles import Profile, read_profile
 from lensrl.store.study import Study
 
@@ -99,8 +100,9 @@ def agree(*sources: Study | str | Path) -> StudyAgreement:
 def others_beside(source: Study | str | Path, others: Sequence[Study | str | Path]) -> tuple[Beside, list[str]]:
     """For claim 8: by name, common depths and the contributions of `source` and of another study there; and limits.
 
-    No item has a part in both: two studies that were scored on the same items are put side by side twice, one half of
-    the items each. A study without a profile is left out, and a limit says so.
+    No item has a part in both: where two studies have items in common, they are put side by side twice, `source` on
+    one half of its items and the other on what is not in it. A study without a profile is left out, and a limit says
+    so.
     """
     if not others:
         return {}, []
@@ -112,10 +114,9 @@ def others_beside(source: Study | str | Path, others: Sequence[Study | str | Pat
             limits += [f"Left out of claim 8, {other.name}: {other.reason}."] if other.reason else []
             continue
         depth, x, y = on_common_depth(first.depth, other.depth)
-        if _share_items(first, other):
-            one, two = ([half.mean(axis=1) for half in _halves(p)] for p in (first, other))
-            beside[f"{other.name}, first half of the items"] = depth, x @ one[0], y @ two[1]
-            beside[f"{other.name}, second half"] = depth, x @ one[1], y @ two[0]
+        if _common(first, other):
+            for name, mine, theirs in _apart(first, other):
+                beside[f"{other.name}, {name}"] = depth, x @ mine, y @ theirs
         else:
             beside[other.name] = depth, x @ _contribution(first), y @ _contribution(other)
     return beside, limits
@@ -151,21 +152,45 @@ def _whose_errors(first: Profile, second: Profile, x: Measured, y: Measured) -> 
 
 
 def _shared_error(first: Profile, second: Profile, x: np.ndarray, y: np.ndarray) -> float:
-    """0 where they were scored on different items."""
-    if first.paired is None or second.paired is None or not _share_items(first, second):
+    """From the items that both were scored on; 0 without any."""
+    common = _common(first, second)
+    counts = Counter(benchmark for benchmark, _ in common)
+    common = [item for item in common if counts[item[0]] > 1]  # of a single one, what it shares cannot be told
+    if not common:
         return 0.0
-    items = np.concatenate([p.gains[:-1].mean(axis=1) for p in (first.paired, second.paired)])
-    return shared_error(items, first.paired.benchmark, x, y)
+    benchmark = [name for name, _ in common]
+    parts = []
+    for profile in (first, second):
+        assert profile.paired is not None
+        of, at = Counter(profile.paired.benchmark), {item: i for i, item in enumerate(_items(profile))}
+        # how much of this profile's score its common items are, benchmark by benchmark
+        share = [counts[name] / of[name] * len(set(benchmark)) / len(of) for name in benchmark]
+        parts.append(profile.paired.gains[:-1].mean(axis=1)[:, [at[item] for item in common]] * share)
+    return shared_error(np.concatenate(parts), benchmark, x, y)
 
 
-def _share_items(first: Profile, second: Profile) -> bool:
-    a, b = first.paired, second.paired
-    return a is not None and b is not None and (a.item, a.benchmark) == (b.item, b.benchmark)
+def _items(profile: Profile) -> list[tuple[str, str]]:
+    return [] if profile.paired is None else [*zip(profile.paired.benchmark, profile.paired.item, strict=True)]
 
 
-def _halves(profile: Profile) -> np.ndarray:
-    assert profile.paired is not None
-    return halves(profile.paired.gains, np.array(profile.paired.benchmark))
+def _common(first: Profile, second: Profile) -> list[tuple[str, str]]:
+    """The items that both were scored on, in the order of the first."""
+    there = set(_items(second))
+    return [item for item in _items(first) if item in there]
+
+
+def _apart(first: Profile, other: Profile) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Contributions of the first on either half of its items, and of the other on its items outside of that half."""
+    assert first.paired is not None
+    assert other.paired is not None
+    items, benchmark = _items(first), np.array(first.paired.benchmark)
+    for name, half in zip(("first half of the items", "second half"), split_items(benchmark), strict=True):
+        seen = {items[place] for place in half}
+        outside = np.flatnonzero([item not in seen for item in _items(other)])
+        if len(outside):
+            mine = on_items(first.paired.gains, benchmark, half).mean(axis=1)
+            theirs = on_items(other.paired.gains, np.array(other.paired.benchmark), outside).mean(axis=1)
+            yield name, mine, theirs
 
 
 def _contribution(profile: Profile) -> Float64[np.ndarray, " layer"]:

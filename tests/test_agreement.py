@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from lensrl import LensrlError, agree, open_study
+from lensrl import LensrlError, agree, agreement, open_study
 from lensrl.agreement import others_beside
-from lensrl.profiles import read_profile
+from lensrl.measures.gains import Gains
+from lensrl.profiles import PairedGains, Profile, read_profile
 from tests.test_bottleneck import write_study
 
 PUBLISHED = Path(__file__).parents[1] / "runs" / "published" / "qwen3-1.7b-grpo-math.csv"
@@ -94,6 +95,36 @@ def test_three_common_depths_are_too_few_and_a_constant_has_no_order(tmp_path: P
     reasons = agree(short, flat, rise).pairs.set_index(["first", "second"])["reason"]
     assert reasons["short", "rise"] == "3 layers at depths that both have: at least 4 are needed"
     assert reasons["flat", "rise"] == "one of the two profiles is constant over depth"
+
+
+def test_the_same_items_are_the_same_in_another_order_and_beside_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Items that both were scored on bring both the same luck: none has a part in both sides of claim 8."""
+    rng, ids = np.random.default_rng(0), [f"q{i}" for i in range(60)]
+    luck = rng.normal(size=(13, 1, 60))
+    mine, theirs = (luck + rng.normal(0, 0.2, (13, 1, 60)) + 1 for _ in range(2))
+
+    def made(name: str, gains: np.ndarray, items: list[str]) -> Profile:
+        paired = PairedGains(gains, np.arange(12), [0], items, ["only"] * len(items))
+        return Profile(name, Path(name), np.arange(12), 12, Gains.from_items(gains, paired.benchmark), paired)
+
+    order = rng.permutation(60)
+    first, same = made("first", mine, ids), made("other", theirs, ids)
+    turned = made("other", theirs[..., order], [ids[i] for i in order])
+    more = made("other", np.concatenate([theirs, theirs[..., :1]], axis=2), [*ids, "new"])
+    monkeypatch.setattr(agreement, "read_profile", lambda profile: profile)
+    expected, pair = others_beside(first, [same])[0], agree(first, same).pairs  # pyright: ignore[reportArgumentType]
+    found = others_beside(first, [turned])[0]  # pyright: ignore[reportArgumentType]
+    assert set(found) == set(expected) == {"other, first half of the items", "other, second half"}
+    for name in expected:
+        np.testing.assert_allclose(found[name], expected[name])
+    pd.testing.assert_frame_equal(agree(first, turned).pairs, pair)  # pyright: ignore[reportArgumentType]
+    beside_more = others_beside(first, [more])[0]  # pyright: ignore[reportArgumentType]
+    for name in expected:
+        assert np.corrcoef(*found[name][1:])[0, 1] < 0.6
+        assert np.corrcoef(*beside_more[name][1:])[0, 1] < 0.6
+    assert np.corrcoef(first.gains.mean[:-1], same.gains.mean[:-1])[0, 1] > 0.8, "with the luck in both"
+    low = agree(first, more).pairs["spearman_low"][0]  # pyright: ignore[reportArgumentType]
+    assert low == pytest.approx(pair["spearman_low"][0], abs=0.15)
 
 
 def test_studies_of_one_name_are_told_apart_by_their_paths(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int
 from scipy import stats
 
 from lensrl.measures.gains import Gains, Interval, item_weights
@@ -82,11 +82,15 @@ def halves(
     gains: Float64[np.ndarray, "gain seed item"], benchmark: np.ndarray
 ) -> Float64[np.ndarray, "half layer seed"]:
     """Contributions of every seed on either half of the items, over full RL's mean gain (the last of the gains)."""
-    means = []
-    for half in split_items(benchmark):
-        mean = gains[..., half] @ item_weights(benchmark[half].tolist())
-        means.append(mean[:-1] / mean[-1].mean())
-    return np.stack(means)
+    return np.stack([on_items(gains, benchmark, half) for half in split_items(benchmark)])
+
+
+def on_items(
+    gains: Float64[np.ndarray, "gain seed item"], benchmark: np.ndarray, items: Int[np.ndarray, " chosen"]
+) -> Float64[np.ndarray, "layer seed"]:
+    """Contributions of every seed on some of the items, over full RL's mean gain there."""
+    mean = gains[..., items] @ item_weights(benchmark[items].tolist())
+    return mean[:-1] / mean[-1].mean()
 
 
 def split_items(benchmark: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
