@@ -31,8 +31,7 @@ def recipe(algorithm: str, **rl: Any) -> Recipe:
     settings = {
         "algorithm": algorithm, "steps": 1, "prompts_per_step": 3, "completions_per_prompt": 6,
         "max_completion_tokens": 8, "learning_rate": 1e-4,
-        "gigpo": {"gamma": GAMMA, "step_weight": WEIGHT},
-    }  # fmt: skip
+    } | ({"gigpo": {"gamma": GAMMA, "step_weight": WEIGHT}} if algorithm == "gigpo" else {})  # fmt: skip
     return Recipe.model_validate({"model": "tiny:qwen3", "task": "corridor", "rl": settings | rl})
 
 
