@@ -58,8 +58,10 @@ def same_answer(gold: str, completion: str) -> bool:
     read = _parse(completion) if answer is None else _read(answer)
     if verify(_read_gold(gold), read, timeout_seconds=None):
         return True
-    bare = [_UNIT.sub("", text) for text in (gold, answer or "")]  # only now: 5 m^2 may be algebra, and equal as that
-    return bare != [gold, answer or ""] and bool(verify(_read_gold(bare[0]), _read(bare[1]), timeout_seconds=None))
+    bare_gold, bare = (_UNIT.sub("", text) for text in (gold, answer or ""))  # only now: 5 m^2 may be algebra
+    if (bare_gold, bare) == (gold, answer or ""):
+        return False
+    return bool(verify(_read_gold(bare_gold), read if answer is None else _read(bare), timeout_seconds=None))
 
 
 def _plain(answer: str) -> str:

@@ -33,7 +33,7 @@ SAME = {
     "x = 5": ["5", r"\boxed{5}", "x=5"],
     r"5 \text{ cm}": ["5 cm", r"\boxed{5}", r"\boxed{5\text{ cm}}"],
     "5": [r"\boxed{5 m/s}", "#### 5 km/h", r"\boxed{5 cm^2}", r"\boxed{5 kg/m^3}", r"\boxed{5 L}", "₹5"],
-    "5 m/s": [r"\boxed{5}", r"\boxed{5 m/s}"],
+    "5 m/s": [r"\boxed{5}", r"\boxed{5 m/s}", "The answer is 5."],
     "5m^2": [r"\boxed{5 m^2}"],  # algebra
     "1e-05": [r"\boxed{0.00001}", r"\boxed{10^{-5}}"],
     "-3": ["-3", r"\boxed{-3}", "#### -3", r"\boxed{-\frac{6}{2}}"],
