@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lensrl.recipe import load_recipe
     from lensrl.report.page import write_report
     from lensrl.rivals import base_rivals
-    from lensrl.store.listing import runs
+    from lensrl.store.folder import runs
     from lensrl.store.run import Run, open_run
     from lensrl.store.study import Study, open_study
     from lensrl.store.verify import verify
@@ -53,7 +53,7 @@ _HOMES = {
     "predictors": "lensrl.association",
     "read_contributions": "lensrl.profiles",
     "run_study": "lensrl.study",
-    "runs": "lensrl.store.listing",
+    "runs": "lensrl.store.folder",
     "verdict": "lensrl.bottleneck",
     "verify": "lensrl.store.verify",
     "write_report": "lensrl.report.page",

@@ -98,7 +98,7 @@ def _representation(study: Study, layers: np.ndarray) -> dict[str, Float64[np.nd
     distance: list[np.ndarray] = []
     approach: list[np.ndarray] = []
     for seed in study.seeds:
-        if (FULL, seed) not in study or not study[FULL, seed].has_activations:
+        if not any(run.has_activations for run in study.runs.of(FULL, seed).values()):
             continue
         to_full = distances_to(study, FULL, [BASE, *(layer_run(layer) for layer in layers)], seed=seed)
         base = to_full[BASE]
@@ -157,9 +157,7 @@ def _graft_rows(study: Study) -> pd.DataFrame:
 
 def _layer_norms(study: Study, name: str) -> dict[tuple[int, str], float]:
     """(layer, norm | relative_norm) -> mean over the seeds of a run that has weights."""
-    tables = [
-        run.layer_delta_norms() for (run_name, _), run in study.runs.items() if run_name == name and run.has_scores
-    ]
+    tables = [run.layer_delta_norms() for run in study.runs.of(name, scored=True).values()]
     if not tables:
         return {}
     means = pd.concat(tables).groupby("layer")[["norm", "relative_norm"]].mean()

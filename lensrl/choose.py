@@ -26,7 +26,7 @@ from lensrl.plan import read_set
 from lensrl.profiles import read_contributions
 from lensrl.recipe import LayerSet, Recipe
 from lensrl.store.contributions import layer_contributions
-from lensrl.store.listing import NOT_READ, list_study
+from lensrl.store.runs import NOT_READ
 from lensrl.store.study import Study, open_study
 
 Unseen = Literal["all", "other half"]
@@ -94,7 +94,7 @@ def _measured(study: Study, items: Sequence[tuple[str, str]]) -> tuple[pd.DataFr
     """The contributions of a study without those of `items` that the set's score will be reported on."""
     measured = [*study[BASE].items[["benchmark", "item"]].itertuples(index=False, name=None)]
     if set(measured).isdisjoint(items):
-        return layer_contributions(study), "all"
+        return layer_contributions(study.runs), "all"
     reported = {items[place] for place in split_items(np.array([benchmark for benchmark, _ in items]))[1]}
     chosen_on = np.flatnonzero([item not in reported for item in measured])
     if not len(chosen_on):
@@ -102,7 +102,7 @@ def _measured(study: Study, items: Sequence[tuple[str, str]]) -> tuple[pd.DataFr
             f"{study.path} was scored on nothing but items that the set's contribution is reported on: none is left to "
             f"choose by"
         )
-    return layer_contributions(study, items=chosen_on), "other half"
+    return layer_contributions(study.runs, items=chosen_on), "other half"
 
 
 def _check_layers(path: Path, found: int, n_layers: int) -> None:
@@ -111,7 +111,7 @@ def _check_layers(path: Path, found: int, n_layers: int) -> None:
 
 
 def _check_finished(study: Study) -> None:
-    table = list_study(study)
+    table = study.runs.table()
     needed = [name in (BASE, FULL) or run_layer(name) is not None for name in table["run"]]
     for row in table[needed].to_dict("records"):
         if row["status"] in NOT_READ:

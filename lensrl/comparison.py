@@ -68,10 +68,10 @@ def distances_to(
 ) -> dict[str, Float64[np.ndarray, " layer"]]:
     """1 - CKA (debiased, linear) with the target run at every layer, for those of `runs` that have activations."""
     found = {}
+    seed = study.runs.shared_seed(target) if seed is None else seed
     for name in runs:
-        if name != BASE and (name, seed) not in study:
-            continue
-        if not all(_run(study, other, seed).has_activations for other in (name, target)):
+        both = [run for other in (name, target) for run in study.runs.of(other, seed).values()]
+        if len(both) < 2 or not all(run.has_activations for run in both):
             continue
         a, b, _, tokens = _pair(study, name, target, seed, site, first_token=True)
         pairs = ([run.activations[site][layer][tokens] for run in (a, b)] for layer in range(study.n_layers))
@@ -90,7 +90,7 @@ def compare_weights(study: Study, run: str = FULL, *, by: By = "parameter", seed
     from lensrl.models import load_base  # torch, only where weights are needed
     from lensrl.same import check_base
 
-    trained = _run(study, run, seed)
+    trained = study.runs.find(run, seed)
     base = load_base(study.recipe.model)
     check_base(trained, base)
     places = trained.delta_norms().set_index("parameter")
@@ -123,7 +123,7 @@ def along_training(study: Study, run: str = FULL, *, seed: int | None = None) ->
     The points are the snapshots that the recipe asked for and the weights at the end. Deltas are read a layer at a
     time. Raises LensrlError when fewer than two points are known.
     """
-    trained = _run(study, run, seed)
+    trained = study.runs.find(run, seed)
     points = _points(trained)
     rows = []
     for layer in range(study.n_layers):
@@ -164,9 +164,8 @@ def _pair(
     study: Study, one: str, other: str, seed: int | None, site: str, *, first_token: bool
 ) -> tuple[Run, Run, np.ndarray, np.ndarray]:
     """Both runs, the sequence of each token that is compared, and which tokens those are."""
-    if seed is None:
-        seed = _shared_seed(study, one, other)
-    a, b = (_run(study, name, seed) for name in (one, other))
+    seed = study.runs.shared_seed(one, other) if seed is None else seed
+    a, b = (study.runs.find(name, seed) for name in (one, other))
     for run in (a, b):
         if site not in run.activations:
             raise LensrlError(f"{run.path} has no activations at {site!r}{did_you_mean(site, run.activations)}")
@@ -175,13 +174,3 @@ def _pair(
         raise LensrlError(f"{a.path} and {b.path} were probed with other tokens: they cannot be compared")
     tokens = np.flatnonzero(probe["position"].to_numpy() >= (0 if first_token else 1))
     return a, b, probe["prompt"].to_numpy()[tokens], tokens
-
-
-def _shared_seed(study: Study, *names: str) -> int | None:
-    """The lowest seed that all of the runs have, the base apart; None where they share none."""
-    seeds = [{s for n, s in study.runs if n == name} for name in names if name != BASE]
-    return min(set.intersection(*seeds), default=None) if seeds else None
-
-
-def _run(study: Study, name: str, seed: int | None) -> Run:
-    return study[name] if seed is None or name == BASE else study[name, seed]

@@ -17,9 +17,11 @@ from lensrl.generation import learned_positions, token_ids
 from lensrl.layers import BASE
 from lensrl.models import Base, load_base, pick_device
 from lensrl.patching.bridge import capture, probe_set
-from lensrl.plan import RunSpec, Watcher
+from lensrl.plan import RunSpec
 from lensrl.recipe import Recipe
-from lensrl.rl import Snapshots, train
+from lensrl.rl.snapshots import Snapshots
+from lensrl.rl.trainer import train
+from lensrl.rl.watch import Watcher
 from lensrl.same import check_base, check_items, digests_of
 from lensrl.store.atomic import new_file, removed_at_end, scratch_folder
 from lensrl.store.deltas import Parameter, frobenius

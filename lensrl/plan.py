@@ -1,18 +1,13 @@
-"""Which runs a recipe asks for, and what someone who watches them being made is told."""
+"""Which runs a recipe asks for."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
 
 from lensrl.errors import LensrlError
 from lensrl.layers import BASE, FULL, choose_layers, layer_run, parse_layers, rate_run, run_layer, spell_layers
 from lensrl.recipe import Chosen, LayerSet, Recipe, Trained
-
-if TYPE_CHECKING:
-    from lensrl.rl import TrainingCurve
-    from lensrl.store.run import Run
 
 
 @dataclass(frozen=True)
@@ -39,26 +34,6 @@ class RunSpec:
         part = {"block": "", "attn": "attention of ", "mlp": "MLP of "}[self.component]
         text = "all parameters" if self.layers is None else f"{part}{_layers(self.layers)}"
         return text + (f", {_layers(self.boost)} at {self.factor:g} x the learning rate" if self.boost else "")
-
-
-class Watcher(Protocol):
-    """Whoever looks on while a study runs."""
-
-    def planned(self, specs: list[RunSpec], missing: list[RunSpec]) -> None: ...
-    def started(self, spec: RunSpec) -> None: ...
-    def stepped(self, spec: RunSpec, curve: TrainingCurve) -> None: ...
-    def scoring(self, spec: RunSpec) -> None: ...
-    def finished(self, spec: RunSpec, run: Run) -> None: ...
-
-
-class NoWatcher:
-    """Nobody looks on."""
-
-    def planned(self, specs: list[RunSpec], missing: list[RunSpec]) -> None: ...
-    def started(self, spec: RunSpec) -> None: ...
-    def stepped(self, spec: RunSpec, curve: TrainingCurve) -> None: ...
-    def scoring(self, spec: RunSpec) -> None: ...
-    def finished(self, spec: RunSpec, run: Run) -> None: ...
 
 
 def plan(recipe: Recipe, n_layers: int) -> list[RunSpec]:

@@ -43,10 +43,7 @@ def paired_gains(study: Study) -> PairedGains:
     table = study.contributions()
     status: dict[int, str] = dict(zip(table["layer"].tolist(), table["status"], strict=True))
     defined = [layer for layer in status if status[layer] == "defined"]
-    runs = {
-        name: {s for (n, s), run in study.runs.items() if n == name and run.has_scores}
-        for name in (FULL, *map(layer_run, defined))
-    }
+    runs = {name: {*study.runs.of(name, scored=True)} for name in (FULL, *map(layer_run, defined))}
     counts = pd.Series([seed for seeds in runs.values() for seed in seeds & runs[FULL]], dtype=int).value_counts()
     most = counts.max() if len(counts) else 0
     seeds = sorted(int(str(seed)) for seed in counts.index[counts == most])

@@ -99,8 +99,8 @@ def _first_step_shares(study: Study) -> pd.Series:
     columns = [f"grad_norm_{layer}" for layer in range(study.n_layers)]
     shares = [
         curve[columns].iloc[0].to_numpy() / curve["grad_norm"].iloc[0]
-        for (name, _), run in study.runs.items()
-        if name == FULL and len(curve := run.training) and curve["grad_norm"].iloc[0] > 0
+        for run in study.runs.of(FULL).values()
+        if len(curve := run.training) and curve["grad_norm"].iloc[0] > 0
     ]
     return pd.DataFrame(shares, columns=range(study.n_layers), dtype=float).mean()
 

@@ -123,7 +123,7 @@ def measure_layers(study: Study, *, sampled: bool, on_progress: OnProgress | Non
         table.loc[layer, "gradient_norm"] = slope / norm
         table.loc[layer, "parameters"] = sum(base.weights[name].numel() for name in inside)
         for column, run_name in (("first_order_single", layer_run(layer)), ("first_order_full", FULL)):
-            runs = [run for (name, _), run in study.runs.items() if name == run_name and run.has_scores]
+            runs = study.runs.of(run_name, scored=True).values()
             changes = [first_order(run, layer, gradients) for run in runs]
             table.loc[layer, column] = np.mean(changes) if changes else np.nan
     return table

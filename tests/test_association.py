@@ -15,8 +15,8 @@ from lensrl.layers import BASE, FULL
 from lensrl.measures.correlation import correlate
 from lensrl.measures.similarity import linear_cka
 from lensrl.rivals import COLUMNS, RIVALS, _sources, _write
+from lensrl.store.names import PATCH_FOLDER
 from lensrl.store.patch import PatchKey, PatchResult, write_patch
-from lensrl.store.study import PATCH_FOLDER
 from tests.reseal import resealed
 from tests.store.synthetic import add_run, make_study
 

@@ -21,7 +21,7 @@ from lensrl.patching.activations import METRICS, Patch, patch_activations
 from lensrl.patching.bridge import boot, capture
 from lensrl.patching.graft import graft
 from lensrl.recipe import Evaluation, Recipe, Rl, Store
-from lensrl.rl import train
+from lensrl.rl.trainer import train
 from lensrl.sensitivity import bypass, metric_gradients
 from lensrl.tasks import Item, Split
 from tests.families import CAPPED, FAMILIES, N_LAYERS, TOKENS, opened, save

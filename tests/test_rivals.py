@@ -19,7 +19,6 @@ from lensrl.evaluate import evaluate, reference_logprobs
 from lensrl.models import Base
 from lensrl.rivals import COLUMNS, RIVALS_FILE, base_rivals
 from lensrl.sensitivity import bypass, first_order, metric_gradients
-from lensrl.store.listing import list_study
 from lensrl.tasks import Item, evaluation_items, load_task
 from tests.conftest import SMALL
 from tests.reseal import resealed
@@ -237,7 +236,7 @@ def test_the_file_is_json_for_anybody_and_no_run_of_the_study(folder: Path, smal
     assert kept["columns"]["bypass_score"] == [None] * 8
     with open_study(folder) as study, open_study(small_study_folder) as before:
         assert study.broken == {}
-        assert list_study(study).equals(list_study(before))
+        assert study.runs.table().equals(before.runs.table())
     assert {(v.path.name, v.status) for v in verify(folder)} == {(p.name, "good") for p in folder.rglob("*.h5")}
     assert not list(folder.glob(".*"))
 

@@ -17,8 +17,9 @@ import torch
 from lensrl import execute, open_study, patch, run_study
 from lensrl.errors import LensrlError, StoreError
 from lensrl.models import Base, load_base
-from lensrl.plan import NoWatcher, RunSpec, plan
+from lensrl.plan import RunSpec, plan
 from lensrl.recipe import Recipe
+from lensrl.rl.watch import NoWatcher
 from lensrl.store.run import Run
 from lensrl.store.study import Study
 from tests.conftest import SMALL
@@ -185,7 +186,7 @@ def test_a_run_that_diverges_is_kept_with_its_curve_and_the_study_goes_on(tmp_pa
         assert ("layer-7", 0) in study.runs
         row = study.contributions().set_index("layer").loc[7]
         assert (row["status"], np.isnan(row["contribution"])) == ("diverged", True)
-        with pytest.raises(LensrlError, match="no weights to patch"):
+        with pytest.raises(LensrlError, match="has no weights"):
             patch(study, layers=7)
 
 

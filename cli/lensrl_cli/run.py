@@ -18,7 +18,7 @@ from lensrl.recipe import Recipe
 from lensrl_cli.output import console
 
 if TYPE_CHECKING:
-    from lensrl.rl import TrainingCurve
+    from lensrl.rl.curve import TrainingCurve
 
 
 def run(

@@ -11,7 +11,7 @@ import typer
 from lensrl import LensrlError, Run, Study
 from lensrl.plan import set_run
 from lensrl.report import METRICS
-from lensrl_cli.output import Json, bar, interval, note, number, print_json, show
+from lensrl_cli.output import Json, interval, note, number, print_json, show
 
 
 def show_path(
@@ -28,8 +28,8 @@ def show_path(
 
     Example: lensrl show runs/tiny/full-rl.seed-0.h5/deltas/4
     """
+    from lensrl.store.names import RECIPE_FILE
     from lensrl.store.patch import is_patch
-    from lensrl.store.study import RECIPE_FILE
 
     file = next((p for p in (path, *path.parents) if p.is_file()), None)
     if file is not None and is_patch(file):
@@ -49,23 +49,14 @@ def show_path(
 
 
 def _show_study(study: Study, *, json: bool) -> None:
-    from lensrl.store.html import quick_contributions
-    from lensrl.store.listing import list_study, size
+    from lensrl.store.look import size
 
-    table = list_study(study)
+    table = study.runs.table()
     if json:
         print_json(table.to_dict("records"))
         return
     note(f"{study.name}: model {study.model}, seeds {', '.join(map(str, study.seeds)) or 'none'}, "
          f"{size(int(table['bytes'].sum()))}")  # fmt: skip
-    shares = quick_contributions(table)
-    rows = [
-        {"layer": str(layer), "C_l": number(2)(share), "0                  full RL": bar(share, width=26)}
-        for layer, share in shares.items()
-    ]
-    if rows:
-        show("C_l from mean scores",
-             {"layer": "right", "C_l": "right", "0                  full RL": "left"}, rows)  # fmt: skip
     _show_runs("Runs", table.to_dict("records"), [])
 
 
@@ -90,7 +81,7 @@ def _show_folder(path: Path, *, json: bool) -> None:
 
 
 def _show_runs(title: str, records: list[dict], first: list[str]) -> None:  # type: ignore[type-arg]
-    from lensrl.store.listing import size
+    from lensrl.store.look import size
 
     rows = [
         {
@@ -170,9 +161,10 @@ def _show_patch(path: Path, *, json: bool) -> None:
 
 
 def _show_run(run: Run, inside: str, *, json: bool) -> None:
-    from lensrl.store.listing import fold, list_contents, size
+    from lensrl.store.contents import fold, list_contents
+    from lensrl.store.look import size
 
-    table = list_contents(run)
+    table = list_contents(run.file)
     if inside != ".":
         below = table["dataset"].str.startswith(f"{inside}/")
         chosen = table[(table["dataset"] == inside) | below]

@@ -71,10 +71,10 @@ def additivity_table(
     """Additivity from what `patch` has stored: one row per kind and metric.
 
     Columns: what, metric, single_sum, together and interaction, each with `_low` and `_high`, status, reason. A kind
-    is left out until every layer has been patched alone, and all of them at once. `seed` is the training seed, by
-    default the lowest.
+    is left out until every layer has been patched alone, and all of them at once. `seed=None`: see
+    `lensrl.store.runs.Runs`.
     """
-    seed = min(study.seeds, default=0) if seed is None else seed
+    seed = study.runs.shared_seed(from_run, into_run, scored=True) if seed is None else seed
     rows: list[dict[str, object]] = []
     kinds: tuple[What, ...] = ("weights", "activations")
     for what in kinds:

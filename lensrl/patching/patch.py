@@ -11,10 +11,10 @@ from lensrl.errors import LensrlError
 from lensrl.layers import BASE, FULL, LayerSpec, parse_layers
 from lensrl.patching import OnProgress
 from lensrl.patching.sets import check_component, layer_sets
+from lensrl.store.names import PATCH_FOLDER
 from lensrl.store.patch import PatchComponent, PatchKey, PatchResult, Sets, What, read_patch, write_patch
 from lensrl.store.provenance import provenance
-from lensrl.store.run import Run
-from lensrl.store.study import PATCH_FOLDER, Study
+from lensrl.store.study import Study
 
 
 def patch(
@@ -55,8 +55,8 @@ def patch(
     """
     check_component(component, what, sets)
     chosen = parse_layers(layers, study.n_layers)
-    training_seed = _shared_seed(study, from_run, into_run) if seed is None else seed
-    donor, into = _run(study, from_run, training_seed), _run(study, into_run, training_seed)
+    training_seed = study.runs.shared_seed(from_run, into_run, scored=True) if seed is None else seed
+    donor, into = (study.runs.find_scored(name, training_seed) for name in (from_run, into_run))
     if reverse:
         donor, into = into, donor
     if donor.run_id == into.run_id:
@@ -109,23 +109,3 @@ def stored(study: Study, key: PatchKey) -> PatchResult | None:
     result = read_patch(path)
     current = {"donor": study[key.donor, key.seed].run_id, "into": study[key.into, key.seed].run_id}
     return result if result.sources == current else None
-
-
-def _shared_seed(study: Study, *names: str) -> int:
-    """The lowest seed with which every named run was scored; the base goes with any."""
-    scored = [
-        {s for (n, s), run in study.runs.items() if n == name and run.has_scores} for name in names if name != BASE
-    ]
-    shared = set.intersection(*scored) if scored else {0}
-    if not shared:
-        for name in names:
-            _run(study, name, None)  # raises for a run that is missing or has no weights
-        raise LensrlError(f"{' and '.join(names)} share no seed in {study.path}: {[sorted(seeds) for seeds in scored]}")
-    return min(shared)
-
-
-def _run(study: Study, name: str, seed: int | None) -> Run:
-    run = study[name] if seed is None else study[name, seed]
-    if not run.has_scores:
-        raise LensrlError(f"run {name!r} of {study.path} has no weights to patch: {run.reason}")
-    return run

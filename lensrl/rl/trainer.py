@@ -48,7 +48,8 @@ from lensrl.blocks import train_only
 from lensrl.models import Base
 from lensrl.recipe import Recipe, Trained
 from lensrl.rl.checks import check_frozen, finite
-from lensrl.rl.recorder import Collapsed, Diverged, Recorder, TrainingCurve
+from lensrl.rl.curve import TrainingCurve
+from lensrl.rl.recorder import Collapsed, Diverged, Recorder
 from lensrl.rl.sampling import Completions, Episodes, Sampling
 from lensrl.rl.snapshots import Snapshots
 from lensrl.tasks import AgentTask, Task

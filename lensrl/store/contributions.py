@@ -11,7 +11,7 @@ was chosen for the luck of a training seed keeps it, so choose with several.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -24,9 +24,7 @@ from lensrl.measures.profile import split_items
 from lensrl.plan import set_run
 from lensrl.recipe import LayerSet
 from lensrl.store.run import Run
-
-if TYPE_CHECKING:
-    from lensrl.store.study import Study
+from lensrl.store.runs import Runs
 
 Key = TypeVar("Key", int, str)
 Row = dict[str, object]
@@ -44,7 +42,7 @@ RATE_COLUMNS = (
 
 
 def layer_contributions(
-    study: Study, seed: int | None = None, *, items: Int[np.ndarray, " chosen"] | None = None
+    runs: Runs, seed: int | None = None, *, items: Int[np.ndarray, " chosen"] | None = None
 ) -> pd.DataFrame:
     """The layer contribution C_l of every layer that was asked for, with its 95 % interval.
 
@@ -55,35 +53,35 @@ def layer_contributions(
     seeds than others; `collapsed` where the value rests on a run that collapsed; else, with NaN and the reason,
     `undefined`, `diverged`, `missing`, or what `verify` says of the file.
     """
-    study[FULL if seed is None else (FULL, seed)]  # raises with what there is
-    if not study.layers:
-        raise LensrlError(f"{study.path} has no single-layer runs: its recipe asks for none (layers = [])")
-    rows = shares(study, {layer: layer_run(layer) for layer in study.layers}, seed, items=items)
+    runs.find(FULL, seed)  # raises with what there is
+    if not runs.layers:
+        raise LensrlError(f"{runs.folder} has no single-layer runs: its recipe asks for none (layers = [])")
+    rows = shares(runs, {layer: layer_run(layer) for layer in runs.layers}, seed, items=items)
     return pd.DataFrame([{"layer": layer} | row for layer, row in rows.items()], columns=["layer", *RATIO_COLUMNS])
 
 
-def set_contributions(study: Study, seed: int | None = None) -> pd.DataFrame:
+def set_contributions(runs: Runs, seed: int | None = None) -> pd.DataFrame:
     """The contribution of every set of layers, in the recipe's order, with its 95 % interval; no row without sets.
 
     Columns: set; trained (in words); layers (None for `full`) and boost (tuples), component and factor, as in
     `RunSpec`; items, `all` or the `other half` where the layers were chosen on the first; and those of
     `layer_contributions`.
     """
-    sets = _sets(study)
+    sets = _sets(runs)
     if not sets:
         return pd.DataFrame(columns=list(SET_COLUMNS))
-    study[FULL if seed is None else (FULL, seed)]
+    runs.find(FULL, seed)
     # beside the single layers, by which it is judged how much full RL varies between seeds
-    alone = {layer_run(layer): layer_run(layer) for layer in study.layers}
+    alone = {layer_run(layer): layer_run(layer) for layer in runs.layers}
     of: dict[str, dict[str, Row]] = {}
     rows = []
     for name, layer_set in sets.items():
-        spec = set_run(name, layer_set, study.n_layers)
+        spec = set_run(name, layer_set, runs.n_layers)
         items = "all" if layer_set.chosen is None else layer_set.chosen.items
         if items not in of:
             of[items] = shares(
-                study, alone | {name: name for name in sets}, seed,
-                items=None if items == "all" else _halves(study)[1],
+                runs, alone | {name: name for name in sets}, seed,
+                items=None if items == "all" else _halves(runs)[1],
             )  # fmt: skip
         rows.append(
             {
@@ -99,7 +97,7 @@ def set_contributions(study: Study, seed: int | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(SET_COLUMNS))
 
 
-def rate_control(study: Study, seed: int | None = None) -> pd.DataFrame:
+def rate_control(runs: Runs, seed: int | None = None) -> pd.DataFrame:
     """C_l with full RL, and every layer, at the learning rate of the recipe's that suits it best.
 
     The best rate has the highest mean score on the first half of the items, over the seeds; the contribution is
@@ -111,24 +109,24 @@ def rate_control(study: Study, seed: int | None = None) -> pd.DataFrame:
     rate, on the same half; rates, all there were to choose from (a tuple); left_out, those that could not be chosen
     for want of a score. Full RL's own contribution is 1, and its gain `numerator`.
     """
-    own = study.recipe.rl.learning_rate
-    rates = sorted({own, *study.recipe.learning_rates})
+    own = runs.recipe.rl.learning_rate
+    rates = sorted({own, *runs.recipe.learning_rates})
     if len(rates) == 1:
         return pd.DataFrame(columns=list(RATE_COLUMNS))
-    seeds = study.seeds if seed is None else [seed]
-    first, other = _halves(study)
+    seeds = runs.seeds if seed is None else [seed]
+    first, other = _halves(runs)
     names: dict[str, str] = {}
     chosen: dict[str, Row] = {}
-    for run in (FULL, *map(layer_run, study.layers)):
+    for run in (FULL, *map(layer_run, runs.layers)):
         at = {rate: run if rate == own else rate_run(run, rate) for rate in rates}
-        scores = {rate: _score(study, name, seeds, first) for rate, name in at.items()}
+        scores = {rate: _score(runs, name, seeds, first) for rate, name in at.items()}
         scored = {rate: score for rate, score in scores.items() if score is not None}
         best = max(scored, key=lambda rate: scored[rate]) if scored else None
         names[run] = run if best is None else at[best]
         chosen[run] = {"run": run, "layer": run_layer(run), "rate": best, "recipe_rate": own, "rates": tuple(rates)}
         chosen[run]["left_out"] = ", ".join(f"{rate:g}" for rate in rates if rate not in scored)
-    controlled = _beside_full(study, names, seed, other)
-    plain = _beside_full(study, {run: run for run in names}, seed, other)
+    controlled = _beside_full(runs, names, seed, other)
+    plain = _beside_full(runs, {run: run for run in names}, seed, other)
     rows = [
         chosen[run] | controlled[run] | {f"recipe_{name}": plain[run][name] for name in RECIPE_COLUMNS} for run in names
     ]
@@ -136,19 +134,19 @@ def rate_control(study: Study, seed: int | None = None) -> pd.DataFrame:
 
 
 def _beside_full(
-    study: Study, names: Mapping[str, str], seed: int | None, items: Int[np.ndarray, " chosen"]
+    runs: Runs, names: Mapping[str, str], seed: int | None, items: Int[np.ndarray, " chosen"]
 ) -> dict[str, Row]:
     """The shares of runs, full RL among them, of what full RL gains, of which it has 1 itself."""
     full = names[FULL]
     layers = {run: name for run, name in names.items() if run != FULL}
-    (whole,) = shares(study, {FULL: full}, seed, full=full, items=items).values()
+    (whole,) = shares(runs, {FULL: full}, seed, full=full, items=items).values()
     if whole["status"] in ("defined", "collapsed"):
         whole |= dict.fromkeys(("contribution", "low", "high"), 1.0)
-    return {FULL: whole} | shares(study, layers, seed, full=full, items=items)
+    return {FULL: whole} | shares(runs, layers, seed, full=full, items=items)
 
 
 def shares(
-    study: Study,
+    runs: Runs,
     names: Mapping[Key, str],
     seed: int | None = None,
     *,
@@ -159,56 +157,56 @@ def shares(
 
     Raises StoreError for runs that were not scored on the items of the base.
     """
-    base = study[BASE]
+    base = runs.find(BASE)
     benchmark = base.items["benchmark"].to_numpy(str)
     where = np.arange(len(benchmark)) if items is None else items
-    full_runs = _by_seed(study, full, seed)
-    scored = {seed: run for seed, run in full_runs.items() if run.has_scores}
+    scored = runs.of(full, seed, scored=True)
     shared: dict[Key, dict[int, Run]] = {}
     rows: dict[Key, Row] = {}
     for key, name in names.items():
-        runs = _by_seed(study, name, seed)
-        shared[key] = {seed: runs[seed] for seed in sorted(scored) if seed in runs and runs[seed].has_scores}
+        shared[key] = {s: run for s, run in runs.of(name, seed, scored=True).items() if s in scored}
         if not shared[key]:
-            rows[key] = _no_share(study, name, runs, full, full_runs)
+            rows[key] = _no_share(runs, name, full, seed)
     most = max(map(len, shared.values()), default=0)
-    for seeds in {tuple(runs) for runs in shared.values() if runs}:
+    for seeds in {tuple(by_seed) for by_seed in shared.values() if by_seed}:
         # beside all that have these seeds: by them it is judged how much full RL varies between seeds
-        parts = {key: [runs[seed] for seed in seeds] for key, runs in shared.items() if {*seeds} <= {*runs}}
+        parts = {key: [of[s] for s in seeds] for key, of in shared.items() if {*seeds} <= {*of}}
         ratios = gain_ratios(
             _matrix([base] * len(seeds), base)[:, where],
             _matrix([scored[seed] for seed in seeds], base)[:, where],
-            {key: _matrix(runs, base)[:, where] for key, runs in parts.items()},
+            {key: _matrix(part, base)[:, where] for key, part in parts.items()},
             benchmark[where].tolist(),
             gain="S_full - S_base",
         )
         together = [scored[seed] for seed in seeds]
-        for key in (key for key, runs in shared.items() if tuple(runs) == seeds):
+        for key in (key for key, of in shared.items() if tuple(of) == seeds):
             rows[key] = _row(ratios[key], [*together, *parts[key]])
             if len(seeds) < most and rows[key]["status"] == "defined":
-                rows[key]["reason"] = f"{len(seeds)} of {most} seeds: {_lacking(study, names[key], seeds, scored)}"
+                rows[key]["reason"] = f"{len(seeds)} of {most} seeds: {_lacking(runs, names[key], seeds, scored)}"
     return {key: rows[key] for key in names}
 
 
-def _lacking(study: Study, name: str, seeds: Sequence[int], wanted: Mapping[int, Run]) -> str:
+def _lacking(runs: Runs, name: str, seeds: Sequence[int], wanted: Mapping[int, Run]) -> str:
     """What became of a run's other seeds."""
-    runs = _by_seed(study, name, None)
+    made = runs.of(name)
     others = [s for s in wanted if s not in seeds]
-    return "; ".join(f"seed {s} {runs[s].status}: {runs[s].reason}" if s in runs else f"no seed {s}" for s in others)
+    return "; ".join(f"seed {s} {made[s].status}: {made[s].reason}" if s in made else f"no seed {s}" for s in others)
 
 
-def _no_share(study: Study, name: str, runs: Mapping[int, Run], full: str, full_runs: Mapping[int, Run]) -> Row:
-    comparable = [run for seed, run in full_runs.items() if seed in runs] or list(full_runs.values())
-    ended = next((run for run in [*comparable, *runs.values()] if not run.has_scores), None)
-    broken = next((error for file, error in study.unreadable.items() if file.startswith(f"{name}.seed-")), None)
+def _no_share(runs: Runs, name: str, full: str, seed: int | None) -> Row:
+    """The row of a run that shares no scored seed with full RL: its status and the reason."""
+    made, full_runs = runs.of(name, seed), runs.of(full, seed)
+    comparable = [run for s, run in full_runs.items() if s in made] or list(full_runs.values())
+    ended = next((run for run in [*comparable, *made.values()] if not run.has_scores), None)
+    broken = next((error for file, error in runs.unreadable.items() if file.startswith(f"{name}.seed-")), None)
     if broken is not None:
         status, why = broken.status, str(broken)
-    elif not runs and any(run.has_scores for run in full_runs.values()):
+    elif not made and any(run.has_scores for run in full_runs.values()):
         status, why = "missing", f"no run {name}"
     elif ended is not None:
         status, why = ended.status, f"{ended.name} seed {ended.seed}: {ended.reason}"
     else:
-        status, why = "missing", f"no seed in common: {name} has {[*runs]}, {full} has {[*full_runs]}"
+        status, why = "missing", f"no seed in common: {name} has {[*made]}, {full} has {[*full_runs]}"
     row: Row = dict.fromkeys(RATIO_COLUMNS, float("nan"))
     return row | {"status": status, "reason": why, "seeds": 0}
 
@@ -229,28 +227,23 @@ def _row(result: GainRatio, runs: Sequence[Run]) -> Row:
     return dict(zip(RATIO_COLUMNS, values, strict=True))
 
 
-def _sets(study: Study) -> dict[str, LayerSet]:
+def _sets(runs: Runs) -> dict[str, LayerSet]:
     """The sets that the recipe asks for, and any others that have a run, as it was made."""
-    made = {name: run.layer_set for (name, _), run in study.runs.items()}
-    return study.recipe.sets | {name: layer_set for name, layer_set in made.items() if layer_set is not None}
+    made = {name: run.layer_set for (name, _), run in runs.items()}
+    return runs.recipe.sets | {name: layer_set for name, layer_set in made.items() if layer_set is not None}
 
 
-def _halves(study: Study) -> tuple[Int[np.ndarray, " half"], Int[np.ndarray, " half"]]:
-    return split_items(study[BASE].items["benchmark"].to_numpy(str))
+def _halves(runs: Runs) -> tuple[Int[np.ndarray, " half"], Int[np.ndarray, " half"]]:
+    return split_items(runs.find(BASE).items["benchmark"].to_numpy(str))
 
 
-def _score(study: Study, name: str, seeds: Sequence[int], items: Int[np.ndarray, " chosen"]) -> float | None:
+def _score(runs: Runs, name: str, seeds: Sequence[int], items: Int[np.ndarray, " chosen"]) -> float | None:
     """The mean score on some of the items, over seeds; None where a seed has none."""
-    base, runs = study[BASE], _by_seed(study, name, None)
-    if not all(seed in runs and runs[seed].has_scores for seed in seeds):
+    base, scored = runs.find(BASE), runs.of(name, scored=True)
+    if not {*seeds} <= {*scored}:
         return None
-    scores = _matrix([runs[seed] for seed in seeds], base)[:, items].mean(axis=0)
+    scores = _matrix([scored[seed] for seed in seeds], base)[:, items].mean(axis=0)
     return mean_score(scores, base.items["benchmark"].to_numpy(str)[items].tolist())
-
-
-def _by_seed(study: Study, name: str, seed: int | None) -> dict[int, Run]:
-    """The runs of a name by seed: all of them, or the one asked for."""
-    return {s: run for (n, s), run in study.runs.items() if n == name and seed in (None, s)}
 
 
 def _matrix(runs: Sequence[Run], base: Run) -> Float64[np.ndarray, "seed item"]:

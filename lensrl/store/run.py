@@ -30,7 +30,9 @@ from lensrl.store.checked import (
     read_array,
     read_strings,
 )
+from lensrl.store.contents import fold, list_contents
 from lensrl.store.lazy import Deltas, LazyArray, Sites
+from lensrl.store.look import run_html, size
 from lensrl.store.seal import Seal, dataset_holds, read_seal
 from lensrl.store.write import RUN_FORMAT, RUN_VERSION
 
@@ -264,9 +266,10 @@ class Run:
         self.close()
 
     def _repr_html_(self) -> str:
-        from lensrl.store.html import run_html
-
-        return run_html(self)
+        about = f"seed {self.seed} of {self.study}, model {self.base}, {size(self.bytes)}"
+        score = f"{self.status}, score {self.score:.3f}"
+        status = f"{self.status}: {self.reason}" if self.reason else score if self.has_scores else self.status
+        return run_html(self.name, about, status, fold(list_contents(self.file)))
 
     def __repr__(self) -> str:
         return f"<Run {self.name} seed {self.seed} of {self.study}: {self.status}, score {self.score:.3f}>"

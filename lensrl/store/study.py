@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 import pandas as pd
 
-from lensrl.errors import LensrlError, RecipeError, StoreError, did_you_mean
-from lensrl.layers import BASE, parse_layers, run_layer
-from lensrl.recipe import Recipe, read_kept_recipe
+from lensrl.errors import LensrlError, RecipeError, StoreError
+from lensrl.layers import BASE, FULL, run_layer
+from lensrl.recipe import Recipe
 from lensrl.store.contributions import layer_contributions, rate_control, set_contributions
-from lensrl.store.listing import NOT_READ, Runs, key_completions, list_study, order
-from lensrl.store.patch import PatchResult, is_patch, read_patch
+from lensrl.store.look import size, study_html
+from lensrl.store.names import PATCH_FOLDER, RECIPE_FILE, order
+from lensrl.store.patch import PatchResult, read_patch
 from lensrl.store.run import Run
-
-RECIPE_FILE = "recipe.json"
-PATCH_FOLDER = "patches"
-
-
-def run_path(folder: Path, run: str, seed: int) -> Path:
-    """`base.h5` (the base has no training seed), `layer-3.seed-0.h5`."""
-    return folder / (f"{BASE}.h5" if run == BASE else f"{run}.seed-{seed}.h5")
+from lensrl.store.runs import Runs
 
 
 class Study:
@@ -42,46 +35,17 @@ class Study:
         if not (self.path / RECIPE_FILE).is_file():
             raise LensrlError(f"{self.path} is not a study: it has no {RECIPE_FILE}; studies are made by lensrl run")
         self.name = self.path.resolve().name
-        self.runs = Runs(self)
-        self.unreadable: dict[str, StoreError] = {}  # by file name; see `broken`
-        for file in sorted(self.path.glob("*.h5"), key=lambda f: (f.name != f"{BASE}.h5", f.name)):
-            try:
-                run = Run(file)
-            except StoreError as error:
-                if not is_patch(file):
-                    self._leave(file.name, error)
-            else:
-                self._take(run)
+        self.runs = Runs(self.path)
 
     @property
     def broken(self) -> dict[str, str]:
         """File name -> why it cannot be read."""
-        return {file: str(error) for file, error in self.unreadable.items()}
+        return {file: str(error) for file, error in self.runs.unreadable.items()}
 
-    def _leave(self, file: str, error: StoreError) -> None:
-        """Keep why a file cannot be read, without the traceback, whose frames would keep the file open."""
-        self.unreadable[file] = type(error)(str(error))
-
-    def _take(self, run: Run) -> None:
-        """Keep a run that is what its file's name says and comes from this study's base, which is read first."""
-        base = next((known for (name, _), known in self.runs.items() if name == BASE), run)
-        if run.path != run_path(self.path, run.name, run.seed):
-            why = f"{run.path} holds the run {run.name} with seed {run.seed}: rename it back"
-        elif run.fingerprint != base.fingerprint:
-            why = (
-                f"{run.path} was made from another base model (fingerprint {run.fingerprint[:12]}) than "
-                f"{base.path.name} ({base.fingerprint[:12]}); move it out of this study and run again"
-            )
-        else:
-            self.runs[run.name, run.seed] = run
-            return
-        self._leave(run.path.name, StoreError(why))
-        run.close()
-
-    @cached_property
+    @property
     def recipe(self) -> Recipe:
         """The recipe, with its paths resolved."""
-        return read_kept_recipe(self.path / RECIPE_FILE)
+        return self.runs.recipe
 
     @property
     def model(self) -> str:
@@ -93,44 +57,26 @@ class Study:
 
     @property
     def n_layers(self) -> int:
-        return self[BASE].n_layers
+        """How many layers the model has."""
+        return self.runs.n_layers
+
+    @property
+    def layers(self) -> list[int]:
+        """The layers trained alone: those that the recipe asks for, and any others that have a run."""
+        return self.runs.layers
 
     @property
     def seeds(self) -> list[int]:
         """The training seeds that have any run."""
-        return sorted({seed for name, seed in self.runs if name != BASE})
+        return self.runs.seeds
 
     def __getitem__(self, key: str | tuple[str, int]) -> Run:
         """A run by name (the lowest seed that it has) or by (name, seed). The base is the same for every seed.
 
-        Raises LensrlError that says why there is none: see `absence`.
+        Raises LensrlError with the reason why there is none: see `Runs.why_missing`.
         """
         name, seed = key if isinstance(key, tuple) and len(key) == 2 else (key, None)
-        found = {s: run for (n, s), run in self.runs.items() if n == name}
-        if name == BASE and found:
-            return next(iter(found.values()))
-        if found and seed is None:
-            return found[min(found)]
-        if seed in found:
-            return found[seed]
-        raise self.absence(name, seed)
-
-    def absence(self, name: str, seed: int | None = None) -> LensrlError:
-        """Why there is no such run to read: its file is damaged or too new, it is still to be made, or unknown."""
-        for file, error in self.unreadable.items():
-            if file.startswith(f"{name}." if seed is None else (f"{name}.h5", f"{name}.seed-{seed}.")):
-                return type(error)(str(error))
-        for row in list_study(self).to_dict("records"):
-            if row["run"] == name and seed in (None, row["seed"]) and row["status"] in NOT_READ:
-                return LensrlError(
-                    f"study {self.path} has no run {name!r} with seed {row['seed']}: {row['status']}, {row['reason']}"
-                )
-        seeds = sorted(s for n, s in self.runs if n == name)
-        if seeds:
-            return LensrlError(f"study {self.path} has no {name} with seed {seed}; it has seeds {seeds}")
-        return LensrlError(
-            f"study {self.path} has no run {name!r}{did_you_mean(str(name), dict.fromkeys(n for n, _ in self.runs))}"
-        )
+        return self.runs.find(name, seed)
 
     def __contains__(self, key: object) -> bool:
         return key in self.runs or any(name == key for name, _ in self.runs)
@@ -155,21 +101,15 @@ class Study:
 
     def contributions(self, seed: int | None = None) -> pd.DataFrame:
         """C_l of every layer that was asked for, over all seeds or for one: see `layer_contributions`."""
-        return layer_contributions(self, seed)
+        return layer_contributions(self.runs, seed)
 
     def set_contributions(self, seed: int | None = None) -> pd.DataFrame:
         """The contribution of every named set of layers: see `lensrl.store.contributions.set_contributions`."""
-        return set_contributions(self, seed)
+        return set_contributions(self.runs, seed)
 
     def rate_control(self, seed: int | None = None) -> pd.DataFrame:
         """C_l with every layer, and full RL, at the learning rate that suits it best: see `rate_control` there."""
-        return rate_control(self, seed)
-
-    @property
-    def layers(self) -> list[int]:
-        """The layers trained alone: those that the recipe asks for, and any others that have a run."""
-        made = [layer for name, _ in self.runs if (layer := run_layer(name)) is not None]
-        return sorted({*parse_layers(self.recipe.layers, self.n_layers), *made})
+        return rate_control(self.runs, seed)
 
     def patches(self) -> pd.DataFrame:
         """Every stored patching result, one row per metric; see `PatchResult.rows`.
@@ -182,7 +122,7 @@ class Study:
             try:
                 result = read_patch(file)
             except StoreError as error:
-                self._leave(f"{PATCH_FOLDER}/{file.name}", error)
+                self.runs.note_unreadable(f"{PATCH_FOLDER}/{file.name}", error)
             else:
                 rows += result.rows() if current.issuperset(result.sources.values()) else []
         columns = PatchResult.COLUMNS
@@ -191,8 +131,7 @@ class Study:
         )
 
     def close(self) -> None:
-        for run in self.runs.values():
-            run.close()
+        self.runs.close()
 
     def __enter__(self) -> Study:
         return self
@@ -207,12 +146,16 @@ class Study:
         return f"<Study {self.name}: {len(self.runs)} runs, seeds {self.seeds}, model {self.model}>\n{self.runs!r}"
 
     def _repr_html_(self) -> str:
-        from lensrl.store.html import study_html
-
-        return study_html(self)
+        table = self.runs.table()
+        seeds = ", ".join(map(str, self.seeds)) or "none"
+        about = f"model {self.model}, seeds {seeds}, {size(int(table['bytes'].sum()))}"
+        gains = {run: float(part.mean()) for run, part in table.groupby("run")["gain"]}
+        of_layers = {layer: gain for run, gain in gains.items() if (layer := run_layer(str(run))) is not None}
+        full = gains.get(FULL, float("nan"))
+        return study_html(self.name, about, of_layers if not np.isnan(full) else {}, full, table)
 
     def _ipython_key_completions_(self) -> list[str | tuple[str, int]]:
-        return key_completions(self.runs)
+        return self.runs._ipython_key_completions_()
 
 
 def open_study(path: str | Path) -> Study:

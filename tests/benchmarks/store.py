@@ -25,12 +25,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from lensrl.recipe import Recipe
-from lensrl.rl.recorder import TrainingCurve
+from lensrl.rl.curve import TrainingCurve
 from lensrl.store.atomic import new_file, sync
 from lensrl.store.deltas import Parameter, frobenius
 from lensrl.store.hdf5 import CHUNK_BYTES
+from lensrl.store.names import RECIPE_FILE, run_path
 from lensrl.store.run import Run
-from lensrl.store.study import RECIPE_FILE, Study, run_path
+from lensrl.store.study import Study
 from lensrl.store.verify import check_file
 from lensrl.store.write import Header, ScoreArrays, write_run
 

@@ -15,8 +15,9 @@ import pytest
 import typer
 from lensrl_cli.run import run
 
-from lensrl.plan import RunSpec, Watcher
+from lensrl.plan import RunSpec
 from lensrl.recipe import Recipe
+from lensrl.rl.watch import Watcher
 from lensrl.store.run import Run
 
 RECIPE = """\

@@ -12,7 +12,7 @@ from lensrl.execute import parameter_table
 from lensrl.layers import OUTSIDE
 from lensrl.models import Base
 from lensrl.patching.graft import graft, run_weights
-from lensrl.rl import train
+from lensrl.rl.trainer import train
 from lensrl.store.patch import PatchComponent
 from lensrl.store.run import Run
 from lensrl.store.study import Study

@@ -13,11 +13,10 @@ from transformers import PreTrainedModel
 from lensrl import run_study
 from lensrl.models import Base
 from lensrl.recipe import Recipe, Rl
-from lensrl.rl import train
 from lensrl.rl.advantages import dr_grpo_advantages, grpo_advantages
 from lensrl.rl.recorder import Recorder
 from lensrl.rl.sampling import Completions
-from lensrl.rl.trainer import Trainer, _quiet, grpo_config
+from lensrl.rl.trainer import Trainer, _quiet, grpo_config, train
 from lensrl.tasks import Item
 from lensrl.tasks.arithmetic import Arithmetic
 from tests.conftest import SMALL

@@ -11,8 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from lensrl.models import load_base
 from lensrl.recipe import Recipe
-from lensrl.rl import train
-from lensrl.rl.trainer import Trainer
+from lensrl.rl.trainer import Trainer, train
 from lensrl.tasks import Item
 
 

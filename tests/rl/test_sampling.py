@@ -14,9 +14,8 @@ import trl
 from lensrl.errors import RecipeError
 from lensrl.models import Base
 from lensrl.recipe import Recipe, Rl
-from lensrl.rl import train
 from lensrl.rl.sampling import Episodes, spread
-from lensrl.rl.trainer import Trainer, grpo_config
+from lensrl.rl.trainer import Trainer, grpo_config, train
 from lensrl.tasks import load_task
 from lensrl.tasks.corridor import Corridor
 

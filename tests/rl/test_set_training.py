@@ -9,9 +9,8 @@ import torch
 
 from lensrl.models import Base
 from lensrl.recipe import Rl
-from lensrl.rl import train
 from lensrl.rl.checks import check_frozen
-from lensrl.rl.trainer import Trainer
+from lensrl.rl.trainer import Trainer, train
 from lensrl.tasks.arithmetic import Arithmetic
 from tests.conftest import SMALL
 

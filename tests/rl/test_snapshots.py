@@ -12,7 +12,8 @@ from safetensors import safe_open
 from lensrl import open_study, verify
 from lensrl.models import Base
 from lensrl.recipe import Recipe, Rl, Store
-from lensrl.rl import Snapshots, train
+from lensrl.rl.snapshots import Snapshots
+from lensrl.rl.trainer import train
 from lensrl.store.atomic import partial_path, scratch_folder
 from lensrl.store.exact import add, same_bits
 from lensrl.study import run_study

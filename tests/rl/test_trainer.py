@@ -12,10 +12,9 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 
 from lensrl.models import Base
 from lensrl.recipe import Recipe, Rl
-from lensrl.rl import train
 from lensrl.rl.checks import check_frozen
 from lensrl.rl.recorder import Recorder
-from lensrl.rl.trainer import Trainer, grpo_config
+from lensrl.rl.trainer import Trainer, grpo_config, train
 from lensrl.tasks import Item
 from lensrl.tasks.arithmetic import Arithmetic
 from tests.conftest import SMALL

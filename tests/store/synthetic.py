@@ -11,7 +11,7 @@ import numpy as np
 from lensrl.recipe import Recipe
 from lensrl.store.atomic import new_file
 from lensrl.store.deltas import Parameter
-from lensrl.store.study import RECIPE_FILE, run_path
+from lensrl.store.names import RECIPE_FILE, run_path
 from lensrl.store.write import Header, Probe, ScoreArrays
 from lensrl.store.write import write_run as write_partial
 from tests.reseal import resealed as resealed

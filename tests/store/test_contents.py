@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from synthetic import header, parameter, write_full_run, write_run
 
-from lensrl.store.listing import fold, list_contents, size
+from lensrl.store.contents import fold, list_contents
+from lensrl.store.look import size
 from lensrl.store.run import Run
 
 
@@ -29,7 +30,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_the_contents_are_those_that_h5py_finds(path: Path) -> None:
     with Run(path) as run:
-        table = list_contents(run)
+        table = list_contents(run.file)
     expected: dict[str, tuple[object, ...]] = {}
 
     def visit(name: str, node: h5py.Group | h5py.Dataset) -> None:
@@ -50,7 +51,7 @@ def test_contents_begin_at_the_root_and_layer_10_follows_layer_9(tmp_path: Path)
     before, after = ({p.name: weights * factor for p in parameters} for factor in (1, 2))
     write_run(tmp_path / "run.h5", header("full-rl", n_layers=11), parameters, before, after=after)
     with Run(tmp_path / "run.h5") as run:
-        names = list_contents(run)["dataset"].tolist()
+        names = list_contents(run.file)["dataset"].tolist()
     depth = ["/" in name for name in names]
     assert depth == sorted(depth)
     assert [name for name in names if name.endswith("/w")] == ["deltas/9/w", "deltas/10/w", "deltas/embed/w"]
@@ -58,7 +59,7 @@ def test_contents_begin_at_the_root_and_layer_10_follows_layer_9(tmp_path: Path)
 
 def test_folding_leaves_axes_out_and_adds_up_the_weights_of_a_part(path: Path) -> None:
     with Run(path) as run:
-        contents = list_contents(run)
+        contents = list_contents(run.file)
         table = fold(contents).set_index("dataset")
     weights = contents[contents["axes"] != ""].set_index("dataset")
     for part, names in {

@@ -14,7 +14,8 @@ from synthetic import add_run, solved_by_half
 from lensrl.errors import LensrlError
 from lensrl.recipe import Recipe
 from lensrl.store.contributions import layer_contributions
-from lensrl.store.study import RECIPE_FILE, Study, open_study
+from lensrl.store.names import RECIPE_FILE
+from lensrl.store.study import Study, open_study
 
 RANKED = {"layers": "top-1", "profile": "/gone", "chosen": {"layers": [1], "items": "other half"}}
 
@@ -128,14 +129,14 @@ def test_where_full_rl_diverged_at_every_rate_there_is_nothing_to_share(tmp_path
 
 def test_contributions_on_some_items_are_those_of_a_study_that_has_no_others(tmp_path: Path) -> None:
     with study(tmp_path, TRAINED) as opened:
-        table = layer_contributions(opened, items=np.arange(1, 40, 2))
+        table = layer_contributions(opened.runs, items=np.arange(1, 40, 2))
     assert table["contribution"].tolist() == pytest.approx([9 / 12, 3 / 12])
 
 
 def test_a_layer_with_fewer_seeds_than_others_says_what_became_of_the_rest(tmp_path: Path) -> None:
     runs = TRAINED | {"full-rl 1": (10, 12), "layer-0 1": (8, 9), "layer-1 1": None}
     with study(tmp_path, runs, seeds=[0, 1]) as opened:
-        table = layer_contributions(opened).set_index("layer")
+        table = layer_contributions(opened.runs).set_index("layer")
     assert table["status"].tolist() == ["defined", "defined"]
     assert table["seeds"].tolist() == [2, 1]
     assert table["reason"].tolist() == ["", "1 of 2 seeds: seed 1 diverged: the loss is not finite"]

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from synthetic import add_run, make_study, write_full_run
 
-from lensrl.store.html import bars_html, quick_contributions
 from lensrl.store.lazy import LazyArray
-from lensrl.store.listing import list_study
+from lensrl.store.look import bars_html
+from lensrl.store.names import RECIPE_FILE
 from lensrl.store.run import Run
 from lensrl.store.seal import read_seal
-from lensrl.store.study import RECIPE_FILE, Study, open_study
+from lensrl.store.study import Study, open_study
 from tests.reseal import resealed
 
 HOSTILE = "<script>alert(1)</script>"
@@ -98,7 +98,7 @@ def test_hostile_text_in_a_study_is_shown_and_not_run(folder: Path) -> None:
 def test_the_page_of_a_study_lists_every_run_with_its_score_and_reason(folder: Path) -> None:
     with open_study(folder) as study:
         page = Page(study._repr_html_())
-        rows = list_study(study).to_dict("records")
+        rows = study.runs.table().to_dict("records")
     assert len(page.named("tr")) == 1 + len(rows)
     for expected in ("base", "full-rl", "0.250", "0.750", "0.500", "diverged", "no gradient", "tiny:none"):
         assert expected in page.text
@@ -117,7 +117,7 @@ def test_the_page_of_a_study_lists_every_run_with_its_score_and_reason(folder: P
     ids=["1 layer", "8 layers", "36 layers", "nothing defined"],
 )
 def test_there_is_a_bar_for_every_finite_contribution_as_high_as_it_is(contributions: dict[int, float]) -> None:
-    page = Page(str(bars_html(contributions)))
+    page = Page(str(bars_html(contributions, 1.0)))
     zero, full = (float(line["y1"]) for line in page.named("line"))
     finite = {layer: value for layer, value in contributions.items() if math.isfinite(value)}
     bars = page.named("rect")
@@ -131,27 +131,27 @@ def test_there_is_a_bar_for_every_finite_contribution_as_high_as_it_is(contribut
         assert height == pytest.approx(max(0.5, length), abs=0.21), layer
         assert (top if value < 0 else top + height) == pytest.approx(zero, abs=0.51), layer
         assert 0 <= float(bar["x"]) < float(bar["x"]) + float(bar["width"]) <= total
-        assert f"layer {layer}: C = {value:.2f}" in page.text
+        assert f"layer {layer}: gain {value:.3f}" in page.text
 
 
 def test_a_bar_that_would_leave_the_picture_is_cut_at_its_edge() -> None:
-    page = Page(str(bars_html({0: 50.0, 1: -50.0, 2: 0.5})))
+    page = Page(str(bars_html({0: 50.0, 1: -50.0, 2: 0.5}, 1.0)))
     height = float(page.named("svg")[0]["viewbox"].split()[3])
     for bar in page.named("rect"):
         assert float(bar["y"]) >= 0
         assert float(bar["y"]) + float(bar["height"]) < height
-    assert "C = 50.00" in page.text
+    assert "gain 50.000" in page.text
 
 
 def test_without_contributions_there_is_no_picture(tmp_path: Path) -> None:
-    assert not str(bars_html({}))
+    assert not str(bars_html({}, 1.0))
     folder = make_study(tmp_path / "study")
     add_run(folder, "base", solved(10))
     with open_study(folder) as study:
         assert "<svg" not in study._repr_html_()
 
 
-def test_quick_contributions_are_those_of_the_study(tmp_path: Path) -> None:
+def test_the_bars_of_a_page_are_mean_gains_over_seeds(tmp_path: Path) -> None:
     """Two benchmarks and three seeds, of which a layer lacks one and full RL another."""
     folder, rng = make_study(tmp_path / "study"), np.random.default_rng(5)
 
@@ -166,21 +166,22 @@ def test_quick_contributions_are_those_of_the_study(tmp_path: Path) -> None:
         if seed:
             add_run(folder, "layer-1", scores(0.7), seed)
     with open_study(folder) as study:
-        exact = study.contributions().set_index("layer")["contribution"]
-        quick = quick_contributions(list_study(study))
-    assert list(quick) == exact.index.tolist() == [0, 1]
-    assert list(quick.values()) == pytest.approx(exact.tolist())
-    assert quick[0] != pytest.approx(quick[1])
+        gains = {layer: np.mean([run.score - study["base"].score for run in study.runs.of(f"layer-{layer}").values()])
+                 for layer in (0, 1)}  # fmt: skip
+        page = Page(study._repr_html_())
+    assert gains[0] != pytest.approx(gains[1])
+    for layer, gain in gains.items():
+        assert f"layer {layer}: gain {gain:.3f}" in page.text
 
 
 @pytest.mark.parametrize("full", [10, 5], ids=["no gain", "a loss"])
-def test_without_a_gain_of_full_rl_there_is_no_share_and_no_bar(tmp_path: Path, full: int) -> None:
+def test_without_a_gain_of_full_rl_there_is_no_share_and_still_a_bar(tmp_path: Path, full: int) -> None:
     folder = make_study(tmp_path / "study")
     for name, count in [("base", 10), ("full-rl", full), ("layer-0", 20)]:
         add_run(folder, name, solved(count))
     with open_study(folder) as study:
-        assert math.isnan(quick_contributions(list_study(study))[0])
-        assert "<rect" not in study._repr_html_()
+        assert math.isnan(study.contributions()["contribution"][0])
+        assert study._repr_html_().count("<rect") == 1
 
 
 SHOWN: dict[str, Callable[[Study, Run], object]] = {

@@ -17,10 +17,11 @@ from synthetic import add_run, make_study, write_full_run
 import lensrl
 from lensrl.errors import LensrlError
 from lensrl.store.atomic import new_file, partial_path
-from lensrl.store.listing import COLUMNS, list_study
+from lensrl.store.names import RECIPE_FILE
 from lensrl.store.patch import PatchKey, PatchResult, is_patch, write_patch
+from lensrl.store.runs import COLUMNS
 from lensrl.store.seal import read_seal
-from lensrl.store.study import RECIPE_FILE, open_study
+from lensrl.store.study import open_study
 from tests.reseal import resealed
 
 
@@ -96,7 +97,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 def test_every_run_is_listed_with_its_status_and_reason(folder: Path) -> None:
     with open_study(folder) as study:
-        table = list_study(study)
+        table = study.runs.table()
     assert table.columns.tolist() == COLUMNS
     found = {(row["run"], row["seed"]): (row["status"], row["reason"]) for row in table.to_dict("records")}
     assert set(found) == set(STATES)
@@ -129,7 +130,7 @@ def test_what_can_be_read_is_a_mapping_and_the_rest_is_in_its_repr(folder: Path)
 
 def test_gain_is_score_minus_the_score_of_the_base(folder: Path) -> None:
     with open_study(folder) as study:
-        rows = {(row["run"], row["seed"]): row for row in list_study(study).to_dict("records")}
+        rows = {(row["run"], row["seed"]): row for row in study.runs.table().to_dict("records")}
         for key, run in study.runs.items():
             score = run.items["score"].mean() if run.has_scores else math.nan
             assert rows[key]["score"] == pytest.approx(score, nan_ok=True)
@@ -150,7 +151,7 @@ def test_base_and_full_rl_come_first_then_layers_from_the_bottom_then_sets(tmp_p
         with resealed(add_run(folder, name, solved(10), n_layers=11)) as file:
             file.attrs["layers"] = np.array(layers, np.int32)
     with open_study(folder) as study:
-        names = list_study(study)["run"].tolist()
+        names = study.runs.table()["run"].tolist()
     assert names == ["base", "full-rl", *(f"layer-{layer}" for layer in range(11)), "a-set"]
 
 
@@ -158,7 +159,7 @@ def test_without_a_base_there_are_no_gains_and_the_base_is_missing(tmp_path: Pat
     folder = make_plain(tmp_path / "study")
     (folder / "base.h5").unlink()
     with open_study(folder) as study:
-        table = list_study(study).set_index("run")
+        table = study.runs.table().set_index("run")
         assert table.loc["base", "status"] == "missing"
         assert table.loc["full-rl", "score"] == 0.75
         assert table["gain"].isna().all()
@@ -168,7 +169,10 @@ def test_without_a_base_there_are_no_gains_and_the_base_is_missing(tmp_path: Pat
 
 def test_an_empty_study_is_shown_with_what_comes_in_any_case(tmp_path: Path) -> None:
     with open_study(make_study(tmp_path / "study")) as study:
-        assert list_study(study)[["run", "status"]].to_numpy().tolist() == [["base", "missing"], ["full-rl", "missing"]]
+        assert study.runs.table()[["run", "status"]].to_numpy().tolist() == [
+            ["base", "missing"],
+            ["full-rl", "missing"],
+        ]
         for text in (repr(study), study._repr_html_(), study.runs._repr_html_()):
             assert "full-rl" in text
         assert not study.runs
@@ -178,8 +182,8 @@ def test_an_empty_study_without_a_recipe_that_can_be_read_is_shown_as_empty(tmp_
     folder = make_study(tmp_path / "study")
     (folder / RECIPE_FILE).write_text("{")
     with open_study(folder) as study:
-        assert len(list_study(study)) == 0
-        assert list_study(study).columns.tolist() == COLUMNS
+        assert len(study.runs.table()) == 0
+        assert study.runs.table().columns.tolist() == COLUMNS
         assert repr(study.runs) == "no runs"
         for text in (repr(study), study._repr_html_(), study.runs._repr_html_()):
             assert text
@@ -191,7 +195,7 @@ def test_only_damaged_runs_are_listed(tmp_path: Path) -> None:
     for path in folder.glob("*.h5"):
         path.write_bytes(b"nothing")
     with open_study(folder) as study:
-        assert list_study(study)["status"].tolist() == ["damaged"] * 3
+        assert study.runs.table()["status"].tolist() == ["damaged"] * 3
         assert study._repr_html_().count("is damaged or not an HDF5 file") == 3
 
 
@@ -200,7 +204,7 @@ def test_a_study_whose_recipe_cannot_be_read_still_lists_its_runs(tmp_path: Path
     folder = make_plain(tmp_path / "study")
     (folder / RECIPE_FILE).write_bytes(recipe.encode("latin1"))
     with open_study(folder) as study:
-        assert list_study(study)["run"].tolist() == ["base", "full-rl", "layer-0"]
+        assert study.runs.table()["run"].tolist() == ["base", "full-rl", "layer-0"]
         assert "full-rl" in repr(study.runs)
     assert len(lensrl.runs(tmp_path)) == 3
 
@@ -209,14 +213,14 @@ def test_a_recipe_that_does_not_fit_the_model_does_not_hide_the_runs(tmp_path: P
     folder = make_plain(tmp_path / "study")
     set_recipe(folder, layers="[5]")
     with open_study(folder) as study:
-        assert list_study(study)["run"].tolist() == ["base", "full-rl", "layer-0"]
+        assert study.runs.table()["run"].tolist() == ["base", "full-rl", "layer-0"]
 
 
 def test_a_run_whose_file_is_gone_is_still_shown(tmp_path: Path) -> None:
     folder = make_plain(tmp_path / "study")
     with open_study(folder) as study:
         (folder / "full-rl.seed-0.h5").unlink()
-        table = list_study(study).set_index("run")
+        table = study.runs.table().set_index("run")
         assert table.loc["full-rl", "gain"] == 0.5
         assert "full-rl" in repr(study.runs)
 
@@ -226,7 +230,7 @@ def test_what_was_begun_is_listed_while_no_run_is_finished(tmp_path: Path) -> No
     for name in ("full-rl.seed-0.h5", "layer-1.seed-2.h5"):
         partial_path(folder / name).write_bytes(b"half")
     with new_file(folder / "base.h5"), open_study(folder) as study:
-        table = list_study(study)
+        table = study.runs.table()
     assert table[["run", "seed", "status"]].to_numpy().tolist() == [
         ["base", 0, "running"], ["full-rl", 0, "unfinished"], ["layer-1", 2, "unfinished"],
     ]  # fmt: skip
@@ -245,7 +249,7 @@ def test_a_file_that_cannot_be_read_has_the_status_and_the_reason_that_verify_gi
     shutil.copytree(folder, tmp_path / "strays", ignore=shutil.ignore_patterns(RECIPE_FILE))
     verdicts = {v.path.name: v for v in lensrl.verify(folder)}
     with open_study(folder) as study:
-        rows = list_study(study).to_dict("records")
+        rows = study.runs.table().to_dict("records")
     strays = lensrl.runs(tmp_path / "strays")
     for row in [*rows, *strays.to_dict("records")]:
         assert row["status"] == expected[row["run"]]
@@ -278,7 +282,7 @@ def test_results_of_patching_are_no_runs(tmp_path: Path, state: str) -> None:
     assert len(lensrl.runs(folder / "patches")) == 0
     shutil.copy(path, folder / "stray.h5")
     with open_study(folder) as study:
-        assert list_study(study)["run"].tolist() == ["base", "full-rl", "layer-0", "layer-1"]
+        assert study.runs.table()["run"].tolist() == ["base", "full-rl", "layer-0", "layer-1"]
 
 
 def test_a_folder_lists_studies_and_stray_files(tmp_path: Path) -> None:
@@ -292,7 +296,7 @@ def test_a_folder_lists_studies_and_stray_files(tmp_path: Path) -> None:
     assert table.columns.tolist() == ["study", *COLUMNS]
     for place in (folder / "one", folder / "deep" / "two"):
         with open_study(place) as study:
-            expected = list_study(study)
+            expected = study.runs.table()
         found = table[table["study"] == str(place)].drop(columns="study").reset_index(drop=True)
         pd.testing.assert_frame_equal(found, expected, check_dtype=False)
     strays = table[table["study"] == ""].set_index("file").to_dict("index")

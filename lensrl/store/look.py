@@ -1,72 +1,44 @@
-"""How a study and a run look in a notebook: text from files is escaped, arrays are not read."""
+"""How tables of runs and datasets look in a terminal and in a notebook, where text from files is escaped."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import pandas as pd
 from markupsafe import Markup, escape
-
-from lensrl.layers import BASE, FULL, run_layer
-from lensrl.store.listing import fold, for_people, list_contents, list_study, size
-
-if TYPE_CHECKING:
-    from lensrl.store.run import Run
-    from lensrl.store.study import Study
 
 _CELL = 'style="text-align:{}; white-space:{}; padding:0.1em 0.8em 0.1em 0; vertical-align:top"'
 _FAINT = Markup('style="opacity:0.65"')
 
 
-def study_html(study: Study) -> str:
-    """A line about the study, its C_l bars, one row per run."""
-    table = list_study(study)
-    seeds = ", ".join(map(str, study.seeds)) or "none"
-    head = Markup("<div><b>{}</b> <span {}>model {}, seeds {}, {}</span></div>").format(
-        study.name, _FAINT, study.model, seeds, size(int(table["bytes"].sum()))
-    )
-    return str(Markup("<div>{}{}{}</div>").format(head, bars_html(quick_contributions(table)), table_html(table)))
+def study_html(name: str, about: str, gains: Mapping[int, float], full: float, table: pd.DataFrame) -> str:
+    """A line about the study, the gain of each layer as a bar, one row per run."""
+    head = Markup("<div><b>{}</b> <span {}>{}</span></div>").format(name, _FAINT, about)
+    return str(Markup("<div>{}{}{}</div>").format(head, bars_html(gains, full), table_html(table)))
 
 
-def run_html(run: Run) -> str:
+def run_html(name: str, about: str, status: str, table: pd.DataFrame) -> str:
     """What the header says, and what is in the file."""
-    head = Markup("<div><b>{}</b> seed {} <span {}>of {}, model {}, {}</span></div>").format(
-        run.name, run.seed, _FAINT, run.study, run.base, size(run.bytes)
-    )
-    why = Markup("<div>{}{}</div>").format(
-        run.status, f": {run.reason}" if run.reason else f", score {_number(run.score)}"
-    )
-    return str(Markup("<div>{}{}{}</div>").format(head, why, table_html(fold(list_contents(run)))))
+    head = Markup("<div><b>{}</b> <span {}>{}</span></div><div>{}</div>").format(name, _FAINT, about, status)
+    return str(Markup("<div>{}{}</div>").format(head, table_html(table)))
 
 
-def quick_contributions(table: pd.DataFrame) -> dict[int, float]:
-    """Layer -> (S_l - S_base) / (S_full - S_base) from the headers' scores, means over the seeds of both runs.
+def bars_html(gains: Mapping[int, float], full: float) -> Markup:
+    """Layer -> gain as bars over depth, beside full RL's gain: the thin line is 0, the dashed one full RL.
 
-    Without intervals, and NaN where full RL gained nothing: `study.contributions()` judges that.
+    A bar is cut at 1.6 and at -0.5 times the gain of full RL, or of the largest gain where full RL gains nothing.
     """
-    scored = table[table["score"].notna()]
-    full = scored[scored["run"] == FULL].set_index("seed")["gain"]
-    found: dict[int, float] = {}
-    for name, runs in scored[scored["run"] != BASE].groupby("run"):
-        layer = run_layer(str(name))
-        gains = runs.set_index("seed")["gain"]
-        shared = gains.index.intersection(full.index)
-        if layer is not None and len(shared):
-            whole = full[shared].mean()
-            found[layer] = gains[shared].mean() / whole if whole > 0 else math.nan
-    return dict(sorted(found.items()))
-
-
-def bars_html(contributions: Mapping[int, float]) -> Markup:
-    """C_l as bars over depth: the thin line is 0, the dashed one full RL."""
-    if not contributions:
+    if not gains:
         return Markup("")
-    high = max([1.1, *(min(c, 1.6) for c in contributions.values() if math.isfinite(c))])
-    low = min([0.0, *(max(c, -0.5) for c in contributions.values() if math.isfinite(c))])
+    finite = [gain for gain in gains.values() if math.isfinite(gain)]
+    unit = full if full > 0 else max([abs(gain) for gain in finite if gain], default=1.0)
+    high = max([1.1 * unit, *(min(gain, 1.6 * unit) for gain in finite)])
+    low = min([0.0, *(max(gain, -0.5 * unit) for gain in finite)])
     width, height = 12, 90.0
-    first, count = min(contributions), max(contributions) - min(contributions) + 1
+    first, count = min(gains), max(gains) - min(gains) + 1
     every = next(n for n in (1, 2, 4, 8, 16, 32, 64) if count / n <= 20)
 
     def y(value: float) -> float:
@@ -74,7 +46,7 @@ def bars_html(contributions: Mapping[int, float]) -> Markup:
 
     marks = []
     for i, layer in enumerate(range(first, first + count)):
-        value = contributions.get(layer, math.nan)
+        value = gains.get(layer, math.nan)
         if not math.isfinite(value):
             marks.append(
                 Markup('<text x="{}" y="{}" font-size="8" text-anchor="middle" fill="#b8433f">×</text>').format(
@@ -85,8 +57,8 @@ def bars_html(contributions: Mapping[int, float]) -> Markup:
             top, bottom = sorted((y(min(max(value, low), high)), y(0.0)))
             marks.append(
                 Markup(
-                    '<rect x="{}" y="{}" width="{}" height="{}" fill="#4c78a8"><title>layer {}: C = {}</title></rect>'
-                ).format(i * width + 1, top, width - 2, max(0.5, bottom - top), layer, f"{value:.2f}")
+                    '<rect x="{}" y="{}" width="{}" height="{}" fill="#4c78a8"><title>layer {}: gain {}</title></rect>'
+                ).format(i * width + 1, top, width - 2, max(0.5, bottom - top), layer, f"{value:.3f}")
             )
         if layer % every == 0:
             marks.append(
@@ -99,8 +71,10 @@ def bars_html(contributions: Mapping[int, float]) -> Markup:
         '<line x1="0" x2="{0}" y1="{1}" y2="{1}" stroke="currentColor" stroke-width="0.5"/>'
         '<line x1="0" x2="{0}" y1="{2}" y2="{2}" stroke="currentColor" stroke-width="0.5" stroke-dasharray="3 2"/>'
         '<text x="{3}" y="{4}" font-size="8" fill="currentColor">full RL</text>'
-    ).format(total, y(0.0), y(1.0), total + 3, y(1.0) + 3)
-    label = Markup("<div {}>C_l by layer, from mean scores; intervals: study.contributions()</div>").format(_FAINT)
+    ).format(total, y(0.0), at := y(min(max(full, low), high)), total + 3, at + 3)
+    label = Markup("<div {}>Gain by layer, mean over seeds; C_l with intervals: study.contributions()</div>").format(
+        _FAINT
+    )
     return Markup(
         '<svg viewBox="0 0 {} {}" width="{}" height="{}" style="max-width:100%; height:auto">{}{}</svg>{}'
     ).format(total + 32, height + 13, (total + 32) * 1.5, (height + 13) * 1.5, Markup("").join(marks), lines, label)
@@ -137,3 +111,23 @@ def _cell(column: Any, value: Any) -> Markup:
 
 def _number(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.3f}"
+
+
+def as_text(table: pd.DataFrame) -> str:
+    """A listing for a terminal or a REPL."""
+    shown = for_people(table).assign(bytes=[size(n) for n in table["bytes"]])
+    return shown.to_string(index=False, na_rep="", float_format="{:.3f}".format) if len(table) else "no runs"
+
+
+def for_people(table: pd.DataFrame) -> pd.DataFrame:
+    """A table without the names of files, and without reasons where no row has one."""
+    empty = ["reason"] if "reason" in table and not table["reason"].any() else []
+    return table.drop(columns=["file", *empty], errors="ignore")
+
+
+def size(n_bytes: int | np.integer) -> str:
+    """`7.6 MB`; decimal units, as disks are sold."""
+    for unit, power in (("GB", 3), ("MB", 2), ("kB", 1)):
+        if n_bytes >= 1000**power:
+            return f"{n_bytes / 1000**power:.1f} {unit}"
+    return f"{n_bytes} B"
