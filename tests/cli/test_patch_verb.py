@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from lensrl_cli.patch import patch
-from typed import lensrl
+
+from tests.cli.typed import lensrl
 
 
 def test_the_example_in_the_help_runs_as_typed(small_study_folder: Path, tmp_path: Path) -> None:

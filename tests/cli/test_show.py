@@ -10,11 +10,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from test_verbs import assert_one_line
-from typed import lensrl
 
 from lensrl import open_run, open_study
 from lensrl.store.patch import PatchKey, PatchResult, write_patch
+from tests.cli.test_verbs import assert_one_line
+from tests.cli.typed import lensrl
 from tests.reseal import resealed
 from tests.store.synthetic import write_full_run
 

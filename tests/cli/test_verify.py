@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_verbs import assert_one_line
-from typed import lensrl
 
 from lensrl.errors import LensrlError
 from lensrl.store.atomic import new_file, partial_path
 from lensrl.store.seal import Seal, read_seal, structure_holds
 from lensrl.store.verify import check_file, verify
+from tests.cli.test_verbs import assert_one_line
+from tests.cli.typed import lensrl
 from tests.reseal import resealed
 from tests.store.synthetic import write_full_run
 

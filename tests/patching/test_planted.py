@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from planted import ITEMS, Weights, helpful_delta, plant, plus, random_base, random_delta
 
 from lensrl import compare_activations, open_study, patch
 from lensrl.evaluate import reference_logprobs
@@ -20,6 +19,7 @@ from lensrl.patching.additivity import additivity_table
 from lensrl.patching.bridge import boot, capture
 from lensrl.patching.graft import graft
 from lensrl.store.study import Study
+from tests.patching.planted import ITEMS, Weights, helpful_delta, plant, plus, random_base, random_delta
 
 WHERE, NOISE, NORM = 4, 2, 1.0  # the layer of the planted change, of the random one, and the norm of both
 CONTINUOUS = "reference_logprob"

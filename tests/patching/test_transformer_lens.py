@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from planted import ITEMS, Weights
 from transformer_lens.patching import generic_activation_patch, layer_head_vector_patch_setter
 
 from lensrl.evaluate import answer_mean, references, token_logprobs
@@ -15,6 +14,7 @@ from lensrl.models import Base
 from lensrl.patching.activations import METRICS, Patch, patch_activations
 from lensrl.patching.bridge import boot
 from lensrl.store.patch import PatchComponent
+from tests.patching.planted import ITEMS, Weights
 
 LOGPROB = METRICS.index("reference_logprob")
 

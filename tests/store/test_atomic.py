@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from synthetic import PARAMETERS, after_weights, before_weights, header, write_run
 
 from lensrl.errors import LensrlError, StoreError
 from lensrl.store.atomic import is_being_written, new_file, partial_path, remove_litter, scratch_folder
+from tests.store.synthetic import PARAMETERS, after_weights, before_weights, header, write_run
 
 
 def test_the_file_appears_when_the_block_ends(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from lensrl.errors import StoreError
-from synthetic import PARAMETERS, after_weights, before_weights, header, write_run
+from tests.store.synthetic import PARAMETERS, after_weights, before_weights, header, write_run
 
 path = Path(sys.argv[1])
 after = after_weights([p.name for p in PARAMETERS])
@@ -126,7 +126,7 @@ from pathlib import Path
 import numpy as np
 from lensrl.errors import StoreError
 from lensrl.store.deltas import Parameter
-from synthetic import header, write_run
+from tests.store.synthetic import header, write_run
 
 path = Path(sys.argv[1])
 parameters = [Parameter(name, "0", name, "mlp", 1 << 21, 1.0) for name in "abc"]

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import h5py
 import pytest
-from synthetic import write_full_run
 
 from lensrl.errors import Damaged, StoreError, Unfinished
 from lensrl.store.run import Run
 from tests.reseal import resealed
+from tests.store.synthetic import write_full_run
 
 
 @pytest.fixture

@@ -10,7 +10,14 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from synthetic import (
+
+from lensrl.errors import LensrlError
+from lensrl.store.exact import add
+from lensrl.store.hdf5 import Compression
+from lensrl.store.run import Run
+from lensrl.store.seal import read_seal
+from lensrl.store.verify import check_file
+from tests.store.synthetic import (
     N_LAYERS,
     PARAMETERS,
     Weights,
@@ -24,13 +31,6 @@ from synthetic import (
     training,
     write_run,
 )
-
-from lensrl.errors import LensrlError
-from lensrl.store.exact import add
-from lensrl.store.hdf5 import Compression
-from lensrl.store.run import Run
-from lensrl.store.seal import read_seal
-from lensrl.store.verify import check_file
 
 pytest.importorskip("hdf5plugin")
 

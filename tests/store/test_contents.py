@@ -7,11 +7,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from synthetic import header, parameter, write_full_run, write_run
 
 from lensrl.store.contents import fold, list_contents
 from lensrl.store.look import size
 from lensrl.store.run import Run
+from tests.store.synthetic import header, parameter, write_full_run, write_run
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic import add_run, solved_by_half
 
 from lensrl.errors import LensrlError
 from lensrl.recipe import Recipe
 from lensrl.store.contributions import layer_contributions
 from lensrl.store.names import RECIPE_FILE
 from lensrl.store.study import Study, open_study
+from tests.store.synthetic import add_run, solved_by_half
 
 RANKED = {"layers": "top-1", "profile": "/gone", "chosen": {"layers": [1], "items": "other half"}}
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from synthetic import add_run, header, make_study, score_arrays, training, write_run
 
 from lensrl.errors import StoreError
 from lensrl.store.atomic import PATIENCE, new_file, partial_path, remove_litter
@@ -24,6 +23,7 @@ from lensrl.store.run import Run
 from lensrl.store.study import Study
 from lensrl.store.verify import check_file
 from lensrl.store.write import write_run as write_partial
+from tests.store.synthetic import add_run, header, make_study, score_arrays, training, write_run
 
 FORK = multiprocessing.get_context("fork")
 WIDE = Parameter("model.layers.0.wide", "0", "wide", "mlp", 100_000, 1.0)

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from synthetic import header, parameter, write_run
 
 from lensrl.errors import StoreError
 from lensrl.store.deltas import sum_of_squares
 from lensrl.store.exact import Delta, add, bits, same_bits, subtract
 from lensrl.store.hdf5 import Compression
 from lensrl.store.run import Run
+from tests.store.synthetic import header, parameter, write_run
 
 TINY, LARGEST = np.finfo(np.float32).smallest_subnormal, np.finfo(np.float32).max
 NASTY = [0.0, -0.0, TINY, -TINY, 1.1754942e-38, LARGEST, -LARGEST, 1.0, np.nextafter(np.float32(1), np.float32(2))]

@@ -24,8 +24,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from mutants import KINDS, TURNS, forge_the_structure
-from synthetic import write_full_run
 
 from lensrl.errors import LensrlError
 from lensrl.store.checked import read_array
@@ -34,6 +32,8 @@ from lensrl.store.run import Run
 from lensrl.store.seal import read_seal
 from lensrl.store.verify import check_file, verify
 from tests.reseal import resealed
+from tests.store.mutants import KINDS, TURNS, forge_the_structure
+from tests.store.synthetic import write_full_run
 
 RELEASED = Path(__file__).parent / "released"
 FEW, MANY = 300, 10_000

@@ -11,7 +11,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from synthetic import add_run, make_study, write_full_run
 
 from lensrl.store.lazy import LazyArray
 from lensrl.store.look import bars_html
@@ -20,6 +19,7 @@ from lensrl.store.run import Run
 from lensrl.store.seal import read_seal
 from lensrl.store.study import Study, open_study
 from tests.reseal import resealed
+from tests.store.synthetic import add_run, make_study, write_full_run
 
 HOSTILE = "<script>alert(1)</script>"
 NO_SLASH = '<img src=x onerror="alert(1)">'  # what a file can be named

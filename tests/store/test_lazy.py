@@ -20,7 +20,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from synthetic import (
+
+from lensrl.errors import Damaged, LensrlError, StoreError
+from lensrl.store.atomic import new_file
+from lensrl.store.hdf5 import create, create_contiguous
+from lensrl.store.lazy import LazyArray
+from lensrl.store.run import Run
+from lensrl.store.study import Study, open_study
+from tests.store.synthetic import (
     PARAMETERS,
     add_run,
     after_weights,
@@ -31,13 +38,6 @@ from synthetic import (
     write_full_run,
     write_run,
 )
-
-from lensrl.errors import Damaged, LensrlError, StoreError
-from lensrl.store.atomic import new_file
-from lensrl.store.hdf5 import create, create_contiguous
-from lensrl.store.lazy import LazyArray
-from lensrl.store.run import Run
-from lensrl.store.study import Study, open_study
 
 SHAPES = [(), (1,), (7,), (5, 4), (3, 1, 6), (0, 3)]
 LAYOUTS = ["contiguous", "chunked", "compressed"]

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic import add_run, make_study, write_full_run
 
 import lensrl
 from lensrl.errors import LensrlError
@@ -23,6 +22,7 @@ from lensrl.store.runs import COLUMNS
 from lensrl.store.seal import read_seal
 from lensrl.store.study import open_study
 from tests.reseal import resealed
+from tests.store.synthetic import add_run, make_study, write_full_run
 
 
 class Text(HTMLParser):

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from lensrl.store.deltas import Parameter
-from synthetic import header, write_run
+from tests.store.synthetic import header, write_run
 
 path, sizes = Path(sys.argv[1]), [int(size) for size in sys.argv[2:]]
 rng = np.random.default_rng(0)

@@ -10,7 +10,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from synthetic import (
+
+from lensrl.errors import LensrlError
+from lensrl.store.exact import subtract
+from lensrl.store.hdf5 import axis, create_empty, create_file
+from tests.store.synthetic import (
     PARAMETERS,
     activations,
     after_weights,
@@ -22,10 +26,6 @@ from synthetic import (
     write_full_run,
     write_run,
 )
-
-from lensrl.errors import LensrlError
-from lensrl.store.exact import subtract
-from lensrl.store.hdf5 import axis, create_empty, create_file
 
 CHANGED = PARAMETERS[1].name
 

@@ -9,7 +9,13 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from synthetic import (
+
+from lensrl.store.exact import add
+from lensrl.store.patch import PATCH_VERSION, SETS_SINCE, PatchKey, read_patch
+from lensrl.store.run import Run
+from lensrl.store.verify import check_file
+from lensrl.store.write import RUN_VERSION
+from tests.store.synthetic import (
     PARAMETERS,
     activations,
     after_weights,
@@ -18,12 +24,6 @@ from synthetic import (
     training,
     write_full_run,
 )
-
-from lensrl.store.exact import add
-from lensrl.store.patch import PATCH_VERSION, SETS_SINCE, PatchKey, read_patch
-from lensrl.store.run import Run
-from lensrl.store.verify import check_file
-from lensrl.store.write import RUN_VERSION
 
 RELEASED = Path(__file__).parent / "released"
 CHANGED = [p.name for p in PARAMETERS[:5]]

@@ -9,7 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from synthetic import (
+
+from lensrl.errors import LensrlError, StoreError
+from lensrl.store.exact import add
+from lensrl.store.run import Run, open_run
+from lensrl.store.seal import read_seal
+from tests.store.synthetic import (
     PARAMETERS,
     activations,
     after_weights,
@@ -22,11 +27,6 @@ from synthetic import (
     write_full_run,
     write_run,
 )
-
-from lensrl.errors import LensrlError, StoreError
-from lensrl.store.exact import add
-from lensrl.store.run import Run, open_run
-from lensrl.store.seal import read_seal
 
 CHANGED = [p.name for p in PARAMETERS[:5]]
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from synthetic import add_run, make_study
 
 from lensrl.errors import LensrlError
 from lensrl.store.runs import Runs
+from tests.store.synthetic import add_run, make_study
 
 SCORES = {"only": [1.0, 0.0, 0.0, 1.0]}
 

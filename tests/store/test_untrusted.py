@@ -9,11 +9,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from synthetic import add_run, make_study, resealed, write_full_run
 
 from lensrl import open_study
 from lensrl.errors import Damaged, StoreError
 from lensrl.store.run import MOST_LAYERS, Run
+from tests.store.synthetic import add_run, make_study, resealed, write_full_run
 
 
 @pytest.fixture

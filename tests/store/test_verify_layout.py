@@ -16,7 +16,11 @@ import h5py
 import hdf5plugin
 import numpy as np
 import pytest
-from synthetic import (
+
+from lensrl.store.hdf5 import axis, create
+from lensrl.store.patch import PatchKey, PatchResult, write_patch
+from lensrl.store.verify import check_file
+from tests.store.synthetic import (
     PARAMETERS,
     activations,
     after_weights,
@@ -28,10 +32,6 @@ from synthetic import (
     training,
     write_run,
 )
-
-from lensrl.store.hdf5 import axis, create
-from lensrl.store.patch import PatchKey, PatchResult, write_patch
-from lensrl.store.verify import check_file
 
 Edit = Callable[[h5py.File], object]
 
