@@ -14,8 +14,8 @@ from jaxtyping import Float64
 
 from lensrl.comparison import distances_to
 from lensrl.errors import LensrlError
-from lensrl.layers import BASE, FULL, layer_run
 from lensrl.measures.correlation import Method, correlate, correlate_detrended
+from lensrl.recipe.runs import BASE, FULL, layer_run
 from lensrl.rivals import RIVALS, stored_rivals
 from lensrl.store.study import Study
 

@@ -20,11 +20,11 @@ import numpy as np
 import pandas as pd
 
 from lensrl.errors import LensrlError
-from lensrl.layers import BASE, FULL, run_layer, spell_layers
 from lensrl.measures.profile import split_items
-from lensrl.plan import read_set
 from lensrl.profiles import read_contributions
 from lensrl.recipe import LayerSet, Recipe
+from lensrl.recipe.layers import spell_layers
+from lensrl.recipe.runs import BASE, FULL, read_set, run_layer
 from lensrl.store.contributions import layer_contributions
 from lensrl.store.runs import NOT_READ
 from lensrl.store.study import Study, open_study

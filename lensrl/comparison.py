@@ -12,10 +12,10 @@ import pandas as pd
 from jaxtyping import Float64
 
 from lensrl.errors import LensrlError, did_you_mean
-from lensrl.layers import BASE, FULL
 from lensrl.measures.similarity import cka_interval, cka_map, linear_cka, mean_cosine, procrustes_distance, relative_l2
 from lensrl.measures.trajectory import directness, directness_null, gram, linearity, linearity_null
 from lensrl.measures.weights import SPECTRAL, DeltaMetrics, delta_metrics
+from lensrl.recipe.runs import BASE, FULL
 from lensrl.store.exact import add
 from lensrl.store.lazy import Deltas
 from lensrl.store.run import Run

@@ -14,11 +14,10 @@ import torch
 from lensrl.errors import LensrlError
 from lensrl.evaluate import Scores, evaluate
 from lensrl.generation import learned_positions, token_ids
-from lensrl.layers import BASE
 from lensrl.models import Base, load_base, pick_device
 from lensrl.patching.bridge import capture, probe_set
-from lensrl.plan import RunSpec
 from lensrl.recipe import Recipe
+from lensrl.recipe.runs import BASE, RunSpec
 from lensrl.rl.snapshots import Snapshots
 from lensrl.rl.trainer import train
 from lensrl.rl.watch import Watcher

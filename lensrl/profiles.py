@@ -11,8 +11,8 @@ from jaxtyping import Float64, Int
 
 from lensrl.errors import LensrlError
 from lensrl.errors import reason as first_line
-from lensrl.layers import BASE, FULL, layer_run
 from lensrl.measures.gains import Gains
+from lensrl.recipe.runs import BASE, FULL, layer_run
 from lensrl.store.study import Study
 
 FEWEST_LAYERS = 3

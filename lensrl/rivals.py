@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
-from lensrl.layers import BASE, FULL, run_layer
 from lensrl.patching import OnProgress
+from lensrl.recipe.runs import BASE, FULL, run_layer
 from lensrl.store.atomic import new_file
 from lensrl.store.provenance import provenance
 from lensrl.store.study import Study

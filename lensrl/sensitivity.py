@@ -36,12 +36,12 @@ from lensrl.evaluate import (
     teacher_batch,
     token_logprobs,
 )
-from lensrl.layers import BASE, FULL, layer_run
 from lensrl.measures.contribution import mean_score
 from lensrl.measures.gains import item_weights
 from lensrl.models import Base, load_base, pick_device
 from lensrl.patching import OnProgress
 from lensrl.recipe import Recipe
+from lensrl.recipe.runs import BASE, FULL, layer_run
 from lensrl.same import check_base, check_items, digests_of
 from lensrl.store.deltas import frobenius
 from lensrl.store.run import Run

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 
 from lensrl.choose import choose_sets
 from lensrl.errors import LensrlError, StoreError
-from lensrl.layers import BASE
-from lensrl.plan import RunSpec, plan, set_run
 from lensrl.recipe import LayerSet, Recipe, read_kept_recipe
+from lensrl.recipe.runs import BASE, RunSpec, plan, set_run
 from lensrl.rl.watch import NoWatcher, Watcher
 from lensrl.store.atomic import new_file, remove_litter
 from lensrl.store.names import RECIPE_FILE, run_path

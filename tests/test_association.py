@@ -11,9 +11,9 @@ import pytest
 
 from lensrl import LensrlError, Study, open_study
 from lensrl.association import CORRELATION_COLUMNS, PREDICTORS, correlate_study, predictors, without_grafts
-from lensrl.layers import BASE, FULL
 from lensrl.measures.correlation import correlate
 from lensrl.measures.similarity import linear_cka
+from lensrl.recipe.runs import BASE, FULL
 from lensrl.rivals import COLUMNS, RIVALS, _sources, _write
 from lensrl.store.names import PATCH_FOLDER
 from lensrl.store.patch import PatchKey, PatchResult, write_patch

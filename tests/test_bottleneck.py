@@ -14,8 +14,8 @@ import pytest
 from lensrl import LensrlError, Study, open_study
 from lensrl.bottleneck import Verdict, read_contributions, verdict
 from lensrl.claims import STATEMENTS, Claim
-from lensrl.layers import BASE, FULL
 from lensrl.measures.gains import Interval
+from lensrl.recipe.runs import BASE, FULL
 from tests.store.synthetic import add_run, make_study
 
 PUBLISHED = Path(__file__).parents[1] / "runs" / "published" / "qwen3-1.7b-grpo-math.csv"

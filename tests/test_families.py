@@ -15,12 +15,12 @@ from lensrl import LensrlError, run_study
 from lensrl.evaluate import reference_logprobs, references
 from lensrl.execute import check_fits
 from lensrl.generation import learned_positions
-from lensrl.layers import OUTSIDE
 from lensrl.models import Base
 from lensrl.patching.activations import METRICS, Patch, patch_activations
 from lensrl.patching.bridge import boot, capture
 from lensrl.patching.graft import graft
 from lensrl.recipe import Evaluation, Recipe, Rl, Store
+from lensrl.recipe.layers import OUTSIDE
 from lensrl.rl.trainer import train
 from lensrl.sensitivity import bypass, metric_gradients
 from lensrl.tasks import Item, Split

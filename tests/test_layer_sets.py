@@ -11,8 +11,8 @@ import pytest
 
 from lensrl import load_recipe, open_study, patch, run_study, write_report
 from lensrl.errors import LensrlError, StoreError
-from lensrl.plan import RunSpec, plan
 from lensrl.recipe import Recipe
+from lensrl.recipe.runs import RunSpec, plan
 from lensrl.rl.watch import NoWatcher
 from lensrl.store.study import Study
 from tests.cli.typed import lensrl

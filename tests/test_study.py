@@ -17,8 +17,8 @@ import torch
 from lensrl import execute, open_study, patch, run_study
 from lensrl.errors import LensrlError, StoreError
 from lensrl.models import Base, load_base
-from lensrl.plan import RunSpec, plan
 from lensrl.recipe import Recipe
+from lensrl.recipe.runs import RunSpec, plan
 from lensrl.rl.watch import NoWatcher
 from lensrl.store.run import Run
 from lensrl.store.study import Study

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from lensrl.layers import BASE
+from lensrl.recipe.runs import BASE
 from lensrl.report import METRICS, SETS
 from lensrl_cli.output import (
     Csv,

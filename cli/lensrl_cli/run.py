@@ -13,8 +13,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lensrl import Run, load_recipe, run_study
 from lensrl.errors import LensrlError
-from lensrl.plan import RunSpec
 from lensrl.recipe import Recipe
+from lensrl.recipe.runs import RunSpec
 from lensrl_cli.output import console
 
 if TYPE_CHECKING:

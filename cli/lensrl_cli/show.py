@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from lensrl import LensrlError, Run, Study
-from lensrl.plan import set_run
+from lensrl.recipe.runs import set_run
 from lensrl.report import METRICS
 from lensrl_cli.output import Json, interval, note, number, print_json, show
 

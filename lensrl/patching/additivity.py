@@ -19,9 +19,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from lensrl.layers import BASE, FULL
 from lensrl.measures.contribution import Interval, gain_ratios
 from lensrl.patching.patch import stored
+from lensrl.recipe.runs import BASE, FULL
 from lensrl.store.patch import METRICS, PatchComponent, PatchKey, PatchResult, Sets, What
 from lensrl.store.study import Study
 

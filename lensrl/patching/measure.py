@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float64
 
 from lensrl.evaluate import evaluate
-from lensrl.layers import OUTSIDE
 from lensrl.models import load_base, pick_device
 from lensrl.patching import OnProgress
 from lensrl.patching.activations import METRICS, Patch, patch_activations
 from lensrl.patching.bridge import boot
 from lensrl.patching.graft import graft, run_weights
+from lensrl.recipe.layers import OUTSIDE
 from lensrl.same import check_items, digests_of
 from lensrl.store.patch import PATCHED, PatchComponent, PatchKey
 from lensrl.store.run import Run

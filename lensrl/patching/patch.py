@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 
 from lensrl.errors import LensrlError
-from lensrl.layers import BASE, FULL, LayerSpec, parse_layers
 from lensrl.patching import OnProgress
 from lensrl.patching.sets import check_component, layer_sets
+from lensrl.recipe.layers import LayerSpec, parse_layers
+from lensrl.recipe.runs import BASE, FULL
 from lensrl.store.names import PATCH_FOLDER
 from lensrl.store.patch import PatchComponent, PatchKey, PatchResult, Sets, What, read_patch, write_patch
 from lensrl.store.provenance import provenance

@@ -5,8 +5,8 @@ Paths in a recipe are relative to the recipe's own folder. A study keeps its rec
 
 from lensrl.recipe.read import load_recipe, read_kept_recipe
 from lensrl.recipe.sets import Chosen, Layers, LayerSet, Trained
-from lensrl.recipe.study import Evaluation, Gigpo, Recipe, Rl, Store
-from lensrl.recipe.tasks import (
+from lensrl.recipe.settings import Evaluation, Gigpo, Recipe, Rl, Store
+from lensrl.recipe.task_tables import (
     ArithmeticTask,
     CodeTask,
     CorridorTask,

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from lensrl.errors import RecipeError, did_you_mean
 from lensrl.recipe.sets import LayerSet
-from lensrl.recipe.study import Evaluation, Gigpo, Recipe, Rl, Store
-from lensrl.recipe.tasks import OWN, TASKS, CodeTask, Dataset, MathTask, OwnTask, Source, Task, kind
+from lensrl.recipe.settings import Evaluation, Gigpo, Recipe, Rl, Store
+from lensrl.recipe.task_tables import OWN, TASKS, CodeTask, Dataset, MathTask, OwnTask, Source, Task, kind
 
 
 def load_recipe(path: str | Path) -> Recipe:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import PositiveFloat, model_validator
 
 from lensrl.errors import LensrlError
-from lensrl.layers import RANKED, WHOLE, read_word
+from lensrl.recipe.layers import RANKED, WHOLE, read_word
 from lensrl.recipe.table import Table
 
 Layers = int | str | list[int]  # 3, "0-7", "all", [3, 5]

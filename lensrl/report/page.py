@@ -17,8 +17,8 @@ from lensrl.bottleneck import Verdict
 from lensrl.bottleneck import verdict as judge
 from lensrl.claims import Claim, thirds
 from lensrl.errors import LensrlError
-from lensrl.layers import BASE, FULL, run_layer, run_rate
 from lensrl.patching.patch import with_contributions
+from lensrl.recipe.runs import BASE, FULL, run_layer, run_rate
 from lensrl.report import METRICS, SETS, evidence, figures
 from lensrl.store.atomic import new_file
 from lensrl.store.study import Study

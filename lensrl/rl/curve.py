@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float64
 
-from lensrl.layers import OUTSIDE
+from lensrl.recipe.layers import OUTSIDE
 
 OF_TURNS = ("turns", "anchor_group_size", "shared_anchor_share")
 

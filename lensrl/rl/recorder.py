@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float64
 
 from lensrl.blocks import Blocks
-from lensrl.layers import OUTSIDE
+from lensrl.recipe.layers import OUTSIDE
 from lensrl.rl.curve import TrainingCurve
 
 COLLAPSE_WINDOW = 10  # steps

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from lensrl.plan import RunSpec
+from lensrl.recipe.runs import RunSpec
 from lensrl.rl.curve import TrainingCurve
 from lensrl.store.run import Run
 

@@ -12,7 +12,8 @@ import h5py
 import numpy as np
 from jaxtyping import Int64
 
-from lensrl.layers import BASE, OUTSIDE
+from lensrl.recipe.layers import OUTSIDE
+from lensrl.recipe.runs import BASE
 from lensrl.store.checked import attribute, dataset_at, group_at, has, members, read_array, read_strings
 from lensrl.store.deltas import sum_of_squares
 from lensrl.store.exact import flat

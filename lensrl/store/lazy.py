@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from lensrl.errors import did_you_mean, reason
-from lensrl.layers import OUTSIDE
+from lensrl.recipe.layers import OUTSIDE
 from lensrl.store.checked import attribute, dataset_at, group_at, has, located, members, read_array, read_strings
 from lensrl.store.deltas import read_delta
 from lensrl.store.exact import Delta

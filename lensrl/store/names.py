@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lensrl.layers import BASE, FULL, run_layer, run_rate
+from lensrl.recipe.runs import BASE, FULL, run_layer, run_rate
 
 RECIPE_FILE = "recipe.json"
 PATCH_FOLDER = "patches"

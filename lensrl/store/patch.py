@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Float64
 
 from lensrl.errors import Damaged, StoreError, TooNew, Unfinished, reason
-from lensrl.layers import spell_layers
 from lensrl.measures.contribution import GainRatio, gain_ratios, mean_score
+from lensrl.recipe.layers import spell_layers
 from lensrl.store.atomic import new_file
 from lensrl.store.checked import DAMAGE, attribute, group_at, members, open_for_reading, read_array, read_strings
 from lensrl.store.hdf5 import axis, create, create_file

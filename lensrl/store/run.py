@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 
 from lensrl.errors import Damaged, LensrlError, reason
-from lensrl.layers import OUTSIDE
 from lensrl.measures.contribution import mean_score
 from lensrl.recipe import LayerSet
+from lensrl.recipe.layers import OUTSIDE
 from lensrl.store.checked import (
     DAMAGE,
     attribute,

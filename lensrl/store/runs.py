@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from lensrl.errors import LensrlError, StoreError, did_you_mean
-from lensrl.layers import BASE, parse_layers, run_layer
-from lensrl.plan import RunSpec, plan
 from lensrl.recipe import Recipe, read_kept_recipe
+from lensrl.recipe.layers import parse_layers
+from lensrl.recipe.runs import BASE, RunSpec, plan, run_layer
 from lensrl.store.atomic import is_being_written, partial_path
 from lensrl.store.look import as_text, table_html
 from lensrl.store.names import RECIPE_FILE, order, run_of, run_path

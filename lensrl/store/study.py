@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from lensrl.errors import LensrlError, RecipeError, StoreError
-from lensrl.layers import BASE, FULL, run_layer
 from lensrl.recipe import Recipe
+from lensrl.recipe.runs import BASE, FULL, run_layer
 from lensrl.store.contributions import layer_contributions, rate_control, set_contributions
 from lensrl.store.look import size, study_html
 from lensrl.store.names import PATCH_FOLDER, RECIPE_FILE, order

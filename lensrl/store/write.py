@@ -15,8 +15,8 @@ import h5py
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32
 
-from lensrl.layers import OUTSIDE
 from lensrl.measures.contribution import mean_score
+from lensrl.recipe.layers import OUTSIDE
 from lensrl.store.deltas import Change, Parameter, Weights, write_deltas
 from lensrl.store.hdf5 import Compression, axis, create, create_file
 from lensrl.store.seal import write_seal

@@ -15,8 +15,8 @@ import pytest
 import typer
 from lensrl_cli.run import run
 
-from lensrl.plan import RunSpec
 from lensrl.recipe import Recipe
+from lensrl.recipe.runs import RunSpec
 from lensrl.rl.watch import Watcher
 from lensrl.store.run import Run
 

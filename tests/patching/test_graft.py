@@ -9,9 +9,9 @@ import torch
 
 from lensrl.evaluate import references
 from lensrl.execute import parameter_table
-from lensrl.layers import OUTSIDE
 from lensrl.models import Base
 from lensrl.patching.graft import graft, run_weights
+from lensrl.recipe.layers import OUTSIDE
 from lensrl.rl.trainer import train
 from lensrl.store.patch import PatchComponent
 from lensrl.store.run import Run

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lensrl.layers import FULL, run_layer
+from lensrl.recipe.runs import FULL, run_layer
 from lensrl.report.figures.style import BLUE, GREEN, INK, LISTED, ORANGE, RED, depth_colours, house_style
 
 

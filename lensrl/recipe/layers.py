@@ -1,4 +1,4 @@
-"""Layers as people write them (`20`, `0-7`, `1,3,5`, `all`, `mid-3`) and the runs named after them.
+"""Layers as people write them: `20`, `0-7`, `1,3,5`, `all`, `mid-3`.
 
 A layer is a decoder block, counted from 0. The parts of a model outside the layers are `embed`, `final_norm` and
 `lm_head`.
@@ -12,8 +12,6 @@ from collections.abc import Mapping, Sequence
 
 from lensrl.errors import LensrlError, did_you_mean
 
-BASE = "base"
-FULL = "full-rl"
 OUTSIDE = ("embed", "final_norm", "lm_head")
 
 WHOLE = "full"  # every parameter of the model, also those outside the layers
@@ -114,25 +112,3 @@ def choose_layers(
     else:
         order = sorted(range(n_layers), key=lambda layer: contribution[layer], reverse=kind == "top")
     return sorted(order[:count])
-
-
-def layer_run(layer: int) -> str:
-    """The name of the run that trains `layer` alone: `layer-20`."""
-    return f"layer-{layer}"
-
-
-def run_layer(run: str) -> int | None:
-    """The inverse of `layer_run`: 20 for `layer-20`, None for any other run."""
-    prefix, _, number = run.partition("-")
-    return int(number) if prefix == "layer" and number.isdecimal() else None
-
-
-def rate_run(run: str, rate: float) -> str:
-    """The name of `run` trained at another learning rate than the recipe's: `layer-20@0.0004`."""
-    return f"{run}@{rate!r}"
-
-
-def run_rate(run: str) -> tuple[str, float] | None:
-    """The inverse of `rate_run`: ("layer-20", 0.0004); None for a run at the recipe's own rate."""
-    found = re.fullmatch(r"(.+)@(\d+(?:\.\d+)?(?:e[-+]\d+)?)", run)
-    return None if found is None else (found[1], float(found[2]))

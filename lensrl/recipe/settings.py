@@ -8,7 +8,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_v
 
 from lensrl.recipe.sets import Layers, LayerSet
 from lensrl.recipe.table import Share, Table
-from lensrl.recipe.tasks import Task
+from lensrl.recipe.task_tables import Task
 
 
 class Gigpo(Table):

@@ -1,13 +1,18 @@
-"""Which runs a recipe asks for."""
+"""The names of runs, and which runs a recipe asks for."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lensrl.errors import LensrlError
-from lensrl.layers import BASE, FULL, choose_layers, layer_run, parse_layers, rate_run, run_layer, spell_layers
-from lensrl.recipe import Chosen, LayerSet, Recipe, Trained
+from lensrl.recipe.layers import choose_layers, parse_layers, spell_layers
+from lensrl.recipe.sets import Chosen, LayerSet, Trained
+from lensrl.recipe.settings import Recipe
+
+BASE = "base"
+FULL = "full-rl"
 
 
 @dataclass(frozen=True)
@@ -84,3 +89,25 @@ def read_set(name: str, layer_set: LayerSet, n_layers: int, contribution: Mappin
 
 def _layers(layers: tuple[int, ...]) -> str:
     return f"layer{'s' * (len(layers) > 1)} {spell_layers(layers)}"
+
+
+def layer_run(layer: int) -> str:
+    """The name of the run that trains `layer` alone: `layer-20`."""
+    return f"layer-{layer}"
+
+
+def run_layer(run: str) -> int | None:
+    """The inverse of `layer_run`: 20 for `layer-20`, None for any other run."""
+    prefix, _, number = run.partition("-")
+    return int(number) if prefix == "layer" and number.isdecimal() else None
+
+
+def rate_run(run: str, rate: float) -> str:
+    """The name of `run` trained at another learning rate than the recipe's: `layer-20@0.0004`."""
+    return f"{run}@{rate!r}"
+
+
+def run_rate(run: str) -> tuple[str, float] | None:
+    """The inverse of `rate_run`: ("layer-20", 0.0004); None for a run at the recipe's own rate."""
+    found = re.fullmatch(r"(.+)@(\d+(?:\.\d+)?(?:e[-+]\d+)?)", run)
+    return None if found is None else (found[1], float(found[2]))

@@ -7,17 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lensrl.errors import LensrlError
-from lensrl.layers import (
-    LayerSpec,
-    choose_layers,
-    layer_run,
-    parse_layers,
-    rate_run,
-    read_word,
-    run_layer,
-    run_rate,
-    spell_layers,
-)
+from lensrl.recipe.layers import LayerSpec, choose_layers, parse_layers, read_word, spell_layers
+from lensrl.recipe.runs import layer_run, rate_run, run_layer, run_rate
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from lensrl.errors import RecipeError
 from lensrl.recipe import LayerSet, MathTask, Recipe, load_recipe, read_kept_recipe
 
-RECIPES = sorted((Path(__file__).parents[1] / "runs").glob("*.toml"))
+RECIPES = sorted((Path(__file__).parents[2] / "runs").glob("*.toml"))
 MINIMAL = 'model = "tiny:qwen3"\n[task]\nname = "arithmetic"\n'
 MATH = 'model = "tiny:qwen3"\n[task]\nname = "math"\ntrain = "data/train.jsonl"\ntest.gsm8k = "../test.jsonl"\n'
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from lensrl.errors import LensrlError
-from lensrl.layers import choose_layers
-from lensrl.plan import RunSpec, plan, set_run
 from lensrl.recipe import Chosen, LayerSet, Recipe
+from lensrl.recipe.layers import choose_layers
+from lensrl.recipe.runs import RunSpec, plan, set_run
 
 
 def recipe(**values: Any) -> Recipe:

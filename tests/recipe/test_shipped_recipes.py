@@ -10,9 +10,9 @@ import pytest
 from lensrl import open_study, run_study, verify
 from lensrl.recipe import Evaluation, Recipe, Rl, Store, load_recipe
 
-RUNS = Path(__file__).parents[1] / "runs"
+RUNS = Path(__file__).parents[2] / "runs"
 MATRIX = sorted((RUNS / "matrix").glob("*.toml"))
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 LAYER = 3
 
 
