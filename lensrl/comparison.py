@@ -87,7 +87,7 @@ def compare_weights(study: Study, run: str = FULL, *, by: By = "parameter", seed
     the median over its changed matrices. Parts outside the layers stand by themselves, with their name as component.
     Loads the base model. Raises LensrlError when it is not the one that the run was trained from.
     """
-    from lensrl.models import load_base  # torch, only where weights are needed
+    from lensrl.models.base import load_base  # torch, only where weights are needed
     from lensrl.same import check_base
 
     trained = study.runs.find(run, seed)

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from lensrl.errors import LensrlError
-from lensrl.evaluate import Scores, evaluate
-from lensrl.generation import learned_positions, token_ids
-from lensrl.models import Base, load_base, pick_device
-from lensrl.patching.bridge import capture, probe_set
+from lensrl.models.base import Base, load_base, pick_device
+from lensrl.models.bridge import capture, probe_set
+from lensrl.models.evaluate import Scores, evaluate
+from lensrl.models.generation import learned_positions, token_ids
 from lensrl.recipe import Recipe
 from lensrl.recipe.runs import BASE, RunSpec
 from lensrl.rl.snapshots import Snapshots

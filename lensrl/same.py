@@ -17,7 +17,7 @@ from lensrl.store.run import Run
 from lensrl.tasks import Item, Split
 
 if TYPE_CHECKING:
-    from lensrl.models import Base
+    from lensrl.models.base import Base
 
 
 def check_base(run: Run, base: Base) -> None:

@@ -26,19 +26,12 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lensrl.blocks import Blocks, train_only
-from lensrl.evaluate import (
-    answer_mean,
-    batches,
-    evaluate,
-    reference_logprobs,
-    references,
-    teacher_batch,
-    token_logprobs,
-)
 from lensrl.measures.contribution import mean_score
 from lensrl.measures.gains import item_weights
-from lensrl.models import Base, load_base, pick_device
+from lensrl.models.base import Base, load_base, pick_device
+from lensrl.models.blocks import Blocks, train_only
+from lensrl.models.evaluate import evaluate
+from lensrl.models.references import answer_mean, batches, reference_logprobs, references, teacher_batch, token_logprobs
 from lensrl.patching import OnProgress
 from lensrl.recipe import Recipe
 from lensrl.recipe.runs import BASE, FULL, layer_run

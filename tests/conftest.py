@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lensrl import Study, open_study, run_study
-from lensrl.models import Base, load_base
+from lensrl.models.base import Base, load_base
 from lensrl.recipe import Evaluation, Recipe, Rl, Store
 
 # Four steps show the path; layers 0, 3 and 7 are enough to tell one layer from another.

@@ -24,8 +24,8 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
-from lensrl.models import Base, load_base
-from lensrl.tiny.pretrain import EOS, PAD, character_tokenizer
+from lensrl.models.base import Base, load_base
+from lensrl.models.tiny.pretrain import EOS, PAD, character_tokenizer
 
 N_LAYERS = 2
 TOKENIZER = character_tokenizer()

@@ -12,12 +12,12 @@ import torch
 from transformers import CTRLConfig, Gemma3Config, MambaConfig, PretrainedConfig, SiglipVisionConfig
 
 from lensrl import LensrlError, run_study
-from lensrl.evaluate import reference_logprobs, references
 from lensrl.execute import check_fits
-from lensrl.generation import learned_positions
-from lensrl.models import Base
+from lensrl.models.base import Base
+from lensrl.models.bridge import boot, capture
+from lensrl.models.generation import learned_positions
+from lensrl.models.references import reference_logprobs, references
 from lensrl.patching.activations import METRICS, Patch, patch_activations
-from lensrl.patching.bridge import boot, capture
 from lensrl.patching.graft import graft
 from lensrl.recipe import Evaluation, Recipe, Rl, Store
 from lensrl.recipe.layers import OUTSIDE

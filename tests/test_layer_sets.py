@@ -130,7 +130,7 @@ def test_a_set_that_cannot_be_is_one_line_before_any_training(copied: Path, text
 def test_a_model_without_the_part_is_refused_before_any_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lensrl.blocks._component", lambda *_: "mlp")
+    monkeypatch.setattr("lensrl.models.blocks._component", lambda *_: "mlp")
     with pytest.raises(LensrlError, match=r"sets\.attention: tiny:qwen3 has no attention of layers 0-7"):
         run_study(SETS, tmp_path / "study")
     assert not list(tmp_path.glob("study/*.h5"))

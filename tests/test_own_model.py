@@ -9,7 +9,7 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from lensrl import load_recipe, patch, run_study
-from lensrl.models import load_base
+from lensrl.models.base import load_base
 from lensrl.store.study import Study
 
 PROBLEMS = Path(__file__).parent / "data" / "gsm8k-10.jsonl"

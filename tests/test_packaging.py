@@ -44,7 +44,7 @@ def metadata(wheel: ZipFile, file: str) -> str:
         "lensrl_cli/main.py",
         "lensrl/report/templates/report.html.j2",
         *(
-            f"lensrl/tiny/{family}/{name}"
+            f"lensrl/models/tiny/{family}/{name}"
             for family in ("qwen3", "qwen2.5")
             for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
         ),

@@ -14,15 +14,16 @@ import torch
 from torch import nn
 
 from lensrl import LensrlError, Study, open_study, sensitivity, verify
-from lensrl.blocks import find_blocks
-from lensrl.evaluate import evaluate, reference_logprobs
-from lensrl.models import Base
+from lensrl.models.base import Base
+from lensrl.models.blocks import find_blocks
+from lensrl.models.evaluate import evaluate
+from lensrl.models.references import reference_logprobs
 from lensrl.rivals import COLUMNS, RIVALS_FILE, base_rivals
 from lensrl.sensitivity import bypass, first_order, metric_gradients
 from lensrl.tasks import Item, evaluation_items, load_task
 from tests.conftest import SMALL
 from tests.reseal import resealed
-from tests.test_blocks import CONFIGURATIONS, random_model
+from tests.models.test_blocks import CONFIGURATIONS, random_model
 
 UNEVEN = [Item("a", "47+38=", "85", "b"), Item("b", "10+10=", "20", "b"), Item("c", "99+99=", "198", "c")]
 

@@ -10,7 +10,7 @@ import pytest
 
 from lensrl import Study, open_study, patch, run_study
 from lensrl.errors import LensrlError
-from lensrl.models import Base
+from lensrl.models.base import Base
 from lensrl.recipe import MathTask, Recipe
 from lensrl.same import check_base, check_items, digests_of
 from lensrl.tasks import Item

@@ -16,7 +16,7 @@ import torch
 
 from lensrl import execute, open_study, patch, run_study
 from lensrl.errors import LensrlError, StoreError
-from lensrl.models import Base, load_base
+from lensrl.models.base import Base, load_base
 from lensrl.recipe import Recipe
 from lensrl.recipe.runs import RunSpec, plan
 from lensrl.rl.watch import NoWatcher

@@ -25,8 +25,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedTokenizerBase
 
 from lensrl.errors import LensrlError
-from lensrl.evaluate import References, answer_mean, batches, references, teacher_batch, token_logprobs
-from lensrl.patching.bridge import run_with_cache, site
+from lensrl.models.bridge import run_with_cache, site
+from lensrl.models.references import References, answer_mean, batches, references, teacher_batch, token_logprobs
 from lensrl.store.patch import PatchComponent
 from lensrl.tasks import Item
 

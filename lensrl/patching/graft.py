@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 
 import torch
 
-from lensrl.models import Base
+from lensrl.models.base import Base
 from lensrl.same import check_base
 from lensrl.store.exact import add
 from lensrl.store.patch import PatchComponent

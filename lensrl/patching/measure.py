@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 
-from lensrl.evaluate import evaluate
-from lensrl.models import load_base, pick_device
+from lensrl.models.base import load_base, pick_device
+from lensrl.models.bridge import boot
+from lensrl.models.evaluate import evaluate
 from lensrl.patching import OnProgress
 from lensrl.patching.activations import METRICS, Patch, patch_activations
-from lensrl.patching.bridge import boot
 from lensrl.patching.graft import graft, run_weights
 from lensrl.recipe.layers import OUTSIDE
 from lensrl.same import check_items, digests_of

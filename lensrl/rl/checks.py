@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel
 
-from lensrl.evaluate import references
-from lensrl.models import Base
+from lensrl.models.base import Base
+from lensrl.models.references import references
 from lensrl.recipe import Trained
 from lensrl.tasks import Item
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 
-from lensrl.blocks import Blocks
+from lensrl.models.blocks import Blocks
 from lensrl.recipe.layers import OUTSIDE
 from lensrl.rl.curve import TrainingCurve
 

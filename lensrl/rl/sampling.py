@@ -14,11 +14,11 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lensrl.generation import sampling_settings, stop_tokens, turn_ends
+from lensrl.models.generation import sampling_settings, stop_tokens, turn_ends
+from lensrl.models.rollouts import Rollout, play
 from lensrl.recipe import Recipe
 from lensrl.rl.advantages import gigpo_advantages
 from lensrl.rl.recorder import Recorder
-from lensrl.rollouts import Rollout, play
 from lensrl.tasks import AgentTask, Item, Task, batch
 
 

@@ -44,8 +44,8 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
-from lensrl.blocks import train_only
-from lensrl.models import Base
+from lensrl.models.base import Base
+from lensrl.models.blocks import train_only
 from lensrl.recipe import Recipe, Trained
 from lensrl.rl.checks import check_frozen, finite
 from lensrl.rl.curve import TrainingCurve

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import torch
 
-from lensrl.blocks import find_blocks
-from lensrl.evaluate import answer_mean, evaluate, references, token_logprobs
 from lensrl.execute import parameter_table, probe_items, score_arrays
-from lensrl.models import Base
-from lensrl.patching.bridge import capture, probe_set
+from lensrl.models.base import Base
+from lensrl.models.blocks import find_blocks
+from lensrl.models.bridge import capture, probe_set
+from lensrl.models.evaluate import evaluate
+from lensrl.models.references import answer_mean, references, token_logprobs
 from lensrl.store.atomic import new_file
 from lensrl.store.write import Header, write_run
 from lensrl.tasks import evaluation_items, load_task

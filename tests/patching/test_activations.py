@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from lensrl.evaluate import reference_logprobs, references
-from lensrl.models import Base
+from lensrl.models.base import Base
+from lensrl.models.bridge import boot, capture, probe_set
+from lensrl.models.references import reference_logprobs, references
 from lensrl.patching.activations import METRICS, Patch, PerItem, logit_difference, patch_activations
-from lensrl.patching.bridge import boot, capture, probe_set
 from lensrl.store.patch import PatchComponent
 from lensrl.tasks import Item, evaluation_items, load_task
 from tests.conftest import SMALL

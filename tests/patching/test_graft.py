@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lensrl.evaluate import references
 from lensrl.execute import parameter_table
-from lensrl.models import Base
+from lensrl.models.base import Base
+from lensrl.models.references import references
 from lensrl.patching.graft import graft, run_weights
 from lensrl.recipe.layers import OUTSIDE
 from lensrl.rl.trainer import train

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from lensrl import compare_activations, open_study, patch
-from lensrl.evaluate import reference_logprobs
 from lensrl.measures.similarity import linear_cka, relative_l2
-from lensrl.models import Base
+from lensrl.models.base import Base
+from lensrl.models.bridge import boot, capture
+from lensrl.models.references import reference_logprobs
 from lensrl.patching.activations import METRICS, Patch, patch_activations
 from lensrl.patching.additivity import additivity_table
-from lensrl.patching.bridge import boot, capture
 from lensrl.patching.graft import graft
 from lensrl.store.study import Study
 from tests.patching.planted import ITEMS, Weights, helpful_delta, plant, plus, random_base, random_delta

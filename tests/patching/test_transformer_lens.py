@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformer_lens.patching import generic_activation_patch, layer_head_vector_patch_setter
 
-from lensrl.evaluate import answer_mean, references, token_logprobs
-from lensrl.models import Base
+from lensrl.models.base import Base
+from lensrl.models.bridge import boot
+from lensrl.models.references import answer_mean, references, token_logprobs
 from lensrl.patching.activations import METRICS, Patch, patch_activations
-from lensrl.patching.bridge import boot
 from lensrl.store.patch import PatchComponent
 from tests.patching.planted import ITEMS, Weights
 

@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from lensrl import run_study
-from lensrl.models import Base
+from lensrl.models.base import Base
 from lensrl.recipe import Recipe, Rl
 from lensrl.rl.advantages import dr_grpo_advantages, grpo_advantages
 from lensrl.rl.recorder import Recorder

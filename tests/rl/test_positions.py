@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from lensrl.models import load_base
+from lensrl.models.base import load_base
 from lensrl.recipe import Recipe
 from lensrl.rl.trainer import Trainer, train
 from lensrl.tasks import Item

@@ -12,7 +12,7 @@ import torch
 import trl
 
 from lensrl.errors import RecipeError
-from lensrl.models import Base
+from lensrl.models.base import Base
 from lensrl.recipe import Recipe, Rl
 from lensrl.rl.sampling import Episodes, spread
 from lensrl.rl.trainer import Trainer, grpo_config, train

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from lensrl.models import Base
+from lensrl.models.base import Base
 from lensrl.recipe import Rl
 from lensrl.rl.checks import check_frozen
 from lensrl.rl.trainer import Trainer, train

@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 
 from lensrl import open_study, verify
-from lensrl.models import Base
+from lensrl.models.base import Base
 from lensrl.recipe import Recipe, Rl, Store
 from lensrl.rl.snapshots import Snapshots
 from lensrl.rl.trainer import train

@@ -10,7 +10,7 @@ import torch
 import trl
 from trl.trainer.grpo_trainer import GRPOTrainer
 
-from lensrl.models import Base
+from lensrl.models.base import Base
 from lensrl.recipe import Recipe, Rl
 from lensrl.rl.checks import check_frozen
 from lensrl.rl.recorder import Recorder

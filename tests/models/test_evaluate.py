@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from lensrl.evaluate import evaluate, reference_logprobs, references
-from lensrl.generation import stop_tokens
-from lensrl.models import Base
+from lensrl.models.base import Base
+from lensrl.models.evaluate import evaluate
+from lensrl.models.generation import stop_tokens
+from lensrl.models.references import reference_logprobs, references
 from lensrl.recipe import CorridorTask, Evaluation, Recipe
 from lensrl.tasks import Item, evaluation_items, load_task
 from lensrl.tasks.arithmetic import Arithmetic

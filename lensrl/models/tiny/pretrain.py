@@ -1,6 +1,6 @@
-"""Pre-train an embedded base model on the small worlds of `lensrl.tiny.text`.
+"""Pre-train an embedded base model on the small worlds of `lensrl.models.tiny.text`.
 
-    python -m lensrl.tiny.pretrain qwen3 --out lensrl/tiny/qwen3
+    python -m lensrl.models.tiny.pretrain qwen3 --out lensrl/models/tiny/qwen3
 
 Writes a Hugging Face model folder (config, safetensors, character tokenizer) and `pretraining.json`: the settings,
 the loss every 100 steps, and the sampled accuracy in each world before any RL. About 20 minutes on two cores.
@@ -28,7 +28,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from lensrl.tiny.text import QUESTIONS, RIGHT, WORLDS
+from lensrl.models.tiny.text import QUESTIONS, RIGHT, WORLDS
 
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
 DOCUMENTS = {"addition": 192, "expression": 48, "corridor": 6}  # per step
@@ -148,7 +148,7 @@ def main() -> None:
     tokenizer.save_pretrained(arguments.out)
     model.eval()
     record = {
-        "command": f"python -m lensrl.tiny.pretrain {family} --steps {steps} --seed {seed}",
+        "command": f"python -m lensrl.models.tiny.pretrain {family} --steps {steps} --seed {seed}",
         "documents_per_step": DOCUMENTS,
         "share_right": RIGHT,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},

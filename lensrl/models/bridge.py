@@ -18,7 +18,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lensrl.errors import LensrlError, reason
-from lensrl.evaluate import references, teacher_batch
+from lensrl.models.references import references, teacher_batch
 from lensrl.store.write import Probe
 from lensrl.tasks import Item
 

@@ -19,8 +19,8 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
-from lensrl.blocks import find_blocks, train_only
 from lensrl.errors import LensrlError
+from lensrl.models.blocks import find_blocks, train_only
 
 N_LAYERS = 3
 _GATED: dict[str, Any] = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": N_LAYERS,

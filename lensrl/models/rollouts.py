@@ -15,7 +15,7 @@ import torch
 from transformers import Cache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from lensrl.errors import LensrlError
-from lensrl.generation import end_tokens, left_padded, pad_id, sample, token_ids, until_end
+from lensrl.models.generation import end_tokens, left_padded, pad_id, sample, token_ids, until_end
 from lensrl.tasks import AgentTask, Episode, Item
 
 

@@ -1,8 +1,4 @@
-"""Scoring a model on held-out items: sampled completions, and the log-probability of the reference answer.
-
-Everything that could differ between two runs of a study is explicit: the items, the number of samples, temperature,
-top-p, top-k and the seed of the sampler. A model's own generation defaults are not consulted.
-"""
+"""Teacher forcing: reference answers behind their prompts, and the log-probability that a model gives them."""
 
 from __future__ import annotations
 
@@ -11,71 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int32
+from jaxtyping import Float32
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lensrl.generation import generate, pad_id, sampling_settings, stop_tokens, token_ids, turn_ends
-from lensrl.recipe import Recipe
-from lensrl.rollouts import play
-from lensrl.tasks import AgentTask, Item, Task, batch
+from lensrl.models.generation import pad_id, token_ids
+from lensrl.tasks import Item
 
 LOGITS = 2**28  # logits held at once while scoring references: 1 GiB of fp32
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What a model did on the items, kept per item and sample.
-
-    `length` counts a completion's tokens with its end-of-sequence token. `truncated` marks completions that reached
-    the limit without one. In a task in turns they are the tokens that the model wrote in all its turns, and whether it
-    ran out of turns. `reference_logprob` is the mean log-probability, in nats per token, of the reference answer and
-    the end-of-sequence token after it, given the prompt.
-    """
-
-    items: tuple[Item, ...]
-    score: Float32[np.ndarray, "item sample"]
-    length: Int32[np.ndarray, "item sample"]
-    truncated: Bool[np.ndarray, "item sample"]
-    reference_logprob: Float32[np.ndarray, " item"]
-
-
-def evaluate(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    task: Task | AgentTask,
-    items: Sequence[Item],
-    recipe: Recipe,
-) -> Scores:
-    """Sample and score `recipe.evaluation.samples` completions, or episodes, of every item."""
-    settings = recipe.evaluation
-    model.eval()
-    torch.manual_seed(settings.seed)
-    ends = turn_ends if isinstance(task, AgentTask) else stop_tokens
-    generation = sampling_settings(
-        ends(model, tokenizer), tokenizer, max_tokens=recipe.evaluation_tokens,
-        temperature=settings.temperature, top_p=settings.top_p, top_k=settings.top_k,
-    )  # fmt: skip
-    rows = [item for item in items for _ in range(settings.samples)]
-    outcomes: list[tuple[float, int, bool]] = []
-    for asked in batches(rows, settings.batch):
-        if isinstance(task, AgentTask):
-            played = play(model, tokenizer, task, asked, generation)
-            outcomes += [(rollout.score, rollout.length, not rollout.done) for rollout in played]
-        else:
-            prompts = [token_ids(tokenizer, item.prompt) for item in asked]
-            completions, ended = generate(model, tokenizer, prompts, generation)
-            texts = [str(tokenizer.decode(tokens, skip_special_tokens=True)) for tokens in completions]
-            scores = batch.scores(task, asked, texts)
-            outcomes += [(s, len(c), not e) for s, c, e in zip(scores, completions, ended, strict=True)]
-    score, length, truncated = zip(*outcomes, strict=True)
-    shape = (len(items), settings.samples)
-    return Scores(
-        items=tuple(items),
-        score=np.array(score, np.float32).reshape(shape),
-        length=np.array(length, np.int32).reshape(shape),
-        truncated=np.array(truncated, bool).reshape(shape),
-        reference_logprob=reference_logprobs(model, tokenizer, items, batch=settings.batch),
-    )
 
 
 @dataclass(frozen=True)

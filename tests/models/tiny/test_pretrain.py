@@ -14,11 +14,11 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
-from lensrl.models import load_base
-from lensrl.tiny import pretrain
-from lensrl.tiny.pretrain import character_tokenizer, configuration, sampled_accuracy
+from lensrl.models.base import load_base
+from lensrl.models.tiny import pretrain
+from lensrl.models.tiny.pretrain import character_tokenizer, configuration, sampled_accuracy
 
-FOLDERS = {family: Path(str(resources.files("lensrl.tiny") / family)) for family in ("qwen3", "qwen2.5")}
+FOLDERS = {family: Path(str(resources.files("lensrl.models.tiny") / family)) for family in ("qwen3", "qwen2.5")}
 RECORDS = {family: json.loads((folder / "pretraining.json").read_text()) for family, folder in FOLDERS.items()}
 CLASSES = {"qwen3": "Qwen3ForCausalLM", "qwen2.5": "Qwen2ForCausalLM"}
 families = pytest.mark.parametrize("family", FOLDERS)
@@ -80,7 +80,7 @@ def test_the_script_writes_a_folder_that_loads_and_has_learned(tmp_path: Path, m
     assert {path.name for path in out.iterdir()} == {path.name for path in FOLDERS["qwen3"].iterdir()}
     record: dict[str, Any] = json.loads((out / "pretraining.json").read_text())
     assert record.keys() == RECORDS["qwen3"].keys()
-    assert record["command"] == "python -m lensrl.tiny.pretrain qwen3 --steps 2 --seed 3"
+    assert record["command"] == "python -m lensrl.models.tiny.pretrain qwen3 --steps 2 --seed 3"
     assert record["documents_per_step"] == {"addition": 8, "expression": 4, "corridor": 1}
     assert record["sampled_accuracy"] == {"addition": 0.75}
     made = load_base(str(out))

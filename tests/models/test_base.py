@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lensrl.errors import LensrlError
-from lensrl.models import EMBEDDED, Base, load_base
+from lensrl.models.base import EMBEDDED, Base, load_base
 
 
 def test_the_embedded_base_is_a_small_qwen3_in_fp32(base: Base) -> None:
@@ -79,7 +79,7 @@ def test_a_model_that_is_not_there_is_one_clear_line(name: str, words: list[str]
 
 def test_a_hub_name_without_network_is_one_clear_line() -> None:
     code = (
-        "from lensrl.models import load_base\nfrom lensrl import LensrlError\n"
+        "from lensrl.models.base import load_base\nfrom lensrl import LensrlError\n"
         "try: load_base('nobody/nothing-0b')\nexcept LensrlError as e: print(e)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={"HF_HUB_OFFLINE": "1"})

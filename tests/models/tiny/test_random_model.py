@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from lensrl.models import load_base
+from lensrl.models.base import load_base
+from lensrl.models.tiny.random_model import random_qwen3
 from lensrl.store.study import open_study
-from lensrl.tiny.random import random_qwen3
 from tests.cli.typed import lensrl
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PROBLEMS = ROOT / "tests" / "data" / "gsm8k-10.jsonl"
 
 
@@ -28,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("train", "test"):
         shutil.copy(PROBLEMS, data / f"{name}.jsonl")
     shutil.copy(ROOT / "runs" / "gsm8k-random.toml", runs)
-    command = [sys.executable, "-m", "lensrl.tiny.random", "--text", data / "train.jsonl"]
+    command = [sys.executable, "-m", "lensrl.models.tiny.random_model", "--text", data / "train.jsonl"]
     subprocess.run([*command, "--out", runs / "data" / "random-qwen3"], check=True, capture_output=True)
     return runs
 
@@ -50,7 +50,15 @@ def test_the_same_text_and_seed_give_the_same_model(folder: Path, tmp_path: Path
 
 
 def test_a_text_that_is_not_there_is_one_clear_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "lensrl.tiny.random", "--text", tmp_path / "no.jsonl", "--out", tmp_path / "model"]
+    command = [
+        sys.executable,
+        "-m",
+        "lensrl.models.tiny.random_model",
+        "--text",
+        tmp_path / "no.jsonl",
+        "--out",
+        tmp_path / "model",
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert f"text file {tmp_path / 'no.jsonl'} cannot be read: No such file or directory" in done.stderr

@@ -10,17 +10,17 @@ from typing import NamedTuple
 
 import pytest
 
-from lensrl.tasks import arithmetic
-from lensrl.tasks.corridor import MOVES, ROOMS
-from lensrl.tasks.corridor import State as Corridor
-from lensrl.tiny.pretrain import UNKNOWN, character_tokenizer
-from lensrl.tiny.text import (
+from lensrl.models.tiny.pretrain import UNKNOWN, character_tokenizer
+from lensrl.models.tiny.text import (
     MAX_TURNS,
     QUESTIONS,
     RIGHT,
     WORLDS,
     add_without_carry,
 )
+from lensrl.tasks import arithmetic
+from lensrl.tasks.corridor import MOVES, ROOMS
+from lensrl.tasks.corridor import State as Corridor
 
 NEAR = 0.03  # four standard deviations of a share near one half over 4,000 documents
 

@@ -29,8 +29,8 @@ from transformers import (
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils.logging import disable_progress_bar
 
-from lensrl.blocks import Blocks, find_blocks
 from lensrl.errors import LensrlError, did_you_mean, reason
+from lensrl.models.blocks import Blocks, find_blocks
 
 EMBEDDED = ("tiny:qwen3", "tiny:qwen2.5")
 
@@ -124,7 +124,7 @@ def _source(name: str) -> str:
     if name.startswith("tiny:"):
         if name not in EMBEDDED:
             raise LensrlError(f"no embedded model {name!r}{did_you_mean(name, EMBEDDED)}")
-        return str(resources.files("lensrl.tiny") / name.removeprefix("tiny:"))
+        return str(resources.files("lensrl.models.tiny") / name.removeprefix("tiny:"))
     if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
         raise LensrlError(f"no model folder at {name}; give a folder with config.json, safetensors and tokenizer files")
     return str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name

@@ -1,6 +1,6 @@
 """Make a randomly initialised small Qwen3 for any text, to try the path of a study where no checkpoint is at hand.
 
-    python -m lensrl.tiny.random --text train.jsonl --out my-model
+    python -m lensrl.models.tiny.random_model --text train.jsonl --out my-model
 
 Writes a Hugging Face model folder: config, safetensors, and a byte-level BPE tokenizer learned from the text, so that
 every problem can be written down. The model knows nothing; a study of it shows the path, not a result. The same text,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lensrl.generation import generate, left_padded, pad_id, sampling_settings, token_ids, turn_ends
-from lensrl.models import Base
+from lensrl.models.base import Base
+from lensrl.models.generation import generate, left_padded, pad_id, sampling_settings, token_ids, turn_ends
+from lensrl.models.rollouts import Histories, play
 from lensrl.recipe import CorridorTask
-from lensrl.rollouts import Histories, play
 from lensrl.tasks import Item, Turn
 from lensrl.tasks.corridor import Corridor
 
