@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from lensrl.store.run import Run, open_run
     from lensrl.store.study import Study, open_study
     from lensrl.store.verify import verify
-    from lensrl.study import run_study
+    from lensrl.train.study import run_study
 
 __version__ = "0.1.0"
 
@@ -52,7 +52,7 @@ _HOMES = {
     "patch": "lensrl.patching.patch",
     "predictors": "lensrl.association",
     "read_contributions": "lensrl.profiles",
-    "run_study": "lensrl.study",
+    "run_study": "lensrl.train.study",
     "runs": "lensrl.store.folder",
     "verdict": "lensrl.bottleneck",
     "verify": "lensrl.store.verify",

@@ -12,7 +12,6 @@ import torch
 from transformers import CTRLConfig, Gemma3Config, MambaConfig, PretrainedConfig, SiglipVisionConfig
 
 from lensrl import LensrlError, run_study
-from lensrl.execute import check_fits
 from lensrl.models.base import Base
 from lensrl.models.bridge import boot, capture
 from lensrl.models.generation import learned_positions
@@ -21,9 +20,10 @@ from lensrl.patching.activations import METRICS, Patch, patch_activations
 from lensrl.patching.graft import graft
 from lensrl.recipe import Evaluation, Recipe, Rl, Store
 from lensrl.recipe.layers import OUTSIDE
-from lensrl.rl.trainer import train
 from lensrl.sensitivity import bypass, metric_gradients
 from lensrl.tasks import Item, Split
+from lensrl.train.trainer import train
+from lensrl.train.workshop import check_fits
 from tests.families import CAPPED, FAMILIES, N_LAYERS, TOKENS, opened, save
 
 LOGPROB = METRICS.index("reference_logprob")

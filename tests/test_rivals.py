@@ -22,8 +22,8 @@ from lensrl.rivals import COLUMNS, RIVALS_FILE, base_rivals
 from lensrl.sensitivity import bypass, first_order, metric_gradients
 from lensrl.tasks import Item, evaluation_items, load_task
 from tests.conftest import SMALL
-from tests.reseal import resealed
 from tests.models.test_blocks import CONFIGURATIONS, random_model
+from tests.reseal import resealed
 
 UNEVEN = [Item("a", "47+38=", "85", "b"), Item("b", "10+10=", "20", "b"), Item("c", "99+99=", "198", "c")]
 

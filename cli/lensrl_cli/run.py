@@ -18,7 +18,7 @@ from lensrl.recipe.runs import RunSpec
 from lensrl_cli.output import console
 
 if TYPE_CHECKING:
-    from lensrl.rl.curve import TrainingCurve
+    from lensrl.train.curve import TrainingCurve
 
 
 def run(

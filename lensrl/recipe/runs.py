@@ -45,7 +45,7 @@ def plan(recipe: Recipe, n_layers: int) -> list[RunSpec]:
     """Every run that a recipe asks for: the base once; then, for each seed, full RL, single layers and sets.
 
     Full RL and the single layers come again at each of the recipe's further learning rates. Raises LensrlError for
-    sets that this model cannot have, and for what is chosen from a profile and has not been (`lensrl.choose`).
+    sets that this model cannot have, and for what is chosen from a profile and has not been (`lensrl.train.choose`).
     """
     specs = [RunSpec(BASE, (), 0)]
     for seed in recipe.seeds:

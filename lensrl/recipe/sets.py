@@ -32,7 +32,8 @@ class LayerSet(Table):
     the MLP of the layers alone. `boost` names layers in the same words, whose learning rate is `factor` times the
     others'; weight decay, where there is any, is a part of a step and grows with it.
 
-    What is chosen from a profile is chosen once, when the study is planned, and kept in `chosen`: see `lensrl.choose`.
+    What is chosen from a profile is chosen once, when the study is planned, and kept in `chosen`: see
+    `lensrl.train.choose`.
     """
 
     layers: Layers

@@ -12,7 +12,7 @@ from lensrl.recipe.task_tables import Task
 
 
 class Gigpo(Table):
-    """What `algorithm = "gigpo"` compares an agent's steps with: see `lensrl.rl.advantages.gigpo_advantages`."""
+    """What `algorithm = "gigpo"` compares an agent's steps with: see `lensrl.train.advantages.gigpo_advantages`."""
 
     gamma: Annotated[float, Field(ge=0, le=1)] = 0.95  # discount of the return that follows a step
     step_weight: Annotated[float, Field(ge=0)] = 1.0  # of the step's advantage beside the episode's; 0: episodes alone

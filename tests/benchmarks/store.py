@@ -25,7 +25,6 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from lensrl.recipe import Recipe
-from lensrl.rl.curve import TrainingCurve
 from lensrl.store.atomic import new_file, sync
 from lensrl.store.deltas import Parameter, frobenius
 from lensrl.store.hdf5 import CHUNK_BYTES
@@ -34,6 +33,7 @@ from lensrl.store.run import Run
 from lensrl.store.study import Study
 from lensrl.store.verify import check_file
 from lensrl.store.write import Header, ScoreArrays, write_run
+from lensrl.train.curve import TrainingCurve
 
 LAYERS, SIDE = 6, 2048  # four matrices of 16.8 MB a layer: 403 MB
 ROUNDS = 9

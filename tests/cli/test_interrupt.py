@@ -17,8 +17,8 @@ from lensrl_cli.run import run
 
 from lensrl.recipe import Recipe
 from lensrl.recipe.runs import RunSpec
-from lensrl.rl.watch import Watcher
 from lensrl.store.run import Run
+from lensrl.train.watch import Watcher
 
 RECIPE = """\
 model = "tiny:qwen3"

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from lensrl.execute import parameter_table, probe_items, score_arrays
 from lensrl.models.base import Base
 from lensrl.models.blocks import find_blocks
 from lensrl.models.bridge import capture, probe_set
@@ -17,6 +16,7 @@ from lensrl.models.references import answer_mean, references, token_logprobs
 from lensrl.store.atomic import new_file
 from lensrl.store.write import Header, write_run
 from lensrl.tasks import evaluation_items, load_task
+from lensrl.train.workshop import parameter_table, probe_items, score_arrays
 from tests.conftest import SMALL
 
 TASK = load_task(SMALL)

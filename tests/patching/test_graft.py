@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lensrl.execute import parameter_table
 from lensrl.models.base import Base
 from lensrl.models.references import references
 from lensrl.patching.graft import graft, run_weights
 from lensrl.recipe.layers import OUTSIDE
-from lensrl.rl.trainer import train
 from lensrl.store.patch import PatchComponent
 from lensrl.store.run import Run
 from lensrl.store.study import Study
 from lensrl.store.write import Header, write_run
 from lensrl.tasks import evaluation_items, load_task
+from lensrl.train.trainer import train
+from lensrl.train.workshop import parameter_table
 from tests.conftest import SMALL
 
 

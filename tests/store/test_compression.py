@@ -201,10 +201,10 @@ def test_without_the_plugin_all_but_the_compressed_arrays_can_be_read(tmp_path: 
 RUN = """
 from pathlib import Path
 from lensrl import LensrlError, load_recipe, run_study
-import lensrl.execute
+import lensrl.train.workshop
 def refuse(*_, **__):
     raise AssertionError('training began')
-lensrl.execute.train = lensrl.execute.load_base = refuse
+lensrl.train.workshop.train = lensrl.train.workshop.load_base = refuse
 try:
     run_study(load_recipe(Path(sys.argv[1])), Path(sys.argv[2]))
 except LensrlError as error:

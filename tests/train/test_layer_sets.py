@@ -13,12 +13,12 @@ from lensrl import load_recipe, open_study, patch, run_study, write_report
 from lensrl.errors import LensrlError, StoreError
 from lensrl.recipe import Recipe
 from lensrl.recipe.runs import RunSpec, plan
-from lensrl.rl.watch import NoWatcher
 from lensrl.store.study import Study
+from lensrl.train.watch import NoWatcher
 from tests.cli.typed import lensrl
-from tests.test_study import Names, changed
+from tests.train.test_study import Names, changed
 
-RUNS = Path(__file__).parents[1] / "runs"
+RUNS = Path(__file__).parents[2] / "runs"
 LESS = {"seeds": [0], "evaluation": {"items": 32, "samples": 1}, "store": {"probe_items": 2}}
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from lensrl.recipe.runs import RunSpec
-from lensrl.rl.curve import TrainingCurve
 from lensrl.store.run import Run
+from lensrl.train.curve import TrainingCurve
 
 
+@runtime_checkable
 class Watcher(Protocol):
     """Whoever looks on while a study runs."""
 

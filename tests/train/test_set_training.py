@@ -9,9 +9,9 @@ import torch
 
 from lensrl.models.base import Base
 from lensrl.recipe import Rl
-from lensrl.rl.checks import check_frozen
-from lensrl.rl.trainer import Trainer, train
 from lensrl.tasks.arithmetic import Arithmetic
+from lensrl.train.checks import check_frozen
+from lensrl.train.trainer import Trainer, train
 from tests.conftest import SMALL
 
 RECIPE = SMALL.model_copy(update={"rl": Rl.model_validate(SMALL.rl.model_dump() | {"steps": 2, "weight_decay": 0.1})})

@@ -17,14 +17,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lensrl.models.generation import sampling_settings, stop_tokens, turn_ends
 from lensrl.models.rollouts import Rollout, play
 from lensrl.recipe import Recipe
-from lensrl.rl.advantages import gigpo_advantages
-from lensrl.rl.recorder import Recorder
 from lensrl.tasks import AgentTask, Item, Task, batch
+from lensrl.train.advantages import gigpo_advantages
+from lensrl.train.recorder import Recorder
 
 
 @runtime_checkable
 class Sampling(Protocol):
-    """What `lensrl.rl.trainer.Trainer` needs to know about a task."""
+    """What `lensrl.train.trainer.Trainer` needs to know about a task."""
 
     rollout_func: Any  # TRL's; None: TRL samples one completion per prompt itself
 

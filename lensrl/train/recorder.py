@@ -13,7 +13,7 @@ from jaxtyping import Float64
 
 from lensrl.models.blocks import Blocks
 from lensrl.recipe.layers import OUTSIDE
-from lensrl.rl.curve import TrainingCurve
+from lensrl.train.curve import TrainingCurve
 
 COLLAPSE_WINDOW = 10  # steps
 COLLAPSE_SHARE = 0.5

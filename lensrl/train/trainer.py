@@ -18,7 +18,7 @@ where L is a constant. TRL takes `max_completion_length`, as the paper does, not
 recipe's `max_completion_tokens` scales the loss. Adam takes a scale out again, but `max_grad_norm` does not.
 
 GiGPO (Feng et al. 2025, arXiv 2505.10978) trains agents: every turn has an advantage of its own, of its episode among
-the group's plus of the turn among turns taken in the same state (`lensrl.rl.advantages.gigpo_advantages`), on every
+the group's plus of the turn among turns taken in the same state (`lensrl.train.advantages.gigpo_advantages`), on every
 token that the model wrote in it. The loss is the mean over all such tokens of a step, the default of verl, which the
 authors' code builds on. There each turn is a row of its own; here an episode is one row, with its history as it was.
 
@@ -47,12 +47,12 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from lensrl.models.base import Base
 from lensrl.models.blocks import train_only
 from lensrl.recipe import Recipe, Trained
-from lensrl.rl.checks import check_frozen, finite
-from lensrl.rl.curve import TrainingCurve
-from lensrl.rl.recorder import Collapsed, Diverged, Recorder
-from lensrl.rl.sampling import Completions, Episodes, Sampling
-from lensrl.rl.snapshots import Snapshots
 from lensrl.tasks import AgentTask, Task
+from lensrl.train.checks import check_frozen, finite
+from lensrl.train.curve import TrainingCurve
+from lensrl.train.recorder import Collapsed, Diverged, Recorder
+from lensrl.train.sampling import Completions, Episodes, Sampling
+from lensrl.train.snapshots import Snapshots
 
 Status = Literal["completed", "collapsed", "diverged"]
 # algorithm -> TRL's (loss_type, scale_rewards): how token losses are averaged, and what divides the advantages

@@ -18,9 +18,6 @@ from lensrl.models.evaluate import Scores, evaluate
 from lensrl.models.generation import learned_positions, token_ids
 from lensrl.recipe import Recipe
 from lensrl.recipe.runs import BASE, RunSpec
-from lensrl.rl.snapshots import Snapshots
-from lensrl.rl.trainer import train
-from lensrl.rl.watch import Watcher
 from lensrl.same import check_base, check_items, digests_of
 from lensrl.store.atomic import new_file, removed_at_end, scratch_folder
 from lensrl.store.deltas import Parameter, frobenius
@@ -29,6 +26,9 @@ from lensrl.store.provenance import provenance
 from lensrl.store.run import Run
 from lensrl.store.write import Header, Probe, ScoreArrays, write_run
 from lensrl.tasks import AgentTask, Item, Task, evaluation_items, load_task
+from lensrl.train.snapshots import Snapshots
+from lensrl.train.trainer import train
+from lensrl.train.watch import Watcher
 
 
 class Workshop:

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lensrl.rl.advantages import (
+from lensrl.train.advantages import (
     Baseline,
     Normalise,
     discounted_returns,

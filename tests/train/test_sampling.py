@@ -14,10 +14,10 @@ import trl
 from lensrl.errors import RecipeError
 from lensrl.models.base import Base
 from lensrl.recipe import Recipe, Rl
-from lensrl.rl.sampling import Episodes, spread
-from lensrl.rl.trainer import Trainer, grpo_config, train
 from lensrl.tasks import load_task
 from lensrl.tasks.corridor import Corridor
+from lensrl.train.sampling import Episodes, spread
+from lensrl.train.trainer import Trainer, grpo_config, train
 
 GAMMA, WEIGHT = 0.8, 0.5
 

@@ -12,11 +12,11 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 
 from lensrl.models.base import Base
 from lensrl.recipe import Recipe, Rl
-from lensrl.rl.checks import check_frozen
-from lensrl.rl.recorder import Recorder
-from lensrl.rl.trainer import Trainer, grpo_config, train
 from lensrl.tasks import Item
 from lensrl.tasks.arithmetic import Arithmetic
+from lensrl.train.checks import check_frozen
+from lensrl.train.recorder import Recorder
+from lensrl.train.trainer import Trainer, grpo_config, train
 from tests.conftest import SMALL
 
 TASK = Arithmetic()

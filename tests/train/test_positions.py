@@ -11,8 +11,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from lensrl.models.base import load_base
 from lensrl.recipe import Recipe
-from lensrl.rl.trainer import Trainer, train
 from lensrl.tasks import Item
+from lensrl.train.trainer import Trainer, train
 
 
 class Lengths:

@@ -9,18 +9,18 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lensrl.choose import choose_sets
 from lensrl.errors import LensrlError, StoreError
 from lensrl.recipe import LayerSet, Recipe, read_kept_recipe
 from lensrl.recipe.runs import BASE, RunSpec, plan, set_run
-from lensrl.rl.watch import NoWatcher, Watcher
 from lensrl.store.atomic import new_file, remove_litter
 from lensrl.store.names import RECIPE_FILE, run_path
 from lensrl.store.run import Run
 from lensrl.store.study import Study
+from lensrl.train.choose import choose_sets
+from lensrl.train.watch import NoWatcher, Watcher
 
 if TYPE_CHECKING:
-    from lensrl.execute import Workshop
+    from lensrl.train.workshop import Workshop
 
 
 def run_study(recipe: Recipe, folder: str | Path, watcher: Watcher | None = None) -> Study:
@@ -110,7 +110,7 @@ def _made_sets(recipe: Recipe, folder: Path) -> dict[str, LayerSet]:
 
 
 def _open_workshop(recipe: Recipe, folder: Path) -> Workshop:
-    from lensrl.execute import Workshop  # torch, transformers and trl, only where there is work for them
+    from lensrl.train.workshop import Workshop  # torch, transformers and trl, only where there is work for them
 
     workshop = Workshop(recipe, study=folder.resolve().name)
     base_path = run_path(folder, BASE, 0)

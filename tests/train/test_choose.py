@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from lensrl.choose import choose_sets, read_profile
 from lensrl.errors import LensrlError
 from lensrl.recipe import Chosen, Recipe
+from lensrl.train.choose import choose_sets, read_profile
 from tests.store.synthetic import add_run, make_study, solved_by_half
 
 ITEMS = [("only", str(i)) for i in range(40)]

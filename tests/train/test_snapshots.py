@@ -12,12 +12,12 @@ from safetensors import safe_open
 from lensrl import open_study, verify
 from lensrl.models.base import Base
 from lensrl.recipe import Recipe, Rl, Store
-from lensrl.rl.snapshots import Snapshots
-from lensrl.rl.trainer import train
 from lensrl.store.atomic import partial_path, scratch_folder
 from lensrl.store.exact import add, same_bits
-from lensrl.study import run_study
 from lensrl.tasks import load_task
+from lensrl.train.snapshots import Snapshots
+from lensrl.train.study import run_study
+from lensrl.train.trainer import train
 from tests.conftest import SMALL
 
 Weights = dict[str, np.ndarray]

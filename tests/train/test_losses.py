@@ -13,12 +13,12 @@ from transformers import PreTrainedModel
 from lensrl import run_study
 from lensrl.models.base import Base
 from lensrl.recipe import Recipe, Rl
-from lensrl.rl.advantages import dr_grpo_advantages, grpo_advantages
-from lensrl.rl.recorder import Recorder
-from lensrl.rl.sampling import Completions
-from lensrl.rl.trainer import Trainer, _quiet, grpo_config, train
 from lensrl.tasks import Item
 from lensrl.tasks.arithmetic import Arithmetic
+from lensrl.train.advantages import dr_grpo_advantages, grpo_advantages
+from lensrl.train.recorder import Recorder
+from lensrl.train.sampling import Completions
+from lensrl.train.trainer import Trainer, _quiet, grpo_config, train
 from tests.conftest import SMALL
 
 LENGTH = 5  # SMALL's max_completion_tokens: Dr. GRPO's constant, whatever the longest completion of the batch is

@@ -12,7 +12,7 @@ from lensrl import load_recipe, patch, run_study
 from lensrl.models.base import load_base
 from lensrl.store.study import Study
 
-PROBLEMS = Path(__file__).parent / "data" / "gsm8k-10.jsonl"
+PROBLEMS = Path(__file__).parents[1] / "data" / "gsm8k-10.jsonl"
 RECIPE = """
 model = "model"
 layers = [1]
