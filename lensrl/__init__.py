@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from lensrl.errors import LensrlError
     from lensrl.patching.additivity import additivity_table
     from lensrl.patching.patch import patch
-    from lensrl.profiles import read_contributions
     from lensrl.recipe import load_recipe
     from lensrl.report.page import write_report
     from lensrl.rivals import base_rivals
     from lensrl.store.folder import runs
     from lensrl.store.run import Run, open_run
     from lensrl.store.study import Study, open_study
+    from lensrl.store.table import read_contributions
     from lensrl.store.verify import verify
     from lensrl.train.study import run_study
 
@@ -51,7 +51,7 @@ _HOMES = {
     "open_study": "lensrl.store.study",
     "patch": "lensrl.patching.patch",
     "predictors": "lensrl.association",
-    "read_contributions": "lensrl.profiles",
+    "read_contributions": "lensrl.store.table",
     "run_study": "lensrl.train.study",
     "runs": "lensrl.store.folder",
     "verdict": "lensrl.bottleneck",

@@ -31,7 +31,7 @@ from lensrl.measures.agreement import (
     shared_error,
 )
 from lensrl.measures.correlation import correlate_detrended
-from lensrl.measures.profile import on_items, split_items
+from lensrl.measures.halves import on_items, split_items
 from lensrl.profiles import Profile, read_profile
 from lensrl.store.study import Study
 

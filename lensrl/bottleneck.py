@@ -32,10 +32,11 @@ from lensrl.claims import (
 )
 from lensrl.errors import LensrlError
 from lensrl.measures.gains import Gains, Interval
-from lensrl.measures.profile import best_layer, halves
+from lensrl.measures.halves import best_layer, halves
 from lensrl.measures.shapes import ShapeFit
-from lensrl.profiles import has_gain, paired_gains, read_contributions
+from lensrl.profiles import has_gain, paired_gains
 from lensrl.store.study import Study
+from lensrl.store.table import read_contributions
 
 MANY_LAYERS = 12
 NO_STUDY = "a table of contributions does not say"

@@ -23,7 +23,7 @@ from scipy.special import expit
 
 from lensrl.claims import Claim, concentration, convergence, judge, middle, not_size, shape, stability, tracks
 from lensrl.measures.gains import Gains
-from lensrl.measures.profile import halves
+from lensrl.measures.halves import halves
 
 BASE_SCORE, FULL_GAIN = 0.45, 0.25
 DIFFICULTY, SEED = 1.2, 0.12  # standard deviations, in logits: of items; of a training seed

@@ -16,8 +16,8 @@ from lensrl.measures.similarity import cka_interval, cka_map, linear_cka, mean_c
 from lensrl.measures.trajectory import directness, directness_null, gram, linearity, linearity_null
 from lensrl.measures.weights import SPECTRAL, DeltaMetrics, delta_metrics
 from lensrl.recipe.runs import BASE, FULL
-from lensrl.store.exact import add
-from lensrl.store.lazy import Deltas
+from lensrl.store.file.exact import add
+from lensrl.store.file.lazy import Deltas
 from lensrl.store.run import Run
 from lensrl.store.study import Study
 
@@ -88,11 +88,11 @@ def compare_weights(study: Study, run: str = FULL, *, by: By = "parameter", seed
     Loads the base model. Raises LensrlError when it is not the one that the run was trained from.
     """
     from lensrl.models.base import load_base  # torch, only where weights are needed
-    from lensrl.same import check_base
+    from lensrl.store.origin import check_base
 
     trained = study.runs.find(run, seed)
     base = load_base(study.recipe.model)
-    check_base(trained, base)
+    check_base(trained, base.name, base.fingerprint)
     places = trained.delta_norms().set_index("parameter")
     rows, whole = [], []
     for part in trained.deltas:

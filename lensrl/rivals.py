@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict
 
 from lensrl.patching import OnProgress
 from lensrl.recipe.runs import BASE, FULL, run_layer
-from lensrl.store.atomic import new_file
-from lensrl.store.provenance import provenance
+from lensrl.store.file.atomic import new_file
+from lensrl.store.origin import provenance
 from lensrl.store.study import Study
 
 RIVALS = {

@@ -35,11 +35,12 @@ from lensrl.models.references import answer_mean, batches, reference_logprobs, r
 from lensrl.patching import OnProgress
 from lensrl.recipe import Recipe
 from lensrl.recipe.runs import BASE, FULL, layer_run
-from lensrl.same import check_base, check_items, digests_of
-from lensrl.store.deltas import frobenius
+from lensrl.store.file.deltas import frobenius
+from lensrl.store.origin import check_base, check_items
 from lensrl.store.run import Run
 from lensrl.store.study import Study
 from lensrl.tasks import Item, evaluation_items, load_task
+from lensrl.tasks.digest import digests_of
 
 Gradients = Mapping[str, torch.Tensor]  # parameter -> dM/dw, in the parameter's shape
 
@@ -99,7 +100,7 @@ def first_order(run: Run, layer: int, gradients: Gradients) -> float:
 def measure_layers(study: Study, *, sampled: bool, on_progress: OnProgress | None = None) -> pd.DataFrame:
     """One row per layer: all of `lensrl.rivals.RIVALS` that needs the model. Raises LensrlError for another base."""
     recipe, base, device = study.recipe, load_base(study.recipe.model), pick_device()
-    check_base(study[BASE], base)
+    check_base(study[BASE], base.name, base.fingerprint)
     items = evaluation_items(load_task(recipe), recipe)
     check_items(study[BASE], digests_of("test", items))
     model = base.fresh(device=device)

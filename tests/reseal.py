@@ -9,8 +9,8 @@ from pathlib import Path
 
 import h5py
 
-from lensrl.store.checked import attribute
-from lensrl.store.seal import read_seal, write_seal
+from lensrl.store.file.checked import attribute
+from lensrl.store.file.seal import read_seal, write_seal
 
 
 @contextmanager

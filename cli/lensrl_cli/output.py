@@ -92,7 +92,7 @@ def _finite(value: Any) -> Any:
 
 
 def write_csv(table: Any, path: Path) -> None:
-    from lensrl.store.atomic import new_file
+    from lensrl.store.file.atomic import new_file
 
     with new_file(path) as partial:
         table.to_csv(partial, index=False)

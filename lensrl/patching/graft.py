@@ -11,8 +11,8 @@ from collections.abc import Collection, Mapping
 import torch
 
 from lensrl.models.base import Base
-from lensrl.same import check_base
-from lensrl.store.exact import add
+from lensrl.store.file.exact import add
+from lensrl.store.origin import check_base
 from lensrl.store.patch import PatchComponent
 from lensrl.store.run import Run
 
@@ -21,7 +21,7 @@ Weights = Mapping[str, torch.Tensor]
 
 def run_weights(run: Run, base: Base) -> dict[str, torch.Tensor]:
     """Every parameter of a run, bit for bit as it was trained; the base's own tensors where nothing changed."""
-    check_base(run, base)
+    check_base(run, base.name, base.fingerprint)
     weights = dict(base.weights)
     for part in run.deltas:
         for name, change in run.deltas.exact(part).values():

@@ -15,11 +15,12 @@ from lensrl.patching import OnProgress
 from lensrl.patching.activations import METRICS, Patch, patch_activations
 from lensrl.patching.graft import graft, run_weights
 from lensrl.recipe.layers import OUTSIDE
-from lensrl.same import check_items, digests_of
+from lensrl.store.origin import check_items
 from lensrl.store.patch import PATCHED, PatchComponent, PatchKey
 from lensrl.store.run import Run
 from lensrl.store.study import Study
 from lensrl.tasks import evaluation_items, load_task
+from lensrl.tasks.digest import digests_of
 
 Measured = Iterator[tuple[PatchKey, dict[str, Float64[np.ndarray, "model item"]], list[str]]]
 

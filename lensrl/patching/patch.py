@@ -13,8 +13,8 @@ from lensrl.patching.sets import check_component, layer_sets
 from lensrl.recipe.layers import LayerSpec, parse_layers
 from lensrl.recipe.runs import BASE, FULL
 from lensrl.store.names import PATCH_FOLDER
+from lensrl.store.origin import provenance
 from lensrl.store.patch import PatchComponent, PatchKey, PatchResult, Sets, What, read_patch, write_patch
-from lensrl.store.provenance import provenance
 from lensrl.store.study import Study
 
 

@@ -20,7 +20,7 @@ from lensrl.errors import LensrlError
 from lensrl.patching.patch import with_contributions
 from lensrl.recipe.runs import BASE, FULL, run_layer, run_rate
 from lensrl.report import METRICS, SETS, evidence, figures
-from lensrl.store.atomic import new_file
+from lensrl.store.file.atomic import new_file
 from lensrl.store.study import Study
 
 REPORT_FILE = "report.html"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import h5py
 import pandas as pd
 
-from lensrl.store.checked import axis_names, check_tree, dataset_at, located
+from lensrl.store.file.checked import axis_names, check_tree, dataset_at, located
 
 
 def list_contents(file: h5py.File) -> pd.DataFrame:

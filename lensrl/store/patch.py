@@ -14,10 +14,10 @@ from jaxtyping import Float64
 from lensrl.errors import Damaged, StoreError, TooNew, Unfinished, reason
 from lensrl.measures.contribution import GainRatio, gain_ratios, mean_score
 from lensrl.recipe.layers import spell_layers
-from lensrl.store.atomic import new_file
-from lensrl.store.checked import DAMAGE, attribute, group_at, members, open_for_reading, read_array, read_strings
-from lensrl.store.hdf5 import axis, create, create_file
-from lensrl.store.seal import read_seal, write_seal
+from lensrl.store.file.atomic import new_file
+from lensrl.store.file.checked import DAMAGE, attribute, group_at, members, open_for_reading, read_array, read_strings
+from lensrl.store.file.hdf5 import axis, create, create_file
+from lensrl.store.file.seal import read_seal, write_seal
 
 PATCH_FORMAT = "lensrl-patch"
 PATCH_VERSION = 3

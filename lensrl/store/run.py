@@ -18,7 +18,8 @@ from lensrl.errors import Damaged, LensrlError, reason
 from lensrl.measures.contribution import mean_score
 from lensrl.recipe import LayerSet
 from lensrl.recipe.layers import OUTSIDE
-from lensrl.store.checked import (
+from lensrl.store.contents import fold, list_contents
+from lensrl.store.file.checked import (
     DAMAGE,
     attribute,
     dataset_at,
@@ -30,10 +31,9 @@ from lensrl.store.checked import (
     read_array,
     read_strings,
 )
-from lensrl.store.contents import fold, list_contents
-from lensrl.store.lazy import Deltas, LazyArray, Sites
+from lensrl.store.file.lazy import Deltas, LazyArray, Sites
+from lensrl.store.file.seal import Seal, dataset_holds, read_seal
 from lensrl.store.look import run_html, size
-from lensrl.store.seal import Seal, dataset_holds, read_seal
 from lensrl.store.write import RUN_FORMAT, RUN_VERSION
 
 if TYPE_CHECKING:
@@ -245,7 +245,7 @@ class Run:
         A node inherits the coordinates above it: `tree["parameters"].to_dataset(inherit=False)` has its own alone.
         Raises LensrlError when xarray or h5netcdf is not installed.
         """
-        from lensrl.store.tree import open_tree
+        from lensrl.store.file.tree import open_tree
 
         return open_tree(self.path, self.file)
 

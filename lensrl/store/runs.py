@@ -14,7 +14,7 @@ from lensrl.errors import LensrlError, StoreError, did_you_mean
 from lensrl.recipe import Recipe, read_kept_recipe
 from lensrl.recipe.layers import parse_layers
 from lensrl.recipe.runs import BASE, RunSpec, plan, run_layer
-from lensrl.store.atomic import is_being_written, partial_path
+from lensrl.store.file.atomic import is_being_written, partial_path
 from lensrl.store.look import as_text, table_html
 from lensrl.store.names import RECIPE_FILE, order, run_of, run_path
 from lensrl.store.patch import is_patch

@@ -22,12 +22,12 @@ from threading import Thread
 import h5py
 
 from lensrl.errors import Damaged, LensrlError, StoreError, reason
-from lensrl.store.atomic import is_being_written
-from lensrl.store.checked import ATTEMPTS, DAMAGE, identity, open_for_reading
-from lensrl.store.consistency import check_layout
+from lensrl.store.file.atomic import is_being_written
+from lensrl.store.file.checked import ATTEMPTS, DAMAGE, identity, open_for_reading
+from lensrl.store.file.consistency import check_layout
+from lensrl.store.file.seal import damaged_datasets, read_seal, structure_holds
 from lensrl.store.patch import PATCH_FORMAT, PATCH_VERSION, read_patch
 from lensrl.store.run import Run
-from lensrl.store.seal import damaged_datasets, read_seal, structure_holds
 from lensrl.store.write import RUN_FORMAT, RUN_VERSION
 
 VERSIONS = {RUN_FORMAT: RUN_VERSION, PATCH_FORMAT: PATCH_VERSION}

@@ -17,9 +17,9 @@ from jaxtyping import Bool, Float32, Float64, Int32
 
 from lensrl.measures.contribution import mean_score
 from lensrl.recipe.layers import OUTSIDE
-from lensrl.store.deltas import Change, Parameter, Weights, write_deltas
-from lensrl.store.hdf5 import Compression, axis, create, create_file
-from lensrl.store.seal import write_seal
+from lensrl.store.file.deltas import Change, Parameter, Weights, write_deltas
+from lensrl.store.file.hdf5 import Compression, axis, create, create_file
+from lensrl.store.file.seal import write_seal
 
 RUN_FORMAT = "lensrl-run"
 RUN_VERSION = 2

@@ -20,14 +20,14 @@ import numpy as np
 import pandas as pd
 
 from lensrl.errors import LensrlError
-from lensrl.measures.profile import split_items
-from lensrl.profiles import read_contributions
+from lensrl.measures.halves import split_items
 from lensrl.recipe import LayerSet, Recipe
 from lensrl.recipe.layers import spell_layers
 from lensrl.recipe.runs import BASE, FULL, read_set, run_layer
 from lensrl.store.contributions import layer_contributions
 from lensrl.store.runs import NOT_READ
 from lensrl.store.study import Study, open_study
+from lensrl.store.table import read_contributions
 
 Unseen = Literal["all", "other half"]
 

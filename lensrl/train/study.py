@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from lensrl.errors import LensrlError, StoreError
 from lensrl.recipe import LayerSet, Recipe, read_kept_recipe
 from lensrl.recipe.runs import BASE, RunSpec, plan, set_run
-from lensrl.store.atomic import new_file, remove_litter
+from lensrl.store.file.atomic import new_file, remove_litter
 from lensrl.store.names import RECIPE_FILE, run_path
 from lensrl.store.run import Run
 from lensrl.store.study import Study

@@ -18,14 +18,14 @@ from lensrl.models.evaluate import Scores, evaluate
 from lensrl.models.generation import learned_positions, token_ids
 from lensrl.recipe import Recipe
 from lensrl.recipe.runs import BASE, RunSpec
-from lensrl.same import check_base, check_items, digests_of
-from lensrl.store.atomic import new_file, removed_at_end, scratch_folder
-from lensrl.store.deltas import Parameter, frobenius
-from lensrl.store.hdf5 import compression_plugin
-from lensrl.store.provenance import provenance
+from lensrl.store.file.atomic import new_file, removed_at_end, scratch_folder
+from lensrl.store.file.deltas import Parameter, frobenius
+from lensrl.store.file.hdf5 import compression_plugin
+from lensrl.store.origin import check_base, check_items, provenance
 from lensrl.store.run import Run
 from lensrl.store.write import Header, Probe, ScoreArrays, write_run
 from lensrl.tasks import AgentTask, Item, Task, evaluation_items, load_task
+from lensrl.tasks.digest import digests_of
 from lensrl.train.snapshots import Snapshots
 from lensrl.train.trainer import train
 from lensrl.train.watch import Watcher
@@ -60,7 +60,7 @@ class Workshop:
 
     def check_same(self, run: Run) -> None:
         """Raises LensrlError when a run of this study's folder came from another base model or from other items."""
-        check_base(run, self.base)
+        check_base(run, self.base.name, self.base.fingerprint)
         check_items(run, self.digests)
 
     def make(self, spec: RunSpec, path: Path, watcher: Watcher) -> None:

@@ -25,9 +25,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from lensrl.recipe import Recipe
-from lensrl.store.atomic import new_file, sync
-from lensrl.store.deltas import Parameter, frobenius
-from lensrl.store.hdf5 import CHUNK_BYTES
+from lensrl.store.file.atomic import new_file, sync
+from lensrl.store.file.deltas import Parameter, frobenius
+from lensrl.store.file.hdf5 import CHUNK_BYTES
 from lensrl.store.names import RECIPE_FILE, run_path
 from lensrl.store.run import Run
 from lensrl.store.study import Study

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from lensrl.errors import LensrlError
-from lensrl.store.atomic import new_file, partial_path
-from lensrl.store.seal import Seal, read_seal, structure_holds
+from lensrl.store.file.atomic import new_file, partial_path
+from lensrl.store.file.seal import Seal, read_seal, structure_holds
 from lensrl.store.verify import check_file, verify
 from tests.cli.test_verbs import assert_one_line
 from tests.cli.typed import lensrl

@@ -8,16 +8,8 @@ from scipy import stats
 
 from lensrl.claims import stability
 from lensrl.measures.gains import Gains
-from lensrl.measures.profile import (
-    best_layer,
-    gini,
-    gini_of_equals,
-    halves,
-    partial_conjunction,
-    seed_agreement,
-    simes,
-    split_items,
-)
+from lensrl.measures.halves import best_layer, halves, split_items
+from lensrl.measures.profile import gini, gini_of_equals, partial_conjunction, seed_agreement, simes
 
 
 def test_gini_of_equals_is_nothing_and_of_one_alone_is_all_but_its_share() -> None:

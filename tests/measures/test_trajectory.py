@@ -19,7 +19,7 @@ from lensrl.measures.trajectory import (
     linearity_null,
     random_walk_gram,
 )
-from lensrl.store.lazy import Deltas
+from lensrl.store.file.lazy import Deltas
 from lensrl.store.study import Study
 
 STEPS = [3, 4, 10, 25]

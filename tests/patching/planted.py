@@ -13,7 +13,7 @@ from lensrl.models.blocks import find_blocks
 from lensrl.models.bridge import capture, probe_set
 from lensrl.models.evaluate import evaluate
 from lensrl.models.references import answer_mean, references, token_logprobs
-from lensrl.store.atomic import new_file
+from lensrl.store.file.atomic import new_file
 from lensrl.store.write import Header, write_run
 from lensrl.tasks import evaluation_items, load_task
 from lensrl.train.workshop import parameter_table, probe_items, score_arrays

@@ -14,7 +14,7 @@ import h5py
 import hdf5plugin
 import numpy as np
 
-from lensrl.store.seal import read_seal
+from lensrl.store.file.seal import read_seal
 from tests.reseal import resealed
 
 Dice = random.Random

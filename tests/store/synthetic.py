@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from lensrl.recipe import Recipe
-from lensrl.store.atomic import new_file
-from lensrl.store.deltas import Parameter
+from lensrl.store.file.atomic import new_file
+from lensrl.store.file.deltas import Parameter
 from lensrl.store.names import RECIPE_FILE, run_path
 from lensrl.store.write import Header, Probe, ScoreArrays
 from lensrl.store.write import write_run as write_partial

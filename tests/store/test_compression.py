@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from lensrl.errors import LensrlError
-from lensrl.store.exact import add
-from lensrl.store.hdf5 import Compression
+from lensrl.store.file.exact import add
+from lensrl.store.file.hdf5 import Compression
+from lensrl.store.file.seal import read_seal
 from lensrl.store.run import Run
-from lensrl.store.seal import read_seal
 from lensrl.store.verify import check_file
 from tests.store.synthetic import (
     N_LAYERS,

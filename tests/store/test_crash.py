@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from lensrl.errors import StoreError
-from lensrl.store.atomic import PATIENCE, new_file, partial_path, remove_litter
-from lensrl.store.deltas import Parameter
-from lensrl.store.exact import add
+from lensrl.store.file.atomic import PATIENCE, new_file, partial_path, remove_litter
+from lensrl.store.file.deltas import Parameter
+from lensrl.store.file.exact import add
 from lensrl.store.run import Run
 from lensrl.store.study import Study
 from lensrl.store.verify import check_file

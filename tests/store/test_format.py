@@ -12,8 +12,8 @@ import pytest
 
 from lensrl import run_study
 from lensrl.recipe import Recipe
-from lensrl.store.checked import axis_names
-from lensrl.store.layout import ATTRIBUTES
+from lensrl.store.file.checked import axis_names
+from lensrl.store.file.layout import ATTRIBUTES
 from lensrl.store.patch import PatchKey, PatchResult, write_patch
 
 TEXT = (Path(__file__).parents[2] / "runs" / "FORMAT.md").read_text(encoding="utf-8")

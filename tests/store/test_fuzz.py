@@ -26,10 +26,10 @@ import pandas as pd
 import pytest
 
 from lensrl.errors import LensrlError
-from lensrl.store.checked import read_array
-from lensrl.store.lazy import Deltas
+from lensrl.store.file.checked import read_array
+from lensrl.store.file.lazy import Deltas
+from lensrl.store.file.seal import read_seal
 from lensrl.store.run import Run
-from lensrl.store.seal import read_seal
 from lensrl.store.verify import check_file, verify
 from tests.reseal import resealed
 from tests.store.mutants import KINDS, TURNS, forge_the_structure
@@ -210,7 +210,7 @@ EXAMINE = (
 def outcomes(folder: Path, count: int) -> list[tuple[int, str, str]]:
     """Number, kind and outcome of the first `count` mutants, examined by two processes."""
     write_originals(folder)
-    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    path = os.pathsep.join(sys.path)
     reports = [folder / f"report-{first}" for first in (0, 1)]
     workers = [
         subprocess.Popen(

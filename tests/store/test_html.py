@@ -12,11 +12,11 @@ import h5py
 import numpy as np
 import pytest
 
-from lensrl.store.lazy import LazyArray
+from lensrl.store.file.lazy import LazyArray
+from lensrl.store.file.seal import read_seal
 from lensrl.store.look import bars_html
 from lensrl.store.names import RECIPE_FILE
 from lensrl.store.run import Run
-from lensrl.store.seal import read_seal
 from lensrl.store.study import Study, open_study
 from tests.reseal import resealed
 from tests.store.synthetic import add_run, make_study, write_full_run

@@ -15,11 +15,11 @@ import pytest
 
 import lensrl
 from lensrl.errors import LensrlError
-from lensrl.store.atomic import new_file, partial_path
+from lensrl.store.file.atomic import new_file, partial_path
+from lensrl.store.file.seal import read_seal
 from lensrl.store.names import RECIPE_FILE
 from lensrl.store.patch import PatchKey, PatchResult, is_patch, write_patch
 from lensrl.store.runs import COLUMNS
-from lensrl.store.seal import read_seal
 from lensrl.store.study import open_study
 from tests.reseal import resealed
 from tests.store.synthetic import add_run, make_study, write_full_run

@@ -16,7 +16,7 @@ WRITE = """
 import sys
 from pathlib import Path
 import numpy as np
-from lensrl.store.deltas import Parameter
+from lensrl.store.file.deltas import Parameter
 from tests.store.synthetic import header, write_run
 
 path, sizes = Path(sys.argv[1]), [int(size) for size in sys.argv[2:]]
@@ -58,7 +58,7 @@ def test_writing_a_run_takes_less_memory_than_two_of_its_largest_tensors(tmp_pat
     path = tmp_path / "full-rl.seed-0.h5"
     done = subprocess.run(
         [sys.executable, "-c", WRITE, str(path), *map(str, sizes)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
     )

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from lensrl.errors import LensrlError
-from lensrl.store.exact import subtract
-from lensrl.store.hdf5 import axis, create_empty, create_file
+from lensrl.store.file.exact import subtract
+from lensrl.store.file.hdf5 import axis, create_empty, create_file
 from tests.store.synthetic import (
     PARAMETERS,
     activations,

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from lensrl.store.exact import add
+from lensrl.store.file.exact import add
 from lensrl.store.patch import PATCH_VERSION, SETS_SINCE, PatchKey, read_patch
 from lensrl.store.run import Run
 from lensrl.store.verify import check_file

@@ -11,9 +11,9 @@ import pytest
 import xarray as xr
 
 from lensrl.errors import LensrlError, StoreError
-from lensrl.store.exact import add
+from lensrl.store.file.exact import add
+from lensrl.store.file.seal import read_seal
 from lensrl.store.run import Run, open_run
-from lensrl.store.seal import read_seal
 from tests.store.synthetic import (
     PARAMETERS,
     activations,

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from lensrl.errors import LensrlError, StoreError, TooNew
-from lensrl.store.atomic import new_file, partial_path
+from lensrl.store.file.atomic import new_file, partial_path
 from lensrl.store.run import Run
 from lensrl.store.study import open_study
 from tests.store.synthetic import add_run, make_study, resealed

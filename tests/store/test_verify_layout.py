@@ -17,7 +17,7 @@ import hdf5plugin
 import numpy as np
 import pytest
 
-from lensrl.store.hdf5 import axis, create
+from lensrl.store.file.hdf5 import axis, create
 from lensrl.store.patch import PatchKey, PatchResult, write_patch
 from lensrl.store.verify import check_file
 from tests.store.synthetic import (

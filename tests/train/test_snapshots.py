@@ -12,8 +12,8 @@ from safetensors import safe_open
 from lensrl import open_study, verify
 from lensrl.models.base import Base
 from lensrl.recipe import Recipe, Rl, Store
-from lensrl.store.atomic import partial_path, scratch_folder
-from lensrl.store.exact import add, same_bits
+from lensrl.store.file.atomic import partial_path, scratch_folder
+from lensrl.store.file.exact import add, same_bits
 from lensrl.tasks import load_task
 from lensrl.train.snapshots import Snapshots
 from lensrl.train.study import run_study

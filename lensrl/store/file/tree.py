@@ -9,8 +9,8 @@ import h5py
 import numpy as np
 
 from lensrl.errors import Damaged, LensrlError, StoreError, reason
-from lensrl.store.checked import LOCKING, located
-from lensrl.store.layout import check_names
+from lensrl.store.file.checked import LOCKING, located
+from lensrl.store.file.layout import check_names
 
 if TYPE_CHECKING:
     import xarray

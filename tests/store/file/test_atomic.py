@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lensrl.errors import LensrlError, StoreError
-from lensrl.store.atomic import is_being_written, new_file, partial_path, remove_litter, scratch_folder
+from lensrl.store.file.atomic import is_being_written, new_file, partial_path, remove_litter, scratch_folder
 from tests.store.synthetic import PARAMETERS, after_weights, before_weights, header, write_run
 
 
@@ -109,7 +109,7 @@ def test_a_full_disk_is_told_in_one_line_and_leaves_the_old_file_at_whatever_byt
     limits = [100, 1000, 2000, 3000, 5000, 8000, len(old) // 2, len(old) - 1]
     done = subprocess.run(
         [sys.executable, "-c", FULL_DISK, str(path), *map(str, limits)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
     )
@@ -125,7 +125,7 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from lensrl.errors import StoreError
-from lensrl.store.deltas import Parameter
+from lensrl.store.file.deltas import Parameter
 from tests.store.synthetic import header, write_run
 
 path = Path(sys.argv[1])
@@ -149,7 +149,7 @@ def test_a_disk_that_fills_within_a_delta_of_many_mib_leaves_the_old_file(tmp_pa
     limits = [mib, 4 * mib + 100, 8 * mib, 12 * mib, 20 * mib + 1, 24 * mib]  # the three deltas are of 8 MiB
     done = subprocess.run(
         [sys.executable, "-c", BIG_DELTAS, str(path), *map(str, limits)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
     )
@@ -211,7 +211,7 @@ def test_a_disk_that_fails_while_more_is_written_is_heard(tmp_path: Path, monkey
     def failing(_: int) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("lensrl.store.deltas.SYNCED", 1)
+    monkeypatch.setattr("lensrl.store.file.deltas.SYNCED", 1)
     monkeypatch.setattr(os, "fdatasync", failing)
     with pytest.raises(StoreError, match=r"base\.h5 could not be written \(Input/output error\)"):
         write_run(tmp_path / "base.h5", header("full-rl"), PARAMETERS, before_weights(),

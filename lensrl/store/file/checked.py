@@ -20,8 +20,8 @@ import h5py
 import numpy as np
 
 from lensrl.errors import Damaged, LensrlError, StoreError, TooNew, Unfinished, reason
-from lensrl.store.hdf5 import CHUNK_BYTES, compression_plugin
-from lensrl.store.seal import read_seal, structure_holds
+from lensrl.store.file.hdf5 import CHUNK_BYTES, compression_plugin
+from lensrl.store.file.seal import read_seal, structure_holds
 
 LARGEST_CHUNK = 16 << 20  # bytes
 SEALED_SINCE = 2  # format version

@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from lensrl.errors import Damaged, LensrlError, StoreError
-from lensrl.store.atomic import new_file
-from lensrl.store.hdf5 import create, create_contiguous
-from lensrl.store.lazy import LazyArray
+from lensrl.store.file.atomic import new_file
+from lensrl.store.file.hdf5 import create, create_contiguous
+from lensrl.store.file.lazy import LazyArray
 from lensrl.store.run import Run
 from lensrl.store.study import Study, open_study
 from tests.store.synthetic import (
@@ -159,7 +159,7 @@ def test_a_read_that_comes_in_pieces_is_put_together(arrays: Pairs, monkeypatch:
 def test_a_large_slice_of_a_chunked_array_leaves_the_other_chunks_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lensrl.store.hdf5.CHUNK_BYTES", 64)
+    monkeypatch.setattr("lensrl.store.file.hdf5.CHUNK_BYTES", 64)
     values = np.arange(400, dtype=np.float32).reshape(100, 4)
     with h5py.File(tmp_path / "a.h5", "w") as file:
         last = create(file, "a", values).id.get_chunk_info(24)

@@ -12,8 +12,9 @@ from lensrl import Study, open_study, patch, run_study
 from lensrl.errors import LensrlError
 from lensrl.models.base import Base
 from lensrl.recipe import MathTask, Recipe
-from lensrl.same import check_base, check_items, digests_of
+from lensrl.store.origin import check_base, check_items
 from lensrl.tasks import Item
+from lensrl.tasks.digest import digests_of
 from tests.conftest import SMALL
 
 ITEM = Item("1", "1+1=", "2", "sums")
@@ -23,7 +24,7 @@ def test_another_base_is_refused(base: Base, small_study: Study) -> None:
     norm = base.weights["model.norm.weight"] + 1
     other = Base("other", base.fresh({"model.norm.weight": norm}), base.tokenizer, base.blocks)
     with pytest.raises(LensrlError, match=r"made from another base model \(fingerprint [0-9a-f]{12}\) than other"):
-        check_base(small_study["full-rl"], other)
+        check_base(small_study["full-rl"], other.name, other.fingerprint)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
-from lensrl.store.checked import attribute, axis_names, check_tree, dataset_at, has, node_at
-from lensrl.store.hdf5 import ENCODING
+from lensrl.store.file.checked import attribute, axis_names, check_tree, dataset_at, has, node_at
+from lensrl.store.file.hdf5 import ENCODING
 
 
 class Rule(NamedTuple):

@@ -13,11 +13,11 @@ import numpy as np
 
 from lensrl.errors import did_you_mean, reason
 from lensrl.recipe.layers import OUTSIDE
-from lensrl.store.checked import attribute, dataset_at, group_at, has, located, members, read_array, read_strings
-from lensrl.store.deltas import read_delta
-from lensrl.store.exact import Delta
-from lensrl.store.hdf5 import PAGE
-from lensrl.store.seal import Seal
+from lensrl.store.file.checked import attribute, dataset_at, group_at, has, located, members, read_array, read_strings
+from lensrl.store.file.deltas import read_delta
+from lensrl.store.file.exact import Delta
+from lensrl.store.file.hdf5 import PAGE
+from lensrl.store.file.seal import Seal
 
 _PART = re.compile("|".join(("0|[1-9][0-9]*", *OUTSIDE)))
 

@@ -14,10 +14,10 @@ from jaxtyping import Int64
 
 from lensrl.recipe.layers import OUTSIDE
 from lensrl.recipe.runs import BASE
-from lensrl.store.checked import attribute, dataset_at, group_at, has, members, read_array, read_strings
-from lensrl.store.deltas import sum_of_squares
-from lensrl.store.exact import flat
-from lensrl.store.layout import DELTA, REPAIRS, check_names, check_whole
+from lensrl.store.file.checked import attribute, dataset_at, group_at, has, members, read_array, read_strings
+from lensrl.store.file.deltas import sum_of_squares
+from lensrl.store.file.exact import flat
+from lensrl.store.file.layout import DELTA, REPAIRS, check_names, check_whole
 
 CHOICES = {
     "status": ("completed", "collapsed", "diverged"),

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from lensrl.errors import StoreError
-from lensrl.store.deltas import sum_of_squares
-from lensrl.store.exact import Delta, add, bits, same_bits, subtract
-from lensrl.store.hdf5 import Compression
+from lensrl.store.file.deltas import sum_of_squares
+from lensrl.store.file.exact import Delta, add, bits, same_bits, subtract
+from lensrl.store.file.hdf5 import Compression
 from lensrl.store.run import Run
 from tests.store.synthetic import header, parameter, write_run
 
@@ -138,8 +138,8 @@ def bf16_pairs(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 def small_blocks() -> Iterator[None]:
     """Blocks of 64 bytes, 16 numbers, instead of a MiB."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lensrl.store.hdf5.CHUNK_BYTES", 64)
-        patch.setattr("lensrl.store.deltas.CHUNK_BYTES", 64)
+        patch.setattr("lensrl.store.file.hdf5.CHUNK_BYTES", 64)
+        patch.setattr("lensrl.store.file.deltas.CHUNK_BYTES", 64)
         yield
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from lensrl import load_recipe, run_study
 from lensrl.recipe import Recipe
 
-RECIPE = Path(__file__).parents[1] / "runs" / "tiny.toml"
+RECIPE = Path(__file__).parents[2] / "runs" / "tiny.toml"
 
 
 def test_full_rl_gains_at_least_a_fifth(tmp_path: Path) -> None:

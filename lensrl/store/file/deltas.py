@@ -22,10 +22,10 @@ import numpy as np
 from jaxtyping import Float32
 
 from lensrl.errors import StoreError
-from lensrl.store.checked import dataset_at, has, read_array
-from lensrl.store.exact import Delta, Scratch, count_changed, flat, same_bits, subtract
-from lensrl.store.hdf5 import CHUNK_BYTES, Compression, axis, chunk_shape, create, create_contiguous, create_empty
-from lensrl.store.seal import Seal, dataset_holds
+from lensrl.store.file.checked import dataset_at, has, read_array
+from lensrl.store.file.exact import Delta, Scratch, count_changed, flat, same_bits, subtract
+from lensrl.store.file.hdf5 import CHUNK_BYTES, Compression, axis, chunk_shape, create, create_contiguous, create_empty
+from lensrl.store.file.seal import Seal, dataset_holds
 
 THREADS = min(8, os.cpu_count() or 1)
 SYNCED = 32 << 20  # bytes written before the disk is asked to keep them, while the processors go on
