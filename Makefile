@@ -52,7 +52,7 @@ bench: install
 	$(BIN)/python -m tests.benchmarks.sandbox
 
 calibrate: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m lensrl.calibration
+	OMP_NUM_THREADS=1 $(BIN)/python -m lensrl.judge.calibration
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis

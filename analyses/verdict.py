@@ -2,7 +2,7 @@
 # # Does the middle-layer account hold in this study?
 #
 # Eight claims, each stated before its numbers, with an interval, a null, a p that is corrected for all of them, and
-# one of three verdicts. How often the procedure errs is measured: lensrl/CALIBRATION.md.
+# one of three verdicts. How often the procedure errs is measured: lensrl/judge/CALIBRATION.md.
 #
 #     python analyses/verdict.py runs/tiny
 

@@ -13,16 +13,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lensrl.agreement import StudyAgreement, agree
-    from lensrl.association import correlate_study, predictors
-    from lensrl.bottleneck import Verdict, verdict
-    from lensrl.comparison import along_training, compare_activations, compare_layers, compare_weights
+    from lensrl.compare.activations import compare_activations, compare_layers
+    from lensrl.compare.patching.additivity import additivity_table
+    from lensrl.compare.patching.patch import patch
+    from lensrl.compare.predictors import predictors
+    from lensrl.compare.rivals import base_rivals
+    from lensrl.compare.weights import along_training, compare_weights
     from lensrl.errors import LensrlError
-    from lensrl.patching.additivity import additivity_table
-    from lensrl.patching.patch import patch
+    from lensrl.judge.agreement import StudyAgreement, agree
+    from lensrl.judge.correlate import correlate_study
+    from lensrl.judge.verdict import Verdict, verdict
     from lensrl.recipe import load_recipe
-    from lensrl.report.page import write_report
-    from lensrl.rivals import base_rivals
+    from lensrl.show.page import write_report
     from lensrl.store.folder import runs
     from lensrl.store.run import Run, open_run
     from lensrl.store.study import Study, open_study
@@ -36,27 +38,27 @@ _HOMES = {
     "LensrlError": "lensrl.errors",
     "Run": "lensrl.store.run",
     "Study": "lensrl.store.study",
-    "StudyAgreement": "lensrl.agreement",
-    "Verdict": "lensrl.bottleneck",
-    "additivity_table": "lensrl.patching.additivity",
-    "agree": "lensrl.agreement",
-    "along_training": "lensrl.comparison",
-    "base_rivals": "lensrl.rivals",
-    "compare_activations": "lensrl.comparison",
-    "compare_layers": "lensrl.comparison",
-    "compare_weights": "lensrl.comparison",
-    "correlate_study": "lensrl.association",
+    "StudyAgreement": "lensrl.judge.agreement",
+    "Verdict": "lensrl.judge.verdict",
+    "additivity_table": "lensrl.compare.patching.additivity",
+    "agree": "lensrl.judge.agreement",
+    "along_training": "lensrl.compare.weights",
+    "base_rivals": "lensrl.compare.rivals",
+    "compare_activations": "lensrl.compare.activations",
+    "compare_layers": "lensrl.compare.activations",
+    "compare_weights": "lensrl.compare.weights",
+    "correlate_study": "lensrl.judge.correlate",
     "load_recipe": "lensrl.recipe",
     "open_run": "lensrl.store.run",
     "open_study": "lensrl.store.study",
-    "patch": "lensrl.patching.patch",
-    "predictors": "lensrl.association",
+    "patch": "lensrl.compare.patching.patch",
+    "predictors": "lensrl.compare.predictors",
     "read_contributions": "lensrl.store.table",
     "run_study": "lensrl.train.study",
     "runs": "lensrl.store.folder",
-    "verdict": "lensrl.bottleneck",
+    "verdict": "lensrl.judge.verdict",
     "verify": "lensrl.store.verify",
-    "write_report": "lensrl.report.page",
+    "write_report": "lensrl.show.page",
 }
 
 __all__ = [

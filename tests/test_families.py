@@ -12,15 +12,15 @@ import torch
 from transformers import CTRLConfig, Gemma3Config, MambaConfig, PretrainedConfig, SiglipVisionConfig
 
 from lensrl import LensrlError, run_study
+from lensrl.compare.patching.activations import METRICS, Patch, patch_activations
+from lensrl.compare.patching.graft import graft
+from lensrl.compare.sensitivity import bypass, metric_gradients
 from lensrl.models.base import Base
 from lensrl.models.bridge import boot, capture
 from lensrl.models.generation import learned_positions
 from lensrl.models.references import reference_logprobs, references
-from lensrl.patching.activations import METRICS, Patch, patch_activations
-from lensrl.patching.graft import graft
 from lensrl.recipe import Evaluation, Recipe, Rl, Store
 from lensrl.recipe.layers import OUTSIDE
-from lensrl.sensitivity import bypass, metric_gradients
 from lensrl.tasks import Item, Split
 from lensrl.train.trainer import train
 from lensrl.train.workshop import check_fits

@@ -50,7 +50,7 @@ def agree_on_layers(
     if csv is not None:
         write_csv(found.pairs, csv)
     if figure is not None:
-        from lensrl.report.figures import agreement_figure, save_figure
+        from lensrl.show.figures import agreement_figure, save_figure
 
         save_figure(agreement_figure(found, "Agreement of layer contributions, 95 % intervals"), figure)
         saved("figure", figure)

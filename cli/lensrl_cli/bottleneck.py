@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lensrl import open_study
-from lensrl.report import evidence
+from lensrl.show.words import evidence
 from lensrl_cli.output import (
     Contributions,
     Csv,
@@ -59,7 +59,7 @@ def bottleneck(
 
     Example: lensrl bottleneck --contributions runs/published/qwen3-1.7b-grpo-math.csv
     """
-    from lensrl.bottleneck import verdict
+    from lensrl.judge.verdict import verdict
 
     given = either(study, contributions)
     if contributions is None:
@@ -77,7 +77,7 @@ def bottleneck(
 
         write_csv(pd.DataFrame(found.as_dict()["claims"]).drop(columns="details"), csv)
     if figure is not None:
-        from lensrl.report.figures import save_figure, verdict_figure
+        from lensrl.show.figures import save_figure, verdict_figure
 
         save_figure(verdict_figure(found, f"{found.name}: the profile and its shapes, 95 % intervals"), figure)
         saved("figure", figure)

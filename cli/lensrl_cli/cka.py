@@ -38,7 +38,7 @@ def cka(
 
     Example: lensrl cka runs/tiny --from base --into full-rl
     """
-    from lensrl.comparison import compare_activations
+    from lensrl.compare.activations import compare_activations
 
     with open_study(study) as opened:
         table = compare_activations(opened, one, other, site=site, seed=seed, first_token=not skip_first)
@@ -67,7 +67,7 @@ def cka(
     if csv is not None:
         write_csv(table, csv)
     if figure is not None:
-        from lensrl.report.figures import cka_figure, save_figure
+        from lensrl.show.figures import cka_figure, save_figure
 
         save_figure(cka_figure(table, f"{name}: {one} and {other} at {site}, 95 % intervals over sequences"), figure)
         saved("figure", figure)

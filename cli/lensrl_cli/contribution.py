@@ -83,7 +83,7 @@ def contribution(
     if csv is not None:
         write_csv(table, csv)
     if figure is not None:
-        from lensrl.report.figures import contribution_figure, save_figure
+        from lensrl.show.figures import contribution_figure, save_figure
 
         drawn = {"status": "defined", "reason": ""} | {c: table[c] for c in ("status", "reason") if c in table}
         save_figure(contribution_figure(table.assign(**drawn), f"{name}: layer contribution, 95 % intervals"), figure)

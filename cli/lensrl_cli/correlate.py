@@ -27,7 +27,8 @@ def correlate(study: StudyArgument, json: Json = False, csv: Csv = None, figure:
 
     Example: lensrl correlate runs/tiny --figure scatter.png
     """
-    from lensrl.association import PREDICTORS, correlate_study, predictors
+    from lensrl.compare.predictors import PREDICTORS, predictors
+    from lensrl.judge.correlate import correlate_study
 
     with open_study(study) as opened:
         with_rivals(opened, quiet=json)
@@ -41,7 +42,7 @@ def correlate(study: StudyArgument, json: Json = False, csv: Csv = None, figure:
     if csv is not None:
         write_csv(table, csv)
     if figure is not None:
-        from lensrl.report.figures import save_figure, scatter_figure
+        from lensrl.show.figures import save_figure, scatter_figure
 
         save_figure(scatter_figure(per_layer, PREDICTORS, table), figure)
         saved("figure", figure)

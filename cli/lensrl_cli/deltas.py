@@ -42,7 +42,7 @@ def deltas(
 
     Example: lensrl deltas runs/tiny --run full-rl
     """
-    from lensrl.comparison import compare_weights
+    from lensrl.compare.weights import compare_weights
 
     with open_study(study) as opened:
         table = compare_weights(opened, run, by=by.value, seed=seed)
@@ -72,7 +72,7 @@ def deltas(
     if csv is not None:
         write_csv(table, csv)
     if figure is not None:
-        from lensrl.report.figures import save_figure, weight_figure
+        from lensrl.show.figures import save_figure, weight_figure
 
         save_figure(weight_figure(parameters, f"{name}: weight deltas of {run}"), figure)
         saved("figure", figure)

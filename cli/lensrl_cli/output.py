@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lensrl import LensrlError, Study, open_study
-from lensrl.report import figure_format
+from lensrl.show.words import figure_format
 
 StudyArgument = Annotated[Path, typer.Argument(metavar="STUDY", help="A study's folder, such as runs/tiny.")]
 StudyOrTable = Annotated[Path | None, typer.Argument(metavar="STUDY", help="A study's folder, such as runs/tiny.")]

@@ -10,7 +10,7 @@ import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from lensrl.recipe.runs import BASE
-from lensrl.report import METRICS, SETS
+from lensrl.show.words import METRICS, SETS
 from lensrl_cli.output import (
     Csv,
     FigureFile,
@@ -93,7 +93,7 @@ def patch(
     Example: lensrl patch --from full-rl --layer 3
     """
     from lensrl import patch as patch_layers
-    from lensrl.patching.additivity import additivity_table
+    from lensrl.compare.patching.additivity import additivity_table
 
     with find_study(study) as opened, Progress(
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
@@ -146,7 +146,7 @@ def patch(
     if csv is not None:
         write_csv(table, csv)
     if figure is not None:
-        from lensrl.report.figures import patch_figure, save_figure
+        from lensrl.show.figures import patch_figure, save_figure
 
         save_figure(patch_figure(table, title), figure)
         saved("figure", figure)

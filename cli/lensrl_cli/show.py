@@ -10,7 +10,7 @@ import typer
 
 from lensrl import LensrlError, Run, Study
 from lensrl.recipe.runs import set_run
-from lensrl.report import METRICS
+from lensrl.show.words import METRICS
 from lensrl_cli.output import Json, interval, note, number, print_json, show
 
 

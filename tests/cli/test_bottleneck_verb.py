@@ -13,9 +13,9 @@ from unittest.mock import patch
 import pytest
 
 from lensrl import Study, open_study
-from lensrl.bottleneck import Verdict, verdict
-from lensrl.claims import STATEMENTS
 from lensrl.errors import LensrlError
+from lensrl.judge.claims import STATEMENTS
+from lensrl.judge.verdict import Verdict, verdict
 from tests.cli.typed import lensrl
 
 PUBLISHED = Path(__file__).parents[2] / "runs" / "published" / "qwen3-1.7b-grpo-math.csv"

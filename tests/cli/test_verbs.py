@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lensrl import compare_activations, open_study
-from lensrl.association import PREDICTORS
+from lensrl.compare.predictors import PREDICTORS
 
 SHIPPED = Path(__file__).parents[2] / "runs"
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lensrl.comparison import TRAJECTORY_COLUMNS, along_training
+from lensrl.compare.weights import TRAJECTORY_COLUMNS, along_training
 from lensrl.errors import LensrlError
 from lensrl.measures import trajectory
 from lensrl.measures.trajectory import (

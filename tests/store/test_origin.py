@@ -13,6 +13,7 @@ from lensrl.errors import LensrlError
 from lensrl.models.base import Base
 from lensrl.recipe import MathTask, Recipe
 from lensrl.store.origin import check_base, check_items
+from lensrl.store.run import Run
 from lensrl.tasks import Item
 from lensrl.tasks.digest import digests_of
 from tests.conftest import SMALL
@@ -48,10 +49,11 @@ def test_what_completions_are_judged_by_has_a_digest_of_its_own() -> None:
 
 
 def test_files_that_do_not_say_their_items_are_taken_as_they_are(small_study: Study) -> None:
-    class Older:
-        path, provenance = Path("older.h5"), {"device": "cpu"}
+    class Older(Run):
+        provenance = property(lambda _: {"device": "cpu"})  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
 
-    check_items(Older(), {"test": "0" * 64})  # pyright: ignore[reportArgumentType]
+    with Older(small_study["base"].path) as older:
+        check_items(older, {"test": "0" * 64})
     with pytest.raises(LensrlError, match=r"full-rl.seed-0.h5 was made with other test items \(sha256 [0-9a-f]{12}\)"):
         check_items(small_study["full-rl"], {"test": "0" * 64})
 

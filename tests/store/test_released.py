@@ -9,6 +9,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from pandas.testing import assert_frame_equal
 
 from lensrl.store.file.exact import add
 from lensrl.store.patch import PATCH_VERSION, SETS_SINCE, PatchKey, read_patch
@@ -83,8 +84,8 @@ def test_a_released_run_has_the_tables_that_were_written(path: Path, tmp_path: P
     with Run(path) as run, Run(tmp_path / "today.h5") as today:
         for name in ("scores", "items", "training", "probe"):
             assert getattr(run, name).equals(getattr(today, name)), name
-        assert run.delta_norms().equals(today.delta_norms())
-        assert run.layer_delta_norms().equals(today.layer_delta_norms())
+        for name in ("delta_norms", "layer_delta_norms"):  # sums, which another processor rounds otherwise
+            assert_frame_equal(getattr(run, name)(), getattr(today, name)(), rtol=1e-12, atol=0)
         assert run.scores["score"].tolist() == [0.0, 1.0, 1.0, 1.0, 0.25, 0.5]
         assert run.training["reward"].tolist() == training()["reward"].tolist()
         assert run.probe["text"].tolist() == list(probe().text)

@@ -1,0 +1,88 @@
+"""Measuring patched models: the part of patching that needs torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+
+from lensrl.compare.patching import OnProgress
+from lensrl.compare.patching.activations import METRICS, Patch, patch_activations
+from lensrl.compare.patching.graft import graft, run_weights
+from lensrl.models.base import load_base, pick_device
+from lensrl.models.bridge import boot
+from lensrl.models.evaluate import evaluate
+from lensrl.recipe.layers import OUTSIDE
+from lensrl.store.origin import check_items
+from lensrl.store.patch import PATCHED, PatchComponent, PatchKey
+from lensrl.store.run import Run
+from lensrl.store.study import Study
+from lensrl.tasks import evaluation_items, load_task
+from lensrl.tasks.digest import digests_of
+
+Measured = Iterator[tuple[PatchKey, dict[str, Float64[np.ndarray, "model item"]], list[str]]]
+
+
+class Patcher:
+    """Two runs of a study with their weights in memory."""
+
+    def __init__(self, study: Study, donor: Run, into: Run) -> None:
+        self.recipe = study.recipe
+        self.device = pick_device()
+        self.base = load_base(self.recipe.model)
+        self.task = load_task(self.recipe)
+        self.items = evaluation_items(self.task, self.recipe)
+        for run in (donor, into):
+            check_items(run, digests_of("test", self.items))
+        self.runs = {"into": into, "donor": donor}
+        self.weights = {role: run_weights(run, self.base) for role, run in self.runs.items()}
+
+    def measure(self, keys: Sequence[PatchKey], on_progress: OnProgress | None) -> Measured:
+        """For keys of one kind and component: metric -> (into, donor, *patched) per item, and the patched's names."""
+        if keys[0].what == "weights":
+            return self._weights(keys, on_progress)
+        return self._activations(keys, keys[0].component, on_progress)
+
+    def _weights(self, keys: Sequence[PatchKey], on_progress: OnProgress | None) -> Measured:
+        into, donor = self.runs["into"].items, self.runs["donor"].items
+        model = self.base.fresh(self.weights["into"], device=self.device)
+        parameters = dict(model.named_parameters())
+        for done, key in enumerate(keys):
+            parts = [*key.layers, *(OUTSIDE if key.sets == "everything" else ())]
+            grafted = graft(self.base, self.weights["into"], self.weights["donor"], parts, key.component)
+            inside = [name for name in parameters if self.base.blocks.part(name) in parts]
+            with torch.no_grad():
+                for name in inside:
+                    parameters[name].copy_(grafted[name])
+                scores = evaluate(model, self.base.tokenizer, self.task, self.items, self.recipe)
+                for name in inside:
+                    parameters[name].copy_(self.weights["into"][name])
+            patched = {"score": scores.score.mean(axis=1), "reference_logprob": scores.reference_logprob}
+            metrics = {
+                metric: np.stack([into[metric], donor[metric], values.astype(np.float64)])
+                for metric, values in patched.items()
+            }
+            yield key, metrics, [*PATCHED]
+            if on_progress is not None:
+                on_progress("weights", done + 1, len(keys))
+
+    def _activations(
+        self, keys: Sequence[PatchKey], component: PatchComponent, on_progress: OnProgress | None
+    ) -> Measured:
+        bridges = {
+            role: boot(self.base.fresh(weights, device=self.device), self.base.tokenizer)
+            for role, weights in self.weights.items()
+        }
+        heads = range(bridges["into"].cfg.n_heads) if component == "head" else [None]
+        patches = {key: [Patch(key.layers, head) for head in heads] for key in keys}
+        into, donor, patched = patch_activations(
+            bridges["into"], bridges["donor"], self.base.tokenizer, self.items,
+            [patch for each in patches.values() for patch in each], component,
+            on_batch=(lambda done, of: on_progress("activations", done, of)) if on_progress else None,
+        )  # fmt: skip
+        names = [*PATCHED] if component != "head" else [f"head-{head}" for head in heads]
+        for key in keys:
+            values = np.stack([into, donor, *(patched[patch] for patch in patches[key])])  # (model, metric, item)
+            yield key, {metric: values[:, i] for i, metric in enumerate(METRICS)}, names

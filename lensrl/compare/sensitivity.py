@@ -1,0 +1,163 @@
+"""How much a base model's metric hangs on each of its layers: what a layer's absence costs, and the slope at it.
+
+The metric is the mean log-probability of the reference answers of the held-out items, in nats per token, items weighed
+as the score weighs them:
+
+    M(w) = sum_i a_i m_i(w),    a_i = 1 / (number of benchmarks x items of i's benchmark)
+
+Three questions to it, none of which needs RL, except for the delta d in the last:
+
+    bypass        M(w) - M(w without block l)        the block hands its input through: it adds nothing to the stream
+    gradient      g_l = dM / dw_l
+    first order   <g_l, d_l> = M(w + d_l) - M(w) + O(|d_l|^2)
+
+The held-out items, and not those of training, so that M is what every run of the study stores and the first-order
+prediction can be held against what was measured. (Molchanov et al. 2019, arXiv 1906.10771, use the same expansion to
+say what a weight is worth.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import pandas as pd
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lensrl.compare.patching import OnProgress
+from lensrl.measures.contribution import mean_score
+from lensrl.measures.gains import item_weights
+from lensrl.models.base import Base, load_base, pick_device
+from lensrl.models.blocks import Blocks, train_only
+from lensrl.models.evaluate import evaluate
+from lensrl.models.references import answer_mean, batches, reference_logprobs, references, teacher_batch, token_logprobs
+from lensrl.recipe import Recipe
+from lensrl.recipe.runs import BASE, FULL, layer_run
+from lensrl.store.file.deltas import frobenius
+from lensrl.store.origin import check_base, check_items
+from lensrl.store.run import Run
+from lensrl.store.study import Study
+from lensrl.tasks import Item, evaluation_items, load_task
+from lensrl.tasks.digest import digests_of
+
+Gradients = Mapping[str, torch.Tensor]  # parameter -> dM/dw, in the parameter's shape
+
+
+@contextmanager
+def bypass(model: PreTrainedModel, blocks: Blocks, layer: int) -> Iterator[None]:
+    """Within the block, `layer` hands the residual stream through unchanged. Its attention still fills its cache."""
+
+    def hand_through(_: object, args: tuple, kwargs: dict, output: object) -> object:
+        stream = args[0] if args else kwargs["hidden_states"]
+        return (stream, *output[1:]) if isinstance(output, tuple) else stream
+
+    block = model.get_submodule(f"{blocks.prefix}.{layer}")
+    hook = block.register_forward_hook(hand_through, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def metric_gradients(
+    model: PreTrainedModel,
+    blocks: Blocks,
+    tokenizer: PreTrainedTokenizerBase,
+    items: Sequence[Item],
+    *,
+    batch: int,
+    on_batch: Callable[[int, int], None] | None = None,
+) -> Gradients:
+    """dM/dw of every parameter in a layer, summed up over batches of items; those outside the layers get none.
+
+    Takes `model` over: it keeps the gradients as `.grad`.
+    """
+    train_only(model, blocks, range(blocks.n_layers))
+    model.zero_grad()
+    weights = item_weights([item.benchmark for item in items])
+    done = 0
+    for chunk in batches(items, teacher_batch(tokenizer, items, batch)):
+        teacher = references(tokenizer, chunk).to(model.device)
+        logits = model(input_ids=teacher.ids, attention_mask=teacher.mask, use_cache=False).logits
+        means = answer_mean(token_logprobs(logits, teacher.ids), teacher.answer)
+        (means * torch.from_numpy(weights[done : done + len(chunk)]).to(means)).sum().backward()
+        done += len(chunk)
+        if on_batch is not None:
+            on_batch(done, len(items))
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def first_order(run: Run, layer: int, gradients: Gradients) -> float:
+    """<g_l, d_l> with the run's delta of `layer`: how far M would move, were it linear. In nats per token."""
+    return sum(
+        float(np.vdot(change.delta.astype(np.float64), gradients[name].double().cpu().numpy()))
+        for name, change in run.deltas.exact(layer).values()
+    )
+
+
+def measure_layers(study: Study, *, sampled: bool, on_progress: OnProgress | None = None) -> pd.DataFrame:
+    """One row per layer: all of `lensrl.compare.rivals.RIVALS` that needs the model.
+
+    Raises LensrlError for another base.
+    """
+    recipe, base, device = study.recipe, load_base(study.recipe.model), pick_device()
+    check_base(study[BASE], base.name, base.fingerprint)
+    items = evaluation_items(load_task(recipe), recipe)
+    check_items(study[BASE], digests_of("test", items))
+    model = base.fresh(device=device)
+    table = _bypassed(study, base, model, items, sampled=sampled, on_progress=on_progress)
+    gradients = metric_gradients(
+        model, base.blocks, base.tokenizer, items, batch=_backward_batch(recipe),
+        on_batch=(lambda done, of: on_progress("gradient", done, of)) if on_progress else None,
+    )  # fmt: skip
+    for layer in table["layer"]:
+        inside = [name for name in base.weights if base.blocks.layer(name) == layer]
+        norm = np.linalg.norm([frobenius(base.weights[name].numpy()) for name in inside])
+        slope = np.linalg.norm([frobenius(gradients[name].cpu().numpy()) for name in inside])
+        table.loc[layer, "weight_norm"] = norm
+        table.loc[layer, "gradient_norm"] = slope / norm
+        table.loc[layer, "parameters"] = sum(base.weights[name].numel() for name in inside)
+        for column, run_name in (("first_order_single", layer_run(layer)), ("first_order_full", FULL)):
+            runs = study.runs.of(run_name, scored=True).values()
+            changes = [first_order(run, layer, gradients) for run in runs]
+            table.loc[layer, column] = np.mean(changes) if changes else np.nan
+    return table
+
+
+def _bypassed(
+    study: Study,
+    base: Base,
+    model: PreTrainedModel,
+    items: Sequence[Item],
+    *,
+    sampled: bool,
+    on_progress: OnProgress | None,
+) -> pd.DataFrame:
+    recipe, task, n_layers = study.recipe, load_task(study.recipe), base.blocks.n_layers
+    benchmark = [item.benchmark for item in items]
+
+    def logprob() -> float:
+        values = reference_logprobs(model, base.tokenizer, items, batch=recipe.evaluation.batch)
+        return mean_score(values.astype(np.float64), benchmark)
+
+    whole = logprob()  # by the same kernels as what it is compared with, whatever machine made the study
+    rows = []
+    for layer in range(n_layers):
+        with bypass(model, base.blocks, layer):
+            lost = {"layer": layer, "bypass_logprob": whole - logprob(), "bypass_score": np.nan}
+            if sampled:
+                scores = evaluate(model, base.tokenizer, task, items, recipe).score.mean(axis=1, dtype=np.float64)
+                lost["bypass_score"] = study[BASE].score - mean_score(scores, benchmark)
+        rows.append(lost)
+        if on_progress is not None:
+            on_progress("bypass", layer + 1, n_layers)
+    return pd.DataFrame(rows)
+
+
+def _backward_batch(recipe: Recipe) -> int:
+    """As many items as a backward pass of training holds; one where training had to save memory by checkpointing."""
+    if recipe.rl.gradient_checkpointing:
+        return 1
+    return recipe.rl.micro_batch or recipe.rl.prompts_per_step * recipe.rl.completions_per_prompt

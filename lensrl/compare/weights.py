@@ -1,0 +1,104 @@
+"""What training did to the weights of each layer, and how straight it went there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float64
+
+from lensrl.errors import LensrlError
+from lensrl.measures.trajectory import directness, directness_null, gram, linearity, linearity_null
+from lensrl.measures.weights import SPECTRAL, DeltaMetrics, delta_metrics
+from lensrl.recipe.runs import BASE, FULL
+from lensrl.store.file.exact import add
+from lensrl.store.file.lazy import Deltas
+from lensrl.store.run import Run
+from lensrl.store.study import Study
+
+By = Literal["parameter", "component", "layer"]
+WEIGHT_COLUMNS = ["parameter", "layer", "component", *DeltaMetrics._fields]
+TRAJECTORY_COLUMNS = ["layer", "snapshots", "linearity", "linearity_null", "directness", "directness_null"]
+
+
+def compare_weights(study: Study, run: str = FULL, *, by: By = "parameter", seed: int | None = None) -> pd.DataFrame:
+    """What training did to the weights: parameter, layer, component, and `DeltaMetrics`.
+
+    By `parameter`: one row for every parameter that changed. By `component` (attention, MLP, norms of a layer) or by
+    `layer`: one row for each that any change is in, of all its weights laid end to end; what needs singular values is
+    the median over its changed matrices. Parts outside the layers stand by themselves, with their name as component.
+    Loads the base model. Raises LensrlError when it is not the one that the run was trained from.
+    """
+    from lensrl.models.base import load_base  # torch, only where weights are needed
+    from lensrl.store.origin import check_base
+
+    trained = study.runs.find(run, seed)
+    base = load_base(study.recipe.model)
+    check_base(trained, base.name, base.fingerprint)
+    places = trained.delta_norms().set_index("parameter")
+    rows, whole = [], []
+    for part in trained.deltas:
+        before = {name: base.weights[name].numpy() for name in places.index if base.blocks.part(name) == part}
+        after = before | {name: add(before[name], change) for name, change in trained.deltas.exact(part).values()}
+        changed = [name for name in before if after[name] is not before[name]]
+        found = {name: delta_metrics(before[name], after[name]) for name in changed}
+        rows += [(n, places.at[n, "layer"], places.at[n, "component"], *metrics) for n, metrics in found.items()]
+        groups = places.loc[list(before), "component"] if by == "component" else pd.Series("", list(before))
+        for component, names in groups.groupby(groups, sort=False).groups.items():
+            moved = [name for name in names if name in found]
+            if by == "parameter" or not moved:
+                continue
+            joined = (np.concatenate([weights[name].ravel() for name in names]) for weights in (before, after))
+            medians = pd.DataFrame([found[name] for name in moved]).median().to_dict()
+            metrics = delta_metrics(*joined)._replace(**{name: medians[name] for name in SPECTRAL})
+            inside = isinstance(part, int)
+            whole.append(("", part if inside else None, component if inside else part, *metrics))
+    table = pd.DataFrame(rows if by == "parameter" else whole, columns=WEIGHT_COLUMNS)
+    return table.astype({"layer": "Int64"})
+
+
+def along_training(study: Study, run: str = FULL, *, seed: int | None = None) -> pd.DataFrame:
+    """How straight each layer's weights went while a run was trained: one row per layer of the model.
+
+    Columns: layer, snapshots (how many points of the way are known), linearity and directness, each with its `_null`,
+    a random walk with increments of the same length (`lensrl.measures.trajectory`); NaN for a layer that never moved.
+    The points are the snapshots that the recipe asked for and the weights at the end. Deltas are read a layer at a
+    time. Raises LensrlError when fewer than two points are known.
+    """
+    trained = study.runs.find(run, seed)
+    points = _points(trained)
+    rows = []
+    for layer in range(study.n_layers):
+        products = _gram(list(points.values()), layer)
+        rows.append((
+            layer, len(points),
+            linearity(list(points), products), linearity_null(list(points), products),
+            directness(products), directness_null(products),
+        ))  # fmt: skip
+    return pd.DataFrame(rows, columns=TRAJECTORY_COLUMNS)
+
+
+def _points(run: Run) -> dict[int, Deltas]:
+    """Step -> deltas after it, in order. Raises LensrlError for fewer than two."""
+    points = dict(run.snapshots)
+    if run.has_scores and run.name != BASE:
+        points[int(run.training["step"].max())] = run.deltas
+    if len(points) < 2:
+        why = run.reason or ("the base is not trained" if run.name == BASE else "only its last weights were kept")
+        raise LensrlError(
+            f"{run.path} has no way to follow ({why}): put snapshots = [0.25, 0.5, 0.75, 1.0] under [store] in the "
+            f"recipe, and run it into a folder of its own with --out"
+        )
+    return dict(sorted(points.items()))
+
+
+def _gram(points: Sequence[Deltas], layer: int) -> Float64[np.ndarray, "snapshot snapshot"]:
+    """The inner products of a layer's deltas at every two points; a parameter that had not moved yet has none."""
+    changes = [dict(deltas.exact(layer).values()) for deltas in points]
+    products = np.zeros((len(points), len(points)))
+    for name in dict.fromkeys(name for change in changes for name in change):
+        moved = [i for i, change in enumerate(changes) if name in change]
+        products[np.ix_(moved, moved)] += gram([changes[i][name].delta for i in moved])
+    return products

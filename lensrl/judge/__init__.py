@@ -1,0 +1,1 @@
+"""Claims: stated, tested, judged together, and the judge judged on simulated studies."""

@@ -1,0 +1,45 @@
+"""Correlations of every predictor with the layer contribution."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import numpy as np
+import pandas as pd
+
+from lensrl.compare.predictors import PREDICTORS, predictors
+from lensrl.errors import LensrlError
+from lensrl.measures.correlation import Method, correlate, correlate_detrended
+from lensrl.store.study import Study
+
+CORRELATION_COLUMNS = ["predictor", "method", "coefficient", "low", "high", "p", "shift_p", "n", "reason"]
+
+
+def correlate_study(study: Study, table: pd.DataFrame | None = None) -> pd.DataFrame:
+    """One row per predictor and method: predictor, method, coefficient, low, high, p, n, shift_p, reason.
+
+    Methods: `spearman`, `pearson` (raw, with a permutation p; see `correlate`) and `detrended` (Pearson beyond a
+    quadratic in depth, with its circular-shift p; see `correlate_detrended`). Layers whose contribution is not
+    `defined`, those of collapsed runs too, are left out. `table` is `predictors(study)` where that is at hand. Raises
+    LensrlError when none is left.
+    """
+    table = predictors(study) if table is None else table
+    defined = table["status"] == "defined"
+    if not defined.any():
+        first = study.contributions().iloc[0]
+        raise LensrlError(f"{study.path} has no contribution to correlate: {first['status']}: {first['reason']}")
+    outcome = table["contribution"].where(defined).to_numpy(float)
+    depth = table["layer"].to_numpy(float)
+    rows: list[dict[str, object]] = []
+    for name in (name for name in PREDICTORS if name in table):
+        x = table[name].to_numpy(float)
+        for method in get_args(Method):
+            raw = correlate(x, outcome, method)
+            rows.append({"predictor": name, **vars(raw), "shift_p": np.nan})
+        beyond = correlate_detrended(depth, x, outcome)
+        p = min(1.0, 2 * min(beyond.p_above, beyond.p_below)) if not beyond.reason else np.nan
+        rows.append({
+            "predictor": name, "method": "detrended", "coefficient": beyond.coefficient, "low": beyond.low,
+            "high": beyond.high, "p": p, "n": beyond.n, "shift_p": beyond.shift_p, "reason": beyond.reason,
+        })  # fmt: skip
+    return pd.DataFrame(rows, columns=CORRELATION_COLUMNS)

@@ -1,0 +1,1 @@
+"""For people: the words, the figures, and the HTML report."""

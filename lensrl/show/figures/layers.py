@@ -1,0 +1,84 @@
+"""What was measured, layer by layer: contributions, weight deltas, CKA."""
+
+from __future__ import annotations
+
+import textwrap
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from lensrl.show.figures.style import (
+    BLUE,
+    GREEN,
+    MUTED,
+    ORANGE,
+    RED,
+    draw_points,
+    house_style,
+    layer_axes,
+    legend_above,
+    zero_and_one,
+)
+
+
+def contribution_figure(table: pd.DataFrame, title: str = "") -> Figure:
+    """C_l with its interval over depth; layers whose run collapsed and layers without a value stand out."""
+    with house_style():
+        figure, (axes,) = layer_axes(table["layer"])
+        zero_and_one(axes)
+        shown, missing = table[table["contribution"].notna()], table[table["contribution"].isna()]
+        collapsed = shown["status"] == "collapsed"
+        draw_points(axes, shown[~collapsed], "contribution", BLUE)
+        if collapsed.any():
+            draw_points(axes, shown[collapsed], "contribution", RED, label="run collapsed", markerfacecolor="white")
+        if len(missing):
+            axes.plot(missing["layer"], np.zeros(len(missing)), "x", color=RED, label="no value", clip_on=False)
+        if len(missing) or collapsed.any():
+            legend_above(axes)
+        if len(shown):
+            axes.set_ylim(min(-0.05, shown["low"].min() - 0.05), max(1.1, shown["high"].max() + 0.05))
+        else:
+            axes.set_ylim(-0.05, 1.1)
+            reason = textwrap.fill(f"{table['status'].iloc[0]}: {table['reason'].iloc[0]}", 70)
+            axes.text(0.5, 0.5, reason, transform=axes.transAxes, ha="center", va="center", color=RED)
+        axes.set_ylabel("layer contribution $C_l$")
+        axes.set_title(title)
+    return figure
+
+
+def delta_figure(table: pd.DataFrame) -> Figure:
+    """Relative weight-delta norm by layer: in full RL, and in the layer's own run."""
+    with house_style():
+        figure, (axes,) = layer_axes(table["layer"])
+        axes.plot(table["layer"], table["relative_delta_full"], "o-", color=BLUE, label="in full RL")
+        axes.plot(table["layer"], table["relative_delta_single"], "s-", color=ORANGE, label="trained alone")
+        axes.set_ylim(0, 1.1 * np.nanmax(table[["relative_delta_full", "relative_delta_single"]].to_numpy(float)))
+        axes.set_ylabel("weight change ‖ΔW‖ / ‖W‖")
+        legend_above(axes)
+    return figure
+
+
+def cka_figure(table: pd.DataFrame, title: str) -> Figure:
+    """Debiased CKA of two runs over depth, with its interval."""
+    with house_style():
+        figure, (axes,) = layer_axes(table["layer"])
+        axes.axhline(1, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
+        draw_points(axes, table, "cka", BLUE)
+        axes.set_ylabel("linear CKA, debiased")
+        axes.set_title(title)
+    return figure
+
+
+def weight_figure(table: pd.DataFrame, title: str) -> Figure:
+    """Relative change of every matrix by layer, one colour per component."""
+    with house_style():
+        matrices = table[table["spectral"].notna()].dropna(subset=["layer"])
+        figure, (axes,) = layer_axes(matrices["layer"])
+        for (component, rows), colour in zip(matrices.groupby("component"), (BLUE, ORANGE, GREEN), strict=False):
+            axes.plot(rows["layer"].astype(int), rows["relative"], "o", color=colour, alpha=0.8, label=str(component))
+        axes.set_ylim(0, None)
+        axes.set_ylabel("weight change ‖ΔW‖ / ‖W‖")
+        axes.set_title(title, pad=18)
+        legend_above(axes)
+    return figure

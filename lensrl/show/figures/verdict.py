@@ -1,0 +1,99 @@
+"""The profile with the shapes that were held against it."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.transforms import blended_transform_factory
+
+from lensrl.judge.claims import thirds
+from lensrl.judge.verdict import Verdict
+from lensrl.measures.shapes import ShapeFit
+from lensrl.show.figures.style import (
+    BLUE,
+    INK,
+    MUTED,
+    ORANGE,
+    RED,
+    draw_points,
+    house_style,
+    layer_axes,
+    legend_above,
+    signed,
+    zero_and_one,
+)
+
+HUMP = "hump"
+PLACES = {"step": "change point", HUMP: "peak"}
+TINT = "#f1f3f7"  # under the middle third: lighter than the grid
+
+
+def verdict_figure(verdict: Verdict, title: str = "") -> Figure:
+    """C_l with its interval, the hump and the shape that predicts unseen layers best, and the thirds of depth.
+
+    The change point or the peak of the best shape stands over the curves with its 95 % interval. Without fitted
+    shapes (fewer than 6 layers) there is the profile and the thirds.
+    """
+    with house_style():
+        layers = verdict.profile["layer"].to_numpy()
+        figure, (axes,) = layer_axes(range(verdict.n_layers))
+        zero_and_one(axes)
+        draw_points(axes, verdict.profile, "contribution", BLUE, label="$C_l$", zorder=2)
+        shapes = verdict.shapes
+        best = min(shapes.values(), key=lambda fit: fit.error) if shapes else None
+        if HUMP in shapes:
+            fitted = "best hump" if best is None or best.shape != HUMP else "hump: the best shape"
+            axes.plot(layers, shapes[HUMP].curve, color=ORANGE, linewidth=1.8, label=fitted, zorder=1.5)
+        if best is not None and best.shape != HUMP:
+            drawn = "steps-mid" if best.shape == "step" else "default"
+            axes.plot(layers, best.curve, color=RED, linewidth=1.8, drawstyle=drawn, zorder=1.6,
+                      label=f"{best.shape}: the best shape")  # fmt: skip
+        _limits(axes, verdict, room_above=best is not None and best.shape in PLACES)
+        if best is not None and best.shape in PLACES:
+            _place(axes, best)
+        _thirds(axes, verdict)
+        axes.set_ylabel("layer contribution $C_l$")
+        axes.set_title(title, pad=22)
+        legend_above(axes)
+    return figure
+
+
+def _limits(axes: Axes, verdict: Verdict, *, room_above: bool) -> None:
+    """Around the profile and its intervals, with a band below for the names of the thirds and one above for the
+    place.
+    """
+    ends = verdict.profile[["contribution", "low", "high"]].to_numpy(float)
+    ends = np.append(ends[np.isfinite(ends)], [0, 1])
+    low, high = max(ends.min(), -1.5), min(ends.max(), 2.5)
+    span = high - low
+    axes.set_ylim(low - 0.16 * span, high + (0.16 if room_above else 0.05) * span)
+
+
+def _place(axes: Axes, fit: ShapeFit) -> None:
+    """The change point, between the layers that it parts, or the peak; with its interval, over everything."""
+    shift = -0.5 if fit.shape == "step" else 0.0
+    where, low, high = (f"{value:.3g}" for value in (fit.where, fit.low, fit.high))
+    interval = "" if low == high else f" [{low}, {high}]"
+    axes.errorbar(
+        fit.where + shift, 0.94, xerr=[[fit.where - fit.low], [fit.high - fit.where]],
+        transform=blended_transform_factory(axes.transData, axes.transAxes), fmt="D", color=INK, markersize=5,
+        capsize=3, linewidth=1.4, label=f"{PLACES[fit.shape]}: layer {where}{interval}",
+    )  # fmt: skip
+
+
+def _thirds(axes: Axes, verdict: Verdict) -> None:
+    """The middle third shaded, and the mean of each written under it."""
+    depth, layers = np.arange(verdict.n_layers), verdict.profile["layer"].to_numpy()
+    places, parts = thirds(depth, verdict.n_layers), thirds(layers, verdict.n_layers)
+    for name, here, part in zip(("first", "middle", "last"), places, parts, strict=True):
+        if not here.any():
+            continue
+        left, right = depth[here].min() - 0.5, depth[here].max() + 0.5
+        if name == "middle":
+            axes.axvspan(left, right, color=TINT, zorder=0, linewidth=0)
+        text = f"{name} third"
+        if part.any():
+            text += f": mean {signed(verdict.profile['contribution'][part].mean())}"
+        axes.text((left + right) / 2, 0.03, text, transform=blended_transform_factory(axes.transData, axes.transAxes),
+                  ha="center", va="bottom", fontsize=9, color=MUTED)  # fmt: skip

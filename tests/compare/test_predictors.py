@@ -1,0 +1,199 @@
+"""What stands beside the contribution: only what was measured, and as measured."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lensrl import LensrlError, Study, open_study
+from lensrl.compare.predictors import PREDICTORS, predictors, without_grafts
+from lensrl.compare.rivals import COLUMNS, RIVALS, _sources, _write
+from lensrl.judge.correlate import CORRELATION_COLUMNS, correlate_study
+from lensrl.measures.correlation import correlate
+from lensrl.measures.similarity import linear_cka
+from lensrl.recipe.runs import BASE, FULL
+from lensrl.store.names import PATCH_FOLDER
+from lensrl.store.patch import PatchKey, PatchResult, write_patch
+from tests.reseal import resealed
+from tests.store.synthetic import add_run, make_study
+
+LAYERS = [0, 3, 7]
+
+
+@pytest.fixture
+def copied(small_study_folder: Path, tmp_path: Path) -> Path:
+    """The study as it was run: others may have patched it, or measured rivals, since."""
+    shutil.copytree(small_study_folder, tmp_path / "copy", ignore=shutil.ignore_patterns(PATCH_FOLDER, "rivals.json"))
+    return tmp_path / "copy"
+
+
+def one_minus_cka(study: Study, run: str) -> np.ndarray:
+    """From every layer of a run to full RL's, one by one."""
+    x, y = (study[name].activations["block_out"] for name in (run, FULL))
+    return np.array([1 - linear_cka(x[layer], y[layer]) for layer in range(8)])
+
+
+def test_what_was_not_measured_is_left_out(copied: Path) -> None:
+    with open_study(copied) as study:
+        table, contributions = predictors(study), study.contributions()
+    assert table["layer"].tolist() == LAYERS
+    absent = {"sufficiency", "necessity", *RIVALS}
+    assert [name for name in table if name in PREDICTORS] == [name for name in PREDICTORS if name not in absent]
+    assert table["depth"].tolist() == [0, 3, 7]
+    assert table["distance_from_middle"].tolist() == [3.5, 0.5, 3.5]
+    pd.testing.assert_frame_equal(table[["layer", "contribution", "low", "high", "status"]], contributions[
+        ["layer", "contribution", "low", "high", "status"]
+    ])  # fmt: skip
+
+
+def test_weight_deltas_are_those_of_full_rl_and_of_the_layer_alone(small_study: Study) -> None:
+    table = predictors(small_study).set_index("layer")
+    full = small_study[FULL].layer_delta_norms().set_index("layer")
+    for layer in LAYERS:
+        alone = small_study[f"layer-{layer}"].layer_delta_norms().set_index("layer")
+        assert table.at[layer, "delta_full"] == pytest.approx(full.at[layer, "norm"])
+        assert table.at[layer, "relative_delta_full"] == pytest.approx(full.at[layer, "relative_norm"])
+        assert table.at[layer, "delta_single"] == pytest.approx(alone.at[layer, "norm"])
+        assert table.at[layer, "relative_delta_single"] == pytest.approx(alone.at[layer, "relative_norm"])
+    assert (table["delta_single"] > 0).all()
+
+
+def test_distance_growth_and_approach_are_those_of_the_activations(small_study: Study) -> None:
+    table = predictors(small_study).set_index("layer")
+    base = one_minus_cka(small_study, BASE)
+    for layer in LAYERS:
+        assert table.at[layer, "cka_distance"] == pytest.approx(base[layer])
+        before = base[layer - 1] if layer else 0.0
+        assert table.at[layer, "cka_growth"] == pytest.approx(base[layer] - before)
+        alone = one_minus_cka(small_study, f"layer-{layer}")
+        approach = 1 - sum(alone[i] for i in range(layer, 8)) / sum(base[i] for i in range(layer, 8))
+        assert table.at[layer, "approach"] == pytest.approx(approach)
+
+
+def graft(
+    study: Study, layer: int, share: float, *, donor: str, component: str = "block", what: str = "weights",
+    seed: int = 0, gain: float = 1.0,
+) -> None:  # fmt: skip
+    """A stored result that recovers `share` of what lies between the runs, in log p; less in the score."""
+    into = BASE if donor == FULL else FULL
+    rng, items = np.random.default_rng(layer), 40
+    before = rng.normal(-2, 0.1, items) if donor == FULL else rng.normal(-1, 0.1, items)
+    after = before + (gain if donor == FULL else -gain) + rng.normal(0, 0.05, items)
+    patched = before + share * (after - before)
+    metrics = {
+        "score": np.stack([before, after, before + 0.1 * (after - before)]),
+        "reference_logprob": np.stack([before, after, patched]),
+    }
+    key = PatchKey(what, component, (layer,), donor, into, seed)  # pyright: ignore[reportArgumentType]
+    sources = {name: study[name if name == BASE else (name, seed)].run_id for name in (donor, into)}
+    (study.path / PATCH_FOLDER).mkdir(exist_ok=True)
+    write_patch(study.path / PATCH_FOLDER, PatchResult(key, metrics, ["a"] * 20 + ["b"] * 20, sources, {}))
+
+
+def test_grafts_appear_once_they_are_stored(copied: Path) -> None:
+    with open_study(copied) as study:
+        for layer, share in ((0, 0.25), (3, 0.5)):
+            graft(study, layer, share, donor=FULL)
+            graft(study, layer, 0.9, donor=FULL, component="attn")
+            graft(study, layer, 0.9, donor=FULL, what="activations")
+        table = predictors(study)
+        assert "necessity" not in table
+        assert table["sufficiency"].tolist() == pytest.approx([0.25, 0.5, np.nan], nan_ok=True)
+        graft(study, 7, 0.75, donor=BASE)
+        table = predictors(study)
+        assert table["sufficiency"].tolist() == pytest.approx([0.25, 0.5, np.nan], nan_ok=True)
+        assert table["necessity"].tolist() == pytest.approx([np.nan, np.nan, 0.75], nan_ok=True)
+        columns = table.columns.tolist()
+        assert columns.index("approach") < columns.index("sufficiency") < columns.index("necessity")
+
+
+def test_grafts_are_averaged_over_the_seeds_in_which_the_most_layers_were_patched(copied: Path) -> None:
+    """A partial second seed must not make a difference between seeds one between layers."""
+    shutil.copy(copied / "full-rl.seed-0.h5", copied / "full-rl.seed-1.h5")
+    with resealed(copied / "full-rl.seed-1.h5") as file:
+        file.attrs["seed"], file.attrs["run_id"] = 1, "another"
+    with open_study(copied) as study:
+        for layer, seed, share in ((0, 0, 0.2), (3, 0, 0.2), (7, 0, 0.2), (3, 1, 0.6)):
+            graft(study, layer, share, donor=FULL, seed=seed)
+        assert predictors(study)["sufficiency"].tolist() == pytest.approx([0.2] * 3)
+        for layer in (0, 7):
+            graft(study, layer, 0.6, donor=FULL, seed=1)
+        assert predictors(study)["sufficiency"].tolist() == pytest.approx([0.4] * 3)
+
+
+def test_what_grafts_recover_of_a_loss_is_no_predictor_of_a_gain(copied: Path) -> None:
+    with open_study(copied) as study:
+        assert "grafts of all layers are missing" in without_grafts(study)
+        for layer in LAYERS:
+            graft(study, layer, 0.5, donor=FULL, gain=-1.0)
+            graft(study, layer, 0.5, donor=BASE, gain=-1.0)
+        assert not {"sufficiency", "necessity"} & set(predictors(study))
+        assert without_grafts(study).startswith("full RL lowered the log-probability of the references")
+
+
+def test_rivals_appear_once_they_are_stored_and_only_for_these_runs(copied: Path) -> None:
+    with open_study(copied) as study:
+        rivals = pd.DataFrame({name: np.arange(8.0) ** 2 + i for i, name in enumerate(COLUMNS)})
+        rivals = rivals.assign(layer=range(8), parameters=100, bypass_score=np.nan)
+        _write(copied / "rivals.json", rivals, _sources(study), {})
+        table = predictors(study)
+        assert "bypass_score" not in table
+        for name in set(RIVALS) - {"bypass_score"}:
+            assert table[name].tolist() == rivals[name].to_numpy()[LAYERS].tolist()
+        _write(copied / "rivals.json", rivals, _sources(study) | {"base.h5": "another"}, {})
+        assert not set(RIVALS) & set(predictors(study))
+
+
+def synthetic(folder: Path, gains: list[int], *, collapsed: int | None = None) -> Study:
+    make_study(folder)
+    add_run(folder, BASE, {"only": [0.0] * 60}, n_layers=len(gains))
+    add_run(folder, FULL, {"only": [1.0] * 50 + [0.0] * 10}, n_layers=len(gains))
+    for layer, solved in enumerate(gains):
+        add_run(
+            folder, f"layer-{layer}", {"only": [1.0] * solved + [0.0] * (60 - solved)}, n_layers=len(gains),
+            status="collapsed" if layer == collapsed else "completed", reason="fell" if layer == collapsed else "",
+        )  # fmt: skip
+    return open_study(folder)
+
+
+def test_a_study_without_activations_or_trained_weights_has_depth_alone(tmp_path: Path) -> None:
+    gains = [30, 35, 42, 38, 47, 44, 20, 25, 15]
+    with synthetic(tmp_path / "study", gains, collapsed=6) as study:
+        found = predictors(study)
+        assert not {"cka_distance", "cka_growth", "approach", "sufficiency"} & set(found)
+        table = correlate_study(study)
+    assert list(table) == CORRELATION_COLUMNS
+    raw = table[(table["predictor"] == "depth") & (table["method"] == "pearson")].iloc[0]
+    kept = np.delete(np.arange(9), 6)
+    assert raw["n"] == 8
+    assert raw["coefficient"] == pytest.approx(np.corrcoef(kept, np.array(gains)[kept])[0, 1])
+    own = correlate(kept.astype(float), np.array(gains)[kept] / 50, "spearman")
+    ranked = table[(table["predictor"] == "depth") & (table["method"] == "spearman")].iloc[0]
+    assert (ranked["coefficient"], ranked["p"]) == pytest.approx((own.coefficient, own.p))
+    beyond = table[(table["predictor"] == "depth") & (table["method"] == "detrended")].iloc[0]
+    assert beyond["reason"] == "a trend in depth leaves nothing of one of the two"
+    assert np.isnan(beyond["p"])
+    middle = table[(table["predictor"] == "distance_from_middle") & (table["method"] == "detrended")].iloc[0]
+    design = np.stack([np.ones(8), kept, kept**2], axis=1)
+    u, v = (
+        values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
+        for values in (np.abs(kept - 4.0), np.array(gains)[kept] / 50)
+    )
+    assert middle["coefficient"] == pytest.approx(np.corrcoef(u, v)[0, 1])
+
+
+def test_too_few_layers_have_a_reason_and_no_contribution_is_an_error(small_study: Study, tmp_path: Path) -> None:
+    few = correlate_study(small_study)
+    assert few["coefficient"].isna().all()
+    assert set(few["reason"]) <= {
+        f"{n} layers with both values: at least {least} are needed" for n in range(4) for least in (4, 7)
+    }
+    make_study(tmp_path / "none")
+    for run in (BASE, FULL, "layer-0"):
+        add_run(tmp_path / "none", run, {"only": [1.0, 0.0] * 20})
+    with open_study(tmp_path / "none") as study, pytest.raises(LensrlError, match="no contribution to correlate"):
+        correlate_study(study)

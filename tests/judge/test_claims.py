@@ -1,0 +1,335 @@
+"""Every claim where it is planted true, planted false, and where nobody could tell; and Holm's correction by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from lensrl.judge.calibration import _drifting
+from lensrl.judge.claims import (
+    NULLS,
+    STATEMENTS,
+    Claim,
+    concentration,
+    convergence,
+    judge,
+    middle,
+    not_size,
+    shape,
+    stability,
+    thirds,
+    tracks,
+)
+from lensrl.measures.gains import Gains, Interval
+
+NINE = np.arange(9)
+HUMP = 0.2 + 0.8 * np.exp(-(((NINE - 4) / 1.3) ** 2) / 2)
+
+
+def measured(contribution: np.ndarray, *, noise: float = 0.3, items: int = 400, seed: int = 0) -> Gains:
+    """Gains over three seeds, of which full RL's is 0.4."""
+    rng = np.random.default_rng(seed)
+    mean = 0.4 * np.append(contribution, 1.0)[:, None, None]
+    jitter = rng.normal(0, 0.01, (*mean.shape[:1], 3, 1))
+    return Gains.from_items(mean + jitter + rng.normal(0, noise, (len(mean), 3, items)), ["only"] * items)
+
+
+def verdict(claim: Claim) -> str:
+    return judge([claim])[0].verdict
+
+
+def given(name: str, p_for: float, p_against: float) -> Claim:
+    return Claim(name, "a measure", 0.0, p_for=p_for, p_against=p_against)
+
+
+def test_holms_correction_by_hand() -> None:
+    """Two-sided 0.008, 0.03, 0.016, 0.8; times 4, 3, 2, 1 from the smallest up, never falling."""
+    claims = [
+        given("middle", 0.004, 0.996),
+        given("shape", 0.985, 0.015),
+        Claim("causal", reason="not measured"),
+        given("not size", 0.992, 0.008),
+        given("stability", 0.4, 0.6),
+    ]
+    judged = judge(claims)
+    assert [c.p for c in judged] == pytest.approx([0.032, 0.06, math.nan, 0.048, 0.8], nan_ok=True)
+    assert [c.verdict for c in judged] == [
+        "supported",
+        "undetermined",
+        "undetermined",
+        "contradicted",
+        "undetermined",
+    ]
+    assert [c.name for c in judged] == [c.name for c in claims]
+
+
+def test_a_corrected_p_never_falls_below_a_smaller_one_and_never_exceeds_one() -> None:
+    judged = judge([given("middle", 0.01, 0.99), given("shape", 0.0101, 0.99), given("causal", 0.7, 0.7)])
+    assert [c.p for c in judged] == pytest.approx([0.06, 0.06, 1.0])
+
+
+def test_a_claim_without_evidence_is_undetermined_and_costs_the_others_nothing() -> None:
+    one = given("middle", 0.02, 0.98)
+    alone, *none = judge([one, Claim("causal", reason="no grafts"), Claim("stability", reason="one seed")])
+    assert (alone.p, alone.verdict) == (pytest.approx(0.04), "supported")
+    assert [(c.verdict, math.isnan(c.p)) for c in none] == [("undetermined", True)] * 2
+
+
+def test_every_claim_has_its_statement_and_its_null() -> None:
+    assert STATEMENTS.keys() == NULLS.keys()
+    assert Claim("shape").statement == STATEMENTS["shape"]
+    assert Claim("shape").null == NULLS["shape"]
+
+
+def test_few_layers_carry_the_gain_or_most_do_or_nobody_can_tell() -> None:
+    few = concentration(measured(np.where(NINE < 2, 1.1, 0.2)))
+    assert verdict(few) == "supported"
+    assert (few.value, few.high) == pytest.approx((2 / 9, 2 / 9))
+    assert few.low <= few.value
+    none = concentration(measured(np.where(NINE < 2, 0.7, 0.1)))
+    assert (none.value, none.p_for) == (0.0, 1.0)
+    assert judge([none])[0].verdict == "undetermined"
+    most = concentration(measured(np.where(NINE < 8, 1.1, 0.4)))
+    assert (verdict(most), most.value) == ("contradicted", pytest.approx(8 / 9))
+    near = concentration(measured(np.full(9, 0.8), noise=1.0, items=100))
+    assert verdict(near) == "undetermined"
+    assert near.low == 0
+    assert near.high == 1
+
+
+def test_equal_layers_that_all_recover_little_are_no_few() -> None:
+    """All below 0.8, but no layer stands out: the claim needs both."""
+    equal = concentration(measured(np.full(9, 0.3)))
+    assert (equal.value, verdict(equal)) == (0, "undetermined")
+    assert equal.p_for > 0.05
+
+
+def test_no_few_carry_a_gain_that_none_recovers_most_of() -> None:
+    """Six of 28 layers at 0.75: the highest of them is measured above 0.8, and that is luck."""
+    plateau = np.where(abs(np.arange(28) - 14) < 3, 0.75, 0.25)
+    found = [concentration(measured(plateau, noise=0.7, seed=seed)) for seed in range(40)]
+    assert sum(claim.value > 0 for claim in found) > 15
+    assert [claim for claim in found if verdict(claim) == "supported"] == []
+
+
+def test_a_mean_approach_is_no_more_certain_than_layers_are_independent() -> None:
+    """Around 0 and drifting over depth: its interval holds 0 nearly as often as it says."""
+    rng = np.random.default_rng(0)
+
+    def covered(approaches: list[np.ndarray]) -> float:
+        claims = [convergence(np.arange(28), rng.normal(size=28), approach) for approach in approaches]
+        means = [claim.details["mean approach"] for claim in claims]
+        return float(np.mean([isinstance(mean, Interval) and 0.0 in mean for mean in means]))
+
+    approaches = [_drifting(28, rng) for _ in range(400)]
+    assert covered(approaches) > 0.88  # 0.67 with layers taken for independent
+    independent = [rng.normal(size=28) for _ in range(400)]
+    assert covered(independent) == pytest.approx(0.95, abs=0.035)
+
+
+def test_the_middle_third_recovers_more_or_less_or_nobody_can_tell() -> None:
+    hump = middle(measured(HUMP), NINE, 9)
+    assert verdict(hump) == "supported"
+    means = [HUMP[:3].mean(), HUMP[3:6].mean(), HUMP[6:].mean()]
+    assert [hump.details[name] for name in ("first", "middle", "last")] == pytest.approx(means, abs=0.05)
+    assert hump.low < means[1] - max(means[0], means[2]) < hump.high
+    assert hump.low > 0
+    dip = middle(measured(1.2 - HUMP), NINE, 9)
+    assert (verdict(dip), dip.high < 0) == ("contradicted", True)
+    flat = middle(measured(np.full(9, 0.7)), NINE, 9)
+    assert verdict(flat) == "undetermined"
+    assert flat.low < 0 < flat.high
+
+
+def test_more_than_one_third_is_not_enough_for_the_middle() -> None:
+    cliff = middle(measured(np.where(NINE < 6, 0.9, 0.3)), NINE, 9)
+    assert verdict(cliff) == "undetermined"
+    assert cliff.p_for > 0.05
+    rise = middle(measured(0.1 + 0.1 * NINE), NINE, 9)  # over the first, but under the last
+    assert (verdict(rise), rise.value) == ("contradicted", pytest.approx(-0.3, abs=0.05))
+
+
+def test_the_outer_thirds_of_depth_are_of_one_size() -> None:
+    assert [part.sum() for part in thirds(np.arange(28), 28)] == [9, 10, 9]
+    assert [part.sum() for part in thirds(np.arange(8), 8)] == [3, 2, 3]
+    for n_layers in range(3, 100):
+        first, mid, last = thirds(np.arange(n_layers), n_layers)
+        assert (first | mid | last).all()
+        assert np.array_equal(first, last[::-1])
+        assert max(first.sum(), mid.sum()) - min(first.sum(), mid.sum()) <= 1
+    first, mid, last = thirds(np.array([0, 9, 10, 27]), 28)
+    assert (first.tolist(), mid.tolist(), last.tolist()) == (
+        [True, False, False, False],
+        [False, True, True, False],
+        [False, False, False, True],
+    )
+
+
+def test_a_third_without_layers_leaves_the_middle_open() -> None:
+    claim = middle(measured(np.full(4, 0.5)), np.arange(4), 9)
+    assert claim.reason == "a third of depth has no layer with a contribution"
+
+
+def noisy(profile: np.ndarray, noise: float, seed: int = 0) -> np.ndarray:
+    return profile + np.random.default_rng(seed).normal(0, noise, len(profile))
+
+
+DEPTH = np.arange(28)
+WIDE_HUMP = 0.3 + 0.6 * np.exp(-(((DEPTH - 13) / 4) ** 2) / 2)
+
+
+def test_a_hump_is_a_hump_a_cliff_is_none_and_a_constant_tells_nothing() -> None:
+    hump, test = shape(noisy(WIDE_HUMP, 0.06), DEPTH, 28)
+    assert test is not None
+    assert (verdict(hump), hump.details["best"], hump.value) == ("supported", "hump", pytest.approx(13, abs=1.5))
+    assert hump.measure == "best out of sample: a hump, peak at layer"
+    cliff, _ = shape(noisy(np.where(DEPTH < 19, 0.9, 0.4), 0.06), DEPTH, 28)
+    assert (verdict(cliff), cliff.value) == ("contradicted", 19)
+    assert cliff.measure == "best out of sample: a step that falls, change point at layer"
+    constant, _ = shape(noisy(np.full(28, 0.7), 0.06, seed=1), DEPTH, 28)
+    assert verdict(constant) == "undetermined"
+    few, nothing = shape(np.arange(5.0), np.arange(5), 28)
+    assert (few.reason, nothing) == ("5 layers have a contribution: shapes need at least 6", None)
+
+
+def drawn(seed: int, n: int = 28) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=n)
+
+
+C = 0.6 + 0.2 * drawn(0)
+
+
+def test_c_l_that_is_size_or_is_not_or_may_be() -> None:
+    size = not_size(DEPTH, C, {"full": C + 0.05 * drawn(1), "single": drawn(2)})
+    assert (verdict(size), size.value > 0.9) == ("contradicted", True)  # one size that explains it is enough
+    apart = not_size(DEPTH, C, {"full": drawn(3), "single": drawn(2)})
+    assert verdict(apart) == "supported"
+    assert apart.high < 0.71
+    half = not_size(DEPTH[:8], C[:8], {"full": C[:8] + 0.3 * drawn(4)[:8]})
+    assert verdict(half) == "undetermined"
+
+
+def test_a_size_that_explains_c_l_through_depth_is_not_ruled_out() -> None:
+    """Beyond depth nothing is left in common, but half of the raw variance is: that is not 'not explained'."""
+    falling = 1 - 0.03 * DEPTH
+    claim = not_size(DEPTH, falling + 0.02 * drawn(5), {"full": falling + 0.02 * drawn(6)})
+    assert claim.p_for > 0.5
+    assert verdict(claim) != "supported"
+
+
+def test_predictors_go_with_c_l_all_of_them_or_not() -> None:
+    related, also, unrelated = C + 0.05 * drawn(7), C + 0.1 * drawn(8), drawn(9)
+    assert verdict(tracks("representation", DEPTH, C, {"growth": related})) == "supported"
+    both = tracks("causal", DEPTH, C, {"sufficiency": related, "necessity": also})
+    assert (verdict(both), both.measure) == ("supported", "smallest correlation beyond depth")
+    one = tracks("causal", DEPTH, C, {"sufficiency": related, "necessity": unrelated})
+    assert verdict(one) == "undetermined"
+    assert one.value == pytest.approx(tracks("causal", DEPTH, C, {"necessity": unrelated}).value)
+    opposite = tracks("causal", DEPTH, C, {"sufficiency": related, "necessity": -also})
+    assert (verdict(opposite), opposite.high < 0) == ("contradicted", True)
+    assert verdict(tracks("representation", DEPTH, C, {"growth": unrelated})) == "undetermined"
+
+
+def test_what_depth_explains_does_not_track() -> None:
+    trend = 0.9 - 0.02 * DEPTH
+    claim = tracks("representation", DEPTH, trend + 0.05 * drawn(10), {"growth": trend + 0.05 * drawn(11)})
+    assert verdict(claim) == "undetermined"
+    assert np.corrcoef(trend + 0.05 * drawn(10), trend + 0.05 * drawn(11))[0, 1] > 0.9
+
+
+def test_a_predictor_without_enough_layers_gives_the_reason() -> None:
+    known = np.where(DEPTH < 6, C, np.nan)
+    reason = "growth: 6 layers with both values: at least 7 are needed"
+    assert tracks("representation", DEPTH, C, {"growth": known}).reason == reason
+    assert not_size(DEPTH, C, {"full": drawn(1), "growth": known}).reason == reason
+    assert convergence(DEPTH, C, np.where(DEPTH < 2, C, np.nan)).reason.startswith("approach: 2 layers")
+
+
+def test_convergence_needs_an_approach_and_its_relation() -> None:
+    with_c = 0.4 + C - C.mean() + 0.03 * drawn(12)
+    near = convergence(DEPTH, C, with_c)
+    assert verdict(near) == "supported"
+    mean = near.details["mean approach"]
+    assert mean == pytest.approx((with_c.mean(), *np.array(mean)[1:]))
+    away = convergence(DEPTH, C, with_c - 0.9)  # the relation holds, but on average layers lead away
+    assert verdict(away) == "contradicted"
+    alone = convergence(DEPTH, C, 0.4 + 0.1 * drawn(13))  # all approach, whatever their contribution
+    assert verdict(alone) == "undetermined"
+    backwards = convergence(DEPTH, C, 0.4 - (C - C.mean()) + 0.03 * drawn(12))
+    assert verdict(backwards) == "contradicted"
+
+
+def test_seeds_that_agree_beyond_a_step_or_do_not() -> None:
+    step, rng = np.where(NINE < 5, 0.9, 0.4), np.random.default_rng(1)
+    wiggle = np.array([0.3, -0.2, 0.1, -0.3, 0.1, 0.2, -0.2, 0.25, -0.25])
+    alike = step[:, None] + wiggle[:, None] + rng.normal(0, 0.03, (2, 9, 3))
+    claim = stability(alike, step + wiggle)
+    assert (verdict(claim), claim.value > 0.5) == ("supported", True)
+    found = []
+    for _ in range(40):
+        unlike = step[:, None] + rng.normal(0, 0.1, (1, 9, 3)) + rng.normal(0, 0.03, (2, 9, 3))
+        found.append(verdict(stability(unlike, step)))
+    assert found.count("supported") <= 4, "one in forty is what chance gives"
+    assert stability(alike[:, :5], step[:5]).reason == "fewer than 6 layers with every seed"
+
+
+DEEP = (DEPTH + 0.5) / 28
+WIGGLE = 0.15 * drawn(20)
+
+
+def of_seeds(profile: np.ndarray, seeds: int = 3) -> np.ndarray:
+    rng = np.random.default_rng(21)
+    return profile[:, None] + rng.normal(0, 0.03, (1, 28, seeds)) + rng.normal(0, 0.03, (2, 28, seeds))
+
+
+def test_the_ranking_holds_across_studies_or_turns_around_or_nobody_can_tell() -> None:
+    step = np.where(DEPTH < 18, 0.9, 0.4)
+    mine, halves = step + WIGGLE, of_seeds(step + WIGGLE)
+    alike = DEEP, mine, 0.5 + 0.3 * DEEP + WIGGLE + 0.03 * drawn(22)
+    claim = stability(halves, mine, {"other": alike})
+    assert (verdict(claim), claim.measure) == (
+        "supported",
+        "smallest correlation between studies beyond depth and a step",
+    )
+    assert claim.low > 0.5
+    opposed = DEEP, mine, step - WIGGLE + 0.03 * drawn(22)
+    claim = stability(halves, mine, {"alike": alike, "opposed": opposed})  # one that disagrees is enough
+    assert (verdict(claim), claim.high < 0) == ("contradicted", True)
+    assert list(claim.details) == ["alike", "opposed", "between seeds beyond a step", "chance"]
+    unlike = DEEP, mine, step + 0.15 * drawn(23)
+    assert verdict(stability(halves, mine, {"alike": alike, "unlike": unlike})) == "undetermined"
+
+
+def test_seeds_that_do_not_agree_are_not_made_up_for_by_another_study() -> None:
+    rng = np.random.default_rng(24)
+    halves = 0.6 + rng.normal(0, 0.1, (1, 28, 3)) + rng.normal(0, 0.03, (2, 28, 3))
+    mine = halves.mean(axis=(0, 2))
+    claim = stability(halves, mine, {"other": (DEEP, mine, mine + 0.02 * drawn(25))})
+    assert (claim.value > 0.8, verdict(claim)) == (True, "undetermined")
+
+
+def test_one_seed_or_a_table_has_other_studies_to_agree_with() -> None:
+    beside = {"other": (DEEP, WIGGLE, WIGGLE + 0.03 * drawn(26))}
+    for halves in (of_seeds(WIGGLE, 1), None):
+        claim = stability(halves, WIGGLE, beside)
+        assert verdict(claim) == "supported"
+        assert claim.measure.endswith("; seeds are not compared")
+    few = {"other": (DEEP[:6], WIGGLE[:6], WIGGLE[:6])}
+    assert stability(None, WIGGLE, few).reason == "other: 6 layers with both values: at least 7 are needed"
+
+
+@pytest.mark.parametrize("n", [8, 28])
+@pytest.mark.parametrize("kind", ["step", "trend"])
+def test_studies_that_share_a_step_or_a_trend_and_nothing_else_seldom_agree(kind: str, n: int) -> None:
+    """At full length (500 pairs, 7 to 36 layers, deviations with memory 0 to 0.8): at most 0.042, mostly below 0.03."""
+    rng, depth = np.random.default_rng([27, n]), (np.arange(n) + 0.5) / n
+    shared = np.where(depth < 0.66, 0.95, 0.4) if kind == "step" else 0.25 + 0.7 * depth
+    supported, raw = 0, []
+    for _ in range(100):
+        one, other = (shared + 0.06 * _drifting(n, rng) for _ in range(2))
+        supported += verdict(stability(None, one, {"other": (depth, one, other)})) == "supported"
+        raw.append(np.corrcoef(one, other)[0, 1])
+    assert np.mean(raw) > 0.8
+    assert supported <= 8

@@ -1,0 +1,122 @@
+"""The report of a study that really ran, and of one whose text is hostile."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from lensrl import open_study, patch, write_report
+from lensrl.judge.verdict import verdict
+from lensrl.show.page import reading
+from tests.cli.test_bottleneck_verb import judged_or_refused
+from tests.reseal import resealed
+
+
+class Page(HTMLParser):
+    """Tags and text of a page; a browser would not forgive more."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.references: list[str] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.references += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href")]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture
+def copied(small_study_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(small_study_folder, tmp_path / "copied"))
+
+
+def read(folder: Path) -> Page:
+    with open_study(folder) as study:
+        return Page(write_report(study).read_text(encoding="utf-8"))
+
+
+def test_the_page_holds_every_section_and_fetches_nothing(copied: Path) -> None:
+    with open_study(copied) as study:
+        patch(study, layers=[0, 3])
+        profile = study.contributions()
+    page = read(copied)
+    assert page.tags.count("svg") >= 4
+    assert {reference[:1] for reference in page.references} <= {"#"}
+    assert not re.search(r"@import|url\(\s*['\"]?http", page.text)
+    for heading in ("Layer contribution", "Scores", "Training", "Weight deltas", "Patching", "Provenance"):
+        assert heading in page.text
+    for value in profile["contribution"].dropna():
+        assert f"{value:.3f}" in page.text
+    assert f"{reading(profile, 8)}" in page.text
+
+
+def test_hostile_text_is_shown_and_not_run(copied: Path) -> None:
+    hostile = "<script>alert(1)</script>"
+    with resealed(copied / "layer-3.seed-0.h5") as file:
+        file.attrs["reason"] = hostile
+        file.attrs["status"] = "collapsed"
+    recipe = copied / "recipe.json"
+    recipe.write_text(recipe.read_text().replace("tiny:qwen3", hostile))
+    page = read(copied)
+    assert "script" not in page.tags
+    assert page.text.count(hostile) >= 2
+
+
+def test_a_study_without_full_rl_still_has_a_report_that_says_so(copied: Path) -> None:
+    (copied / "full-rl.seed-0.h5").unlink()
+    page = read(copied)
+    assert "full-rl" in page.text
+    assert "Scores" in page.text
+
+
+def test_a_damaged_run_is_named(copied: Path) -> None:
+    (copied / "layer-7.seed-0.h5").write_bytes(b"nothing")
+    assert "layer-7.seed-0.h5 is damaged" in read(copied).text
+
+
+def test_the_page_gives_the_verdict_or_says_why_there_is_none(copied: Path) -> None:
+    page = read(copied)
+    text = " ".join(page.text.split())
+    assert "The verdict" in text
+    with open_study(copied) as study:
+        found, refused = judged_or_refused(study)
+    if found is None:
+        assert refused in text
+        return
+    for claim in found.claims:
+        assert f"{claim.verdict}{claim.name} {claim.statement}" in text
+        assert (claim.reason or claim.null) in text
+    assert all(limit in text for limit in found.limits)
+
+
+def test_a_study_that_cannot_be_judged_says_why_in_one_line(copied: Path) -> None:
+    (copied / "layer-7.seed-0.h5").unlink()
+    with open_study(copied) as study:
+        found, refused = judged_or_refused(study)
+    assert found is None
+    text = " ".join(read(copied).text.split())
+    assert f"The verdict {refused}" in text
+
+
+def test_a_verdict_is_shown_whole_and_escaped(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hostile = "<script>alert(1)</script>"
+    path = copied / f"{hostile.replace('/', '|')}.csv"
+    path.write_text("layer,contribution\n" + "\n".join(f"{i},{0.9 - 0.6 * (i > 4) + 0.01 * i**2}" for i in range(8)))
+    planted = replace(verdict(path), limits=[hostile])
+    monkeypatch.setattr("lensrl.show.page.judge", lambda _: planted)
+    page = read(copied)
+    assert "script" not in page.tags
+    assert hostile in page.text
+    assert "contradicted" in page.text or "undetermined" in page.text
+    assert all(claim.statement in page.text and claim.null in page.text for claim in planted.claims if not claim.reason)
+    assert re.search(r"[−\d.]+\N{NO-BREAK SPACE}\[[−\d.]+,\N{NO-BREAK SPACE}[−\d.]+\]", page.text)
