@@ -12,7 +12,7 @@ import torch
 from transformers import CTRLConfig, Gemma3Config, MambaConfig, PretrainedConfig, SiglipVisionConfig
 
 from lensrl import LensrlError, run_study
-from lensrl.compare.patching.activations import METRICS, Patch, patch_activations
+from lensrl.compare.patching.activations import FORCED_METRICS, Patch, patch_activations
 from lensrl.compare.patching.graft import graft
 from lensrl.compare.sensitivity import bypass, metric_gradients
 from lensrl.models.base import Base
@@ -26,7 +26,7 @@ from lensrl.train.trainer import train
 from lensrl.train.workshop import check_fits
 from tests.families import CAPPED, FAMILIES, N_LAYERS, TOKENS, opened, save
 
-LOGPROB = METRICS.index("reference_logprob")
+LOGPROB = FORCED_METRICS.index("reference_logprob")
 ITEMS = [Item(f"{n}", "ab" * n + ":", "xyz"[: 1 + n % 3], "even") for n in range(1, 5)]  # of several lengths
 EMBED: dict[str, set[str]] = {  # what is not the one token embedding
     "gpt2": {"wte", "wpe"}, "gpt2-untied": {"wte", "wpe"}, "bloom": {"word_embeddings", "word_embeddings_layernorm"},

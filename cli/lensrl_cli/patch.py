@@ -10,7 +10,7 @@ import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from lensrl.recipe.runs import BASE
-from lensrl.show.words import METRICS, SETS
+from lensrl.show.words import METRIC_LABELS, SET_LABELS
 from lensrl_cli.output import (
     Csv,
     FigureFile,
@@ -74,7 +74,9 @@ def patch(
     ] = Component.block,
     sets: Annotated[
         Sets,
-        typer.Option("--sets", metavar="SETS", help="single, bottom (0 to l), top (l to last), pairs or together."),
+        typer.Option(
+            "--sets", metavar="SET_LABELS", help="single, bottom (0 to l), top (l to last), pairs or together."
+        ),
     ] = Sets.single,
     reverse: Annotated[bool, typer.Option("--reverse", help="Necessity: the base's layer into the RL model.")] = False,
     seed: Annotated[int | None, typer.Option("--seed", help="The training seed; by default the lowest.")] = None,
@@ -118,7 +120,7 @@ def patch(
             str(layer) for layer in grafted.unique() if into == BASE and layer not in opened[donor, int(used)].layers
         ]
     plain_title = f"{component.value} of {donor} into {into}, {name}, seed {used}"
-    title = plain_title + (f", {SETS[sets.value]}" if sets != Sets.single else "")
+    title = plain_title + (f", {SET_LABELS[sets.value]}" if sets != Sets.single else "")
     if json:
         print_json(table.to_dict("records"))
     else:
@@ -127,7 +129,7 @@ def patch(
         undefined = table[table["reason"] != ""]
         for (kind, metric, reason), part in undefined.groupby(["what", "metric", "reason"], sort=False):
             layers = ", ".join(part["layers"].unique())
-            note(f"{kind}, {METRICS[str(metric)]}, layer {layers} undefined: {reason}", style="red")
+            note(f"{kind}, {METRIC_LABELS[str(metric)]}, layer {layers} undefined: {reason}", style="red")
         for asked in (component.value, sets.value if what != What.weights else ""):
             if asked in NOTES:
                 note(NOTES[asked])
@@ -135,7 +137,7 @@ def patch(
             (table["status"] == "defined") & ((table["from_value"] > table["into_value"]) == (table["from"] == BASE))
         ]
         if BASE in (donor, into) and len(lost):
-            metrics = " and ".join(METRICS[metric] for metric in lost["metric"].unique())
+            metrics = " and ".join(METRIC_LABELS[metric] for metric in lost["metric"].unique())
             note(f"RL lowered {metrics}: recovery is the share of a loss there")
         if idle:
             note(f"{donor} did not train layer {', '.join(idle)}: its weights there are the base's, and grafting them "
@@ -162,7 +164,7 @@ def _show_kind(title: str, table: Any) -> None:
         {
             where: row["layers"],
             "head": str(row["head"]),
-            "metric": METRICS[row["metric"]],
+            "metric": METRIC_LABELS[row["metric"]],
             "recovery": number(2)(row["recovery"]),
             "95 % interval": interval(row["low"], row["high"]),
             "into": number()(row["into_value"]),
@@ -179,7 +181,7 @@ def _show_additivity(title: str, sums: Any) -> None:
     """Each layer alone, summed, against all layers together."""
     terms = {"sum": "single_sum", "together": "together", "interaction": "interaction"}
     rows = [
-        {"kind": row["what"], "metric": METRICS[row["metric"]]}
+        {"kind": row["what"], "metric": METRIC_LABELS[row["metric"]]}
         | {heading: number(2)(row[name]) for heading, name in terms.items()}
         | {"95 % interval": interval(row["interaction_low"], row["interaction_high"])}
         for row in sums.to_dict("records")

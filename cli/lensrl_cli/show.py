@@ -10,7 +10,7 @@ import typer
 
 from lensrl import LensrlError, Run, Study
 from lensrl.recipe.runs import set_run
-from lensrl.show.words import METRICS
+from lensrl.show.words import METRIC_LABELS
 from lensrl_cli.output import Json, interval, note, number, print_json, show
 
 
@@ -120,7 +120,7 @@ def _show_results(title: str, found: list[dict[str, object]]) -> None:
     rows = [
         {
             "file": str(row["file"]),
-            "metric": METRICS[str(row["metric"])],
+            "metric": METRIC_LABELS[str(row["metric"])],
             "recovery": number(2)(row["recovery"]),
             "95 % interval": interval(row["low"], row["high"]),
         }
@@ -141,7 +141,7 @@ def _show_patch(path: Path, *, json: bool) -> None:
     rows = [
         {
             "head": str(row["head"]),
-            "metric": METRICS[str(row["metric"])],
+            "metric": METRIC_LABELS[str(row["metric"])],
             "recovery": number(2)(row["recovery"]),
             "95 % interval": interval(row["low"], row["high"]),
             "into": number()(row["into_value"]),
@@ -155,7 +155,7 @@ def _show_patch(path: Path, *, json: bool) -> None:
     part = key.layer_names if key.sets == "everything" else f"{key.component} of {layers}"
     note(f"{key.what}: {part} of {key.donor} into {key.into}, seed {key.seed}, {len(result.benchmark)} items")
     show("Recovery", {**heads, "metric": "left", **numbers}, rows)
-    undefined = [(METRICS[str(row["metric"])], row["status"], row["reason"]) for row in found if row["reason"]]
+    undefined = [(METRIC_LABELS[str(row["metric"])], row["status"], row["reason"]) for row in found if row["reason"]]
     for metric, status, why in dict.fromkeys(undefined):
         note(f"{metric} {status}: {why}", style="red")
 

@@ -32,7 +32,7 @@ from lensrl.measures.agreement import (
     shared_error,
 )
 from lensrl.measures.correlation import correlate_detrended
-from lensrl.measures.halves import on_items, split_items
+from lensrl.measures.halves import contributions_on_items, split_items
 from lensrl.store.study import Study
 
 STUDY_COLUMNS = ["study", "path", "layers", "of", "seeds", "reliability", "errors", "reason"]
@@ -188,8 +188,8 @@ def _apart(first: Profile, other: Profile) -> Iterator[tuple[str, np.ndarray, np
         seen = {items[place] for place in half}
         outside = np.flatnonzero([item not in seen for item in _items(other)])
         if len(outside):
-            mine = on_items(first.paired.gains, benchmark, half).mean(axis=1)
-            theirs = on_items(other.paired.gains, np.array(other.paired.benchmark), outside).mean(axis=1)
+            mine = contributions_on_items(first.paired.gains, benchmark, half).mean(axis=1)
+            theirs = contributions_on_items(other.paired.gains, np.array(other.paired.benchmark), outside).mean(axis=1)
             yield name, mine, theirs
 
 

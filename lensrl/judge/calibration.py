@@ -23,7 +23,7 @@ from scipy.special import expit
 
 from lensrl.judge.claims import Claim, concentration, convergence, judge, middle, not_size, shape, stability, tracks
 from lensrl.measures.gains import Gains
-from lensrl.measures.halves import halves
+from lensrl.measures.halves import contributions_on_halves
 
 BASE_SCORE, FULL_GAIN = 0.45, 0.25
 DIFFICULTY, SEED = 1.2, 0.12  # standard deviations, in logits: of items; of a training seed
@@ -126,7 +126,10 @@ def _claims(
     yield "middle", middle(gains, layers, n)
     yield "shape", shape(contribution, layers, n, draws=99)[0]
     if study.gains.shape[1] > 1:
-        yield "stability", stability(halves(study.gains, np.full(study.gains.shape[2], "items")), contribution)
+        yield (
+            "stability",
+            stability(contributions_on_halves(study.gains, np.full(study.gains.shape[2], "items")), contribution),
+        )
     unrelated, other = _drifting(n, rng), _drifting(n, rng)
     spread = max(float(study.truth.std()), 0.1)
     related = study.truth + rng.normal(0, 0.3 * spread, n)

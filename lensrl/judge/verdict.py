@@ -34,7 +34,7 @@ from lensrl.judge.claims import (
 from lensrl.judge.correlate import correlate_study
 from lensrl.judge.profiles import has_gain, paired_gains
 from lensrl.measures.gains import Gains, Interval
-from lensrl.measures.halves import best_layer, halves
+from lensrl.measures.halves import best_layer, contributions_on_halves
 from lensrl.measures.shapes import ShapeFit
 from lensrl.store.study import Study
 from lensrl.store.table import read_contributions
@@ -174,7 +174,7 @@ def _judge_study(study: Study, beside: Beside, limits: list[str]) -> Verdict:
         if len(grafts) == 2
         else Claim("causal", reason=without_grafts(study)),
         convergence(layers, contribution, approach["approach"]) if approach else _unmeasured("convergence"),
-        stability(halves(items, benchmark), contribution, beside),
+        stability(contributions_on_halves(items, benchmark), contribution, beside),
     ]
     if len(seeds) == 1:
         limits.append("One seed: the intervals cover the items, not how much training differs between seeds.")

@@ -29,14 +29,14 @@ def best_layer(
     ]
 
 
-def halves(
+def contributions_on_halves(
     gains: Float64[np.ndarray, "gain seed item"], benchmark: np.ndarray
 ) -> Float64[np.ndarray, "half layer seed"]:
     """Contributions of every seed on either half of the items, over full RL's mean gain (the last of the gains)."""
-    return np.stack([on_items(gains, benchmark, half) for half in split_items(benchmark)])
+    return np.stack([contributions_on_items(gains, benchmark, half) for half in split_items(benchmark)])
 
 
-def on_items(
+def contributions_on_items(
     gains: Float64[np.ndarray, "gain seed item"], benchmark: np.ndarray, items: Int[np.ndarray, " chosen"]
 ) -> Float64[np.ndarray, "layer seed"]:
     """Contributions of every seed on some of the items, over full RL's mean gain there."""

@@ -7,35 +7,17 @@ top-p, top-k and the seed of the sampler. A model's own generation defaults are 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int32
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lensrl.models.generation import generate, sampling_settings, stop_tokens, token_ids, turn_ends
 from lensrl.models.references import batches, reference_logprobs
 from lensrl.models.rollouts import play
 from lensrl.recipe import Recipe
+from lensrl.store.write import Scores
 from lensrl.tasks import AgentTask, Item, Task, batch
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What a model did on the items, kept per item and sample.
-
-    `length` counts a completion's tokens with its end-of-sequence token. `truncated` marks completions that reached
-    the limit without one. In a task in turns they are the tokens that the model wrote in all its turns, and whether it
-    ran out of turns. `reference_logprob` is the mean log-probability, in nats per token, of the reference answer and
-    the end-of-sequence token after it, given the prompt.
-    """
-
-    items: tuple[Item, ...]
-    score: Float32[np.ndarray, "item sample"]
-    length: Int32[np.ndarray, "item sample"]
-    truncated: Bool[np.ndarray, "item sample"]
-    reference_logprob: Float32[np.ndarray, " item"]
 
 
 def evaluate(
@@ -69,7 +51,8 @@ def evaluate(
     score, length, truncated = zip(*outcomes, strict=True)
     shape = (len(items), settings.samples)
     return Scores(
-        items=tuple(items),
+        item=[item.id for item in items],
+        benchmark=[item.benchmark for item in items],
         score=np.array(score, np.float32).reshape(shape),
         length=np.array(length, np.int32).reshape(shape),
         truncated=np.array(truncated, bool).reshape(shape),

@@ -21,7 +21,7 @@ from lensrl.judge.verdict import Verdict
 from lensrl.judge.verdict import verdict as judge
 from lensrl.recipe.runs import BASE, FULL, run_layer, run_rate
 from lensrl.show import figures
-from lensrl.show.words import METRICS, SETS, evidence
+from lensrl.show.words import METRIC_LABELS, SET_LABELS, evidence
 from lensrl.store.file.atomic import new_file
 from lensrl.store.study import Study
 
@@ -80,7 +80,7 @@ def _content(study: Study) -> dict[str, Any]:
         "scatter": _figure(figures.scatter_figure(table, PREDICTORS, correlations)) if len(correlations) else "",
         "correlations": _beside(correlations),
         "nothing": nothing,
-        "metrics": METRICS,
+        "metrics": METRIC_LABELS,
         "predictors": PREDICTORS,
         "provenance": study[BASE].provenance,
     }
@@ -157,7 +157,7 @@ def _recoveries(study: Study) -> list[dict[str, Any]]:
     sections = []
     for (donor, into, component, sets, seed), part in rows.groupby(["from", "into", "component", "sets", "seed"]):
         title = f"{component} of {donor} into {into}, seed {seed}" + (
-            f", {SETS[str(sets)]}" if sets != "single" else ""
+            f", {SET_LABELS[str(sets)]}" if sets != "single" else ""
         )
         figure = _figure(figures.patch_figure(part, title))
         sections.append({"title": title, "figure": figure, "rows": part.to_dict("records"), "reverse": into != BASE})

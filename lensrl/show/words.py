@@ -11,12 +11,12 @@ from lensrl.errors import LensrlError
 if TYPE_CHECKING:
     from lensrl.judge.claims import Claim
 
-METRICS = {
+METRIC_LABELS = {
     "score": "score",
     "reference_logprob": "log p(reference)",
     "logit_difference": "logit difference",
 }  # metric of a patch -> how figures, page and terminal call it
-SETS = {
+SET_LABELS = {
     "bottom": "cumulative from the bottom",
     "top": "cumulative from the top",
     "pairs": "pairs",

@@ -39,7 +39,7 @@ PARTIAL = ".*.h5.partial"
 
 
 @dataclass(frozen=True)
-class Verdict:
+class FileCheck:
     """`status` is `good`, `damaged`, `unfinished` or `too new`; `where` says what is wrong, and where."""
 
     path: Path
@@ -47,7 +47,7 @@ class Verdict:
     where: str = ""
 
 
-def verify(path: str | Path) -> Iterator[Verdict]:
+def verify(path: str | Path) -> Iterator[FileCheck]:
     """Check one file, or every file of a study or of a folder of studies; partial files count as unfinished.
 
     Raises LensrlError when there is nothing to check.
@@ -68,19 +68,19 @@ def verify(path: str | Path) -> Iterator[Verdict]:
     if not files and not partial and not closed:
         raise LensrlError(f"{path} holds no HDF5 files; studies are made by lensrl run")
     for error in closed:
-        yield Verdict(Path(error.filename), "damaged", f"a folder that cannot be opened ({error.strerror})")
+        yield FileCheck(Path(error.filename), "damaged", f"a folder that cannot be opened ({error.strerror})")
     yield from _in_children(files)
     for part in partial:
         final = part.with_name(part.name.removeprefix(".").removesuffix(".partial"))
         if is_being_written(final):
-            yield Verdict(part, "unfinished", "being written")
+            yield FileCheck(part, "unfinished", "being written")
         elif part.exists():
-            yield Verdict(part, "unfinished", "its process was killed; lensrl run removes it")
+            yield FileCheck(part, "unfinished", "its process was killed; lensrl run removes it")
         elif final.exists() and final not in files:  # it was finished meanwhile
             yield from _in_children([final])
 
 
-def check_file(path: Path) -> Verdict:
+def check_file(path: Path) -> FileCheck:
     """Check one file in this process. What `where` says does not begin with the path."""
     for _ in range(ATTEMPTS - 1):
         before = identity(path)
@@ -90,25 +90,25 @@ def check_file(path: Path) -> Verdict:
     return _check_file(path)
 
 
-def _check_file(path: Path) -> Verdict:
+def _check_file(path: Path) -> FileCheck:
     try:
         if not path.is_file():
-            return Verdict(path, "damaged", _instead_of_a_file(path))
+            return FileCheck(path, "damaged", _instead_of_a_file(path))
         seal = read_seal(path)
         if seal is not None and seal.format_version <= VERSIONS.get(seal.format, seal.format_version):
             damaged = damaged_datasets(path, seal)
             if not structure_holds(path, seal):
                 damaged.append("its structure (headers, names, attributes)")
             if damaged:
-                return Verdict(path, "damaged", ", ".join(damaged))
+                return FileCheck(path, "damaged", ", ".join(damaged))
         _check_format(path)
     except StoreError as error:
-        return Verdict(path, error.status, _without(path, error))
+        return FileCheck(path, error.status, _without(path, error))
     except PermissionError as error:
-        return Verdict(path, "damaged", f"cannot be opened ({error.strerror})")
+        return FileCheck(path, "damaged", f"cannot be opened ({error.strerror})")
     except DAMAGE as error:
-        return Verdict(path, "damaged", f"not as the format says: {_plain(error)}")
-    return Verdict(path, "good", "" if seal is not None else "format version 1: no seal, only HDF5's own checksums")
+        return FileCheck(path, "damaged", f"not as the format says: {_plain(error)}")
+    return FileCheck(path, "good", "" if seal is not None else "format version 1: no seal, only HDF5's own checksums")
 
 
 def _without(path: Path, error: StoreError) -> str:
@@ -152,7 +152,7 @@ def _format(path: Path) -> str:
         raise Damaged(f"does not open as HDF5 ({reason(error)})") from None
 
 
-def _in_children(files: Sequence[Path]) -> Iterator[Verdict]:
+def _in_children(files: Sequence[Path]) -> Iterator[FileCheck]:
     """One child reads file after file; when it dies or hangs, the file it was at is damaged and another goes on."""
     todo = list(files)
     while todo:
@@ -180,14 +180,14 @@ def _in_children(files: Sequence[Path]) -> Iterator[Verdict]:
                 answer = json.loads(line)
                 if "refused" in answer:
                     raise LensrlError(answer["refused"])
-                yield Verdict(todo.pop(0), **answer)
+                yield FileCheck(todo.pop(0), **answer)
         except Empty:
-            yield Verdict(todo.pop(0), "damaged", "reading it does not end")
+            yield FileCheck(todo.pop(0), "damaged", "reading it does not end")
         except BrokenPipeError:
             pass
         else:
             if todo:
-                yield Verdict(todo.pop(0), "damaged", "reading it crashes the HDF5 library")
+                yield FileCheck(todo.pop(0), "damaged", "reading it crashes the HDF5 library")
         finally:
             child.kill()
             child.wait()

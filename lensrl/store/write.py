@@ -46,7 +46,15 @@ class Header:
 
 
 @dataclass(frozen=True)
-class ScoreArrays:
+class Scores:
+    """The results of one model on the held-out items, per item and sample.
+
+    `length` counts a completion's tokens, with its end-of-sequence token. `truncated` marks completions that reached
+    the limit without one. In a task in turns, `length` counts the tokens that the model wrote in all its turns, and
+    `truncated` marks episodes that ran out of turns. `reference_logprob` is the mean log-probability, in nats per
+    token, of the reference answer and the end-of-sequence token after it, given the prompt.
+    """
+
     item: Sequence[str]
     benchmark: Sequence[str]
     score: Float32[np.ndarray, "item sample"]
@@ -74,7 +82,7 @@ def write_run(
     after: Weights | None = None,
     snapshots: Mapping[int, Weights] | None = None,
     training: Mapping[str, Float64[np.ndarray, "step *rest"]] | None = None,
-    scores: ScoreArrays | None = None,
+    scores: Scores | None = None,
     probe: Probe | None = None,
     activations: Mapping[str, Float32[np.ndarray, "layer token feature"]] | None = None,
 ) -> None:
@@ -108,7 +116,7 @@ def write_run(
     write_seal(path, RUN_FORMAT, RUN_VERSION, digests)
 
 
-def _write_header(file: h5py.File, header: Header, scores: ScoreArrays | None) -> None:
+def _write_header(file: h5py.File, header: Header, scores: Scores | None) -> None:
     file.attrs["format"] = RUN_FORMAT
     file.attrs["format_version"] = RUN_VERSION
     for name in ("study", "run", "status", "reason", "base", "fingerprint", "recipe", "run_id", "compression"):
@@ -133,7 +141,7 @@ def _write_training(file: h5py.File, training: Mapping[str, np.ndarray]) -> None
         create(group, name, padded, ["step", trailing[name]] if name in trailing else ["step"])
 
 
-def _write_scores(file: h5py.File, scores: ScoreArrays) -> None:
+def _write_scores(file: h5py.File, scores: Scores) -> None:
     axis(file, "item", list(scores.item))
     axis(file, "sample", scores.score.shape[1])
     group = file.create_group("scores")

@@ -29,14 +29,14 @@ from lensrl.store.runs import NOT_READ
 from lensrl.store.study import Study, open_study
 from lensrl.store.table import read_contributions
 
-Unseen = Literal["all", "other half"]
+ScoredOn = Literal["all", "other half"]
 
 
-class Profile(NamedTuple):
+class RankedLayers(NamedTuple):
     """Layer -> C_l, and which items of the study at hand it has not seen."""
 
     contribution: dict[int, float]
-    unseen: Unseen
+    scored_on: ScoredOn
 
 
 def choose_sets(
@@ -60,16 +60,16 @@ def choose_sets(
             sets[name] = before
             continue
         try:
-            profile = read_profile(layer_set.profile, n_layers, items)
+            profile = rank_layers(layer_set.profile, n_layers, items)
         except LensrlError as error:
             raise LensrlError(f"sets.{name}: {error}") from None
         chosen = read_set(name, layer_set, n_layers, profile.contribution)
-        chosen = chosen.model_copy(update={"items": profile.unseen})
+        chosen = chosen.model_copy(update={"items": profile.scored_on})
         sets[name] = layer_set.model_copy(update={"chosen": chosen})
     return recipe.model_copy(update={"sets": sets})
 
 
-def read_profile(path: Path, n_layers: int, items: Sequence[tuple[str, str]]) -> Profile:
+def rank_layers(path: Path, n_layers: int, items: Sequence[tuple[str, str]]) -> RankedLayers:
     """C_l of every layer of a model, from a study's folder or a CSV file, for a study that is scored on `items`."""
     if path.is_file():
         table, unseen = read_contributions(path).assign(reason="the table has no number there"), "all"
@@ -87,10 +87,10 @@ def read_profile(path: Path, n_layers: int, items: Sequence[tuple[str, str]]) ->
         raise LensrlError(
             f"{path} has no contribution of layer{'s' * (len(lacking) > 1)} {spell_layers(lacking)}: {why}"
         )
-    return Profile(dict(zip(known["layer"], known["contribution"], strict=True)), unseen)
+    return RankedLayers(dict(zip(known["layer"], known["contribution"], strict=True)), unseen)
 
 
-def _measured(study: Study, items: Sequence[tuple[str, str]]) -> tuple[pd.DataFrame, Unseen]:
+def _measured(study: Study, items: Sequence[tuple[str, str]]) -> tuple[pd.DataFrame, ScoredOn]:
     """The contributions of a study without those of `items` that the set's score will be reported on."""
     measured = [*study[BASE].items[["benchmark", "item"]].itertuples(index=False, name=None)]
     if set(measured).isdisjoint(items):

@@ -43,7 +43,7 @@ class Recorder:
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
 
-    def completions(self, rewards: Sequence[float], lengths: Sequence[int], truncated: Sequence[bool]) -> None:
+    def record_completions(self, rewards: Sequence[float], lengths: Sequence[int], truncated: Sequence[bool]) -> None:
         """What a step sampled, group by group. Raises Diverged for a reward that is not finite."""
         if not np.isfinite(rewards).all():  # TRL would give it the advantage 0 and go on
             raise Diverged(f"a reward is not finite at step {len(self.curve) + 1}")
@@ -55,17 +55,17 @@ class Recorder:
         curve.completion_length.append(float(np.mean(lengths)))
         curve.truncated_share.append(float(np.mean(truncated)))
 
-    def turns(self, counts: Sequence[int]) -> None:
+    def record_turns(self, counts: Sequence[int]) -> None:
         """How many turns each episode of a step took."""
         self.curve.turns.append(float(np.mean(counts)))
 
-    def anchors(self, group: Sequence[int], anchor: Sequence[Hashable]) -> None:
+    def record_anchors(self, group: Sequence[int], anchor: Sequence[Hashable]) -> None:
         """The states of a step's turns, and the group that each turn belongs to."""
         sizes = Counter(zip(group, anchor, strict=True))
         self.curve.anchor_group_size.append(len(anchor) / len(sizes))
         self.curve.shared_anchor_share.append(sum(n for n in sizes.values() if n > 1) / len(anchor))
 
-    def gradients(self, model: torch.nn.Module) -> None:
+    def record_gradients(self, model: torch.nn.Module) -> None:
         """Norms before clipping, per layer and outside. Raises Diverged before the optimiser could use them."""
         squares: dict[int | str, torch.Tensor] = {}
         for name, parameter in model.named_parameters():

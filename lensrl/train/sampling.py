@@ -59,7 +59,7 @@ class Completions:
     def reward(self, completions: list[str], completion_ids: list[list[int]], id: list[str], **_: Any) -> list[float]:
         rewards = batch.rewards(self._task, [self._items[i] for i in id], completions)
         cut = [len(ids) >= self._max_tokens and ids[-1] not in self._stop_tokens for ids in completion_ids]
-        self._recorder.completions(rewards, [len(ids) for ids in completion_ids], cut)
+        self._recorder.record_completions(rewards, [len(ids) for ids in completion_ids], cut)
         return rewards
 
     def advantages(self, width: int) -> None:
@@ -107,10 +107,10 @@ class Episodes:
     def reward(self, completions: list[str], completion_ids: list[list[int]], id: list[str], **_: Any) -> list[float]:
         played = self._played
         rewards = [sum(rollout.rewards) for rollout in played]
-        self._recorder.completions(
+        self._recorder.record_completions(
             rewards, [rollout.length for rollout in played], [not rollout.done for rollout in played]
         )
-        self._recorder.turns([len(rollout.rewards) for rollout in played])
+        self._recorder.record_turns([len(rollout.rewards) for rollout in played])
         return rewards
 
     def advantages(self, width: int) -> torch.Tensor | None:
@@ -122,7 +122,7 @@ class Episodes:
         group = [i // rl.completions_per_prompt for i in trajectory]
         anchor = [anchor for rollout in self._played for anchor in rollout.anchors]
         of_steps = gigpo_advantages(rewards, trajectory, group, anchor, **rl.gigpo.model_dump()).total
-        self._recorder.anchors(group, anchor)
+        self._recorder.record_anchors(group, anchor)
         return spread(of_steps, [rollout.turn for rollout in self._played], width)
 
 

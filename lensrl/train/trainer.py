@@ -231,7 +231,7 @@ class Trainer(GRPOTrainer):
         return output
 
     def _clip_grad_norm(self, model: torch.nn.Module) -> torch.Tensor | None:
-        self._recorder.gradients(self.accelerator.unwrap_model(model))
+        self._recorder.record_gradients(self.accelerator.unwrap_model(model))
         return super()._clip_grad_norm(model)
 
 

@@ -14,7 +14,7 @@ import torch
 from lensrl.errors import LensrlError
 from lensrl.models.base import Base, load_base, pick_device
 from lensrl.models.bridge import capture, probe_set
-from lensrl.models.evaluate import Scores, evaluate
+from lensrl.models.evaluate import evaluate
 from lensrl.models.generation import learned_positions, token_ids
 from lensrl.recipe import Recipe
 from lensrl.recipe.runs import BASE, RunSpec
@@ -23,7 +23,7 @@ from lensrl.store.file.deltas import Parameter, frobenius
 from lensrl.store.file.hdf5 import compression_plugin
 from lensrl.store.origin import check_base, check_items, provenance
 from lensrl.store.run import Run
-from lensrl.store.write import Header, Probe, ScoreArrays, write_run
+from lensrl.store.write import Header, Probe, Scores, write_run
 from lensrl.tasks import AgentTask, Item, Task, evaluation_items, load_task
 from lensrl.tasks.digest import digests_of
 from lensrl.train.snapshots import Snapshots
@@ -107,7 +107,7 @@ class Workshop:
 
     def _measure(
         self, spec: RunSpec, weights: dict[str, torch.Tensor], watcher: Watcher
-    ) -> tuple[ScoreArrays, Probe, dict[str, np.ndarray]]:
+    ) -> tuple[Scores, Probe, dict[str, np.ndarray]]:
         """Scores, probe set and activations of the base with `weights` in it."""
         watcher.scoring(spec)
         base = self.base
@@ -116,7 +116,7 @@ class Workshop:
             base.fresh(weights, device=self.device), base.tokenizer, chosen, base.blocks.n_layers
         )  # fmt: skip
         scores = evaluate(base.fresh(weights, device=self.device), base.tokenizer, self.task, self.items, self.recipe)
-        return score_arrays(scores), probe_set(base.tokenizer, chosen), activations
+        return scores, probe_set(base.tokenizer, chosen), activations
 
     def _recipe(self, spec: RunSpec) -> Recipe:
         """What the run is made with: the recipe, at the run's own learning rate."""
@@ -207,14 +207,3 @@ def probe_items(items: Sequence[Item], count: int) -> list[Item]:
         benchmarks.setdefault(item.benchmark, []).append(item)
     turns = zip_longest(*benchmarks.values())
     return [item for turn in turns for item in turn if item is not None][:count]
-
-
-def score_arrays(scores: Scores) -> ScoreArrays:
-    return ScoreArrays(
-        item=[item.id for item in scores.items],
-        benchmark=[item.benchmark for item in scores.items],
-        score=scores.score,
-        length=scores.length,
-        truncated=scores.truncated,
-        reference_logprob=scores.reference_logprob,
-    )

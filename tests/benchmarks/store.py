@@ -32,7 +32,7 @@ from lensrl.store.names import RECIPE_FILE, run_path
 from lensrl.store.run import Run
 from lensrl.store.study import Study
 from lensrl.store.verify import check_file
-from lensrl.store.write import Header, ScoreArrays, write_run
+from lensrl.store.write import Header, Scores, write_run
 from lensrl.train.curve import TrainingCurve
 
 LAYERS, SIDE = 6, 2048  # four matrices of 16.8 MB a layer: 403 MB
@@ -117,7 +117,7 @@ def write_ours(path: Path, weights: tuple[Weights, Weights, list[Parameter]]) ->
         if name != "n_layers":
             values.append({"layer_grad_norm": [1.0] * LAYERS, "outside_grad_norm": [1.0] * 3}.get(name, 1.0))
     one = np.ones((1, 1), np.float32)
-    scores = ScoreArrays(["0"], ["math"], one, one.astype(np.int32), one > 1, one[0])
+    scores = Scores(["0"], ["math"], one, one.astype(np.int32), one > 1, one[0])
     with new_file(path) as partial:
         write_run(partial, header, parameters, before, after=after, training=curve.arrays(), scores=scores)
 
@@ -278,7 +278,7 @@ def make_study(folder: Path) -> Path:
     ]
     before = {p.name: np.ones(64, np.float32) for p in parameters}
     score = np.full((256, 4), 0.5, np.float32)
-    scores = ScoreArrays(
+    scores = Scores(
         [str(i) for i in range(256)], ["math"] * 256, score, np.ones((256, 4), np.int32), score > 1, score[:, 0]
     )
     for run in ("base", "full-rl", *(f"layer-{layer}" for layer in range(n_layers))):

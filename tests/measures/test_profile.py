@@ -8,7 +8,7 @@ from scipy import stats
 
 from lensrl.judge.claims import stability
 from lensrl.measures.gains import Gains
-from lensrl.measures.halves import best_layer, halves, split_items
+from lensrl.measures.halves import best_layer, contributions_on_halves, split_items
 from lensrl.measures.profile import gini, gini_of_equals, partial_conjunction, seed_agreement, simes
 
 
@@ -57,7 +57,7 @@ def test_halves_are_the_contributions_of_every_seed_on_either_half() -> None:
     rng = np.random.default_rng(3)
     benchmark = np.array(["a"] * 6 + ["b"] * 14)
     gains = rng.normal(0.5, 0.3, (4, 2, 20))
-    found = halves(gains, benchmark)
+    found = contributions_on_halves(gains, benchmark)
     assert found.shape == (2, 3, 2)
     for h, items in enumerate(split_items(benchmark)):
 

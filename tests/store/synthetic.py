@@ -12,7 +12,7 @@ from lensrl.recipe import Recipe
 from lensrl.store.file.atomic import new_file
 from lensrl.store.file.deltas import Parameter
 from lensrl.store.names import RECIPE_FILE, run_path
-from lensrl.store.write import Header, Probe, ScoreArrays
+from lensrl.store.write import Header, Probe, Scores
 from lensrl.store.write import write_run as write_partial
 from tests.reseal import resealed as resealed
 
@@ -83,11 +83,11 @@ def header(
 
 def score_arrays(
     score: np.ndarray, benchmark: Sequence[str] | None = None, item: Sequence[str] | None = None
-) -> ScoreArrays:
+) -> Scores:
     """Scores of shape (item, sample); lengths count up from 1, and every second completion is truncated."""
     n_items = len(score)
     length = np.arange(1, score.size + 1, dtype=np.int32).reshape(score.shape)
-    return ScoreArrays(
+    return Scores(
         item=item or [f"item-{i}" for i in range(n_items)],
         benchmark=benchmark or ["only"] * n_items,
         score=score.astype(np.float32),

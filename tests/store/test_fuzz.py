@@ -202,7 +202,12 @@ def examine_all(folder: Path, numbers: Iterable[int]) -> None:
         print(json.dumps([number, kind, text]), flush=True)
 
 
-EXAMINE = "import sys, pathlib; from tests.store import test_fuzz; test_fuzz.examine_all(pathlib.Path(sys.argv[1]), range(*map(int, sys.argv[2:])))"
+EXAMINE = """
+import pathlib, sys
+from tests.store import test_fuzz
+
+test_fuzz.examine_all(pathlib.Path(sys.argv[1]), range(*map(int, sys.argv[2:])))
+"""
 
 
 def outcomes(folder: Path, count: int) -> list[tuple[int, str, str]]:

@@ -10,7 +10,7 @@ import pytest
 
 from lensrl.errors import LensrlError
 from lensrl.recipe import Chosen, Recipe
-from lensrl.train.choose import choose_sets, read_profile
+from lensrl.train.choose import choose_sets, rank_layers
 from tests.store.synthetic import add_run, make_study, solved_by_half
 
 ITEMS = [("only", str(i)) for i in range(40)]
@@ -35,7 +35,7 @@ def best(path: Path, **values: Any) -> dict[str, Any]:
 
 def test_with_the_same_items_the_choice_sees_one_half_alone(tmp_path: Path) -> None:
     path = profile(tmp_path / "profile")
-    assert read_profile(path, 2, ITEMS) == (pytest.approx({0: 0.5, 1: 0.3}), "other half")
+    assert rank_layers(path, 2, ITEMS) == (pytest.approx({0: 0.5, 1: 0.3}), "other half")
     sets = choose_sets(recipe(best=best(path), worst=best(path, layers="bottom-1")), 2, ITEMS, {}).sets
     assert sets["best"].chosen == Chosen(layers=[0], items="other half")
     assert sets["worst"].chosen == Chosen(layers=[1], items="other half")
@@ -43,20 +43,20 @@ def test_with_the_same_items_the_choice_sees_one_half_alone(tmp_path: Path) -> N
 
 def test_with_other_items_the_choice_sees_them_all(tmp_path: Path) -> None:
     path = profile(tmp_path / "profile", prefix="elsewhere-")
-    assert read_profile(path, 2, ITEMS) == (pytest.approx({0: 0.25, 1: 0.6}), "all")
+    assert rank_layers(path, 2, ITEMS) == (pytest.approx({0: 0.25, 1: 0.6}), "all")
 
 
 def test_where_items_overlap_none_that_is_reported_was_seen(tmp_path: Path) -> None:
     path = profile(tmp_path / "profile")
     # of these 20 items, 1, 3, ... are the other half; the choice sees all that the profile has but those 10
-    assert read_profile(path, 2, ITEMS[:20]) == (pytest.approx({0: 10 / 30, 1: 14 / 30}), "other half")
+    assert rank_layers(path, 2, ITEMS[:20]) == (pytest.approx({0: 10 / 30, 1: 14 / 30}), "other half")
 
 
 def test_a_profile_of_nothing_but_reported_items_leaves_none_to_choose_by(tmp_path: Path) -> None:
     path = profile(tmp_path / "profile")
     beside = [pair for i in range(40) for pair in (("only", f"new-{i}"), ("only", str(i)))]
     with pytest.raises(LensrlError, match="none is left to choose by"):
-        read_profile(path, 2, beside)
+        rank_layers(path, 2, beside)
 
 
 def test_layers_to_boost_are_chosen_from_the_profile_too(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_what_has_a_run_stays_chosen_even_where_the_profile_is_gone(tmp_path: Pa
 def test_a_profile_that_is_not_finished_is_refused(tmp_path: Path, left_out: str, complaint: str) -> None:
     path = profile(tmp_path / "profile", {name: score for name, score in TWO_FACED.items() if name != left_out})
     with pytest.raises(LensrlError, match=complaint):
-        read_profile(path, 2, ITEMS)
+        rank_layers(path, 2, ITEMS)
 
 
 def test_a_layer_without_a_contribution_is_named(tmp_path: Path) -> None:
@@ -103,20 +103,20 @@ def test_a_layer_without_a_contribution_is_named(tmp_path: Path) -> None:
     add_run(path, "layer-1", None, status="diverged", reason="the loss is not finite")
     complaint = r"profile has no contribution of layer 1: layer-1 seed 0: the loss is not finite"
     with pytest.raises(LensrlError, match=complaint):
-        read_profile(path, 2, ITEMS)
+        rank_layers(path, 2, ITEMS)
 
 
 def test_a_profile_without_a_certain_gain_is_refused(tmp_path: Path) -> None:
     path = profile(tmp_path / "profile", TWO_FACED | {"full-rl": (1, 0)})
     with pytest.raises(LensrlError, match=r"no contribution of layers 0-1: the interval of S_full - S_base contains 0"):
-        read_profile(path, 2, ITEMS)
+        rank_layers(path, 2, ITEMS)
 
 
 def test_a_profile_of_some_layers_ranks_nothing(tmp_path: Path) -> None:
     path = profile(tmp_path / "profile")
     with pytest.raises(LensrlError, match=r"profile is of a model with 2 layers, this one has 4"):
-        read_profile(path, 4, ITEMS)
+        rank_layers(path, 4, ITEMS)
     (path / "recipe.json").write_text(recipe().model_copy(update={"layers": [0]}).model_dump_json(), encoding="utf-8")
     (path / "layer-1.seed-0.h5").unlink()
     with pytest.raises(LensrlError, match="no contribution of layer 1: never trained alone"):
-        read_profile(path, 2, ITEMS)
+        rank_layers(path, 2, ITEMS)

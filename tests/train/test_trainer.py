@@ -287,7 +287,7 @@ def test_a_step_of_trl_goes_as_the_trainer_expects(base: Base, monkeypatch: pyte
 
 def test_the_recorder_counts_zero_spread_groups_and_truncation(base: Base) -> None:
     recorder = Recorder(base.blocks, group_size=2)
-    recorder.completions([1.0, 1.0, 0.0, 1.0], [2, 3, 3, 1], [False, True, False, False])
+    recorder.record_completions([1.0, 1.0, 0.0, 1.0], [2, 3, 3, 1], [False, True, False, False])
     curve = recorder.curve
     assert (curve.reward_mean, curve.zero_spread_share, curve.truncated_share) == ([0.75], [0.5], [0.25])
     assert curve.completion_length == [2.25]

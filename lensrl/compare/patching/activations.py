@@ -37,7 +37,7 @@ COMPONENT_SITES: dict[PatchComponent, tuple[str, ...]] = {
     "head": ("head_out",),
     "stream": ("block_out",),
 }
-METRICS = ("reference_logprob", "logit_difference")  # the rows of what follows
+FORCED_METRICS = ("reference_logprob", "logit_difference")  # the rows of what follows
 
 PerItem = Float64[np.ndarray, "metric item"]
 

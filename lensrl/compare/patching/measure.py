@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float64
 
 from lensrl.compare.patching import OnProgress
-from lensrl.compare.patching.activations import METRICS, Patch, patch_activations
+from lensrl.compare.patching.activations import FORCED_METRICS, Patch, patch_activations
 from lensrl.compare.patching.graft import graft, run_weights
 from lensrl.models.base import load_base, pick_device
 from lensrl.models.bridge import boot
@@ -85,4 +85,4 @@ class Patcher:
         names = [*PATCHED] if component != "head" else [f"head-{head}" for head in heads]
         for key in keys:
             values = np.stack([into, donor, *(patched[patch] for patch in patches[key])])  # (model, metric, item)
-            yield key, {metric: values[:, i] for i, metric in enumerate(METRICS)}, names
+            yield key, {metric: values[:, i] for i, metric in enumerate(FORCED_METRICS)}, names

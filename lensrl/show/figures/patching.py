@@ -21,7 +21,7 @@ from lensrl.show.figures.style import (
     legend_above,
     zero_and_one,
 )
-from lensrl.show.words import METRICS
+from lensrl.show.words import METRIC_LABELS
 
 COLOURS = {"score": RED, "reference_logprob": BLUE, "logit_difference": ORANGE}
 PATCHED_UP_TO = {"bottom": "last of the layers 0 … l", "top": "first of the layers l … last"}
@@ -36,11 +36,11 @@ def recovery_figure(rows: pd.DataFrame, title: str) -> Figure:
         for axes, kind in zip(panels, kinds, strict=True):
             zero_and_one(axes)
             part = rows[rows["what"] == kind]
-            metrics = [metric for metric in METRICS if (part["metric"] == metric).any()]
+            metrics = [metric for metric in METRIC_LABELS if (part["metric"] == metric).any()]
             offsets = np.linspace(-0.25, 0.25, len(metrics) + 1)
             for metric, offset in zip(metrics, offsets[:-1], strict=True):
                 points = part[part["metric"] == metric]
-                draw_points(axes, points, "recovery", COLOURS[metric], offset=offset, label=METRICS[metric])
+                draw_points(axes, points, "recovery", COLOURS[metric], offset=offset, label=METRIC_LABELS[metric])
                 for edge, mark in ((low, "v"), (high, "^")):  # a point off the scale is pointed at
                     beyond = points[points["recovery"] < low if mark == "v" else points["recovery"] > high]
                     if len(beyond):
@@ -98,7 +98,9 @@ def _recovery_map(rows: pd.DataFrame, other: pd.Series, name: str, title: str) -
             axes.set_ylabel("layer")
             axes.set_title(kind, fontsize=10, color=MUTED)
             if i == len(kinds) - 1:
-                figure.colorbar(drawn, ax=axes, label=f"recovery of {METRICS['reference_logprob']}", extend="both")
+                figure.colorbar(
+                    drawn, ax=axes, label=f"recovery of {METRIC_LABELS['reference_logprob']}", extend="both"
+                )
         figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     return figure
 

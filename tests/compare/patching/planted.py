@@ -16,7 +16,7 @@ from lensrl.models.references import answer_mean, references, token_logprobs
 from lensrl.store.file.atomic import new_file
 from lensrl.store.write import Header, write_run
 from lensrl.tasks import evaluation_items, load_task
-from lensrl.train.workshop import parameter_table, probe_items, score_arrays
+from lensrl.train.workshop import parameter_table, probe_items
 from tests.conftest import SMALL
 
 TASK = load_task(SMALL)
@@ -64,7 +64,7 @@ def plant(folder: Path, run: str, base: Base, weights: Weights, layers: Sequence
     )  # fmt: skip
     with new_file(folder / f"{run}.seed-0.h5") as partial:
         write_run(
-            partial, header, parameter_table(base), before, after=after, scores=score_arrays(scores),
+            partial, header, parameter_table(base), before, after=after, scores=scores,
             probe=probe_set(base.tokenizer, chosen),
             activations=capture(base.fresh(weights), base.tokenizer, chosen, base.blocks.n_layers),
         )  # fmt: skip

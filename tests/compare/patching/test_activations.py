@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lensrl.compare.patching.activations import METRICS, Patch, PerItem, logit_difference, patch_activations
+from lensrl.compare.patching.activations import FORCED_METRICS, Patch, PerItem, logit_difference, patch_activations
 from lensrl.models.base import Base
 from lensrl.models.bridge import boot, capture, probe_set
 from lensrl.models.references import reference_logprobs, references
@@ -18,7 +18,7 @@ from tests.conftest import SMALL
 
 ITEMS = evaluation_items(load_task(SMALL), SMALL)[:10]
 Weights = dict[str, torch.Tensor]
-LOGPROB, MARGIN = METRICS.index("reference_logprob"), METRICS.index("logit_difference")
+LOGPROB, MARGIN = FORCED_METRICS.index("reference_logprob"), FORCED_METRICS.index("logit_difference")
 
 
 def moved(base: Base, *parts: int | str, scale: float = 0.05) -> Weights:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lensrl import compare_activations, open_study, patch
-from lensrl.compare.patching.activations import METRICS, Patch, patch_activations
+from lensrl.compare.patching.activations import FORCED_METRICS, Patch, patch_activations
 from lensrl.compare.patching.additivity import additivity_table
 from lensrl.compare.patching.graft import graft
 from lensrl.measures.similarity import linear_cka, relative_l2
@@ -57,7 +57,7 @@ def test_every_kind_and_metric_finds_the_planted_layer(study: Study, *, reverse:
     table = patch(study, from_run="planted", layers=[0, 3, WHERE, 5, 7], reverse=reverse)
     # Later blocks answer to what the planted one does: their outputs hand that over, their weights do not.
     table = table[(table["what"] == "weights") | (table["layer"] <= WHERE)]
-    assert set(table["metric"]) == {"score", *METRICS}
+    assert set(table["metric"]) == {"score", *FORCED_METRICS}
     for row in table.to_dict("records"):
         expected = row["from_value"] if row["layer"] == WHERE else row["into_value"]
         assert row["patched_value"] == pytest.approx(expected, abs=1e-4), row

@@ -9,14 +9,14 @@ import pytest
 import torch
 from transformer_lens.patching import generic_activation_patch, layer_head_vector_patch_setter
 
-from lensrl.compare.patching.activations import METRICS, Patch, patch_activations
+from lensrl.compare.patching.activations import FORCED_METRICS, Patch, patch_activations
 from lensrl.models.base import Base
 from lensrl.models.bridge import boot
 from lensrl.models.references import answer_mean, references, token_logprobs
 from lensrl.store.patch import PatchComponent
 from tests.compare.patching.planted import ITEMS, Weights
 
-LOGPROB = METRICS.index("reference_logprob")
+LOGPROB = FORCED_METRICS.index("reference_logprob")
 
 
 @pytest.fixture(scope="module")
