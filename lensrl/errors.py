@@ -37,6 +37,10 @@ class TooNew(StoreError):
     status = "too new"
 
 
+class Taken(StoreError):
+    """A file that another process is writing, or has written since this process looked."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'steps'?`, or the list of what is known when nothing is near."""
     known = list(known)

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from lensrl import Run, load_recipe, run_study
 from lensrl.errors import LensrlError
 from lensrl.recipe import Recipe
-from lensrl.recipe.runs import RunSpec
+from lensrl.recipe.runs import BASE, RunSpec
 from lensrl_cli.output import console
 
 if TYPE_CHECKING:
@@ -26,11 +26,15 @@ def run(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="The study's folder; by default the recipe's name.")
     ] = None,
+    only: Annotated[
+        str | None,
+        typer.Option("--only", metavar="RUNS", help="Make these runs alone: full-rl,layer-3, or layer-3.seed-1."),
+    ] = None,
 ) -> None:
     """Make every run of a recipe: base, full RL, single layers; scores, weight deltas, activations.
 
     Several recipes are run one after another. Stop it with Ctrl-C at any time: the same command continues with what is
-    missing.
+    missing. The same command in several shells shares the runs among them.
 
     Example: lensrl run runs/tiny.toml
     """
@@ -41,15 +45,15 @@ def run(
             raise LensrlError(f"{path} is a file and the study needs a folder: name one with --out DIR")
     loaded = [load_recipe(path) for path in recipes]  # all of them before the first is run
     for path, recipe in zip(recipes, loaded, strict=True):
-        _run(recipe, out if out is not None else path.with_suffix(""))
+        _run(recipe, out if out is not None else path.with_suffix(""), None if only is None else only.split(","))
 
 
-def _run(recipe: Recipe, folder: Path) -> None:
+def _run(recipe: Recipe, folder: Path, only: list[str] | None) -> None:
     console.print(f"study {folder}: {recipe.model}, {recipe.task.name}, {recipe.rl.algorithm}, {recipe.rl.steps} steps")
     progress = _StudyProgress(recipe.rl.steps, sets=recipe.sets)
     before = signal.signal(signal.SIGINT, progress.interrupt)
     try:
-        run_study(recipe, folder, progress).close()
+        run_study(recipe, folder, progress, only=only).close()
     except KeyboardInterrupt:
         progress.stop()
         console.print("stopped; the same command continues with what is missing")
@@ -114,13 +118,25 @@ class _StudyProgress:
         self._update(spec, 0, "scoring")
 
     def finished(self, spec: RunSpec, run: Run) -> None:
+        self._line(spec, run)
+
+    def made_elsewhere(self, spec: RunSpec, run: Run) -> None:
+        self._line(spec, run, "  made by another process")
+
+    def waiting(self, specs: list[RunSpec]) -> None:
+        """Every other run is there: say on which ones this process waits."""
+        names = ", ".join(f"{spec.name} seed {spec.seed}" if spec.name != BASE else BASE for spec in specs)
+        console.print(escape(f"waiting for other processes: {names}"))
+
+    def _line(self, spec: RunSpec, run: Run, who: str = "") -> None:
+        """A run has its file: one line, and the bar moves on."""
         self.made += 1
         total = self._steps * (self.made - (not self._base_was_there))  # a run that ended early counts as a whole one
         self._bar.update(self._task, completed=total)
-        seed = "" if spec.name == "base" else f"  seed {spec.seed}"
+        seed = "" if spec.name == BASE else f"  seed {spec.seed}"
         score = f"  score {run.score:.3f}" if run.has_scores else ""
         trouble = "" if run.status == "completed" else f"  [red]{run.status}[/red]: {escape(run.reason)}"
-        console.print(f"{self.made:>3}/{self._missing}  {spec.name}{seed}{score}{trouble}")
+        console.print(f"{self.made:>3}/{self._missing}  {escape(spec.name)}{seed}{score}{trouble}{who}")
 
     def _update(self, spec: RunSpec, advance: int, state: str) -> None:
         if self._interrupted:

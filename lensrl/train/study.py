@@ -1,38 +1,58 @@
-"""The order of things: which runs a recipe asks for, which are missing, and making them one by one.
+"""Making a study: which runs its recipe asks for, which of them are missing, and an engine that makes these.
 
-A run is an idempotent task that writes one file. A study that was interrupted continues with what is missing.
+    recipe  ->  plan: base, then full RL, single layers and sets for each seed  ->  jobs for missing runs  ->  engine
+
+A run is an idempotent task that writes one file. The same command continues an interrupted study. Several processes
+that make one study share its runs (`lensrl.train.engine`).
 """
 
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lensrl.errors import LensrlError, StoreError
+from lensrl.errors import LensrlError, Taken, did_you_mean
 from lensrl.recipe import LayerSet, Recipe, read_kept_recipe
-from lensrl.recipe.runs import BASE, RunSpec, plan, set_run
+from lensrl.recipe.runs import BASE, RunSpec, plan
 from lensrl.store.file.atomic import new_file, remove_litter
 from lensrl.store.names import RECIPE_FILE, run_path
 from lensrl.store.run import Run
 from lensrl.store.study import Study
 from lensrl.train.choose import choose_sets
+from lensrl.train.engine import Engine, Here
+from lensrl.train.job import Job, is_made
 from lensrl.train.watch import NoWatcher, Watcher
 
 if TYPE_CHECKING:
     from lensrl.train.workshop import Workshop
 
+PATIENCE = 60.0  # seconds to wait for another process that keeps the same recipe
 
-def run_study(recipe: Recipe, folder: str | Path, watcher: Watcher | None = None) -> Study:
+
+def run_study(
+    recipe: Recipe,
+    folder: str | Path,
+    watcher: Watcher | None = None,
+    *,
+    only: Sequence[str] | None = None,
+    engine: Engine | None = None,
+) -> Study:
     """Make every run of `recipe` that `folder` lacks, and return the study.
 
-    Raises LensrlError when the folder holds a study of another recipe or of another base model, or a damaged file, and
-    for sets that the model cannot have: before any training.
-    A run that diverges or collapses is written with that status, and the study goes on.
+    `only` names the runs to make, as `full-rl` (with every seed) or `layer-3.seed-1`; the study keeps the whole recipe.
+    `engine` makes the runs; by default this process does, one after another (`lensrl.train.engine.Here`).
+
+    Before any training, raises LensrlError when the folder holds a study of another recipe or of another base model, or
+    a damaged file; for sets that the model cannot have; and for a name in `only` that is no run of the recipe. A run
+    that diverges or collapses is written with that status, and the study goes on.
     """
     folder = Path(folder)
     watcher = watcher or NoWatcher()
     _check_recipe(recipe, folder)
+    # 1. The number of layers, the base's fingerprint and the items: from base.h5, else from the model and the task.
     workshop: Workshop | None = None
     base_path = run_path(folder, BASE, 0)
     if base_path.exists():
@@ -43,23 +63,33 @@ def run_study(recipe: Recipe, folder: str | Path, watcher: Watcher | None = None
         workshop = _open_workshop(recipe, folder)
         n_layers, fingerprint = workshop.base.blocks.n_layers, workshop.base.fingerprint
         items = [(item.benchmark, item.id) for item in workshop.items]
+    # 2. The runs to make. Sets that rest on a profile are chosen now, and stay.
     recipe = choose_sets(recipe, n_layers, items, made=_made_sets(recipe, folder))
-    specs = plan(recipe, n_layers)
-    missing = [spec for spec in specs if not _is_done(folder, spec, fingerprint)]
+    specs = _named(plan(recipe, n_layers), only)
+    jobs = [Job(recipe, spec, folder, fingerprint) for spec in specs]
+    missing = [job for job in jobs if not is_made(job)]
     if missing:
         workshop = workshop or _open_workshop(recipe, folder)
-        workshop.prepare(recipe, missing)
+        workshop.check_trains([job.spec for job in missing])
+    # 3. Nothing is wrong with the recipe: keep it, and make the runs.
     _keep_recipe(recipe, folder)
     remove_litter(folder)
-    watcher.planned(specs, missing)
-    if workshop is not None:
-        for spec in missing:
-            path = run_path(folder, spec.name, spec.seed)
-            watcher.started(spec)
-            workshop.make(spec, path, watcher)
-            with Run(path) as run:
-                watcher.finished(spec, run)
+    watcher.planned(specs, [job.spec for job in missing])
+    if missing:
+        (engine or Here(workshop)).make(missing, watcher)
     return Study(folder)
+
+
+def _named(specs: list[RunSpec], only: Sequence[str] | None) -> list[RunSpec]:
+    """The runs that `only` names. Raises LensrlError for a name that no run has."""
+    if only is None:
+        return specs
+    names = {spec: (spec.name, run_path(Path(), spec.name, spec.seed).stem) for spec in specs}
+    known = dict.fromkeys(name for both in names.values() for name in both)
+    unknown = next((name for name in only if name not in known), None)
+    if unknown is not None:
+        raise LensrlError(f"the recipe asks for no run {unknown!r}{did_you_mean(unknown, known)}")
+    return [spec for spec in specs if not {*only}.isdisjoint(names[spec])]
 
 
 def _check_recipe(recipe: Recipe, folder: Path) -> None:
@@ -76,30 +106,22 @@ def _check_recipe(recipe: Recipe, folder: Path) -> None:
 
 
 def _keep_recipe(recipe: Recipe, folder: Path) -> None:
-    with new_file(folder / RECIPE_FILE) as partial:
-        partial.write_text(json.dumps(recipe.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
-
-
-def _is_done(folder: Path, spec: RunSpec, fingerprint: str) -> bool:
-    """Whether the run is there. Raises StoreError for a damaged file, rather than replace what may be rescued."""
-    path = run_path(folder, spec.name, spec.seed)
-    if not path.exists():
-        return False
-    with Run(path) as run:
-        if (run.name, run.seed) != (spec.name, spec.seed):
-            raise StoreError(f"{path} holds the run {run.name} with seed {run.seed}; move it away and run again")
-        if run.fingerprint != fingerprint:
-            raise StoreError(f"{path} was made from another base model than {BASE}.h5; move it away and run again")
-        if run.layer_set is None and spec.layers is not None and tuple(run.layers) != spec.layers:
-            raise StoreError(f"{path} trained layers {run.layers}, not {spec.trained}; move it away and run again")
-        before = spec if run.layer_set is None else set_run(run.name, run.layer_set, run.n_layers, run.seed)
-        if before != spec:
-            raise StoreError(f"{path} trained {before.trained}, not {spec.trained}; name the set differently")
-    return True
+    """Write `recipe.json`, unless the folder has the same one. Wait for a process that is writing it."""
+    path = folder / RECIPE_FILE
+    text = json.dumps(recipe.model_dump(mode="json"), indent=2) + "\n"
+    until = time.monotonic() + PATIENCE
+    while not (path.exists() and path.read_text(encoding="utf-8") == text):
+        try:
+            with new_file(path) as partial:
+                partial.write_text(text, encoding="utf-8")
+        except Taken:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.05)
 
 
 def _made_sets(recipe: Recipe, folder: Path) -> dict[str, LayerSet]:
-    """The sets chosen from a profile that have a run, as they were when it was made."""
+    """The sets that were chosen from a profile and have a run: set -> the choice that the run was made with."""
     found = {}
     for name in (name for name, layer_set in recipe.sets.items() if layer_set.profile is not None):
         for path in sorted(folder.glob(f"{name}.seed-*.h5"))[:1]:
@@ -112,7 +134,7 @@ def _made_sets(recipe: Recipe, folder: Path) -> dict[str, LayerSet]:
 def _open_workshop(recipe: Recipe, folder: Path) -> Workshop:
     from lensrl.train.workshop import Workshop  # torch, transformers and trl, only where there is work for them
 
-    workshop = Workshop(recipe, study=folder.resolve().name)
+    workshop = Workshop(recipe)
     base_path = run_path(folder, BASE, 0)
     if base_path.exists():
         with Run(base_path) as run:

@@ -1,10 +1,9 @@
-"""Making one run: train, check, score, take activations, write."""
+"""The workshop: makes one run after another from one base model. Train, check, score, take activations, write."""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
@@ -23,22 +22,22 @@ from lensrl.store.file.deltas import Parameter, frobenius
 from lensrl.store.file.hdf5 import compression_plugin
 from lensrl.store.origin import check_base, check_items, provenance
 from lensrl.store.run import Run
-from lensrl.store.write import Header, Probe, Scores, write_run
+from lensrl.store.write import Header, write_run
 from lensrl.tasks import AgentTask, Item, Task, evaluation_items, load_task
 from lensrl.tasks.digest import digests_of
+from lensrl.train.job import Job
 from lensrl.train.snapshots import Snapshots
 from lensrl.train.trainer import train
 from lensrl.train.watch import Watcher
 
 
 class Workshop:
-    """What all runs of a study share: the pristine base, the task and the held-out items."""
+    """Makes single runs: train, measure, write. It holds the base model, the task and the held-out items."""
 
-    def __init__(self, recipe: Recipe, *, study: str) -> None:
+    def __init__(self, recipe: Recipe) -> None:
         if recipe.store.compression != "none":
             compression_plugin()  # missed now, not after an hour of training
-        self.recipe = recipe
-        self.study = study
+        self.model = recipe.model
         self.task = load_task(recipe)
         check_enough(self.task, recipe)
         self.items = evaluation_items(self.task, recipe)
@@ -49,98 +48,110 @@ class Workshop:
         self.parameters = parameter_table(self.base)
         self.before = {name: tensor.numpy() for name, tensor in self.base.weights.items()}
 
-    def prepare(self, recipe: Recipe, specs: Sequence[RunSpec]) -> None:
-        """Take over the recipe with its sets chosen. Raises LensrlError for a run that would train nothing."""
-        self.recipe = recipe
+    def check_trains(self, specs: Sequence[RunSpec]) -> None:
+        """Raises LensrlError for a run that would train nothing."""
+        trains = self.base.blocks.trains
         for spec in specs:
-            if spec.layers != () and not any(
-                self.base.blocks.trains(p, spec.layers, spec.component) for p in self.before
-            ):
-                raise LensrlError(f"sets.{spec.name}: {recipe.model} has no {spec.trained}: its blocks have none")
+            if spec.layers != () and not any(trains(name, spec.layers, spec.component) for name in self.before):
+                raise LensrlError(f"sets.{spec.name}: {self.model} has no {spec.trained}: its blocks have none")
 
     def check_same(self, run: Run) -> None:
-        """Raises LensrlError when a run of this study's folder came from another base model or from other items."""
+        """Raises LensrlError when `run` came from another base model or from other items."""
         check_base(run, self.base.name, self.base.fingerprint)
         check_items(run, self.digests)
 
-    def make(self, spec: RunSpec, path: Path, watcher: Watcher) -> None:
-        """Make one run and write its file, which nobody else can make meanwhile.
+    def make(self, job: Job, watcher: Watcher) -> None:
+        """Make one run and write its file.
 
-        Nothing is written when a frozen parameter has moved.
+        Raises Taken when another process makes the run, or has made it. Nothing is written when a frozen parameter has
+        moved, nor for a base that is not the job's.
         """
-        with new_file(path, replace=False) as partial, removed_at_end(scratch_folder(partial)):
-            if spec.name == BASE:
-                self._make_base(spec, partial, watcher)
+        if job.fingerprint != self.base.fingerprint:
+            raise LensrlError(
+                f"{job.path} is to be made from another base model (fingerprint {job.fingerprint[:12]}) than "
+                f"{self.model} is here ({self.base.fingerprint[:12]})"
+            )
+        with new_file(job.path, replace=False) as partial, removed_at_end(scratch_folder(partial)):
+            watcher.started(job.spec)
+            if job.spec.name == BASE:
+                self.keep(job, partial, None, watcher)
             else:
-                self._make_trained(spec, partial, watcher)
+                self._train(job, partial, watcher)
 
-    def _make_base(self, spec: RunSpec, path: Path, watcher: Watcher) -> None:
-        scores, probe, activations = self._measure(spec, {}, watcher)
-        write_run(
-            path, self._header(spec), self.parameters, self.before, scores=scores, probe=probe, activations=activations
-        )  # fmt: skip
+    def keep(
+        self,
+        job: Job,
+        path: Path,
+        weights: Mapping[str, torch.Tensor] | None,
+        watcher: Watcher,
+        *,
+        status: str = "completed",
+        reason: str = "",
+        training: Mapping[str, np.ndarray] | None = None,
+        snapshots: Mapping[int, Mapping[str, np.ndarray]] | None = None,
+        snapshot_steps: Sequence[int] = (),
+    ) -> None:
+        """Measure a model and write its run at `path`, the partial file of `new_file`.
 
-    def _make_trained(self, spec: RunSpec, path: Path, watcher: Watcher) -> None:
-        base, recipe = self.base, self._recipe(spec)
-        snapshots = Snapshots(scratch_folder(path), set(recipe.snapshot_steps) - {recipe.rl.steps})
-        training = train(
-            base, self.task, recipe, layers=spec.layers, component=spec.component, boost=spec.boost, factor=spec.factor,
-            seed=spec.seed, device=self.device,
-            on_step=lambda curve: watcher.stepped(spec, curve), snapshots=snapshots,
-        )  # fmt: skip
-        header = replace(self._header(spec), status=training.status, reason=training.reason)
-        if training.status == "diverged":  # its weights are not numbers: the curve is all there is to keep
-            write_run(path, header, self.parameters, self.before, training=training.curve.arrays())
-            return
-        kept = snapshots.weights(self.before)
-        ended = {len(training.curve)} & set(recipe.snapshot_steps)
-        header = replace(header, snapshots=sorted({*kept, *ended}))
-        weights = {name: p.detach().cpu() for name, p in training.model.named_parameters()}
-        curve = training.curve
-        del training  # on a GPU the trained model would stand beside its copies
-        scores, probe, activations = self._measure(spec, weights, watcher)
-        write_run(
-            path, header, self.parameters, self.before,
-            after={name: tensor.numpy() for name, tensor in weights.items()}, snapshots=kept,
-            training=curve.arrays(), scores=scores, probe=probe, activations=activations,
-        )  # fmt: skip
-
-    def _measure(
-        self, spec: RunSpec, weights: dict[str, torch.Tensor], watcher: Watcher
-    ) -> tuple[Scores, Probe, dict[str, np.ndarray]]:
-        """Scores, probe set and activations of the base with `weights` in it."""
-        watcher.scoring(spec)
-        base = self.base
-        chosen = probe_items(self.items, self.recipe.store.probe_items)
+        `weights` maps every parameter to its tensor, wherever it was trained; None for the base itself. The scores,
+        the log-probabilities and the activations are taken here, by the same code for every run of a study.
+        `snapshots` maps a step to the weights after it; `snapshot_steps` also names the last step, where it counts.
+        """
+        watcher.scoring(job.spec)
+        base, recipe = self.base, job.recipe
+        # Activations and scores each take a fresh copy: TransformerLens changes its model's attention in place.
+        chosen = probe_items(self.items, recipe.store.probe_items)
         activations = capture(
             base.fresh(weights, device=self.device), base.tokenizer, chosen, base.blocks.n_layers
         )  # fmt: skip
-        scores = evaluate(base.fresh(weights, device=self.device), base.tokenizer, self.task, self.items, self.recipe)
-        return scores, probe_set(base.tokenizer, chosen), activations
+        scores = evaluate(base.fresh(weights, device=self.device), base.tokenizer, self.task, self.items, recipe)
+        write_run(
+            path, self._header(job, status=status, reason=reason, snapshots=snapshot_steps), self.parameters,
+            self.before, after=None if weights is None else {name: w.numpy() for name, w in weights.items()},
+            snapshots=snapshots, training=training, scores=scores, probe=probe_set(base.tokenizer, chosen),
+            activations=activations,
+        )  # fmt: skip
 
-    def _recipe(self, spec: RunSpec) -> Recipe:
-        """What the run is made with: the recipe, at the run's own learning rate."""
-        if spec.learning_rate is None:
-            return self.recipe
-        rl = self.recipe.rl.model_copy(update={"learning_rate": spec.learning_rate})
-        return self.recipe.model_copy(update={"rl": rl, "learning_rates": []})
+    def _train(self, job: Job, path: Path, watcher: Watcher) -> None:
+        """Train a run, and write its file at `path`."""
+        spec, recipe = job.spec, run_recipe(job)
+        snapshots = Snapshots(scratch_folder(path), set(recipe.snapshot_steps) - {recipe.rl.steps})
+        training = train(
+            self.base, self.task, recipe, layers=spec.layers, component=spec.component, boost=spec.boost,
+            factor=spec.factor, seed=spec.seed, device=self.device,
+            on_step=lambda curve: watcher.stepped(spec, curve), snapshots=snapshots,
+        )  # fmt: skip
+        status, reason, curve = training.status, training.reason, training.curve
+        if status == "diverged":  # its weights are not numbers: the curve is all there is to keep
+            header = self._header(job, status=status, reason=reason)
+            write_run(path, header, self.parameters, self.before, training=curve.arrays())
+            return
+        kept = snapshots.weights(self.before)
+        ended = {len(curve)} & set(recipe.snapshot_steps)
+        weights = {name: p.detach().cpu() for name, p in training.model.named_parameters()}
+        del training  # on a GPU the trained model would stand beside its copies
+        self.keep(
+            job, path, weights, watcher, status=status, reason=reason, training=curve.arrays(), snapshots=kept,
+            snapshot_steps=sorted({*kept, *ended}),
+        )  # fmt: skip
 
-    def _header(self, spec: RunSpec) -> Header:
-        n_layers = self.base.blocks.n_layers
+    def _header(self, job: Job, *, status: str, reason: str, snapshots: Sequence[int] = ()) -> Header:
+        spec, n_layers = job.spec, self.base.blocks.n_layers
         compute = "bfloat16" if self.device == "cuda" else "float32"
         hardware = torch.cuda.get_device_name() if self.device == "cuda" else f"cpu {platform.machine()}"
         return Header(
-            study=self.study,
+            study=job.folder.resolve().name,
             run=spec.name,
             seed=spec.seed,
             layers=range(n_layers) if spec.layers is None else spec.layers,
-            status="completed",
-            reason="",
-            base=self.recipe.model,
+            status=status,
+            reason=reason,
+            base=self.model,
             fingerprint=self.base.fingerprint,
             n_layers=n_layers,
-            recipe=self._recipe(spec).model_dump_json(),
-            compression=self.recipe.store.compression,
+            recipe=run_recipe(job).model_dump_json(),
+            compression=job.recipe.store.compression,
+            snapshots=snapshots,
             provenance=provenance(
                 device=hardware,
                 dtypes={
@@ -151,6 +162,14 @@ class Workshop:
                 items=self.digests,
             ),
         )
+
+
+def run_recipe(job: Job) -> Recipe:
+    """The recipe that a run is made with: the study's, at the run's own learning rate."""
+    if job.spec.learning_rate is None:
+        return job.recipe
+    rl = job.recipe.rl.model_copy(update={"learning_rate": job.spec.learning_rate})
+    return job.recipe.model_copy(update={"rl": rl, "learning_rates": []})
 
 
 def check_enough(task: Task | AgentTask, recipe: Recipe) -> None:

@@ -85,7 +85,7 @@ def test_an_interrupt_that_a_library_swallows_is_raised_again_at_the_next_step(
 ) -> None:
     asked = []
 
-    def swallowing(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
+    def swallowing(recipe: Recipe, folder: Path, watcher: Watcher, *, only: object) -> None:
         with suppress(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
         asked.append("step")
@@ -96,6 +96,6 @@ def test_an_interrupt_that_a_library_swallows_is_raised_again_at_the_next_step(
     (tmp_path / "study.toml").write_text(RECIPE)
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(typer.Exit) as caught:
-        run([tmp_path / "study.toml"], None)
+        run([tmp_path / "study.toml"])
     assert (caught.value.exit_code, asked) == (130, ["step"])
     assert signal.getsignal(signal.SIGINT) is handler

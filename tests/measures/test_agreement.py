@@ -41,7 +41,7 @@ from lensrl.measures.weights import DeltaMetrics, delta_metrics
 from tests.benchmarks.cka import token_space_cka, torch_cka, two_models
 
 NEAR = 1e-5  # what float32 leaves
-TINY = Path(lensrl.__file__).parent / "tiny" / "qwen3"
+TINY = Path(lensrl.__file__).parent / "models" / "tiny" / "qwen3"
 
 
 def unbiased_hsic(x: np.ndarray, y: np.ndarray) -> float:

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lensrl.errors import LensrlError, StoreError, reason
+from lensrl.errors import LensrlError, StoreError, Taken, reason
 
 # What a killed process leaves in a study's folder, and in the folder of patches inside it; nothing else is ours.
 PARTIALS = (".*.h5.partial", ".*.json.partial", ".*.html.partial", "[!.]*/.*.h5.partial")
@@ -32,8 +32,8 @@ PATIENCE = 0.2  # seconds: whoever only looks whether a partial file is held let
 def new_file(path: Path, *, replace: bool = True) -> Iterator[Path]:
     """Yield a path to write; on success it becomes `path`.
 
-    Raises StoreError when another process is writing `path`, when the disk says no, or, unless `replace`, when `path`
-    is there already.
+    Raises Taken when another process is writing `path`, or, unless `replace`, when `path` is there already. Raises
+    StoreError when the disk says no.
     """
     partial = partial_path(path)
     claim = None
@@ -41,9 +41,9 @@ def new_file(path: Path, *, replace: bool = True) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         claim = _claim(partial, os.O_RDWR | os.O_CREAT, patience=PATIENCE)
         if claim is None:
-            raise StoreError(f"{path} is being written by another process: wait until it has ended, or stop it")
+            raise Taken(f"{path} is being written by another process: wait until it has ended, or stop it")
         if not replace and path.exists():
-            raise StoreError(f"{path} was made by another process meanwhile: run the same command again to go on")
+            raise Taken(f"{path} was made by another process meanwhile: run the same command again to go on")
         if os.fstat(claim).st_size:  # litter of a process that was killed
             os.ftruncate(claim, 0)
         yield partial

@@ -1,0 +1,83 @@
+"""Where runs are made: an engine takes jobs and returns when each of them has its file.
+
+    study.py plans  ->  jobs  ->  an engine  ->  workshop.py makes one run  ->  a run file
+
+`Here` makes the runs one after another in this process. Several processes may share the jobs of one study: each passes
+over a run that another process is making, and looks at it again at the end. Another engine is a class with the same
+method in a file beside this one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from lensrl.errors import Taken
+from lensrl.store.file.atomic import is_being_written
+from lensrl.store.run import Run
+from lensrl.train.job import Job, is_made
+from lensrl.train.watch import Watcher
+
+if TYPE_CHECKING:
+    from lensrl.train.workshop import Workshop
+
+PAUSE = 1.0  # seconds between two looks at the runs that other processes make
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """A place where runs are made."""
+
+    def make(self, jobs: Sequence[Job], watcher: Watcher) -> None:
+        """Return when every job has its run file, whoever made it.
+
+        A run that diverges or collapses is a file, too. Errors propagate; the files made before stay.
+        """
+        ...
+
+
+class Here:
+    """Makes runs one after another in this process. `workshop` is one that is open already."""
+
+    def __init__(self, workshop: Workshop | None = None) -> None:
+        self._workshop = workshop
+
+    def make(self, jobs: Sequence[Job], watcher: Watcher) -> None:
+        """Make every job's run, but for those that other processes make; wait for these at the end.
+
+        A process that ends without its file, killed perhaps, leaves the run to be made here.
+        """
+        waiting, told = list(jobs), False
+        while waiting:
+            left = [job for job in waiting if not self._settle(job, watcher)]
+            if len(left) == len(waiting):  # nothing is left to do but to wait
+                if not told:
+                    watcher.waiting([job.spec for job in left])
+                    told = True
+                time.sleep(PAUSE)
+            waiting = left
+
+    def _settle(self, job: Job, watcher: Watcher) -> bool:
+        """Make a run, unless it is there by now. False while another process is making it."""
+        if is_being_written(job.path):
+            return False
+        if is_made(job):
+            with Run(job.path) as run:
+                watcher.made_elsewhere(job.spec, run)
+            return True
+        try:
+            self._open(job).make(job, watcher)
+        except Taken:  # by a process that was quicker
+            return False
+        with Run(job.path) as run:
+            watcher.finished(job.spec, run)
+        return True
+
+    def _open(self, job: Job) -> Workshop:
+        """The workshop, opened for the first run that is made here: it loads torch and the base model."""
+        if self._workshop is None:
+            from lensrl.train.workshop import Workshop
+
+            self._workshop = Workshop(job.recipe)
+        return self._workshop
