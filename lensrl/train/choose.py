@@ -1,13 +1,13 @@
-"""Which layers `top-K` and `bottom-K` mean: those with the highest or lowest C_l of a profile that was measured before.
+"""Choosing layers by contribution: the layers that `top-K` and `bottom-K` mean, from a profile measured before.
 
     profile (a finished study, or a published table)  ->  C_l of every layer  ->  the K best  ->  the set, in its study
 
-The best of many noisy layers look better than they are where they were chosen (the winner's curse). So a study's items
-are halved (`split_items`): where the profile was measured on items of this study, those of the other half are left out
-of the choice, and the set's contribution is reported on that half alone. Where the two have no item in common (another
-task), and for a published table, whose items are not known, the choice uses everything and the report does, too.
+The best of many noisy layers look better than they are on the items that chose them (the winner's curse). So the items
+of a study are halved (`split_items`). A profile that was measured on items of this study is read without the second
+half; the contribution of the set is reported on the second half alone. A profile without a common item (another task,
+or a published table, whose items are unknown) is read whole, and the contribution is reported on all items.
 
-What was chosen is kept with the study and stays: a profile that grows or goes away changes no set that has a run.
+The choice is kept with the study. A profile that grows or disappears later changes no set that has a run.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ScoredOn = Literal["all", "other half"]
 
 
 class RankedLayers(NamedTuple):
-    """Layer -> C_l, and which items of the study at hand it has not seen."""
+    """Layer -> C_l, and the items of the study at hand on which a set chosen by it is scored."""
 
     contribution: dict[int, float]
     scored_on: ScoredOn
@@ -45,11 +45,11 @@ def choose_sets(
     items: Sequence[tuple[str, str]],
     made: Mapping[str, LayerSet],
 ) -> Recipe:
-    """The recipe with `chosen` filled in for every set that rests on a profile.
+    """Return the recipe with `chosen` filled in for every set that rests on a profile.
 
-    `items` are the study's held-out items, as (benchmark, id); `made` are the sets that have a run already, which keep
-    what was chosen then. Raises LensrlError for a profile that cannot be read, is not finished, is of another number of
-    layers or lacks the contribution of a layer.
+    `items` are the study's held-out items, as (benchmark, id). `made` holds the sets that have a run; they keep the
+    layers that this run trained. Raises LensrlError for a profile that cannot be read, is not finished, has another
+    number of layers, or lacks the contribution of a layer.
     """
     sets = dict(recipe.sets)
     for name, layer_set in recipe.sets.items():
@@ -70,7 +70,10 @@ def choose_sets(
 
 
 def rank_layers(path: Path, n_layers: int, items: Sequence[tuple[str, str]]) -> RankedLayers:
-    """C_l of every layer of a model, from a study's folder or a CSV file, for a study that is scored on `items`."""
+    """Return C_l of every layer, from a study's folder or a CSV file, for a study that is scored on `items`.
+
+    Raises LensrlError for another number of layers, an unfinished study, or a layer without a contribution.
+    """
     if path.is_file():
         table, unseen = read_contributions(path).assign(reason="the table has no number there"), "all"
         _check_layers(path, int(table["layer"].max()) + 1, n_layers)
@@ -91,7 +94,7 @@ def rank_layers(path: Path, n_layers: int, items: Sequence[tuple[str, str]]) -> 
 
 
 def _measured(study: Study, items: Sequence[tuple[str, str]]) -> tuple[pd.DataFrame, ScoredOn]:
-    """The contributions of a study without those of `items` that the set's score will be reported on."""
+    """Return a study's contributions, measured without the items on which the set will be scored."""
     measured = [*study[BASE].items[["benchmark", "item"]].itertuples(index=False, name=None)]
     if set(measured).isdisjoint(items):
         return layer_contributions(study.runs), "all"
