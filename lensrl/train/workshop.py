@@ -26,6 +26,7 @@ from lensrl.store.run import Run
 from lensrl.store.write import Header, Probe, Scores, write_run
 from lensrl.tasks import AgentTask, Item, Task, evaluation_items, load_task
 from lensrl.tasks.digest import digests_of
+from lensrl.train.algorithms import check_algorithm
 from lensrl.train.snapshots import Snapshots
 from lensrl.train.trainer import train
 from lensrl.train.watch import Watcher
@@ -40,6 +41,7 @@ class Workshop:
         self.recipe = recipe
         self.study = study
         self.task = load_task(recipe)
+        check_algorithm(recipe, self.task)
         check_enough(self.task, recipe)
         self.items = evaluation_items(self.task, recipe)
         self.digests = digests_of("train", self.task.items("train")) | digests_of("test", self.items)
