@@ -15,9 +15,7 @@ class Gigpo(Table):
     """The settings of `algorithm = "gigpo"`: the arguments of `lensrl.train.advantages.gigpo_advantages`."""
 
     gamma: Annotated[float, Field(ge=0, le=1)] = 0.95  # discount of the rewards that follow a step
-    step_weight: Annotated[float, Field(ge=0)] = (
-        1.0  # weight of the step's advantage beside the episode's; 0: episodes alone
-    )
+    step_weight: Annotated[float, Field(ge=0)] = 1.0  # of the step's advantage beside the episode's; 0: episodes alone
     normalise: Literal["mean", "mean_std"] = "mean"
     baseline: Literal["trajectories", "steps"] = "trajectories"
 
