@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from lensrl.errors import RecipeError, did_you_mean
 from lensrl.recipe.sets import LayerSet
-from lensrl.recipe.settings import Evaluation, Gigpo, Recipe, Rl, Store
+from lensrl.recipe.settings import Evaluation, Recipe, Rl, Store
 from lensrl.recipe.task_tables import OWN, TASKS, CodeTask, Dataset, MathTask, OwnTask, Source, Task, kind
 
 
@@ -69,7 +69,8 @@ def _complaint(error: ValidationError, data: Any) -> str:
 
 def _known_keys(data: Any) -> list[str]:
     task = TASKS.get(kind(data.get("task")) or "", OwnTask)
-    tables = {"rl": Rl, "rl.gigpo": Gigpo, "evaluation": Evaluation, "store": Store, "task": task}
+    tables = {"rl": Rl, "evaluation": Evaluation, "store": Store, "task": task}
+    tables |= {f"rl.{name}": table for name, table in Rl.algorithm_tables().items()}
     sets = data.get("sets")
     tables |= {f"sets.{name}": LayerSet for name in (sets if isinstance(sets, dict) else ())}
     nested = [f"{table}.{key}" for table, model in tables.items() for key in model.model_fields]

@@ -12,9 +12,9 @@ from lensrl.recipe.task_tables import Task
 
 
 class Gigpo(Table):
-    """What `algorithm = "gigpo"` compares an agent's steps with: see `lensrl.train.advantages.gigpo_advantages`."""
+    """The settings of `algorithm = "gigpo"`: the arguments of `lensrl.train.advantages.gigpo_advantages`."""
 
-    gamma: Annotated[float, Field(ge=0, le=1)] = 0.95  # discount of the return that follows a step
+    gamma: Annotated[float, Field(ge=0, le=1)] = 0.95  # discount of the rewards that follow a step
     step_weight: Annotated[float, Field(ge=0)] = 1.0  # of the step's advantage beside the episode's; 0: episodes alone
     normalise: Literal["mean", "mean_std"] = "mean"
     baseline: Literal["trajectories", "steps"] = "trajectories"
@@ -23,17 +23,24 @@ class Gigpo(Table):
 class Rl(Table):
     """Reinforcement learning with TRL. Every run of a study gets the same budget and the same data order.
 
-    One step samples `prompts_per_step` x `completions_per_prompt` completions and makes one update with them, so that
-    the clipped objective is on-policy. The learning rate is constant: with a schedule, C_l would depend on its shape.
+    One step samples `prompts_per_step` x `completions_per_prompt` completions and makes one update with them, so the
+    clipped objective is on-policy. The learning rate is constant: with a schedule, C_l would depend on its shape.
 
-    `algorithm` is `"grpo"` (arXiv 2402.03300), `"dr_grpo"` (arXiv 2503.20783) or, for tasks in turns, `"gigpo"` (arXiv
-    2505.10978), whose own settings are in the table `gigpo`. Dr. GRPO takes out the two divisions
-    of GRPO: of the advantage by the group's std, and of a completion's loss by its own length. It divides the loss of
-    every completion by `max_completion_tokens` instead. With rewards in [0, 1] both make gradients smaller, so
-    `max_grad_norm` clips less of them.
+    `algorithm` is one of
+
+    - `"grpo"`: arXiv 2402.03300.
+    - `"dr_grpo"`: arXiv 2503.20783. GRPO without the division by the group's std and by a completion's length.
+    - `"rloo"`: arXiv 2402.14740. REINFORCE on whole completions, with the mean of the group's others as the baseline.
+    - `"gigpo"`: arXiv 2505.10978, for tasks in turns only.
+
+    `lensrl.train.algorithms` gives their objectives. GRPO divides the loss of a completion by its length, Dr. GRPO by
+    `max_completion_tokens`, and RLOO by nothing. This matters to `max_grad_norm`. With rewards in [0, 1], Dr. GRPO has
+    smaller gradients than GRPO, so fewer are clipped. RLOO's gradients grow with the completions, so more are clipped.
+
+    A table with the name of an algorithm (`rl.gigpo`) holds settings of this algorithm alone.
     """
 
-    algorithm: Literal["grpo", "dr_grpo", "gigpo"] = "grpo"
+    algorithm: Literal["grpo", "dr_grpo", "gigpo", "rloo"] = "grpo"
     gigpo: Gigpo = Gigpo()
     steps: PositiveInt = 60
     prompts_per_step: PositiveInt = 8
@@ -48,10 +55,22 @@ class Rl(Table):
     micro_batch: PositiveInt | None = None  # completions per backward pass; None: all of a step at once
     gradient_checkpointing: bool = False
 
+    @classmethod
+    def algorithm_tables(cls) -> dict[str, type[Table]]:
+        """Return the table of each algorithm that has settings of its own, by the algorithm's name."""
+        kinds = {name: field.annotation for name, field in cls.model_fields.items()}
+        return {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Table)}
+
+    @property
+    def algorithm_settings(self) -> dict[str, Any]:
+        """Return the values of the chosen algorithm's own table; empty where it has no table."""
+        return getattr(self, self.algorithm).model_dump() if self.algorithm in self.algorithm_tables() else {}
+
     @model_validator(mode="after")
-    def _settings_are_used(self) -> Rl:
-        if self.algorithm != "gigpo" and self.gigpo != Gigpo():
-            raise ValueError(f"the table gigpo is for algorithm = 'gigpo', and this is {self.algorithm!r}")
+    def _tables_are_used(self) -> Rl:
+        for name, kind in self.algorithm_tables().items():
+            if name != self.algorithm and getattr(self, name) != kind():
+                raise ValueError(f"the table {name} is for algorithm = {name!r}, and this is {self.algorithm!r}")
         return self
 
     @model_validator(mode="after")

@@ -5,7 +5,6 @@ A task's module is imported only when a recipe names it: sympy, TextWorld and re
 
 from __future__ import annotations
 
-from lensrl.errors import RecipeError
 from lensrl.recipe import (
     ArithmeticTask,
     CodeTask,
@@ -23,17 +22,8 @@ __all__ = ["AgentTask", "Episode", "Item", "Split", "Task", "Turn", "evaluation_
 
 
 def load_task(recipe: Recipe) -> Task | AgentTask:
-    """The task that a recipe names. Raises RecipeError when the algorithm does not fit it."""
-    task = _open(recipe.task)
-    if recipe.rl.algorithm == "gigpo" and not isinstance(task, AgentTask):
-        raise RecipeError(
-            f"rl.algorithm gigpo compares the steps of an agent, and task {recipe.task.name} has none; "
-            f"use grpo or dr_grpo, or a task in turns (corridor, textworld)"
-        )
-    return task
-
-
-def _open(settings: object) -> Task | AgentTask:
+    """Open the task that a recipe names."""
+    settings = recipe.task
     match settings:
         case ArithmeticTask():
             from lensrl.tasks.arithmetic import Arithmetic
@@ -71,7 +61,7 @@ def _open(settings: object) -> Task | AgentTask:
 
 
 def evaluation_items(task: Task | AgentTask, recipe: Recipe) -> list[Item]:
-    """The held-out items that every run of the study is scored on: the first `evaluation.items` of each benchmark."""
+    """Return the held-out items that score every run of a study: the first `evaluation.items` of each benchmark."""
     kept: list[Item] = []
     taken: dict[str, int] = {}
     for item in task.items("test"):

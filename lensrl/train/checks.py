@@ -1,4 +1,4 @@
-"""What must be true of a model that has been trained."""
+"""Checks of a trained model: its weights and logits are finite, and its frozen parameters have not moved."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from lensrl.tasks import Item
 
 
 @torch.no_grad()
-def finite(model: PreTrainedModel, base: Base, items: Sequence[Item]) -> bool:
-    """Whether a trained model still computes: finite weights, and finite logits on a few training items."""
+def is_finite(model: PreTrainedModel, base: Base, items: Sequence[Item]) -> bool:
+    """Return whether the weights are finite, and the logits on the prompts and references of `items`."""
     if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
         return False
     teacher = references(base.tokenizer, items).to(model.device)
@@ -23,12 +23,13 @@ def finite(model: PreTrainedModel, base: Base, items: Sequence[Item]) -> bool:
 
 
 def check_frozen(model: PreTrainedModel, base: Base, layers: list[int] | None, component: Trained = "block") -> None:
-    """Every tensor that was not to be trained is bit-identical to the base.
+    """Check that every parameter outside the trained part is bit-identical to the base.
 
-    Raises RuntimeError naming the first that is not.
+    `layers` and `component` are those of `train`. Raises RuntimeError with the name of the first parameter that moved.
     """
     for name, parameter in model.named_parameters():
         if not base.blocks.trains(name, layers, component):
+            # As integers: 0.0 and -0.0 differ in a bit, and NaN equals itself.
             before, after = base.weights[name], parameter.detach().cpu()
             if not torch.equal(before.view(torch.int32), after.view(torch.int32)):
                 part = "" if component == "block" else f" ({component})"

@@ -1,4 +1,4 @@
-"""The training curve of a run: one value per step, and where the gradient went."""
+"""The training curve of a run: rewards, loss, gradient norms by layer, time and memory of every step."""
 
 from __future__ import annotations
 
@@ -9,23 +9,28 @@ from jaxtyping import Float64
 
 from lensrl.recipe.layers import OUTSIDE
 
-OF_TURNS = ("turns", "anchor_group_size", "shared_anchor_share")
+TURN_FIELDS = ("turns", "anchor_group_size", "shared_anchor_share")
 
 
 @dataclass
 class TrainingCurve:
-    """One list entry per optimiser step.
+    """A training curve: one list entry per optimiser step.
 
-    `reward_mean` and `reward_std` are over the step's completions, `completion_length` is in tokens,
-    `truncated_share` counts completions that met the length limit, `zero_spread_share` groups whose rewards are all
-    equal (they teach nothing), `step_time` is in seconds, `peak_memory` in bytes (of the GPU where there is one, else
-    of the process). `grad_norm` is the norm before clipping; `layer_grad_norm` the same for each layer and
-    `outside_grad_norm` for embed, final_norm and lm_head.
+    - `reward_mean`, `reward_std`: over the step's completions.
+    - `loss`: as TRL logs it.
+    - `grad_norm`: before clipping. `layer_grad_norm`: the same for each layer. `outside_grad_norm`: the same for embed,
+      final_norm and lm_head.
+    - `completion_length`: mean, in tokens.
+    - `truncated_share`: share of completions that met the length limit; in a task in turns, share of episodes that ran
+      out of turns.
+    - `zero_spread_share`: share of groups whose rewards are all equal (such a group teaches nothing).
+    - `step_time`: in seconds. `peak_memory`: in bytes, of the GPU where there is one, else of the process.
 
-    Of a task in turns: `truncated_share` counts the episodes that ran out of turns, and `turns` is their mean number.
-    Under GiGPO: `anchor_group_size` is the mean number of turns that were taken in one state, and
-    `shared_anchor_share` the share of turns in a state that another turn of the group was taken in, too. These three
-    are empty, and not stored, where they mean nothing.
+    Three more are empty, and not stored, where they do not apply:
+
+    - `turns`: mean turns per episode, in a task in turns.
+    - `anchor_group_size`: mean number of turns taken in one state, under GiGPO.
+    - `shared_anchor_share`: share of turns whose state another turn of the group shares, under GiGPO.
     """
 
     n_layers: int
@@ -48,11 +53,12 @@ class TrainingCurve:
         return len(self.reward_mean)
 
     def arrays(self) -> dict[str, Float64[np.ndarray, "step *rest"]]:
+        """Return the curve as arrays by name: (step,), or (step, layer) and (step, part) for the norms by part."""
         widths = {"layer_grad_norm": self.n_layers, "outside_grad_norm": len(OUTSIDE)}
         return {
             name: np.array(values, np.float64).reshape(-1, widths[name])
             if name in widths
             else np.array(values, np.float64)
             for name, values in vars(self).items()
-            if name != "n_layers" and (values or name not in OF_TURNS)
+            if name != "n_layers" and (values or name not in TURN_FIELDS)
         }

@@ -1,4 +1,4 @@
-"""Recording a training curve while TRL trains, and ending a run that diverges or collapses."""
+"""Recording of a training curve while TRL trains. The recorder ends a run that diverges or collapses."""
 
 from __future__ import annotations
 
@@ -15,22 +15,21 @@ from lensrl.models.blocks import Blocks
 from lensrl.recipe.layers import OUTSIDE
 from lensrl.train.curve import TrainingCurve
 
-COLLAPSE_WINDOW = 10  # steps
-COLLAPSE_SHARE = 0.5
-COLLAPSE_ERRORS = 3  # standard errors
-FIRST, LAST = slice(COLLAPSE_WINDOW), slice(-COLLAPSE_WINDOW, None)
+COLLAPSE_WINDOW = 10  # steps at the start, and the latest steps, whose mean rewards are compared
+COLLAPSE_SHARE = 0.5  # of the reward at the start
+COLLAPSE_ERRORS = 3  # standard errors of the drop
 
 
 class Diverged(Exception):
-    """A loss or gradient that is not finite."""
+    """A reward or gradient is not finite."""
 
 
 class Collapsed(Exception):
-    """A reward that fell far below where it started."""
+    """The reward fell far below the reward at the start."""
 
 
 class Recorder:
-    """Fills a TrainingCurve from the three places of a step where its numbers are known."""
+    """Fills a TrainingCurve: after sampling, before clipping, and at the end of each step."""
 
     def __init__(self, blocks: Blocks, *, group_size: int) -> None:
         self.curve = TrainingCurve(blocks.n_layers)
@@ -39,13 +38,17 @@ class Recorder:
         self._step_started = time.perf_counter()
 
     def step_begins(self) -> None:
+        """Start the clock of a step, and the measurement of its peak memory."""
         self._step_started = time.perf_counter()
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
 
     def record_completions(self, rewards: Sequence[float], lengths: Sequence[int], truncated: Sequence[bool]) -> None:
-        """What a step sampled, group by group. Raises Diverged for a reward that is not finite."""
-        if not np.isfinite(rewards).all():  # TRL would give it the advantage 0 and go on
+        """Record the completions or episodes of a step; rows stand group by group.
+
+        Raises Diverged for a reward that is not finite.
+        """
+        if not np.isfinite(rewards).all():  # TRL would give this completion the advantage 0 and go on
             raise Diverged(f"a reward is not finite at step {len(self.curve) + 1}")
         groups = np.array(rewards, np.float64).reshape(-1, self._group_size)
         curve = self.curve
@@ -56,17 +59,20 @@ class Recorder:
         curve.truncated_share.append(float(np.mean(truncated)))
 
     def record_turns(self, counts: Sequence[int]) -> None:
-        """How many turns each episode of a step took."""
+        """Record the number of turns of each episode of a step."""
         self.curve.turns.append(float(np.mean(counts)))
 
     def record_anchors(self, group: Sequence[int], anchor: Sequence[Hashable]) -> None:
-        """The states of a step's turns, and the group that each turn belongs to."""
+        """Record how often turns share a state: the group and the state of each turn of a step."""
         sizes = Counter(zip(group, anchor, strict=True))
         self.curve.anchor_group_size.append(len(anchor) / len(sizes))
         self.curve.shared_anchor_share.append(sum(n for n in sizes.values() if n > 1) / len(anchor))
 
     def record_gradients(self, model: torch.nn.Module) -> None:
-        """Norms before clipping, per layer and outside. Raises Diverged before the optimiser could use them."""
+        """Record the gradient norms before clipping, of every layer and of the parts outside the layers.
+
+        Raises Diverged for a norm that is not finite, before the optimiser uses the gradient.
+        """
         squares: dict[int | str, torch.Tensor] = {}
         for name, parameter in model.named_parameters():
             if parameter.grad is not None:
@@ -83,7 +89,10 @@ class Recorder:
             raise Diverged(f"the gradient is not finite at step {len(self.curve.grad_norm)}")
 
     def step_ends(self, loss: float) -> None:
-        """Raises Collapsed when the recent reward is under half of what it was at the start, beyond its noise."""
+        """Record the end of a step.
+
+        Raises Collapsed when the recent reward is far below the reward at the start.
+        """
         curve = self.curve
         curve.loss.append(loss)
         curve.step_time.append(time.perf_counter() - self._step_started)
@@ -93,17 +102,22 @@ class Recorder:
             else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
         )
         if len(curve) >= 2 * COLLAPSE_WINDOW:
-            self._check_reward(*(np.array(curve.reward_mean[part]) for part in (FIRST, LAST)))
+            rewards = np.array(curve.reward_mean)
+            self._check_reward(first=rewards[:COLLAPSE_WINDOW], last=rewards[-COLLAPSE_WINDOW:])
 
-    def _check_reward(self, first: Float64[np.ndarray, " step"], last: Float64[np.ndarray, " step"]) -> None:
-        """Where the start earned nothing, penalties perhaps, there is nothing to lose; and a few completions that were
-        right by luck are not missed: the fall is more than three of its standard errors.
+    def _check_reward(self, *, first: Float64[np.ndarray, " step"], last: Float64[np.ndarray, " step"]) -> None:
+        """Raise Collapsed when the mean of `last` is under half the mean of `first`, by more than 3 standard errors.
+
+        `first` and `last` are the mean rewards of the first and of the last 10 steps. A start with a mean of 0 or below
+        (penalties) cannot collapse: it has nothing to lose. The standard errors keep a few lucky completions at the
+        start from counting as a loss.
         """
-        before, now = first.mean(), last.mean()
-        noise = np.sqrt((first.var(ddof=1) + last.var(ddof=1)) / COLLAPSE_WINDOW)
-        if before > 0 and now < COLLAPSE_SHARE * before and before - now > COLLAPSE_ERRORS * noise:
+        at_start, now = first.mean(), last.mean()
+        standard_error = np.sqrt((first.var(ddof=1) + last.var(ddof=1)) / COLLAPSE_WINDOW)
+        drop = at_start - now
+        if at_start > 0 and now < COLLAPSE_SHARE * at_start and drop > COLLAPSE_ERRORS * standard_error:
             step = len(self.curve)
             raise Collapsed(
                 f"the mean reward of steps {step - COLLAPSE_WINDOW + 1} to {step} is {now:.3f}, "
-                f"under half of the {before:.3f} of the first {COLLAPSE_WINDOW}"
+                f"under half of the {at_start:.3f} of the first {COLLAPSE_WINDOW}"
             )

@@ -1,7 +1,9 @@
-"""What a training step samples, and what TRL is told about it: completions of prompts, or episodes of an agent's task.
+"""Sampling of a training step: completions of prompts, or episodes of an agent's task.
 
-TRL samples completions itself and asks for their rewards. Episodes are played here and handed to TRL as long
-completions in which the tokens of the environment are masked: TRL's `rollout_func` and its `env_mask`.
+TRL samples completions itself and asks for their rewards. Episodes are played here. TRL receives an episode as one long
+completion with the environment's tokens masked, through its `rollout_func` and `env_mask`.
+
+Both kinds of sampling also compute the advantages of a step, for an algorithm that replaces TRL's.
 """
 
 from __future__ import annotations
@@ -16,31 +18,36 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lensrl.models.generation import sampling_settings, stop_tokens, turn_ends
 from lensrl.models.rollouts import Rollout, play
-from lensrl.recipe import Recipe
+from lensrl.recipe import Recipe, Rl
 from lensrl.tasks import AgentTask, Item, Task, batch
-from lensrl.train.advantages import gigpo_advantages
+from lensrl.train.algorithms import ALGORITHMS
 from lensrl.train.recorder import Recorder
 
 
 @runtime_checkable
 class Sampling(Protocol):
-    """What `lensrl.train.trainer.Trainer` needs to know about a task."""
+    """The part of training that depends on the kind of task: prompts, rewards and advantages."""
 
     rollout_func: Any  # TRL's; None: TRL samples one completion per prompt itself
 
-    def prompts(self) -> Dataset: ...
+    def prompts(self) -> Dataset:
+        """Return TRL's training set: the columns `id` and `prompt`, one row per training item."""
+        ...
 
     def reward(self, completions: list[str], completion_ids: list[list[int]], id: list[str], **_: Any) -> list[float]:
-        """TRL's reward function, called once per step with every row of it, group by group."""
+        """Return the reward of every row of a step. TRL calls this once per step, with the rows group by group."""
         ...
 
     def advantages(self, width: int) -> torch.Tensor | None:
-        """Advantages of the step's tokens, (row, width), where they are not those that TRL computes from rewards."""
+        """Return the advantages of the latest rewarded step, or None where TRL's own are meant.
+
+        The shape is (row,), or (row, width) where tokens of a row differ; `width` is that of TRL's padded completions.
+        """
         ...
 
 
 class Completions:
-    """One completion per prompt."""
+    """Sampling of a task with one completion per prompt."""
 
     rollout_func = None
 
@@ -48,26 +55,28 @@ class Completions:
         self, task: Task, recipe: Recipe, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, recorder: Recorder
     ) -> None:
         self._task = task
+        self._rl = recipe.rl
         self._items = {item.id: item for item in task.items("train")}
         self._stop_tokens = set(stop_tokens(model, tokenizer))
-        self._max_tokens = recipe.rl.max_completion_tokens
         self._recorder = recorder
+        self._rewards: list[float] = []  # of the current step
 
     def prompts(self) -> Dataset:
         return Dataset.from_list([{"id": item.id, "prompt": item.prompt} for item in self._items.values()])
 
     def reward(self, completions: list[str], completion_ids: list[list[int]], id: list[str], **_: Any) -> list[float]:
-        rewards = batch.rewards(self._task, [self._items[i] for i in id], completions)
-        cut = [len(ids) >= self._max_tokens and ids[-1] not in self._stop_tokens for ids in completion_ids]
-        self._recorder.record_completions(rewards, [len(ids) for ids in completion_ids], cut)
-        return rewards
+        limit = self._rl.max_completion_tokens
+        truncated = [len(ids) >= limit and ids[-1] not in self._stop_tokens for ids in completion_ids]
+        self._rewards = batch.rewards(self._task, [self._items[i] for i in id], completions)
+        self._recorder.record_completions(self._rewards, [len(ids) for ids in completion_ids], truncated)
+        return self._rewards
 
-    def advantages(self, width: int) -> None:
-        return None
+    def advantages(self, width: int) -> torch.Tensor | None:
+        return row_advantages(self._rewards, self._rl)
 
 
 class Episodes:
-    """One episode per prompt, played turn by turn. The reward of an episode is the sum of its turns' rewards."""
+    """Sampling of a task in turns: one episode per prompt. An episode's reward is the sum of its turns' rewards."""
 
     def __init__(
         self,
@@ -78,64 +87,82 @@ class Episodes:
         recorder: Recorder,
     ) -> None:
         self._task = task
-        self._recipe = recipe
+        self._rl = recipe.rl
         self._model = model
         self._tokenizer = tokenizer
         self._items: Mapping[str, Item] = {item.id: item for item in task.items("train")}
         self._recorder = recorder
-        self._played: Sequence[Rollout] = ()
-        self._turn = sampling_settings(
+        self._rollouts: Sequence[Rollout] = ()  # of the current step
+        self._turn_settings = sampling_settings(
             turn_ends(model, tokenizer), tokenizer, max_tokens=recipe.rl.max_completion_tokens,
             temperature=recipe.rl.temperature,
         )  # fmt: skip
-        self._turn.remove_invalid_values = True  # as in `grpo_config`
+        self._turn_settings.remove_invalid_values = True  # as in `grpo_config`
 
     def prompts(self) -> Dataset:
-        return Dataset.from_list([{"id": i, "prompt": i} for i in self._items])  # two items may begin alike
+        # TRL hands the "prompt" to `rollout_func`: the id tells apart two items that begin alike.
+        return Dataset.from_list([{"id": i, "prompt": i} for i in self._items])
 
     def rollout_func(self, ids: list[str], trainer: Any) -> dict[str, Any]:
-        self._model.eval()  # keys and values are kept only where nothing is checkpointed
-        self._played = play(self._model, self._tokenizer, self._task, [self._items[i] for i in ids], self._turn)
+        """Play one episode of every item, and return the episodes as TRL's completions."""
+        self._model.eval()  # with gradient checkpointing, a model in training mode keeps no keys and values
+        items = [self._items[i] for i in ids]
+        self._rollouts = play(self._model, self._tokenizer, self._task, items, self._turn_settings)
         self._model.train()
         return {
-            "prompt_ids": [rollout.prompt for rollout in self._played],
-            "completion_ids": [rollout.tokens for rollout in self._played],
-            "env_mask": [[int(turn >= 0) for turn in rollout.turn] for rollout in self._played],
+            "prompt_ids": [rollout.prompt for rollout in self._rollouts],
+            "completion_ids": [rollout.tokens for rollout in self._rollouts],
+            "env_mask": [[int(turn >= 0) for turn in rollout.turn] for rollout in self._rollouts],
             "logprobs": None,  # the policy has not changed between sampling and the update
         }
 
     def reward(self, completions: list[str], completion_ids: list[list[int]], id: list[str], **_: Any) -> list[float]:
-        played = self._played
-        rewards = [sum(rollout.rewards) for rollout in played]
+        rewards = self._episode_rewards()
         self._recorder.record_completions(
-            rewards, [rollout.length for rollout in played], [not rollout.done for rollout in played]
+            rewards, [rollout.length for rollout in self._rollouts], [not rollout.done for rollout in self._rollouts]
         )
-        self._recorder.record_turns([len(rollout.rewards) for rollout in played])
+        self._recorder.record_turns([len(rollout.rewards) for rollout in self._rollouts])
         return rewards
 
     def advantages(self, width: int) -> torch.Tensor | None:
-        rl = self._recipe.rl
-        if rl.algorithm != "gigpo":
-            return None
-        rewards = np.array([reward for rollout in self._played for reward in rollout.rewards])
-        trajectory = [i for i, rollout in enumerate(self._played) for _ in rollout.rewards]
-        group = [i // rl.completions_per_prompt for i in trajectory]
-        anchor = [anchor for rollout in self._played for anchor in rollout.anchors]
-        of_steps = gigpo_advantages(rewards, trajectory, group, anchor, **rl.gigpo.model_dump()).total
+        algorithm = ALGORITHMS[self._rl.algorithm]
+        if algorithm.advantages is None or not algorithm.in_turns:
+            return row_advantages(self._episode_rewards(), self._rl)
+        # One entry per turn, the turns of all episodes one after another.
+        rewards = np.array([reward for rollout in self._rollouts for reward in rollout.rewards])
+        trajectory = [i for i, rollout in enumerate(self._rollouts) for _ in rollout.rewards]
+        group = [i // self._rl.completions_per_prompt for i in trajectory]
+        anchor = [anchor for rollout in self._rollouts for anchor in rollout.anchors]
         self._recorder.record_anchors(group, anchor)
-        return spread(of_steps, [rollout.turn for rollout in self._played], width)
+        of_turns = algorithm.advantages(rewards, trajectory, group, anchor, **self._rl.algorithm_settings)
+        return spread_over_tokens(of_turns, [rollout.turn for rollout in self._rollouts], width)
+
+    def _episode_rewards(self) -> list[float]:
+        return [sum(rollout.rewards) for rollout in self._rollouts]
 
 
-def spread(of_steps: np.ndarray, turns: Sequence[Sequence[int]], width: int) -> torch.Tensor:
-    """The advantage of every turn on each of its tokens, (row, width); 0 on the environment's and on padding.
+def row_advantages(rewards: Sequence[float], rl: Rl) -> torch.Tensor | None:
+    """Return one advantage per completion or episode, (row,), or None where TRL's own are meant.
 
-    `of_steps` holds the turns of all rows one after another; `turns` says of every token which turn of its row it
-    belongs to, -1 for none.
+    Rows stand group by group, `rl.completions_per_prompt` to a group.
+    """
+    algorithm = ALGORITHMS[rl.algorithm]
+    if algorithm.advantages is None:
+        return None
+    group = np.arange(len(rewards)) // rl.completions_per_prompt
+    return torch.from_numpy(algorithm.advantages(np.array(rewards), group, **rl.algorithm_settings))
+
+
+def spread_over_tokens(turn_advantages: np.ndarray, turns: Sequence[Sequence[int]], width: int) -> torch.Tensor:
+    """Give every token the advantage of its turn, (row, width); 0 for the environment's tokens and for padding.
+
+    `turn_advantages` holds the turns of all rows one after another. `turns` has, for each row, the turn of each token,
+    counted within the row; -1 for a token of the environment.
     """
     advantages = torch.zeros(len(turns), width)
-    start = 0
-    for row, of_tokens in enumerate(turns):
-        index = np.array(of_tokens)
-        advantages[row, : len(index)] = torch.from_numpy(np.where(index >= 0, of_steps[start + index], 0.0))
-        start += int(index.max()) + 1
+    start = 0  # of the row's turns in `turn_advantages`
+    for row, turn_of_token in enumerate(turns):
+        turn = np.array(turn_of_token)
+        advantages[row, : len(turn)] = torch.from_numpy(np.where(turn >= 0, turn_advantages[start + turn], 0.0))
+        start += int(turn.max()) + 1
     return advantages

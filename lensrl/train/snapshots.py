@@ -1,4 +1,4 @@
-"""Weights on the way: what a run has trained after some of its steps, kept on disk until its file is written."""
+"""Snapshots: the trained weights after some of a run's steps, kept on disk until the run's file is written."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from transformers import PreTrainedModel
 
 
 class Snapshots:
-    """Keeps the trained parameters of a model after each of `steps`, one safetensors file a step in `folder`."""
+    """Keeps the trained parameters of a model after each of `steps`: one safetensors file per step in `folder`."""
 
     def __init__(self, folder: Path, steps: Collection[int]) -> None:
         self._folder = folder
         self._steps = steps
         self._kept: dict[int, Path] = {}
 
-    def after(self, step: int, model: PreTrainedModel) -> None:
-        """To be called after every step."""
+    def keep(self, step: int, model: PreTrainedModel) -> None:
+        """Save the trained parameters if `step` is one of the steps to keep. To be called after every step."""
         if step in self._steps:
             self._folder.mkdir(exist_ok=True)
             path = self._folder / f"{step}.safetensors"
@@ -30,15 +30,15 @@ class Snapshots:
             self._kept[step] = path
 
     def weights(self, before: Mapping[str, Float32[np.ndarray, "..."]]) -> dict[int, KeptWeights]:
-        """Step -> the weights after it."""
+        """Return the kept weights by step. `before` are the weights of the base, for the parameters left frozen."""
         return {step: KeptWeights(path, before) for step, path in self._kept.items()}
 
 
 class KeptWeights(Mapping[str, np.ndarray]):
-    """All weights of a model after a step, read one by one: the base's own where nothing was trained."""
+    """All weights of a model after a step, read one by one from disk; the base's where a parameter was frozen."""
 
     def __init__(self, path: Path, before: Mapping[str, Float32[np.ndarray, "..."]]) -> None:
-        self._file = safe_open(path, framework="pt")  # which maps the file: nothing is copied
+        self._file = safe_open(path, framework="pt")  # maps the file, so nothing is copied until it is read
         self._trained = set(self._file.keys())
         self._before = before
 

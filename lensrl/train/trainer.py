@@ -1,29 +1,9 @@
 """RL with TRL's GRPOTrainer on all parameters or on chosen layers.
 
-GRPO as published (Shao et al. 2024, arXiv 2402.03300, eq. 3): for a group of G completions of one prompt with rewards
-r_i, the advantage of every token of completion i is
+`train` makes one run: a fresh copy of the base, frozen where it should be, trained with the algorithm of the recipe.
+`lensrl.train.algorithms` gives the objective of each algorithm, and `lensrl.train.advantages` the advantages.
 
-    A_i = (r_i - mean(r)) / (std(r) + 1e-4)
-
-and the objective is the clipped importance ratio times A_i, averaged over a completion's tokens and then over
-completions: (1/B) sum_i (1/|o_i|) sum_t.
-
-Dr. GRPO (Liu et al. 2025, arXiv 2503.20783) removes two divisions that favour some completions over others:
-by the std, which favours prompts whose rewards hardly differ, and by the completion's length, which makes a long wrong
-answer cost less per token than a short one:
-
-    A_i = r_i - mean(r)                       and  (1/(B L)) sum_i sum_t
-
-where L is a constant. TRL takes `max_completion_length`, as the paper does, not the longest completion of the batch: a
-recipe's `max_completion_tokens` scales the loss. Adam takes a scale out again, but `max_grad_norm` does not.
-
-GiGPO (Feng et al. 2025, arXiv 2505.10978) trains agents: every turn has an advantage of its own, of its episode among
-the group's plus of the turn among turns taken in the same state (`lensrl.train.advantages.gigpo_advantages`), on every
-token that the model wrote in it. The loss is the mean over all such tokens of a step, the default of verl, which the
-authors' code builds on. There each turn is a row of its own; here an episode is one row, with its history as it was.
-
-TRL's own defaults are another algorithm (DAPO), so every setting that matters is given here. Both halves are needed:
-`loss_type="dr_grpo"` alone keeps dividing by the std.
+The defaults of TRL are another algorithm (DAPO), so `grpo_config` sets every value that matters.
 """
 
 from __future__ import annotations
@@ -48,25 +28,20 @@ from lensrl.models.base import Base
 from lensrl.models.blocks import train_only
 from lensrl.recipe import Recipe, Trained
 from lensrl.tasks import AgentTask, Task
-from lensrl.train.checks import check_frozen, finite
+from lensrl.train.algorithms import ALGORITHMS
+from lensrl.train.checks import check_frozen, is_finite
 from lensrl.train.curve import TrainingCurve
 from lensrl.train.recorder import Collapsed, Diverged, Recorder
 from lensrl.train.sampling import Completions, Episodes, Sampling
 from lensrl.train.snapshots import Snapshots
 
 Status = Literal["completed", "collapsed", "diverged"]
-# algorithm -> TRL's (loss_type, scale_rewards): how token losses are averaged, and what divides the advantages
-LOSSES: dict[str, tuple[str, Literal["group", "none"]]] = {
-    "grpo": ("grpo", "group"),
-    "dr_grpo": ("dr_grpo", "none"),
-    "gigpo": ("dapo", "none"),  # TRL's name for the mean over tokens; the advantages are replaced
-}
 OnStep = Callable[[TrainingCurve], None]
 
 
 @dataclass(frozen=True)
 class Training:
-    """A trained model with how it went. `reason` says why a run that is not `completed` ended."""
+    """The result of training. `reason` explains a status other than `completed`, and is empty otherwise."""
 
     model: PreTrainedModel
     status: Status
@@ -88,21 +63,27 @@ def train(
     on_step: OnStep | None = None,
     snapshots: Snapshots | None = None,
 ) -> Training:
-    """Train a fresh copy of the base: all of it (`layers=None`) or the given layers, everything else frozen.
+    """Train a fresh copy of the base: all of it (`layers=None`) or the given layers, with everything else frozen.
 
-    `component` trains the attention or the MLP of the layers alone; the layers in `boost` learn at `factor` times the
-    recipe's learning rate.
+    `component` limits training to the attention or the MLP of the layers. The layers in `boost` learn at `factor` times
+    the recipe's learning rate. `on_step` receives the curve after every step. `snapshots` keeps weights on the way.
 
-    Runs that share `recipe` and `seed` see the same prompts in the same order. Raises RuntimeError when a parameter
-    that should be frozen has moved by a single bit, and when training ended before its last step for no reason.
+    Runs with the same `recipe` and `seed` see the same prompts in the same order. A run that diverges or collapses is
+    returned with this status.
+
+    Raises RuntimeError when a frozen parameter has moved by a single bit, and when training ends before its last step
+    without a reason.
     """
+    # A copy of the base in which exactly the chosen parameters have gradients.
     chosen = None if layers is None else sorted(layers)
     model = base.fresh(device=device)
     train_only(model, base.blocks, chosen, component)
     count_positions(model)
     recorder = Recorder(base.blocks, group_size=recipe.rl.completions_per_prompt)
-    of_task = Episodes if isinstance(task, AgentTask) else Completions
-    sampling = of_task(task, recipe, model, base.tokenizer, recorder)  # pyright: ignore[reportArgumentType]
+    sampling_kind = Episodes if isinstance(task, AgentTask) else Completions
+    sampling = sampling_kind(task, recipe, model, base.tokenizer, recorder)  # pyright: ignore[reportArgumentType]
+
+    # Training itself. TRL needs a folder even where it saves nothing.
     status, reason = "completed", ""
     with tempfile.TemporaryDirectory(prefix="lensrl-") as scratch, _quiet():
         trainer = Trainer(
@@ -116,31 +97,36 @@ def train(
         )
         trainer.remove_callback(PrinterCallback)
         trainer.remove_callback(ProgressCallback)
-        trainer.add_callback(_Steps(recorder, on_step, snapshots))
+        trainer.add_callback(_StepCallback(recorder, on_step, snapshots))
         try:
             trainer.train()
         except Collapsed as error:
             status, reason = "collapsed", str(error)
         except Diverged as error:
             status, reason = "diverged", str(error)
+
+    # Checks, because a study compares runs only if each trained for its whole budget and moved nothing else.
     if status == "completed" and len(recorder.curve) != recipe.rl.steps:
         raise RuntimeError(f"training ended after {len(recorder.curve)} of {recipe.rl.steps} steps")
     check_frozen(model, base, chosen, component)
-    if status == "completed" and not finite(model, base, task.items("train")[:8]):
+    if status == "completed" and not is_finite(model, base, task.items("train")[:8]):
         status, reason = "diverged", f"the weights or logits are not finite after step {len(recorder.curve)}"
     return Training(model, status, reason, recorder.curve)
 
 
 def grpo_config(recipe: Recipe, *, seed: int, device: str, output_dir: str) -> GRPOConfig:
-    """TRL's settings for a recipe: its algorithm as published, on-policy, constant learning rate, nothing saved."""
+    """Return TRL's settings for a recipe: the published algorithm, on-policy, at a constant learning rate.
+
+    TRL saves and reports nothing.
+    """
     rl = recipe.rl
     completions = rl.prompts_per_step * rl.completions_per_prompt
     micro_batch = rl.micro_batch or completions
-    loss_type, scale_rewards = LOSSES[rl.algorithm]
+    algorithm = ALGORITHMS[rl.algorithm]
     return GRPOConfig(
         output_dir=output_dir,
-        loss_type=loss_type,
-        scale_rewards=scale_rewards,
+        loss_type=algorithm.loss_type,
+        scale_rewards=algorithm.scale_rewards,
         importance_sampling_level="token",
         beta=rl.kl_beta,
         use_bias_correction_kl=False,
@@ -155,7 +141,7 @@ def grpo_config(recipe: Recipe, *, seed: int, device: str, output_dir: str) -> G
         temperature=rl.temperature,
         top_p=1.0,
         top_k=0,
-        # Broken weights must end in a gradient that the recorder sees, not in a sampler that fails (on CUDA, for good).
+        # Broken weights must reach the recorder as a gradient. Otherwise the sampler fails, on CUDA beyond recovery.
         generation_kwargs={"remove_invalid_values": True},
         learning_rate=rl.learning_rate,
         lr_scheduler_type="constant",
@@ -173,7 +159,7 @@ def grpo_config(recipe: Recipe, *, seed: int, device: str, output_dir: str) -> G
         dataloader_pin_memory=device == "cuda",
         logging_strategy="steps",
         logging_steps=1,
-        logging_nan_inf_filter=False,  # a NaN must be seen, not averaged away
+        logging_nan_inf_filter=False,  # the recorder must see a NaN, not an average without it
         save_strategy="no",
         eval_strategy="no",
         report_to="none",
@@ -184,9 +170,10 @@ def grpo_config(recipe: Recipe, *, seed: int, device: str, output_dir: str) -> G
 
 
 class Trainer(GRPOTrainer):
-    """GRPOTrainer that takes what it samples from `sampling`, and shows the gradients to a recorder before clipping.
+    """A GRPOTrainer with prompts, rewards and advantages from `sampling`, and gradients shown to a recorder.
 
-    `boosted` parameters learn at `factor` times the learning rate; everything else of their group stays as it is.
+    The recorder sees the gradients before they are clipped. The parameters in `boosted` learn at `factor` times the
+    learning rate; the other settings of their parameter group stay the same.
     """
 
     def __init__(
@@ -204,27 +191,30 @@ class Trainer(GRPOTrainer):
             rollout_func=sampling.rollout_func,
             **arguments,
         )
-        if self.ref_model is not None:  # of the KL term: TRL loads it anew
+        if self.ref_model is not None:  # the KL term's reference, which TRL loads itself
             count_positions(self.accelerator.unwrap_model(self.ref_model))
         self._sampling = sampling
         self._recorder = recorder
-        self._boosted = {id(parameter) for parameter in boosted}
+        self._boosted_ids = {id(parameter) for parameter in boosted}
         self._factor = factor
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """Split every parameter group into its parameters at the learning rate and its boosted ones."""
         optimizer = super().create_optimizer(model)
         rates = {False: self.args.learning_rate, True: self.args.learning_rate * self._factor}
         optimizer.param_groups[:] = [
             group | {"params": parameters, "lr": rate}
             for group in optimizer.param_groups
             for boosted, rate in rates.items()
-            if (parameters := [p for p in group["params"] if (id(p) in self._boosted) is boosted])
+            if (parameters := [p for p in group["params"] if (id(p) in self._boosted_ids) is boosted])
         ]
         return optimizer
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        """Replace TRL's advantages. TRL has no hook for them, and accepts the shapes (row,) and (row, token)."""
         output = super()._generate_and_score_completions(inputs)
-        # Here rows are still in the order in which they were sampled; TRL shuffles them afterwards.
+        # Rows are still in the order of sampling. TRL shuffles them next, each with its advantages, and then cuts the
+        # step into micro-batches.
         advantages = self._sampling.advantages(output["completion_ids"].shape[1])
         if advantages is not None:
             output["advantages"] = advantages.to(output["advantages"])
@@ -235,8 +225,8 @@ class Trainer(GRPOTrainer):
         return super()._clip_grad_norm(model)
 
 
-class _Steps(TrainerCallback):
-    """Marks the beginning and end of each step for the recorder and for whoever watches."""
+class _StepCallback(TrainerCallback):
+    """Tells the recorder, `on_step` and the snapshots where a step begins and ends."""
 
     def __init__(self, recorder: Recorder, on_step: OnStep | None, snapshots: Snapshots | None) -> None:
         self._recorder = recorder
@@ -248,7 +238,7 @@ class _Steps(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         if self._snapshots is not None:
-            self._snapshots.after(state.global_step, model)
+            self._snapshots.keep(state.global_step, model)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if logs and "loss" in logs:  # the summary at the end of training has none
@@ -258,15 +248,18 @@ class _Steps(TrainerCallback):
 
 
 def count_positions(model: PreTrainedModel) -> None:
-    """Count positions from a row's first token when a forward pass is given padded rows and no positions.
+    """Make a model count positions from the first real token of each row, where a call gives a mask and no positions.
 
-    TRL pads prompts on the left and gives no positions for its log-probabilities. Rotary models do not mind; a model
-    with learned positions (GPT-2) would be trained on the log-probabilities of other positions than it sampled from.
+    TRL pads prompts on the left, and gives no positions when it computes log-probabilities. Rotary models do not
+    notice. A model with learned positions (GPT-2) would be trained at other positions than it was sampled at.
+
+    A forward hook adds the positions. It leaves alone calls with positions or with cached keys and values, and models
+    without `position_ids`.
     """
     if "position_ids" not in inspect.signature(model.forward).parameters:
         return
 
-    def fill(
+    def add_positions(
         _: torch.nn.Module, arguments: tuple[Any, ...], given: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         mask = given.get("attention_mask")
@@ -274,12 +267,12 @@ def count_positions(model: PreTrainedModel) -> None:
             given["position_ids"] = (mask.long().cumsum(-1) - 1).clamp(min=0)
         return arguments, given
 
-    model.register_forward_pre_hook(fill, with_kwargs=True)
+    model.register_forward_pre_hook(add_positions, with_kwargs=True)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence what TRL and its libraries say about settings that are given on purpose."""
+    """Silence the warnings of TRL and its libraries about settings that are meant."""
     loggers = [logging.getLogger(name) for name in ("transformers", "trl", "accelerate")]
     levels = [logger.level for logger in loggers]
     datasets_logging.disable_progress_bar()

@@ -25,6 +25,7 @@ from lensrl.store.run import Run
 from lensrl.store.write import Header, write_run
 from lensrl.tasks import AgentTask, Item, Task, evaluation_items, load_task
 from lensrl.tasks.digest import digests_of
+from lensrl.train.algorithms import check_algorithm
 from lensrl.train.job import Job
 from lensrl.train.snapshots import Snapshots
 from lensrl.train.trainer import train
@@ -39,6 +40,7 @@ class Workshop:
             compression_plugin()  # missed now, not after an hour of training
         self.model = recipe.model
         self.task = load_task(recipe)
+        check_algorithm(recipe, self.task)
         check_enough(self.task, recipe)
         self.items = evaluation_items(self.task, recipe)
         self.digests = digests_of("train", self.task.items("train")) | digests_of("test", self.items)

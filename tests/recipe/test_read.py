@@ -22,17 +22,19 @@ def load(folder: Path, text: str) -> Recipe:
 
 
 def test_there_are_shipped_recipes() -> None:
-    assert {path.stem for path in RECIPES} >= {"smoke", "smoke-dr-grpo", "tiny"}
+    assert {path.stem for path in RECIPES} >= {"smoke", "smoke-dr-grpo", "smoke-rloo", "tiny"}
 
 
-def test_the_two_smoke_recipes_differ_in_the_algorithm_alone() -> None:
-    grpo, dr_grpo = (load_recipe(RECIPES[0].parent / name) for name in ("smoke.toml", "smoke-dr-grpo.toml"))
-    assert dr_grpo.conflict(grpo) == "rl.algorithm is 'grpo' there and 'dr_grpo' here"
-    assert dr_grpo.model_copy(update={"rl": grpo.rl}) == grpo
-    assert dr_grpo.rl.model_copy(update={"algorithm": "grpo"}) == grpo.rl
+@pytest.mark.parametrize("algorithm", ["dr_grpo", "rloo"])
+def test_the_smoke_recipes_differ_in_the_algorithm_alone(algorithm: str) -> None:
+    names = ("smoke.toml", f"smoke-{algorithm.replace('_', '-')}.toml")
+    grpo, other = (load_recipe(RECIPES[0].parent / name) for name in names)
+    assert other.conflict(grpo) == f"rl.algorithm is 'grpo' there and '{algorithm}' here"
+    assert other.model_copy(update={"rl": grpo.rl}) == grpo
+    assert other.rl.model_copy(update={"algorithm": "grpo"}) == grpo.rl
 
 
-@pytest.mark.parametrize("algorithm", ["grpo", "dr_grpo"])
+@pytest.mark.parametrize("algorithm", ["grpo", "dr_grpo", "rloo"])
 def test_algorithms_are_read(tmp_path: Path, algorithm: str) -> None:
     assert load(tmp_path, f'{MINIMAL}[rl]\nalgorithm = "{algorithm}"\n').rl.algorithm == algorithm
     assert load(tmp_path, MINIMAL).rl.algorithm == "grpo"  # also what recipes from before there was a choice mean

@@ -60,7 +60,9 @@ def test_a_recipe_of_a_large_model_runs_on_the_embedded_one(name: str, rows: str
         assert study.contributions()["status"].tolist() == ["undefined"]
 
 
-@pytest.mark.parametrize("path", [*MATRIX, RUNS / "smoke-textworld.toml"], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [*MATRIX, RUNS / "smoke-rloo.toml", RUNS / "smoke-textworld.toml"], ids=lambda path: path.stem
+)
 @pytest.mark.filterwarnings("ignore::Warning:jericho")
 def test_it_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if "textworld" in path.stem:

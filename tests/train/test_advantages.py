@@ -20,8 +20,10 @@ from lensrl.train.advantages import (
     dr_grpo_advantages,
     gigpo_advantages,
     grpo_advantages,
+    rloo_advantages,
 )
 
+OF_COMPLETIONS = (grpo_advantages, dr_grpo_advantages, rloo_advantages)
 rewards_st = st.floats(-4, 4, width=32)
 
 
@@ -89,6 +91,47 @@ def test_dr_grpo_by_hand() -> None:
     assert dr_grpo_advantages(np.array([1, 0, 5, 0, 0]), [0, 0, 1, 0, 0]).tolist() == [0.75, -0.25, 0, -0.25, -0.25]
 
 
+def test_rloo_by_hand() -> None:
+    """Rewards 1, 0, 0, 0: beside a mean of 0 for the first, of 1/3 for the others."""
+    advantages = rloo_advantages(np.array([1, 0, 5, 0, 0]), [0, 0, 1, 0, 0])
+    assert advantages == pytest.approx([1, -1 / 3, 0, -1 / 3, -1 / 3], rel=1e-15)
+
+
+@given(grouped())
+def test_rloo_agrees_with_loops(rows: tuple[np.ndarray, list[int]]) -> None:
+    """arXiv 2402.14740: the baseline is the mean of the others, taken one row at a time."""
+    rewards, group = rows
+    expected = []
+    for i, own in enumerate(rewards):
+        others = [other for j, other in enumerate(rewards) if j != i and group[j] == group[i]]
+        expected.append(own - statistics.fmean(others) if others else 0.0)
+    assert rloo_advantages(rewards, group) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+@given(grouped())
+def test_rloo_is_dr_grpo_times_n_over_n_minus_1(rows: tuple[np.ndarray, list[int]]) -> None:
+    rewards, group = rows
+    size = np.array([group.count(label) for label in group])
+    scaled = dr_grpo_advantages(rewards, group) * np.where(size > 1, size, 0) / np.maximum(size - 1, 1)
+    assert rloo_advantages(rewards, group) == pytest.approx(scaled, rel=1e-12, abs=1e-12)
+
+
+@given(grouped(), st.integers(0, 15), st.floats(-50, 50))
+def test_the_baseline_of_rloo_does_not_contain_the_own_reward(
+    rows: tuple[np.ndarray, list[int]], row: int, bonus: float
+) -> None:
+    """More reward for one completion is as much more advantage for it, and the others of its group pay for it."""
+    rewards, group = rows
+    row %= len(group)
+    more = rewards.copy()
+    more[row] += bonus
+    size = group.count(group[row])
+    change = rloo_advantages(more, group) - rloo_advantages(rewards, group)
+    paid = np.where(np.array(group) == group[row], -bonus / max(size - 1, 1), 0.0)
+    paid[row] = bonus if size > 1 else 0.0
+    assert change == pytest.approx(paid, abs=1e-9)
+
+
 @given(grouped())
 def test_grpo_and_dr_grpo_agree_with_loops(rows: tuple[np.ndarray, list[int]]) -> None:
     rewards, group = rows
@@ -111,9 +154,9 @@ def test_grpo_agrees_with_torch(groups: list[list[float]]) -> None:
 @given(grouped())
 def test_advantages_of_a_group_sum_to_zero_and_equal_rewards_have_none(rows: tuple[np.ndarray, list[int]]) -> None:
     rewards, group = rows
-    for advantages in (grpo_advantages(rewards, group), dr_grpo_advantages(rewards, group)):
+    for advantages in (rule(rewards, group) for rule in OF_COMPLETIONS):
         assert np.bincount(group, advantages) == pytest.approx(np.zeros(max(group) + 1), abs=1e-9)
-    for of_equal in (grpo_advantages, dr_grpo_advantages):
+    for of_equal in OF_COMPLETIONS:
         assert not of_equal(np.full(len(rewards), 0.1), group).any()  # 0.1 + 0.1 + 0.1 is not 0.3: exact all the same
 
 
@@ -124,7 +167,7 @@ def test_order_labels_and_a_common_shift_do_not_matter(
     rewards, group = rows
     order = random.sample(range(len(group)), len(group))
     names = {0: "z", 1: ("a", 1), 2: None, 3: 2.5}
-    for advantages in (grpo_advantages, dr_grpo_advantages):
+    for advantages in OF_COMPLETIONS:
         ours = advantages(rewards, group)
         shuffled = advantages(rewards[order], [names[group[row]] for row in order])
         assert shuffled == pytest.approx(ours[order], rel=1e-9, abs=1e-9)
@@ -236,7 +279,8 @@ def test_without_steps_of_their_own_gigpo_is_dr_grpo_and_grpo(steps: dict[str, A
 
 def test_no_rows_have_no_advantages() -> None:
     nothing = np.array([])
-    assert grpo_advantages(nothing, []).shape == (0,)
+    for rule in OF_COMPLETIONS:
+        assert rule(nothing, []).shape == (0,)
     assert gigpo_advantages(nothing, [], [], []).total.shape == (0,)
 
 
@@ -265,7 +309,7 @@ def test_unknown_options_are_refused(option: str) -> None:
         plain(**MAZE, **{option: "median"})
 
 
-@pytest.mark.parametrize("advantages", [grpo_advantages, dr_grpo_advantages])
+@pytest.mark.parametrize("advantages", OF_COMPLETIONS)
 def test_completions_that_cannot_be_compared_are_refused(advantages: Any) -> None:
     with pytest.raises(ValueError, match=r"rewards has shape \(2,\) and group 1 rows"):
         advantages(np.array([1.0, 2.0]), [0])

@@ -8,14 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from transformers import PreTrainedModel
+from trl.trainer.rloo_config import RLOOConfig
+from trl.trainer.rloo_trainer import RLOOTrainer
 
 from lensrl import run_study
 from lensrl.models.base import Base
 from lensrl.recipe import Recipe, Rl
 from lensrl.tasks import Item
 from lensrl.tasks.arithmetic import Arithmetic
-from lensrl.train.advantages import dr_grpo_advantages, grpo_advantages
+from lensrl.train.advantages import dr_grpo_advantages, grpo_advantages, rloo_advantages
 from lensrl.train.recorder import Recorder
 from lensrl.train.sampling import Completions
 from lensrl.train.trainer import Trainer, _quiet, grpo_config, train
@@ -23,7 +26,7 @@ from tests.conftest import SMALL
 
 LENGTH = 5  # SMALL's max_completion_tokens: Dr. GRPO's constant, whatever the longest completion of the batch is
 TASK = Arithmetic()
-ALGORITHMS = ("grpo", "dr_grpo")
+ALGORITHMS = ("grpo", "dr_grpo", "rloo")
 
 
 # log(new / old) of each token: outside the clip of 0.2 on either side, for a rewarded and for a punished completion
@@ -78,7 +81,7 @@ def token_logprobs(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 def by_hand(model: Any, inputs: dict[str, torch.Tensor], recipe: Recipe) -> torch.Tensor:
-    """arXiv 2402.03300 eqs. 3 and 4, arXiv 2503.20783 listing 1: one completion, one token at a time."""
+    """arXiv 2402.03300 eqs. 3 and 4, arXiv 2503.20783 listing 1, arXiv 2402.14740: one token at a time."""
     rl = recipe.rl
     logprobs = token_logprobs(model, inputs)
     of_completions: list[torch.Tensor] = []
@@ -91,7 +94,7 @@ def by_hand(model: Any, inputs: dict[str, torch.Tensor], recipe: Recipe) -> torc
             to_reference = inputs["ref_per_token_logps"][i, t] - logprobs[i, t]
             kl = to_reference.exp() - to_reference - 1
             of_tokens.append(surrogate - rl.kl_beta * kl)
-        divisor = len(of_tokens) if rl.algorithm == "grpo" else LENGTH
+        divisor = {"grpo": len(of_tokens), "dr_grpo": LENGTH, "rloo": 1}[rl.algorithm]
         of_completions.append(torch.stack(of_tokens).sum() / divisor)
     return -torch.stack(of_completions).sum() / len(of_completions)
 
@@ -120,9 +123,51 @@ def test_the_batch_tells_formulas_apart(base: Base) -> None:
     """Otherwise the test above would pass on formulas without clipping, or with the two exchanged."""
     inputs, model = batch(base), base.fresh()
     with torch.no_grad():
-        grpo, dr_grpo = (float(by_hand(model, inputs, with_rl(algorithm=algorithm))) for algorithm in ALGORITHMS)
-        unclipped = float(by_hand(model, inputs, with_rl(clip=100.0)))
-    assert len({round(grpo, 2), round(dr_grpo, 2), round(unclipped, 2)}) == 3
+        losses = [float(by_hand(model, inputs, with_rl(algorithm=algorithm))) for algorithm in ALGORITHMS]
+        losses.append(float(by_hand(model, inputs, with_rl(clip=100.0))))
+    assert len({round(loss, 2) for loss in losses}) == len(ALGORITHMS) + 1
+
+
+def test_the_gradient_of_rloo_is_that_of_reinforce_and_of_trls_rloo_trainer(base: Base, tmp_path: Path) -> None:
+    """On-policy. REINFORCE as in arXiv 2402.14740: a completion's log-probability times its advantage."""
+    inputs = batch(base)
+    with torch.no_grad():
+        inputs["old_per_token_logps"] = token_logprobs(base.fresh(), inputs)
+    inputs["old_logps"] = (inputs["old_per_token_logps"] * inputs["completion_mask"]).sum(1)
+
+    policy = base.fresh().train()
+    ours = make_trainer(base, policy, with_rl(algorithm="rloo"), tmp_path)
+    ours.current_gradient_accumulation_steps = 1
+    ours.compute_loss(policy, inputs).backward()
+
+    theirs = base.fresh().train()
+    with _quiet():
+        trainer = RLOOTrainer(
+            model=theirs,
+            args=RLOOConfig(output_dir=str(tmp_path), beta=0.0, use_cpu=True, bf16=False, report_to="none",
+                            gradient_checkpointing=False, disable_tqdm=True),
+            processing_class=base.tokenizer,
+            reward_funcs=ours.reward_funcs,
+            train_dataset=Dataset.from_list([{"prompt": "1+1="}]),
+        )  # fmt: skip
+    trainer.compute_loss(theirs, inputs).backward()
+
+    model = base.fresh()
+    of_completions = (token_logprobs(model, inputs) * inputs["completion_mask"]).sum(1)
+    (-(inputs["advantages"] * of_completions).mean()).backward()
+    reinforce, rloo_trainer = dict(model.named_parameters()), dict(theirs.named_parameters())
+    for name, parameter in policy.named_parameters():
+        torch.testing.assert_close(parameter.grad, reinforce[name].grad, atol=5e-5, rtol=1e-3, msg=name)
+        torch.testing.assert_close(parameter.grad, rloo_trainer[name].grad, atol=5e-5, rtol=1e-3, msg=name)
+
+
+def test_the_first_gradient_of_rloo_is_that_of_dr_grpo_times_a_constant(base: Base) -> None:
+    """Groups of 8: L n / (n - 1). The completions of the first step are the same."""
+    rloo, dr_grpo = (
+        train(base, TASK, with_rl(algorithm=algorithm, steps=1), layers=[7], seed=0).curve.grad_norm[0]
+        for algorithm in ("rloo", "dr_grpo")
+    )
+    assert rloo == pytest.approx(LENGTH * 8 / 7 * dr_grpo, rel=1e-3)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -138,9 +183,11 @@ def test_micro_batches_add_up_to_the_same_loss(base: Base, tmp_path: Path, algor
     assert sum(parts) == pytest.approx(whole, rel=1e-4)
 
 
-@pytest.mark.parametrize(("algorithm", "ours"), [("grpo", grpo_advantages), ("dr_grpo", dr_grpo_advantages)])
+@pytest.mark.parametrize(
+    ("algorithm", "ours"), [("grpo", grpo_advantages), ("dr_grpo", dr_grpo_advantages), ("rloo", rloo_advantages)]
+)
 def test_trls_advantages_are_ours(base: Base, monkeypatch: pytest.MonkeyPatch, algorithm: str, ours: Any) -> None:
-    """What TRL makes of real rewards, before it shuffles the step's completions."""
+    """What becomes of real rewards before TRL shuffles the step's completions: TRL's own, or what replaces them."""
     theirs: list[torch.Tensor] = []
     original = Trainer._generate_and_score_completions
 
@@ -171,7 +218,7 @@ def test_trls_advantages_are_ours(base: Base, monkeypatch: pytest.MonkeyPatch, a
 
 def test_a_dr_grpo_study_runs_and_its_weights_are_not_those_of_grpo(tmp_path: Path) -> None:
     deltas: list[np.ndarray] = []
-    for algorithm in ALGORITHMS:
+    for algorithm in ("grpo", "dr_grpo"):
         recipe = with_rl(algorithm=algorithm, steps=2).model_copy(update={"layers": [3], "sets": {}})
         with run_study(recipe, tmp_path / algorithm) as study:
             assert {study[name].status for name in ("full-rl", "layer-3")} == {"completed"}

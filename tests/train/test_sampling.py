@@ -11,19 +11,19 @@ import pytest
 import torch
 import trl
 
-from lensrl.errors import RecipeError
 from lensrl.models.base import Base
 from lensrl.recipe import Recipe, Rl
 from lensrl.tasks import load_task
 from lensrl.tasks.corridor import Corridor
-from lensrl.train.sampling import Episodes, spread
+from lensrl.train.advantages import rloo_advantages
+from lensrl.train.sampling import Episodes, spread_over_tokens
 from lensrl.train.trainer import Trainer, grpo_config, train
 
 GAMMA, WEIGHT = 0.8, 0.5
 
 
 def broken(what: str) -> str:
-    return f"trl {trl.__version__}: {what}. lensrl/rl/sampling.py was written for trl 1.16 and relies on it."
+    return f"trl {trl.__version__}: {what}. lensrl/train/sampling.py was written for trl 1.16 and relies on it."
 
 
 def recipe(algorithm: str, **rl: Any) -> Recipe:
@@ -120,11 +120,13 @@ def test_every_token_of_a_turn_has_its_advantage_and_the_environment_none(
     assert curve.reward_mean == [pytest.approx(np.mean([sum(turn[2] for turn in turns) for turns in episodes]))]
 
 
-@pytest.mark.parametrize("algorithm", ["gigpo", "grpo"])
+@pytest.mark.parametrize("algorithm", ["gigpo", "grpo", "rloo"])
 def test_the_gradient_is_that_of_a_hand_written_loss(
     base: Base, monkeypatch: pytest.MonkeyPatch, algorithm: str
 ) -> None:
-    """GiGPO: the mean over all tokens that the model wrote. GRPO: over a row's tokens, then over rows."""
+    """GiGPO: the mean over all tokens that the model wrote. GRPO: over a row's tokens, then over rows. RLOO: the sum
+    over a row's tokens, then the mean over rows.
+    """
     seen, training = spied(base, monkeypatch, recipe(algorithm))
     mask = seen["tool_mask"] * seen["completion_mask"]
     assert 0 < int(mask.sum()) < int(seen["completion_mask"].sum())
@@ -138,7 +140,8 @@ def test_the_gradient_is_that_of_a_hand_written_loss(
         loss = -(seen["advantages"] * chosen * mask).sum() / mask.sum()
     else:
         assert seen["advantages"].shape == (18,)
-        loss = -(seen["advantages"] * (chosen * mask).sum(1) / mask.sum(1)).mean()
+        lengths = mask.sum(1) if algorithm == "grpo" else 1
+        loss = -(seen["advantages"] * (chosen * mask).sum(1) / lengths).mean()
     layer = [p for n, p in model.named_parameters() if base.blocks.layer(n) == 7]
     gradients = torch.autograd.grad(loss, layer)
     expected = float(sum(g.square().sum() for g in gradients)) ** 0.5
@@ -161,14 +164,19 @@ def test_gigpo_without_its_steps_is_the_episodes_advantage(base: Base, monkeypat
         assert values.tolist() == pytest.approx([expected] * len(values), abs=1e-6)
 
 
+def test_an_episode_has_the_advantage_of_the_sum_of_its_rewards(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RLOO in turns: its own advantages, one per row, after TRL's shuffle."""
+    seen, _ = spied(base, monkeypatch, recipe("rloo"))
+    episodes = transcripts(base, seen)
+    returns = np.array([sum(reward for _, _, reward in turns) for turns in episodes])
+    expected = rloo_advantages(returns, [turns[0][0] for turns in episodes])
+    assert expected.any()
+    assert seen["advantages"].tolist() == pytest.approx(expected, abs=1e-6)
+
+
 def test_advantages_are_spread_over_the_tokens_of_their_turns() -> None:
-    found = spread(np.array([1.0, 2.0, 3.0]), [[0, 0, -1, -1, 1], [0]], width=6)
+    found = spread_over_tokens(np.array([1.0, 2.0, 3.0]), [[0, 0, -1, -1, 1], [0]], width=6)
     assert found.tolist() == [[1, 1, 0, 0, 2, 0], [3, 0, 0, 0, 0, 0]]
-
-
-def test_gigpo_asks_for_a_task_in_turns() -> None:
-    with pytest.raises(RecipeError, match="task arithmetic has none; use grpo or dr_grpo"):
-        load_task(Recipe.model_validate({"model": "tiny:qwen3", "task": "arithmetic", "rl": {"algorithm": "gigpo"}}))
 
 
 def test_trl_is_asked_for_the_mean_over_tokens(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_a_snapshot_holds_only_what_was_trained_and_gives_the_rest_from_the_base
 def test_without_steps_to_keep_nothing_is_written(base: Base, tmp_path: Path) -> None:
     snapshots = Snapshots(tmp_path / "scratch", set())
     model = base.fresh()
-    snapshots.after(1, model)
+    snapshots.keep(1, model)
     assert not (tmp_path / "scratch").exists()
     assert snapshots.weights(pristine(base)) == {}
 
@@ -78,7 +78,7 @@ def test_without_steps_to_keep_nothing_is_written(base: Base, tmp_path: Path) ->
 def test_a_snapshot_is_of_its_moment(base: Base, tmp_path: Path) -> None:
     """Training goes on in the same memory."""
     snapshots, model = Snapshots(tmp_path / "scratch", {1}), base.fresh()
-    snapshots.after(1, model)
+    snapshots.keep(1, model)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(1)

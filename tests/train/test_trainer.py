@@ -78,11 +78,11 @@ def test_a_frozen_layer_has_no_gradient(base: Base) -> None:
     assert [norm > 0 for norm in curve.layer_grad_norm[0]] == [layer == 3 for layer in range(8)]
 
 
-def test_micro_batches_give_the_same_update(base: Base) -> None:
+@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])  # TRL's advantages, and advantages that replace them
+def test_micro_batches_give_the_same_update(base: Base, algorithm: str) -> None:
     """Accumulating four backward passes is the same step as one, up to rounding."""
-    task = TASK
-    whole = train(base, task, with_rl(steps=1), layers=[7], seed=0)
-    parts = train(base, task, with_rl(steps=1, micro_batch=16), layers=[7], seed=0)
+    whole = train(base, TASK, with_rl(algorithm=algorithm, steps=1), layers=[7], seed=0)
+    parts = train(base, TASK, with_rl(algorithm=algorithm, steps=1, micro_batch=16), layers=[7], seed=0)
     assert parts.curve.grad_norm[0] == pytest.approx(whole.curve.grad_norm[0], rel=1e-4)
 
 
@@ -151,7 +151,8 @@ def test_a_moved_frozen_parameter_is_an_error_even_if_only_the_sign_of_zero(base
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "loss_type", "scale_rewards"), [("grpo", "grpo", "group"), ("dr_grpo", "dr_grpo", "none")]
+    ("algorithm", "loss_type", "scale_rewards"),
+    [("grpo", "grpo", "group"), ("dr_grpo", "dr_grpo", "none"), ("rloo", "luspo", "none")],
 )
 def test_trl_is_asked_for_the_published_algorithm(
     tmp_path: Any, algorithm: str, loss_type: str, scale_rewards: str
@@ -209,7 +210,7 @@ def test_the_gradient_is_that_of_a_hand_written_grpo_loss(base: Base, monkeypatc
 
 
 def broken(what: str) -> str:
-    return f"trl {trl.__version__}: {what}. lensrl/rl/trainer.py was written for trl 1.16 and relies on it."
+    return f"trl {trl.__version__}: {what}. lensrl/train/trainer.py was written for trl 1.16 and relies on it."
 
 
 @pytest.mark.parametrize(
