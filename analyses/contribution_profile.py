@@ -10,7 +10,7 @@
 import sys
 
 import lensrl
-from lensrl.judge.claims import thirds
+from lensrl.measures.profile import thirds
 
 given = [] if "ipykernel" in sys.modules else sys.argv[1:]  # a notebook's arguments are Jupyter's own
 study = lensrl.open_study(given[0] if given else "runs/tiny")

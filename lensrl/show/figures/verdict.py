@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import blended_transform_factory
 
-from lensrl.judge.claims import thirds
 from lensrl.judge.verdict import Verdict
+from lensrl.measures.profile import thirds
 from lensrl.measures.shapes import ShapeFit
 from lensrl.show.figures.style import (
     BLUE,
