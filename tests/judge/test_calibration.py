@@ -193,3 +193,11 @@ def test_a_ninth_claim_is_one_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert sum(rates[f"last layer: {name}"] for name in calibration.VERDICTS) == pytest.approx(1)
     table = pd.DataFrame([rates], index=pd.MultiIndex.from_tuples([("high", 8, 1, 80)], names=INDEX))
     assert summary(table)["last layer, power"].tolist() == [f"{rates['last layer: supported']:.3f}"]
+
+
+def test_the_document_has_a_table_for_every_claim_that_is_tried() -> None:
+    text = (Path(calibration.__file__).parent / "CALIBRATION.md").read_text(encoding="utf-8")
+    for claim in CLAIMS:
+        rates = [f"{claim.name}, {rate}" for trial in claim.trials for rate in trial.rates]
+        assert not rates or f"| layers | seeds | items | {' | '.join(rates)} |" in text
+        assert not rates or f"\n| {claim.name} | " in text
