@@ -33,12 +33,17 @@ class Claim:
 
     def find(self, measurements: Measurements) -> Finding:
         """Test the claim. The finding holds the reason where the test lacks a measurement."""
-        missing = ""
-        for need in self.needs:
-            reasons = [measurements.why_missing(field) for field in ((need,) if isinstance(need, str) else need)]
-            missing = missing or (reasons[0] if all(reasons) else "")
+        missing = self._missing(measurements)
         found = Finding(reason=missing) if missing else self.test(measurements)
         return replace(found, name=self.name, statement=self.statement, null=self.null)
+
+    def _missing(self, measurements: Measurements) -> str:
+        """Return the reason of the first need that is missing, or ""."""
+        for need in self.needs:
+            reasons = [measurements.why_missing(field) for field in ((need,) if isinstance(need, str) else need)]
+            if all(reasons):
+                return reasons[0]
+        return ""
 
 
 CLAIMS = (

@@ -37,11 +37,11 @@ class PairedGains:
 def paired_gains(study: Study) -> PairedGains:
     """Return paired gains: every layer has every seed.
 
-    The seeds are those for which the most runs exist, and a layer without one of these seeds is left out. Raises
+    The chosen seeds have the largest number of runs. A layer that lacks one of these seeds is left out. Raises
     LensrlError when fewer than three layers are left.
     """
     base = study[BASE].items
-    study[FULL]  # raises with what there is
+    study[FULL]  # raises, and lists the runs that exist
     table = study.contributions()
     status: dict[int, str] = dict(zip(table["layer"].tolist(), table["status"], strict=True))
     defined = [layer for layer in status if status[layer] == "defined"]

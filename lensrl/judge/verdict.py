@@ -110,6 +110,7 @@ def verdict(source: Study | str | Path, *others: Study | str | Path) -> Verdict:
 
 
 def _judge_table(path: str | Path, beside: Mapping[str, PairedProfiles], limits: list[str]) -> Verdict:
+    """Judge a table: its errors come from its roughness over depth, and it has no seeds and no predictors."""
     table = read_contributions(path)
     n_layers = int(table["layer"].max()) + 1
     left_out = table.loc[table["contribution"].isna(), "layer"]
@@ -133,6 +134,7 @@ def _judge_table(path: str | Path, beside: Mapping[str, PairedProfiles], limits:
 
 
 def _judge_study(study: Study, beside: Mapping[str, PairedProfiles], limits: list[str]) -> Verdict:
+    """Judge a study on the layers and seeds of its paired gains."""
     paired = paired_gains(study)
     gains = Gains.from_items(paired.gains, paired.benchmark)
     if not has_gain(gains):
