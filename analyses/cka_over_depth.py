@@ -1,8 +1,8 @@
 # %% [markdown]
-# # Where over depth do full RL's representations leave the base's?
+# # At which depth do the representations of full RL depart from the base?
 #
 # Debiased linear CKA between the base and the fully trained model on the same tokens, after every block, with 95 %
-# intervals over sequences; beside it what CKA is blind to, the change in the same coordinates.
+# intervals over sequences. CKA does not see a rotation, so the table also gives the change in the same coordinates.
 #
 #     python analyses/cka_over_depth.py runs/tiny
 
@@ -17,15 +17,15 @@ profile = lensrl.compare_activations(study, "base", "full-rl")
 print(profile.round(4).to_string(index=False))
 
 # %% [markdown]
-# The null: the base beside itself. What is not 0 here is noise of the computation.
+# The null: the base compared with itself. A difference from 0 is noise of the computation.
 
 # %%
 null = lensrl.compare_activations(study, "base", "base")
-print(f"largest 1 - CKA of the base beside itself: {abs(null['one_minus_cka']).max():.1e}")
+print(f"largest 1 - CKA of the base compared with itself: {abs(null['one_minus_cka']).max():.1e}")
 
 # %% [markdown]
-# Which layers are alike across the two models? A row is a layer of the base, a column one of the trained model; a band
-# along the diagonal says that depth kept its meaning.
+# Which layers of the two models are alike? A row is a layer of the base, a column is a layer of the trained model. A
+# band along the diagonal means that layers at the same depth still correspond.
 
 # %%
 print(lensrl.compare_layers(study).round(2))

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Which layers carry the gain?
 #
-# The layer contribution C_l = (S_l - S_base) / (S_full - S_base): the share of full-parameter RL's gain that RL on
-# layer l alone recovers. The account under test says that the layers in the middle of the stack carry the most.
+# The layer contribution C_l = (S_l - S_base) / (S_full - S_base) is the share of full-parameter RL's gain that RL on
+# layer l alone recovers. According to the account under test, the layers in the middle of the stack carry the most.
 #
 #     python analyses/contribution_profile.py runs/tiny
 
@@ -10,7 +10,7 @@
 import sys
 
 import lensrl
-from lensrl.judge.claims import thirds
+from lensrl.measures.profile import thirds
 
 given = [] if "ipykernel" in sys.modules else sys.argv[1:]  # a notebook's arguments are Jupyter's own
 study = lensrl.open_study(given[0] if given else "runs/tiny")
@@ -18,14 +18,14 @@ profile = study.contributions()
 print(study.scores()[["run", "seed", "status", "score", "gain"]].to_string(index=False))
 
 # %% [markdown]
-# The profile. A layer without a value says why.
+# The profile. A layer without a value has a status that says why.
 
 # %%
 print(profile[["layer", "contribution", "low", "high", "status"]].round(3).to_string(index=False))
 
 # %% [markdown]
-# Thirds of depth, and the share of layers that recover at least 80 % of the gain. These are point estimates: read them
-# beside the intervals above.
+# The means over the thirds of depth, and the number of layers that recover at least 80 % of the gain. Both are point
+# estimates: read them beside the intervals above.
 
 # %%
 defined = profile.dropna(subset=["contribution"])

@@ -1,9 +1,9 @@
 # %% [markdown]
-# # What does the published profile say by itself?
+# # What does the published profile show by itself?
 #
-# Table 13 of "Is One Layer Enough?" (arXiv 2607.01232): the scores of Qwen3-1.7B after GRPO on mathematics, in full
-# and for each of its 28 layers alone. A profile without items and seeds: its errors are estimated from its own
-# roughness over depth, and only the claims about a profile can be judged.
+# Table 13 of "Is One Layer Enough?" (arXiv 2607.01232) gives the scores of Qwen3-1.7B after GRPO on mathematics: after
+# full training, and after training each of the 28 layers alone. The table has no items and no seeds. Its errors are
+# estimated from its own roughness over depth, and only the claims about a profile can be judged.
 #
 #     python analyses/published_profile.py [TABLE.csv]
 
@@ -19,7 +19,7 @@ profile = lensrl.read_contributions(path)
 print(profile.round(2).to_string(index=False))
 
 # %% [markdown]
-# The claims, and the shapes by their error on layers left out.
+# The claims, and the error of each shape on layers that were left out of the fit.
 
 # %%
 verdict = lensrl.verdict(path)
@@ -28,8 +28,8 @@ for name, fit in verdict.shapes.items():
     print(f"{name:9} leave-one-out error {fit.error:.3f}")
 
 # %% [markdown]
-# Do the benchmarks agree on it? Each benchmark's own profile, correlated with the others': what they share is not
-# the noise of one benchmark's problems.
+# Do the benchmarks agree on the profile? The table correlates the profiles of the single benchmarks. The noise of one
+# benchmark's problems cannot make two benchmarks agree.
 
 # %%
 scores = pd.read_csv(path)

@@ -1,9 +1,9 @@
 # %% [markdown]
-# # Is a layer's trained weight enough, and can full RL do without it?
+# # Are the trained weights of one layer sufficient, and are they necessary?
 #
-# Sufficiency: the RL-trained layer grafted into the base; recovery 1 means that it brings the whole gain. Necessity:
-# the base's layer grafted into the RL model; recovery 1 means that the whole gain is lost. C_l is neither of the two:
-# it is what the layer learns when it is trained alone.
+# Sufficiency: graft the RL-trained layer into the base. Recovery 1 means that the layer brings the whole gain.
+# Necessity: graft the base's layer into the RL model. Recovery 1 means that the whole gain is lost. C_l is a third
+# quantity: the gain that the layer learns when it is trained alone.
 #
 #     python analyses/sufficiency_and_necessity.py runs/tiny
 
@@ -21,17 +21,17 @@ for title, rows in (("sufficiency", sufficiency), ("necessity", necessity)):
     print(title, table.assign(contribution=rows.groupby("layer")["contribution"].first()).round(2), sep="\n")
 
 # %% [markdown]
-# Do the layers add up? All of them together in one graft, beside the sum of the single ones. A sum above what they
-# recover together says that layers bring the same gain more than once; a score near 1 or a log-probability near 0
-# looks like that by itself.
+# Do the layers add up? Compare one graft of all layers with the sum of the single grafts. A sum above the joint
+# recovery means that several layers bring the same gain. A score near 1, or a log-probability near 0, has the same
+# effect: it cannot grow further.
 
 # %%
 lensrl.patch(study, layers="all", what="weights", sets="together")
 print(lensrl.additivity_table(study).round(2).to_string(index=False))
 
 # %% [markdown]
-# From either end: the recovery of layers 0 to l together, and of l to the last. Where the curve climbs, the joint
-# training does its work.
+# Cumulative grafts from both ends: the recovery of layers 0 to l together, and of layers l to the last. The steep parts
+# of the curves show where the joint training acts.
 
 # %%
 for end in ("bottom", "top"):

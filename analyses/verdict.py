@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Does the middle-layer account hold in this study?
 #
-# Eight claims, each stated before its numbers, with an interval, a null, a p that is corrected for all of them, and
-# one of three verdicts. How often the procedure errs is measured: lensrl/judge/CALIBRATION.md.
+# Every claim of the account is stated before its numbers. It has an interval, a null, a p that is corrected for all
+# claims, and one of three verdicts. Measured error rates of this procedure: lensrl/judge/CALIBRATION.md.
 #
 #     python analyses/verdict.py runs/tiny
 
@@ -13,7 +13,7 @@ import lensrl
 
 given = [] if "ipykernel" in sys.modules else sys.argv[1:]  # a notebook's arguments are Jupyter's own
 study = lensrl.open_study(given[0] if given else "runs/tiny")
-lensrl.base_rivals(study)  # what the base alone says about its layers; kept in the study
+lensrl.base_rivals(study)  # properties of the base model's layers, known before RL; kept in the study
 try:
     verdict = lensrl.verdict(study)
 except lensrl.LensrlError as nothing:
@@ -21,15 +21,15 @@ except lensrl.LensrlError as nothing:
 print(*verdict.sentences(), sep="\n\n")
 
 # %% [markdown]
-# The shapes, by what they predict for layers that they were not fitted to (root mean squared error in units of C_l).
+# The shapes, with the root mean squared error of their predictions for layers left out of the fit, in units of C_l.
 
 # %%
 for name, fit in verdict.shapes.items():
     print(f"{name:9} {fit.error:.3f}, explains {fit.explained:.0%} of what the constant does not")
 
 # %% [markdown]
-# Every predictor beside its rivals, raw and beyond a quadratic in depth. `shift_p` turns the predictor around depth:
-# with n layers it cannot be below 1 / n.
+# Correlations of every predictor and its rivals (baselines that are known before RL) with C_l, raw and beyond a
+# quadratic in depth. `shift_p` comes from circular shifts over depth: with n layers it cannot be below 1 / n.
 
 # %%
 table = verdict.correlations

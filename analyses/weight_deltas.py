@@ -1,8 +1,8 @@
 # %% [markdown]
-# # Is the contribution a matter of how much a layer's weights moved?
+# # Does the change of a layer's weights explain its contribution?
 #
-# Weight-delta norms of every layer, in full RL and when the layer is trained alone, against C_l; and where a layer
-# sits as the rival that any such predictor has to beat.
+# Weight-delta norms of every layer, in full RL and when the layer is trained alone, against C_l. The depth of a layer
+# is the rival that any such predictor has to beat.
 #
 #     python analyses/weight_deltas.py runs/tiny
 
@@ -18,7 +18,7 @@ print(table.round(4).to_string(index=False))
 
 # %% [markdown]
 # Correlations over layers, with a permutation p. Neighbouring layers are alike, so both the intervals and p are
-# optimistic for whatever drifts with depth.
+# optimistic for any predictor that drifts with depth.
 
 # %%
 try:
@@ -27,7 +27,8 @@ except lensrl.LensrlError as nothing:
     print(nothing)
 
 # %% [markdown]
-# Which parts of a layer moved in full RL: attention, MLP or norms? Norms are relative to the part's own weights.
+# Which parts of a layer moved in full RL: attention, MLP or norms? Each norm is relative to the norm of the part's
+# weights in the base.
 
 # %%
 norms = study["full-rl"].delta_norms().dropna(subset=["layer"])

@@ -11,7 +11,6 @@ from rich.table import Table
 from rich.text import Text
 
 from lensrl import open_study
-from lensrl.show.words import evidence
 from lensrl_cli.output import (
     Contributions,
     Csv,
@@ -51,7 +50,7 @@ def bottleneck(
     csv: Csv = None,
     figure: FigureFile = None,
 ) -> None:
-    """Judge the middle-layer account: eight claims, each supported, contradicted or undetermined.
+    """Judge the middle-layer account, claim by claim: supported, contradicted or undetermined.
 
     A claim is stated before its numbers; every p is two-sided and corrected for all claims together (Holm).
 
@@ -97,7 +96,7 @@ def _show(found: Verdict) -> None:
         if table.row_count:
             table.add_row()  # four lines a claim in a narrow terminal: they need a gap
         verdict = Text.assemble((claim.verdict, COLOURS[claim.verdict]), "\n", (claim.name, "dim"))
-        stated = Text.assemble(claim.statement, "\n", (plain(evidence(claim)), "dim"))
+        stated = Text.assemble(claim.statement, "\n", (plain(claim.evidence()), "dim"))
         table.add_row(verdict, stated, "–" if math.isnan(claim.p) else p_value(claim.p))
     console.print(table)
     for sentence in found.best_sentences():

@@ -1,1 +1,1 @@
-"""Claims: stated, tested, judged together, and the judge judged on simulated studies."""
+"""The claims of the middle-layer account: their tests, the verdict on all of them, and its calibration."""

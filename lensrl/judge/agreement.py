@@ -1,8 +1,9 @@
-"""Whether studies agree on their layer contribution profiles: other algorithms, tasks, models, or published tables.
+"""Agreement of studies on their layer contribution profiles, across algorithms, tasks, models and published tables.
 
     studies and tables  ->  profiles  ->  every pair on common depth  ->  agreement, its ceiling, beyond a trend
 
-What agreement and its interval are, and where profiles with other numbers of layers meet: `lensrl.measures.agreement`.
+`lensrl.measures.agreement` defines agreement, its interval, and the common depth of profiles with unlike numbers of
+layers.
 """
 
 from __future__ import annotations
@@ -16,10 +17,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float64
 
 from lensrl.errors import LensrlError
-from lensrl.judge.claims import Beside
+from lensrl.judge.measurements import PairedProfiles
 from lensrl.judge.profiles import Profile, read_profile
 from lensrl.measures.agreement import (
     COEFFICIENTS,
@@ -45,24 +45,29 @@ PAIR_COLUMNS = [
 
 @dataclass(frozen=True)
 class StudyAgreement:
-    """`studies`: one row each; `pairs`: one row for every two of them, by their names in `studies`.
+    """`studies` has one row per study, `pairs` one row per pair of studies, named as in `studies`.
 
-    studies: study, path, layers (with a contribution), of (how many the model has), seeds, reliability (the share of
-    the variance over layers that is not error), errors (which: `seeds and items`, `items`, `none: a table`), reason.
+    Columns of `studies`: study, path, layers (number of layers with a contribution), of (number of layers of the
+    model), seeds, reliability (the share of the variance over layers that is not error), errors (`seeds and items`,
+    `items`, or `none: a table`), reason (why the study has no profile).
 
-    pairs: first, second, layers (common positions), `spearman` and `kendall` each with `_low` and `_high` (95 %, of the
-    true profiles' coefficient); `ceiling` (about what would be seen if the true profiles agreed wholly, from the
-    reliability of both at these positions); `beyond_depth` (Pearson of what a quadratic in depth leaves, with its
-    interval over layers and its circular-shift p; see
-    `correlate_detrended`); `interval`: whose errors the intervals carry; `status`: `defined`, or `undefined` with
-    the `reason`.
+    Columns of `pairs`:
+
+    - first, second, layers (number of common positions);
+    - `spearman` and `kendall`, each with `_low` and `_high`: the 95 % interval of the coefficient of the true profiles;
+    - `ceiling`: about the coefficient that would be seen if the true profiles agreed wholly, from the reliability of
+      both profiles at these positions;
+    - `beyond_depth`: Pearson's coefficient of the residuals from a quadratic in depth, with its interval over layers
+      and `shift_p`, its circular-shift p (see `correlate_detrended`);
+    - `interval`: the profiles whose errors the intervals carry;
+    - `status`: `defined`, or `undefined` with the `reason`.
     """
 
     studies: pd.DataFrame
     pairs: pd.DataFrame
 
     def matrix(self, column: str = "spearman") -> pd.DataFrame:
-        """Studies by studies, both ways; NaN on the diagonal and where a pair is undefined."""
+        """Return the symmetric matrix of a column of `pairs`. NaN on the diagonal and for undefined pairs."""
         names = self.studies["study"].tolist()
         found = pd.DataFrame(np.nan, index=names, columns=names)
         for pair in self.pairs.to_dict("records"):
@@ -70,17 +75,17 @@ class StudyAgreement:
         return found
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything, as plain values for JSON."""
+        """Return both tables as plain values for JSON."""
         return {"studies": self.studies.to_dict("records"), "pairs": self.pairs.to_dict("records")}
 
 
 def agree(*sources: Study | str | Path) -> StudyAgreement:
-    """Compare the profiles of two or more studies: open ones, their folders, or CSV files of contributions.
+    """Compare the profiles of two or more studies. A source is an open study, a study's folder, or a CSV table.
 
     >>> lensrl.agree("runs/grpo", "runs/dr-grpo", "runs/published/qwen3-1.7b-grpo-math.csv").pairs
 
-    A table is taken as it is, so the interval of its agreement with a study carries the study's errors alone, and that
-    of two tables does not exist. Raises LensrlError for fewer than two sources, the same one twice, or one that is
+    A table has no errors. The interval of its agreement with a study carries the study's errors alone, and two tables
+    have no interval. Raises LensrlError for fewer than two sources, for a source given twice, and for a source that is
     neither a study nor a table.
     """
     if len(sources) < 2:
@@ -88,7 +93,7 @@ def agree(*sources: Study | str | Path) -> StudyAgreement:
             f"{len(sources)} profile{'s' * (len(sources) != 1)} given, agreement needs at least two: name more studies "
             f"or tables (--contributions FILE.csv)"
         )
-    profiles = _named([read_profile(source) for source in sources])
+    profiles = _with_unique_names([read_profile(source) for source in sources])
     studies = [
         (p.name, str(p.path), len(p.layers), p.n_layers, p.n_seeds, _reliability(p), p.errors, p.reason)
         for p in profiles
@@ -97,37 +102,43 @@ def agree(*sources: Study | str | Path) -> StudyAgreement:
     return StudyAgreement(pd.DataFrame(studies, columns=STUDY_COLUMNS), pd.DataFrame(pairs, columns=PAIR_COLUMNS))
 
 
-def others_beside(source: Study | str | Path, others: Sequence[Study | str | Path]) -> tuple[Beside, list[str]]:
-    """For claim 8: by name, common depths and the contributions of `source` and of another study there; and limits.
+def others_beside(
+    source: Study | str | Path, others: Sequence[Study | str | Path]
+) -> tuple[dict[str, PairedProfiles], list[str]]:
+    """Return the profiles of `source` and of each other study on their common depths, by the other study's name.
 
-    No item has a part in both: where two studies have items in common, they are put side by side twice, `source` on
-    one half of its items and the other on what is not in it. A study without a profile is left out, and a limit says
-    so.
+    No item enters both profiles of a pair. Two studies with common items have two pairs: `source` on one half of its
+    items, and the other study on all its items outside this half. A study without a profile is left out; the returned
+    sentences name it.
     """
     if not others:
         return {}, []
-    first, *rest = _named([read_profile(source) for source in (source, *others)])
-    beside: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+    first, *rest = _with_unique_names([read_profile(source) for source in (source, *others)])
+    beside: dict[str, PairedProfiles] = {}
     limits: list[str] = []
     for other in rest:
         if first.reason or other.reason:
-            limits += [f"Left out of claim 8, {other.name}: {other.reason}."] if other.reason else []
+            limits += [f"Not compared, {other.name}: {other.reason}."] if other.reason else []
             continue
-        depth, x, y = on_common_depth(first.depth, other.depth)
-        if _common(first, other):
-            for name, mine, theirs in _apart(first, other):
-                beside[f"{other.name}, {name}"] = depth, x @ mine, y @ theirs
+        depth, to_own, to_other = on_common_depth(first.depth, other.depth)
+        if _common_items(first, other):
+            for half, own, others_own in _on_separate_items(first, other):
+                beside[f"{other.name}, {half}"] = PairedProfiles(depth, to_own @ own, to_other @ others_own)
         else:
-            beside[other.name] = depth, x @ _contribution(first), y @ _contribution(other)
+            own, others_own = first.gains.contributions, other.gains.contributions
+            beside[other.name] = PairedProfiles(depth, to_own @ own, to_other @ others_own)
     return beside, limits
 
 
 def _pair(first: Profile, second: Profile) -> dict[str, object]:
+    """Return the row of `pairs` for two profiles."""
     row: dict[str, object] = dict.fromkeys(PAIR_COLUMNS, np.nan)
     row |= {"first": first.name, "second": second.name, "layers": 0, "interval": "", "status": "undefined"}
     for profile in (first, second):
         if profile.reason:
             return row | {"reason": f"{profile.name}: {profile.reason}"}
+
+    # both profiles at their common positions
     depth, to_x, to_y = on_common_depth(first.depth, second.depth)
     row["layers"] = len(depth)
     if len(depth) < FEWEST_COMMON:
@@ -135,6 +146,8 @@ def _pair(first: Profile, second: Profile) -> dict[str, object]:
     x, y = measured(first.gains, to_x), measured(second.gains, to_y)
     if np.ptp(x.values) == 0 or np.ptp(y.values) == 0:
         return row | {"reason": "one of the two profiles is constant over depth"}
+
+    # coefficients with the intervals of the true profiles, and the correlation beyond depth
     shared = _shared_error(first, second, to_x, to_y)
     for name in COEFFICIENTS:
         found = agreement(x, y, name, shared=shared)
@@ -152,10 +165,10 @@ def _whose_errors(first: Profile, second: Profile, x: Measured, y: Measured) -> 
 
 
 def _shared_error(first: Profile, second: Profile, x: np.ndarray, y: np.ndarray) -> float:
-    """From the items that both were scored on; 0 without any."""
-    common = _common(first, second)
+    """Return the covariance of both profiles' errors that comes from common items; 0 without common items."""
+    common = _common_items(first, second)
     counts = Counter(benchmark for benchmark, _ in common)
-    common = [item for item in common if counts[item[0]] > 1]  # of a single one, what it shares cannot be told
+    common = [item for item in common if counts[item[0]] > 1]  # a single item shows no covariance
     if not common:
         return 0.0
     benchmark = [name for name, _ in common]
@@ -163,48 +176,47 @@ def _shared_error(first: Profile, second: Profile, x: np.ndarray, y: np.ndarray)
     for profile in (first, second):
         assert profile.paired is not None
         of, at = Counter(profile.paired.benchmark), {item: i for i, item in enumerate(_items(profile))}
-        # how much of this profile's score its common items are, benchmark by benchmark
+        # the weight of the common items in this profile's score, benchmark by benchmark
         share = [counts[name] / of[name] * len(set(benchmark)) / len(of) for name in benchmark]
         parts.append(profile.paired.gains[:-1].mean(axis=1)[:, [at[item] for item in common]] * share)
     return shared_error(np.concatenate(parts), benchmark, x, y)
 
 
 def _items(profile: Profile) -> list[tuple[str, str]]:
+    """Return (benchmark, item) of every item; empty for a table."""
     return [] if profile.paired is None else [*zip(profile.paired.benchmark, profile.paired.item, strict=True)]
 
 
-def _common(first: Profile, second: Profile) -> list[tuple[str, str]]:
-    """The items that both were scored on, in the order of the first."""
+def _common_items(first: Profile, second: Profile) -> list[tuple[str, str]]:
+    """Return the items on which both were scored, in the order of the first."""
     there = set(_items(second))
     return [item for item in _items(first) if item in there]
 
 
-def _apart(first: Profile, other: Profile) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Contributions of the first on either half of its items, and of the other on its items outside of that half."""
+def _on_separate_items(first: Profile, other: Profile) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Yield the first's contributions on each half of its items, and the other's on its items outside that half."""
     assert first.paired is not None
     assert other.paired is not None
     items, benchmark = _items(first), np.array(first.paired.benchmark)
+    others_benchmark = np.array(other.paired.benchmark)
     for name, half in zip(("first half of the items", "second half"), split_items(benchmark), strict=True):
-        seen = {items[place] for place in half}
-        outside = np.flatnonzero([item not in seen for item in _items(other)])
+        in_half = {items[place] for place in half}
+        outside = np.flatnonzero([item not in in_half for item in _items(other)])
         if len(outside):
-            mine = contributions_on_items(first.paired.gains, benchmark, half).mean(axis=1)
-            theirs = contributions_on_items(other.paired.gains, np.array(other.paired.benchmark), outside).mean(axis=1)
-            yield name, mine, theirs
-
-
-def _contribution(profile: Profile) -> Float64[np.ndarray, " layer"]:
-    return profile.gains.mean[:-1] / profile.gains.mean[-1]
+            own = contributions_on_items(first.paired.gains, benchmark, half).mean(axis=1)
+            others_own = contributions_on_items(other.paired.gains, others_benchmark, outside).mean(axis=1)
+            yield name, own, others_own
 
 
 def _reliability(profile: Profile) -> float:
+    """Return the reliability of a study's profile; NaN for a table, and without a profile."""
     if profile.reason or profile.paired is None:
         return float("nan")
     return measured(profile.gains, np.eye(len(profile.layers))).reliability
 
 
-def _named(profiles: Sequence[Profile]) -> list[Profile]:
-    """Profiles whose names are all different: by their paths where the names are not enough."""
+def _with_unique_names(profiles: Sequence[Profile]) -> list[Profile]:
+    """Name the profiles by their paths where names repeat. Raises LensrlError when a path repeats."""
     places = [profile.path.resolve() for profile in profiles]
     for place, profile in zip(places, profiles, strict=True):
         if places.count(place) > 1:

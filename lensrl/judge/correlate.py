@@ -16,12 +16,14 @@ CORRELATION_COLUMNS = ["predictor", "method", "coefficient", "low", "high", "p",
 
 
 def correlate_study(study: Study, table: pd.DataFrame | None = None) -> pd.DataFrame:
-    """One row per predictor and method: predictor, method, coefficient, low, high, p, n, shift_p, reason.
+    """Correlate every predictor with C_l over the layers whose contribution is `defined`.
 
-    Methods: `spearman`, `pearson` (raw, with a permutation p; see `correlate`) and `detrended` (Pearson beyond a
-    quadratic in depth, with its circular-shift p; see `correlate_detrended`). Layers whose contribution is not
-    `defined`, those of collapsed runs too, are left out. `table` is `predictors(study)` where that is at hand. Raises
-    LensrlError when none is left.
+    Returns one row per predictor and method: predictor, method, coefficient, low, high, p, shift_p, n, reason. The
+    methods `spearman` and `pearson` are raw, with a permutation p (see `correlate`). The method `detrended` is
+    Pearson's coefficient beyond a quadratic in depth, with a circular-shift p (see `correlate_detrended`).
+
+    Layers of collapsed runs are left out. Pass `table` to reuse `predictors(study)`. Raises LensrlError when no layer
+    has a defined contribution.
     """
     table = predictors(study) if table is None else table
     defined = table["status"] == "defined"

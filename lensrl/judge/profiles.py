@@ -1,4 +1,4 @@
-"""Contribution profiles as data: of a study, with its items and seeds, or of a table that somebody published."""
+"""Contribution profiles as data: of a study with its items and seeds, or of a published table."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ FEWEST_LAYERS = 3
 
 @dataclass(frozen=True)
 class PairedGains:
-    """S_r - S_base per seed and item of every layer with a contribution and, last, of full RL.
+    """S_r - S_base per seed and item, for every layer with a contribution and, last, for full RL.
 
-    `item` and `benchmark` name each item and its benchmark; `limits` are sentences that say what was left out.
+    `item` and `benchmark` name each item and its benchmark. `limits` are sentences that name the layers and seeds left
+    out.
     """
 
     gains: Float64[np.ndarray, "gain seed item"]
@@ -34,16 +35,19 @@ class PairedGains:
 
 
 def paired_gains(study: Study) -> PairedGains:
-    """The gains of the layers and seeds that the most seeds allow.
+    """Return paired gains: every layer has every seed.
 
-    Raises LensrlError when fewer than three layers have a contribution.
+    The chosen seeds have the largest number of runs. A layer that lacks one of these seeds is left out. Raises
+    LensrlError when fewer than three layers are left.
     """
     base = study[BASE].items
-    study[FULL]  # raises with what there is
+    study[FULL]  # raises, and lists the runs that exist
     table = study.contributions()
     status: dict[int, str] = dict(zip(table["layer"].tolist(), table["status"], strict=True))
     defined = [layer for layer in status if status[layer] == "defined"]
     runs = {name: {*study.runs.of(name, scored=True)} for name in (FULL, *map(layer_run, defined))}
+
+    # the seeds with the most runs, and the layers that have all of these seeds
     counts = pd.Series([seed for seeds in runs.values() for seed in seeds & runs[FULL]], dtype=int).value_counts()
     most = counts.max() if len(counts) else 0
     seeds = sorted(int(str(seed)) for seed in counts.index[counts == most])
@@ -55,6 +59,8 @@ def paired_gains(study: Study) -> PairedGains:
             f"{study.path}: {len(layers)} layers have a contribution that is defined{why}, at least {FEWEST_LAYERS} "
             f"are needed; see lensrl contribution {study.path}"
         )
+
+    # sentences on everything left out
     limits = []
     for what, collapsed in (("from a run that collapsed", True), ("without a contribution from every seed", False)):
         part = [str(layer) for layer in status if layer not in layers and (status[layer] == "collapsed") is collapsed]
@@ -64,12 +70,12 @@ def paired_gains(study: Study) -> PairedGains:
     names = [*map(layer_run, layers), FULL]
     scores = [[study[name, seed].items["score"].to_numpy() for seed in seeds] for name in names]
     return PairedGains(
-        np.array(scores, np.float64) - base["score"].to_numpy(),
-        np.array(layers),
-        seeds,
-        base["item"].astype(str).tolist(),
-        base["benchmark"].astype(str).tolist(),
-        limits,
+        gains=np.array(scores, np.float64) - base["score"].to_numpy(),
+        layers=np.array(layers),
+        seeds=seeds,
+        item=base["item"].astype(str).tolist(),
+        benchmark=base["benchmark"].astype(str).tolist(),
+        limits=limits,
     )
 
 
@@ -77,8 +83,9 @@ def paired_gains(study: Study) -> PairedGains:
 class Profile:
     """C_l of a study, or of a table, over the relative depth of its layers.
 
-    `gains` are those of `layers` and, last, of full RL; a table's are its contributions, taken as they are, and it has
-    no `paired` items. `reason` says why there is no profile: everything else but the names is then empty.
+    `gains` holds the gains of `layers` and, last, of full RL. A table has no `paired` items, and its gains are its
+    contributions without errors. `reason` says why there is no profile; `layers` and `gains` are then empty, or without
+    use.
     """
 
     name: str
@@ -91,54 +98,73 @@ class Profile:
 
     @property
     def depth(self) -> Float64[np.ndarray, " layer"]:
-        """The middles of the layers in the stack from 0 to 1, (l + 0.5) / n_layers."""
+        """The centre of every layer in a stack from 0 to 1: (l + 0.5) / n_layers."""
         return (self.layers + 0.5) / self.n_layers
 
     @property
     def n_seeds(self) -> int:
+        """The number of seeds; 0 for a table."""
         return len(self.paired.seeds) if self.paired else 0
 
     @property
     def errors(self) -> str:
-        """Which errors its gains carry; nothing without a profile."""
+        """The kinds of error that the gains carry; empty without a profile."""
         if self.reason:
             return ""
         return "none: a table" if self.paired is None else "seeds and items" if self.n_seeds > 1 else "items"
 
 
 def read_profile(source: Study | str | Path) -> Profile:
-    """The profile of a study, of a study's folder, or of a CSV file of contributions (see `read_contributions`).
+    """Read the profile of a study, of a study's folder, or of a CSV file of contributions (see `read_contributions`).
 
-    A study without a certain gain of full RL, or with fewer than three layers that have a contribution, has the reason
-    in place of a profile. Raises LensrlError when there is no such study, or it is no such table.
+    A study without a certain gain of full RL, or with fewer than three layers that have a contribution, has a reason in
+    place of a profile. Raises LensrlError when `source` is neither a study nor such a table.
     """
     if isinstance(source, str | Path) and Path(source).is_dir():
         with Study(source) as study:
             return read_profile(study)
     if isinstance(source, Study):
-        return _of_study(source)
+        return _study_profile(source)
     table = read_contributions(source)
     known, path = table[table["contribution"].notna()], Path(source)
     return Profile(
-        path.stem, path, known["layer"].to_numpy(int), int(table["layer"].max()) + 1,
-        Gains.exactly(known["contribution"].to_numpy(np.float64)),
-    )  # fmt: skip
+        name=path.stem,
+        path=path,
+        layers=known["layer"].to_numpy(int),
+        n_layers=int(table["layer"].max()) + 1,
+        gains=Gains.exactly(known["contribution"].to_numpy(np.float64)),
+    )
 
 
-def _of_study(study: Study) -> Profile:
+def _study_profile(study: Study) -> Profile:
     table = study.contributions()
     rest = table[table["status"] != "defined"]
     if len(table) - len(rest) < FEWEST_LAYERS:
         few = f"{len(table)} layers have a contribution, at least {FEWEST_LAYERS} are needed"
         reason = few if rest.empty else f"{rest['status'].iloc[0]}: {rest['reason'].iloc[0]}"
         nothing = Gains.exactly(np.zeros(0))
-        return Profile(study.name, study.path, np.zeros(0, int), study.n_layers, nothing, reason=reason)
+        return Profile(
+            name=study.name,
+            path=study.path,
+            layers=np.zeros(0, int),
+            n_layers=study.n_layers,
+            gains=nothing,
+            reason=reason,
+        )
     paired = paired_gains(study)
     gains = Gains.from_items(paired.gains, paired.benchmark)
     reason = "" if has_gain(gains) else "the interval of S_full - S_base contains 0 with the seeds that all layers have"
-    return Profile(study.name, study.path, paired.layers, study.n_layers, gains, paired, reason)
+    return Profile(
+        name=study.name,
+        path=study.path,
+        layers=paired.layers,
+        n_layers=study.n_layers,
+        gains=gains,
+        paired=paired,
+        reason=reason,
+    )
 
 
 def has_gain(gains: Gains) -> bool:
-    """Whether full RL's gain, the last, is certain and above 0."""
+    """Return whether the gain of full RL, the last gain, is certainly above 0."""
     return bool(gains.contrast(np.eye(len(gains.mean))[-1]).interval().low > 0)

@@ -1,63 +1,54 @@
-"""The verdict on the middle-layer account: eight claims, judged on a study or on a profile of contributions.
+"""The verdict on the middle-layer account: every claim of `CLAIMS`, judged on a study or on a table of contributions.
 
-    study, or a table of C_l  ->  gains with their errors, predictors  ->  claims  ->  verdict
+    study, or a table of C_l  ->  measurements  ->  findings  ->  verdict
 
-What a verdict can rest on is said beside it: a table has no items, so its errors are estimated from its own roughness
-over depth; one seed says nothing about another; a predictor that was not measured leaves its claim undetermined.
+A verdict states its limits. A table has no items, so its errors are estimated from its own roughness over depth. One
+seed says nothing about another seed. A predictor that was not measured leaves its claim undetermined.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float64
 
-from lensrl.compare.predictors import SIZES, predictors, without_grafts
+from lensrl.compare.predictors import predictors
 from lensrl.errors import LensrlError
 from lensrl.judge.agreement import others_beside
-from lensrl.judge.claims import (
-    Beside,
-    Claim,
-    concentration,
-    convergence,
-    judge,
-    middle,
-    not_size,
-    shape,
-    stability,
-    tracks,
-)
+from lensrl.judge.claims import find_all
 from lensrl.judge.correlate import correlate_study
+from lensrl.judge.findings import Finding, numbers
+from lensrl.judge.measurements import PairedProfiles, measure_study, measure_table
 from lensrl.judge.profiles import has_gain, paired_gains
 from lensrl.measures.gains import Gains, Interval
-from lensrl.measures.halves import best_layer, contributions_on_halves
-from lensrl.measures.shapes import ShapeFit
+from lensrl.measures.halves import best_layer
+from lensrl.measures.shapes import ShapeFit, ShapeTest
 from lensrl.store.study import Study
 from lensrl.store.table import read_contributions
 
 MANY_LAYERS = 12
-NO_STUDY = "a table of contributions does not say"
-UNMEASURED = {
-    "representation": "no activations of base and full RL",
-    "convergence": "no activations of the single-layer runs",
-}
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The claims as judged, the fitted shapes, the best layer without the winner's curse, and what limits them all.
+    """The judged claims, the profile with its fitted shapes, the best layer, and the limits of all of them.
 
-    `profile`: layer, contribution, low, high. `best` holds, for either half of the items, the layer that was best on
-    it and its C_l on the other half, if full RL has a certain gain there; empty without items. `correlations`: see
-    `correlate_study`; empty for a table.
+    claims: one finding per claim, in the order of `CLAIMS`.
+    profile: layer, contribution, low, high.
+    n_seeds: 0 for a table.
+    shapes: by name; empty below 6 layers.
+    best: for each half of the items, the best layer on this half and its C_l on the other half (see `best_layer`);
+        empty without items.
+    correlations: see `correlate_study`; empty for a table.
+    limits: sentences.
     """
 
     name: str
-    claims: list[Claim]
+    claims: list[Finding]
     profile: pd.DataFrame
     n_layers: int
     n_seeds: int
@@ -67,21 +58,22 @@ class Verdict:
     limits: list[str]
 
     def sentences(self) -> list[str]:
-        """The verdict in plain sentences that say no more than the numbers."""
-        return [*(_sentence(claim) for claim in self.claims), *self.best_sentences(), *self.limits]
+        """Return the verdict in plain sentences: the claims, the best layer, the limits."""
+        return [*(finding.sentence() for finding in self.claims), *self.best_sentences(), *self.limits]
 
     def best_sentences(self) -> list[str]:
+        """Return a sentence about the best layer, or nothing where no half of the items measured it."""
         if not self.best:
             return []
         top = self.profile.sort_values("contribution").iloc[-1]
-        found = " and ".join(f"layer {layer} with {_numbers(c)}" for layer, c in self.best)
+        found = " and ".join(f"layer {layer} with {numbers(c)}" for layer, c in self.best)
         return [
             f"Chosen on one half of the items and measured on the other, the best layer is {found}; chosen and "
             f"measured on all items it would be layer {top['layer']:.0f} with {top['contribution']:.2f}."
         ]
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything, as plain values for JSON."""
+        """Return the whole verdict as plain values for JSON."""
         return {
             "name": self.name,
             "layers": self.n_layers,
@@ -109,121 +101,81 @@ class Verdict:
 def verdict(source: Study | str | Path, *others: Study | str | Path) -> Verdict:
     """Judge the claims on a study, or on a CSV file with the columns `layer` and `contribution`.
 
-    `others`, studies, their folders, or tables, enter claim 8 alone: whether the ranking holds across them too. Raises
-    LensrlError when fewer than three layers of `source` have a contribution, or another is no study and no table.
+    `others` are studies, folders of studies, or tables. Only the claim of stability uses them: whether the ranking of
+    layers holds across them, too. Raises LensrlError when fewer than three layers of `source` have a contribution, when
+    its full RL has no certain gain, or when one of `others` is neither a study nor a table.
     """
     beside, limits = others_beside(source, others)
-    if isinstance(source, Study):
-        return _judge_study(source, beside, limits)
-    table = read_contributions(source)
-    n_layers, left_out = int(table["layer"].max()) + 1, table.loc[table["contribution"].isna(), "layer"]
+    return _judge_study(source, beside, limits) if isinstance(source, Study) else _judge_table(source, beside, limits)
+
+
+def _judge_table(path: str | Path, beside: Mapping[str, PairedProfiles], limits: list[str]) -> Verdict:
+    """Judge a table: its errors come from its roughness over depth, and it has no seeds and no predictors."""
+    table = read_contributions(path)
+    n_layers = int(table["layer"].max()) + 1
+    left_out = table.loc[table["contribution"].isna(), "layer"]
     table = table[table["contribution"].notna()].reset_index(drop=True)
-    layers, contribution = table["layer"].to_numpy(), table["contribution"].to_numpy(float)
+    gains = Gains.from_profile(table["contribution"].to_numpy(float))
+    measured = measure_table(gains, table["layer"].to_numpy(), n_layers, beside)
+    said = ["The table has no items and no seeds: its errors are estimated from how rough the profile is over depth."]
     if len(left_out):
-        limits.insert(0, f"Left out, without a contribution: layers {', '.join(map(str, left_out))}.")
-    gains = Gains.from_profile(contribution)
-    shaped, test = shape(contribution, layers, n_layers)
-    unknown = ("not size", "representation", "causal", "convergence")
-    claims = [
-        concentration(gains),
-        middle(gains, layers, n_layers),
-        shaped,
-        *(Claim(c, reason=NO_STUDY) for c in unknown),
-        stability(None, contribution, beside) if beside else Claim("stability", reason=NO_STUDY),
-    ]
-    limits.insert(
-        0, "The table has no items and no seeds: its errors are estimated from how rough the profile is over depth."
-    )
+        said.append(f"Left out, without a contribution: layers {', '.join(map(str, left_out))}.")
     return Verdict(
-        Path(source).stem,
-        judge(claims),
-        table,
-        n_layers,
-        0,
-        {} if test is None else test.fits,
-        [],
-        pd.DataFrame(),
-        limits,
+        name=Path(path).stem,
+        claims=find_all(measured),
+        profile=table,
+        n_layers=n_layers,
+        n_seeds=0,
+        shapes=_fits(measured.shapes),
+        best=[],
+        correlations=pd.DataFrame(),
+        limits=[*said, *limits],
     )
 
 
-def _judge_study(study: Study, beside: Beside, limits: list[str]) -> Verdict:
+def _judge_study(study: Study, beside: Mapping[str, PairedProfiles], limits: list[str]) -> Verdict:
+    """Judge a study on the layers and seeds of its paired gains."""
     paired = paired_gains(study)
-    items, layers, seeds = paired.gains, paired.layers, paired.seeds
-    limits = [*paired.limits, *limits]
-    benchmark = np.array(paired.benchmark)
-    gains = Gains.from_items(items, paired.benchmark)
+    gains = Gains.from_items(paired.gains, paired.benchmark)
     if not has_gain(gains):
         raise LensrlError(f"{study.path}: full RL has no certain gain to share; see lensrl contribution {study.path}")
-    contribution = gains.mean[:-1] / gains.mean[-1]
-    explained = predictors(study)
-    table = explained.set_index("layer").loc[layers]
-    shaped, test = shape(contribution, layers, study.n_layers)
+    table = predictors(study)
+    measured = measure_study(study, paired, gains, table, beside)
+    profile = pd.DataFrame(gains.ratios(), columns=["contribution", "low", "high"])
+    profile.insert(0, "layer", paired.layers)
+    return Verdict(
+        name=study.name,
+        claims=find_all(measured),
+        profile=profile,
+        n_layers=study.n_layers,
+        n_seeds=len(paired.seeds),
+        shapes=_fits(measured.shapes),
+        best=best_layer(paired.gains, np.array(paired.benchmark), paired.layers),
+        correlations=correlate_study(study, table),
+        limits=[*paired.limits, *limits, *_limits(len(paired.seeds), len(paired.layers))],
+    )
 
-    def known(*names: str) -> dict[str, Float64[np.ndarray, " layer"]]:
-        return {name: table[name].to_numpy(float) for name in names if name in table}
 
-    growth, grafts, approach = known("cka_growth"), known("sufficiency", "necessity"), known("approach")
-    claims = [
-        concentration(gains),
-        middle(gains, layers, study.n_layers),
-        shaped,
-        not_size(layers, contribution, known(*SIZES)),
-        tracks("representation", layers, contribution, growth) if growth else _unmeasured("representation"),
-        tracks("causal", layers, contribution, grafts)
-        if len(grafts) == 2
-        else Claim("causal", reason=without_grafts(study)),
-        convergence(layers, contribution, approach["approach"]) if approach else _unmeasured("convergence"),
-        stability(contributions_on_halves(items, benchmark), contribution, beside),
-    ]
-    if len(seeds) == 1:
+def _limits(n_seeds: int, n_layers: int) -> list[str]:
+    """Return what few seeds and few layers cannot show."""
+    limits = []
+    if n_seeds == 1:
         limits.append("One seed: the intervals cover the items, not how much training differs between seeds.")
-    elif len(seeds) == 2:
+    elif n_seeds == 2:
         limits.append(
             "Two seeds: how much training differs between seeds is barely known, and intervals are wide for it."
         )
-    if len(layers) < MANY_LAYERS:
-        limits.append(f"{len(layers)} layers: a relation beyond a trend in depth must be strong to be seen in so few.")
-    profile = pd.DataFrame(gains.ratios(), columns=["contribution", "low", "high"])
-    profile.insert(0, "layer", layers)
-    fits, best = {} if test is None else test.fits, best_layer(items, benchmark, layers)
-    return Verdict(
-        study.name,
-        judge(claims),
-        profile,
-        study.n_layers,
-        len(seeds),
-        fits,
-        best,
-        correlate_study(study, explained),
-        limits,
-    )
+    if n_layers < MANY_LAYERS:
+        limits.append(f"{n_layers} layers: a relation beyond a trend in depth must be strong to be seen in so few.")
+    return limits
 
 
-def _unmeasured(name: str) -> Claim:
-    return Claim(name, reason=UNMEASURED[name])
-
-
-def _sentence(claim: Claim) -> str:
-    head = f"{claim.verdict.capitalize()}: {claim.statement}"
-    if claim.reason:
-        return f"{head} Not tested: {claim.reason}."
-    value = "" if np.isnan(claim.value) else f" {_numbers(Interval(claim.value, claim.low, claim.high))}"
-    return f"{head} {claim.measure[0].upper()}{claim.measure[1:]}{value}, against {claim.null}; p {_p(claim.p)} (Holm)."
-
-
-def _numbers(interval: Interval) -> str:
-    digits = 0 if all(float(end).is_integer() for end in interval) and interval.high > 1 else 2  # layers are whole
-    value, low, high = (f"{round(end, digits) + 0.0:.{digits}f}" for end in interval)  # + 0.0: no minus zero
-    return value if np.isnan(interval.low) else f"{value} [{low}, {high}]"
-
-
-def _p(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
+def _fits(test: ShapeTest | None) -> dict[str, ShapeFit]:
+    return {} if test is None else test.fits
 
 
 def _plain(value: object) -> object:
-    """Intervals and correlations as mappings."""
+    """Return an interval or a correlation as a mapping, and anything else as it is."""
     if isinstance(value, Interval):
         return value._asdict()
     return vars(value) if hasattr(value, "__dataclass_fields__") else value

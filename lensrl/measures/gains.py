@@ -75,7 +75,10 @@ class _Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Gains:
-    """A vector of gains whose errors are known; `contrast` and `ratio` are what one asks of it."""
+    """A vector of gains with known errors; usually of layers and, last, of full RL.
+
+    `contrast`, `contributions` and `ratios` are the quantities to ask for.
+    """
 
     mean: Float64[np.ndarray, " gain"]
     parts: tuple[_Part, ...]
@@ -138,6 +141,11 @@ class Gains:
         n = len(contribution) + 1
         return cls(np.append(contribution, 1.0), (_Part(np.zeros((n, n)), 1.0, 1),), 0)
 
+    @property
+    def contributions(self) -> Float64[np.ndarray, " layer"]:
+        """Every gain but the last over the last: C_l, where the last gain is the gain of full RL."""
+        return self.mean[:-1] / self.mean[-1]
+
     def contrast(self, weights: Float[np.ndarray, "*contrast gain"]) -> Estimate:
         """weights @ gains, with its error."""
         squares = [np.asarray(np.einsum("...i,ij,...j->...", weights, p.covariance, weights)) for p in self.parts]
@@ -160,7 +168,7 @@ class Gains:
             return np.abs(n - c * d) - special.stdtrit(df, (1 + confidence) / 2) * error
 
         with np.errstate(divide="ignore", invalid="ignore"):
-            value = n / d
+            value = self.contributions
         low, high = _end(excess, value, -1), _end(excess, value, 1)
         return [Interval(*map(float, ends)) for ends in zip(value, low, high, strict=True)]
 

@@ -1,4 +1,4 @@
-"""Halves of the items: choose on one half and measure on the other, against the winner's curse."""
+"""Contributions on halves of the items: choose on one half and measure on the other, against the winner's curse."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from lensrl.measures.gains import Gains, Interval, item_weights
 def best_layer(
     gains: Float64[np.ndarray, "gain seed item"], benchmark: np.ndarray, layers: np.ndarray
 ) -> list[tuple[int, Interval]]:
-    """The best layer on one half of the items and its C_l on the other half, then the other way round.
+    """Return the best layer on one half of the items with its C_l on the other half, and the same with halves swapped.
 
-    Measured where it was chosen, the best of many noisy layers looks better than it is (the winner's curse). The last
-    gain is full RL's; where that is not certain on the half that measures, there is nothing to divide by, and that way
-    round is left out. So are both where a half has fewer than two items of a benchmark.
+    The best of many noisy layers looks better than it is when one half both chooses and measures it (the winner's
+    curse). The last gain is the gain of full RL. A result is left out when this gain is not certainly above 0 on the
+    half that measures: there is nothing to divide by. The list is empty when a half has fewer than two items of a
+    benchmark.
     """
     split = split_items(benchmark)
     if any(np.sum(benchmark[half] == name) < 2 for half in split for name in np.unique(benchmark)):
@@ -32,20 +33,23 @@ def best_layer(
 def contributions_on_halves(
     gains: Float64[np.ndarray, "gain seed item"], benchmark: np.ndarray
 ) -> Float64[np.ndarray, "half layer seed"]:
-    """Contributions of every seed on either half of the items, over full RL's mean gain (the last of the gains)."""
+    """Return the contributions of every seed on both halves of the items.
+
+    The denominator is the mean over seeds of full RL's gain, the last of the gains.
+    """
     return np.stack([contributions_on_items(gains, benchmark, half) for half in split_items(benchmark)])
 
 
 def contributions_on_items(
     gains: Float64[np.ndarray, "gain seed item"], benchmark: np.ndarray, items: Int[np.ndarray, " chosen"]
 ) -> Float64[np.ndarray, "layer seed"]:
-    """Contributions of every seed on some of the items, over full RL's mean gain there."""
+    """Return the contributions of every seed on the chosen items, over the mean of full RL's gain on these items."""
     mean = gains[..., items] @ item_weights(benchmark[items].tolist())
     return mean[:-1] / mean[-1].mean()
 
 
 def split_items(benchmark: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Every other item of each benchmark, and the rest."""
+    """Return the indices of every other item of each benchmark, and the indices of the rest."""
     order = np.argsort(benchmark, kind="stable")
     ranks = np.empty(len(benchmark), int)
     ranks[order] = np.concatenate([np.arange(n) for n in np.unique(benchmark, return_counts=True)[1]])

@@ -1,1 +1,1 @@
-"""For people: the words, the figures, and the HTML report."""
+"""Output for people: labels, figures, and the HTML report."""

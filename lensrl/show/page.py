@@ -1,4 +1,4 @@
-"""The report: one HTML file that opens from disk, with nothing fetched and every value escaped."""
+"""The report of a study: one HTML file that opens from disk, fetches nothing, and escapes every value."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from markupsafe import Markup
 from lensrl.compare.patching.patch import with_contributions
 from lensrl.compare.predictors import PREDICTORS, predictors
 from lensrl.errors import LensrlError
-from lensrl.judge.claims import Claim, thirds
 from lensrl.judge.correlate import correlate_study
 from lensrl.judge.verdict import Verdict
 from lensrl.judge.verdict import verdict as judge
+from lensrl.measures.profile import thirds
 from lensrl.recipe.runs import BASE, FULL, run_layer, run_rate
 from lensrl.show import figures
-from lensrl.show.words import METRIC_LABELS, SET_LABELS, evidence
+from lensrl.show.words import METRIC_LABELS, SET_LABELS
 from lensrl.store.file.atomic import new_file
 from lensrl.store.study import Study
 
@@ -30,11 +30,11 @@ MINUS = "−"
 
 
 def write_report(study: Study, path: str | Path | None = None) -> Path:
-    """Write the report of a study, by default to `report.html` in its folder. Returns its path."""
+    """Write the report of a study, by default to `report.html` in the study's folder. Returns the report's path."""
     path = Path(path) if path is not None else study.path / REPORT_FILE
     environment = Environment(
         loader=PackageLoader("lensrl.show"),
-        autoescape=True,  # by name it would miss the template: .j2 is not among the suffixes it knows
+        autoescape=True,  # select_autoescape would miss the template: it does not know the suffix .j2
         undefined=StrictUndefined,
         trim_blocks=True,
     )
@@ -42,7 +42,7 @@ def write_report(study: Study, path: str | Path | None = None) -> Path:
         "number": _number,
         "percent": lambda value: _number(100 * value, 1),
         "p": _p,
-        "evidence": _evidence,
+        "typeset": _typeset,
     }
     html = environment.get_template("report.html.j2").render(_content(study))
     with new_file(path) as partial:
@@ -51,14 +51,18 @@ def write_report(study: Study, path: str | Path | None = None) -> Path:
 
 
 def _content(study: Study) -> dict[str, Any]:
+    """Return the variables of the template."""
+    # a study that is still being made has a report, too: `nothing` says why it has no profile or no correlations
     contributions, table, correlations = pd.DataFrame(), pd.DataFrame(), pd.DataFrame()
-    nothing = ""  # why there is no profile, or nothing to correlate
+    nothing = ""
     verdict, undecided = _verdict(study)
     try:
         contributions, table = study.contributions(), predictors(study)
         correlations = correlate_study(study) if verdict is None else verdict.correlations
-    except LensrlError as error:  # a study that is still being made has a report, too
+    except LensrlError as error:
         nothing = str(error)
+
+    # tables as records, figures as SVG; a section without content is empty
     has_deltas = len(table) and table["relative_delta_full"].notna().any()
     return {
         "study": study,
@@ -87,21 +91,21 @@ def _content(study: Study) -> dict[str, Any]:
 
 
 def _verdict(study: Study) -> tuple[Verdict | None, str]:
-    """The verdict, or why there is none."""
+    """Return the verdict, or None and the reason why there is no verdict."""
     try:
         return judge(study), ""
     except LensrlError as error:
         return None, str(error)
 
 
-def _evidence(claim: Claim) -> str:
-    """With a true minus, and intervals that a line does not break."""
-    text = re.sub(r"(?<!\w)-(?=\d)", MINUS, evidence(claim))
+def _typeset(text: str) -> str:
+    """Set true minus signs, and no-break spaces before and in intervals."""
+    text = re.sub(r"(?<!\w)-(?=\d)", MINUS, text)
     return re.sub(r" \[[^]]*\]", lambda interval: interval[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
 
 
 def _beside(correlations: pd.DataFrame) -> list[dict[Hashable, Any]]:
-    """One row per predictor: Spearman's coefficient as it is, the one beyond depth with `beyond_` before its names."""
+    """Return one row per predictor: Spearman's columns, and the columns beyond depth with the prefix `beyond_`."""
     if correlations.empty:
         return []
     raw, beyond = (correlations[correlations["method"] == method] for method in ("spearman", "detrended"))
@@ -110,7 +114,7 @@ def _beside(correlations: pd.DataFrame) -> list[dict[Hashable, Any]]:
 
 
 def reading(contributions: pd.DataFrame, n_layers: int) -> str:
-    """The profile in a few sentences that say no more than the numbers."""
+    """Describe the profile in a few sentences: range, thirds of depth, layers left out, seeds."""
     shown = contributions[contributions["status"] == "defined"]
     if shown.empty:
         first = contributions.iloc[0]
@@ -136,13 +140,13 @@ def _at(row: Any) -> str:
 
 
 def _training(study: Study) -> list[Markup]:
-    """One figure per seed."""
+    """Draw the training curves, one figure per seed."""
     drawn = []
     for seed in study.seeds:
         runs = [
             run
             for (name, s), run in study.runs.items()
-            if s == seed and name != BASE and run_rate(name) is None  # other rates of a layer would hide it
+            if s == seed and name != BASE and run_rate(name) is None  # a layer at other learning rates would hide it
         ]
         runs.sort(key=lambda run: (run.name != FULL, run_layer(run.name) is None, run.layers))
         title = f"seed {seed}" if len(study.seeds) > 1 else ""
@@ -151,7 +155,7 @@ def _training(study: Study) -> list[Markup]:
 
 
 def _recoveries(study: Study) -> list[dict[str, Any]]:
-    """One figure for every (from, into, component, sets, seed) that was patched."""
+    """Draw the recoveries, one figure per patched (from, into, component, sets, seed)."""
     rows = with_contributions(study.patches(), study)
     rows = rows[~rows["sets"].isin(("together", "everything"))]  # not over depth
     sections = []

@@ -1,6 +1,6 @@
 """How often the interval of the agreement of two profiles holds the truth: python -m tests.benchmarks.agreement [PAIRS]
 
-Pairs of studies are simulated as in `lensrl.judge.calibration`, each on items of its own, with true profiles that
+Pairs of studies are simulated as in `lensrl.judge.simulation`, each on items of its own, with true profiles that
 are known: the same and unlike ones, smooth and rough, and plateaus that fall off a step and differ little else, where
 the order of most layers cannot be seen. Coverage per kind of study (layers, seeds, items) and pair of profiles.
 """
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from lensrl.judge.calibration import simulate
+from lensrl.judge.simulation import simulate
 from lensrl.measures.agreement import COEFFICIENTS, Coefficient, Measured, agreement, measured
 from lensrl.measures.gains import Gains
 

@@ -14,7 +14,7 @@ import pytest
 
 from lensrl import Study, open_study
 from lensrl.errors import LensrlError
-from lensrl.judge.claims import STATEMENTS
+from lensrl.judge.claims import CLAIMS
 from lensrl.judge.verdict import Verdict, verdict
 from tests.cli.typed import lensrl
 
@@ -25,7 +25,7 @@ def test_the_published_profile_falls_in_a_step_and_is_no_hump() -> None:
     done = lensrl("bottleneck", "--contributions", PUBLISHED, "--json")
     found = json.loads(done.stdout, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     claims = {claim["claim"]: claim for claim in found["claims"]}
-    assert list(claims) == list(STATEMENTS)
+    assert list(claims) == [claim.name for claim in CLAIMS]
     shape = claims["shape"]
     assert shape["verdict"] == "contradicted"
     assert (shape["details"]["best"], shape["details"]["direction"]) == ("step", "falls")
@@ -61,7 +61,7 @@ def test_the_table_and_the_figure_are_saved(tmp_path: Path) -> None:
     assert done.stderr.splitlines() == [f"table: {files[0]}", f"figure: {files[1]}"]
     with files[0].open() as file:
         rows = {row["claim"]: row for row in csv.DictReader(file)}
-    assert list(rows) == list(STATEMENTS)
+    assert list(rows) == [claim.name for claim in CLAIMS]
     assert (rows["shape"]["verdict"], float(rows["shape"]["value"])) == ("contradicted", 19)
     assert rows["causal"]["value"] == ""
     assert "details" not in rows["shape"]

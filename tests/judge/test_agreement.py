@@ -99,7 +99,7 @@ def test_three_common_depths_are_too_few_and_a_constant_has_no_order(tmp_path: P
 
 
 def test_the_same_items_are_the_same_in_another_order_and_beside_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Items that both were scored on bring both the same luck: none has a part in both sides of claim 8."""
+    """Items that both were scored on bring both the same luck: none has a part in both sides of a pair."""
     rng, ids = np.random.default_rng(0), [f"q{i}" for i in range(60)]
     luck = rng.normal(size=(13, 1, 60))
     mine, theirs = (luck + rng.normal(0, 0.2, (13, 1, 60)) + 1 for _ in range(2))
@@ -123,7 +123,7 @@ def test_the_same_items_are_the_same_in_another_order_and_beside_others(monkeypa
     for name in expected:
         assert np.corrcoef(*found[name][1:])[0, 1] < 0.6
         assert np.corrcoef(*beside_more[name][1:])[0, 1] < 0.6
-    assert np.corrcoef(first.gains.mean[:-1], same.gains.mean[:-1])[0, 1] > 0.8, "with the luck in both"
+    assert np.corrcoef(first.gains.contributions, same.gains.contributions)[0, 1] > 0.8, "with the luck in both"
     low = agree(first, more).pairs["spearman_low"][0]  # pyright: ignore[reportArgumentType]
     assert low == pytest.approx(pair["spearman_low"][0], abs=0.15)
 
@@ -150,10 +150,10 @@ def test_no_item_has_a_part_in_both_of_two_studies_side_by_side(folders: dict[st
     """Planted studies have items of the same names: each half of the one stands beside the other half."""
     beside, limits = others_beside(folders["rise"], [folders["again"], PUBLISHED, folders["nothing"]])
     assert list(beside) == ["again, first half of the items", "again, second half", "qwen3-1.7b-grpo-math"]
-    assert [limit.split(":")[0] for limit in limits] == ["Left out of claim 8, nothing"]
+    assert [limit.split(":")[0] for limit in limits] == ["Not compared, nothing"]
     paired = read_profile(folders["rise"]).paired
     assert paired is not None
-    halves = [beside[name][1] for name in list(beside)[:2]]
+    halves = [beside[name].own for name in list(beside)[:2]]
     whole = paired.gains[:-1].mean(axis=(1, 2)) / paired.gains[-1].mean()
     assert np.mean(halves, axis=0) == pytest.approx(whole, rel=0.05)
     assert not np.allclose(halves[0], halves[1])

@@ -7,22 +7,14 @@ import math
 import numpy as np
 import pytest
 
-from lensrl.judge.calibration import _drifting
-from lensrl.judge.claims import (
-    NULLS,
-    STATEMENTS,
-    Claim,
-    concentration,
-    convergence,
-    judge,
-    middle,
-    not_size,
-    shape,
-    stability,
-    thirds,
-    tracks,
-)
+from lensrl.judge.claims import CLAIMS
+from lensrl.judge.evidence import concentration, convergence, middle, not_size, shape, stability, tracks
+from lensrl.judge.findings import Finding, judge
+from lensrl.judge.measurements import Measurements, PairedProfiles, fit_shapes
+from lensrl.judge.simulation import TRUTHS, drifting
 from lensrl.measures.gains import Gains, Interval
+from lensrl.measures.profile import thirds
+from lensrl.measures.shapes import compare_shapes
 
 NINE = np.arange(9)
 HUMP = 0.2 + 0.8 * np.exp(-(((NINE - 4) / 1.3) ** 2) / 2)
@@ -36,12 +28,12 @@ def measured(contribution: np.ndarray, *, noise: float = 0.3, items: int = 400, 
     return Gains.from_items(mean + jitter + rng.normal(0, noise, (len(mean), 3, items)), ["only"] * items)
 
 
-def verdict(claim: Claim) -> str:
+def verdict(claim: Finding) -> str:
     return judge([claim])[0].verdict
 
 
-def given(name: str, p_for: float, p_against: float) -> Claim:
-    return Claim(name, "a measure", 0.0, p_for=p_for, p_against=p_against)
+def given(name: str, p_for: float, p_against: float) -> Finding:
+    return Finding("a measure", 0.0, p_for=p_for, p_against=p_against, name=name)
 
 
 def test_holms_correction_by_hand() -> None:
@@ -49,7 +41,7 @@ def test_holms_correction_by_hand() -> None:
     claims = [
         given("middle", 0.004, 0.996),
         given("shape", 0.985, 0.015),
-        Claim("causal", reason="not measured"),
+        Finding(reason="not measured", name="causal"),
         given("not size", 0.992, 0.008),
         given("stability", 0.4, 0.6),
     ]
@@ -72,15 +64,42 @@ def test_a_corrected_p_never_falls_below_a_smaller_one_and_never_exceeds_one() -
 
 def test_a_claim_without_evidence_is_undetermined_and_costs_the_others_nothing() -> None:
     one = given("middle", 0.02, 0.98)
-    alone, *none = judge([one, Claim("causal", reason="no grafts"), Claim("stability", reason="one seed")])
+    alone, *none = judge([one, Finding(reason="no grafts"), Finding(reason="one seed")])
     assert (alone.p, alone.verdict) == (pytest.approx(0.04), "supported")
     assert [(c.verdict, math.isnan(c.p)) for c in none] == [("undetermined", True)] * 2
 
 
-def test_every_claim_has_its_statement_and_its_null() -> None:
-    assert STATEMENTS.keys() == NULLS.keys()
-    assert Claim("shape").statement == STATEMENTS["shape"]
-    assert Claim("shape").null == NULLS["shape"]
+def test_every_claim_has_a_name_needs_that_are_measurements_and_trials_that_are_truths() -> None:
+    assert len({claim.name for claim in CLAIMS}) == len(CLAIMS)
+    for claim in CLAIMS:
+        needs = [name for need in claim.needs for name in ((need,) if isinstance(need, str) else need)]
+        assert {*needs} <= Measurements.__dataclass_fields__.keys()
+        assert all({*trial.true_under} <= TRUTHS.keys() for trial in claim.trials)
+        assert claim.statement.endswith(".")
+        assert claim.null
+
+
+def test_a_claim_without_a_measurement_gives_the_reason_and_takes_its_own_words() -> None:
+    profile = Measurements(NINE, 9, measured(HUMP), missing={"halves": "no seeds", "sizes": "no deltas"})
+    found = {claim.name: claim.find(profile) for claim in CLAIMS}
+    for claim in CLAIMS:
+        assert (found[claim.name].name, found[claim.name].statement) == (claim.name, claim.statement)
+    assert found["not size"].reason == "no deltas"
+    assert found["stability"].reason == "no seeds"
+    assert found["causal"].reason == "not measured"
+    assert found["middle"].reason == ""
+
+
+def test_one_wording_says_value_interval_note_and_null() -> None:
+    (found,) = judge(
+        [Finding("a measure", -0.001, -0.5, 0.25, 0.001, 0.9, note="a note", statement="S.", null="nothing")]
+    )
+    assert found.evidence() == "a measure: 0.00 [-0.50, 0.25]; a note; null: nothing"
+    assert found.sentence() == "Supported: S. A measure: 0.00 [-0.50, 0.25]; a note; null: nothing; p = 0.002 (Holm)."
+    place = Finding("peak at layer", 13.04, 9.0, 17.0, null="a step", at_layer=True)
+    assert place.evidence() == "peak at layer 13 [9, 17]; null: a step"
+    assert Finding("a constant", null="a step").evidence() == "a constant; null: a step"
+    assert Finding(reason="one seed", statement="S.").sentence() == "Undetermined: S. Not tested: one seed."
 
 
 def test_few_layers_carry_the_gain_or_most_do_or_nobody_can_tell() -> None:
@@ -123,7 +142,7 @@ def test_a_mean_approach_is_no_more_certain_than_layers_are_independent() -> Non
         means = [claim.details["mean approach"] for claim in claims]
         return float(np.mean([isinstance(mean, Interval) and 0.0 in mean for mean in means]))
 
-    approaches = [_drifting(28, rng) for _ in range(400)]
+    approaches = [drifting(28, rng) for _ in range(400)]
     assert covered(approaches) > 0.88  # 0.67 with layers taken for independent
     independent = [rng.normal(size=28) for _ in range(400)]
     assert covered(independent) == pytest.approx(0.95, abs=0.035)
@@ -181,17 +200,16 @@ WIDE_HUMP = 0.3 + 0.6 * np.exp(-(((DEPTH - 13) / 4) ** 2) / 2)
 
 
 def test_a_hump_is_a_hump_a_cliff_is_none_and_a_constant_tells_nothing() -> None:
-    hump, test = shape(noisy(WIDE_HUMP, 0.06), DEPTH, 28)
-    assert test is not None
+    hump = shape(compare_shapes(DEPTH, noisy(WIDE_HUMP, 0.06), 28))
     assert (verdict(hump), hump.details["best"], hump.value) == ("supported", "hump", pytest.approx(13, abs=1.5))
     assert hump.measure == "best out of sample: a hump, peak at layer"
-    cliff, _ = shape(noisy(np.where(DEPTH < 19, 0.9, 0.4), 0.06), DEPTH, 28)
+    cliff = shape(compare_shapes(DEPTH, noisy(np.where(DEPTH < 19, 0.9, 0.4), 0.06), 28))
     assert (verdict(cliff), cliff.value) == ("contradicted", 19)
     assert cliff.measure == "best out of sample: a step that falls, change point at layer"
-    constant, _ = shape(noisy(np.full(28, 0.7), 0.06, seed=1), DEPTH, 28)
+    constant = shape(compare_shapes(DEPTH, noisy(np.full(28, 0.7), 0.06, seed=1), 28))
     assert verdict(constant) == "undetermined"
-    few, nothing = shape(np.arange(5.0), np.arange(5), 28)
-    assert (few.reason, nothing) == ("5 layers have a contribution: shapes need at least 6", None)
+    few = fit_shapes(Gains.exactly(np.arange(5.0)), np.arange(5), 28)
+    assert few == (None, "5 layers have a contribution: shapes need at least 6")
 
 
 def drawn(seed: int, n: int = 28) -> np.ndarray:
@@ -221,20 +239,20 @@ def test_a_size_that_explains_c_l_through_depth_is_not_ruled_out() -> None:
 
 def test_predictors_go_with_c_l_all_of_them_or_not() -> None:
     related, also, unrelated = C + 0.05 * drawn(7), C + 0.1 * drawn(8), drawn(9)
-    assert verdict(tracks("representation", DEPTH, C, {"growth": related})) == "supported"
-    both = tracks("causal", DEPTH, C, {"sufficiency": related, "necessity": also})
+    assert verdict(tracks(DEPTH, C, {"growth": related})) == "supported"
+    both = tracks(DEPTH, C, {"sufficiency": related, "necessity": also})
     assert (verdict(both), both.measure) == ("supported", "smallest correlation beyond depth")
-    one = tracks("causal", DEPTH, C, {"sufficiency": related, "necessity": unrelated})
+    one = tracks(DEPTH, C, {"sufficiency": related, "necessity": unrelated})
     assert verdict(one) == "undetermined"
-    assert one.value == pytest.approx(tracks("causal", DEPTH, C, {"necessity": unrelated}).value)
-    opposite = tracks("causal", DEPTH, C, {"sufficiency": related, "necessity": -also})
+    assert one.value == pytest.approx(tracks(DEPTH, C, {"necessity": unrelated}).value)
+    opposite = tracks(DEPTH, C, {"sufficiency": related, "necessity": -also})
     assert (verdict(opposite), opposite.high < 0) == ("contradicted", True)
-    assert verdict(tracks("representation", DEPTH, C, {"growth": unrelated})) == "undetermined"
+    assert verdict(tracks(DEPTH, C, {"growth": unrelated})) == "undetermined"
 
 
 def test_what_depth_explains_does_not_track() -> None:
     trend = 0.9 - 0.02 * DEPTH
-    claim = tracks("representation", DEPTH, trend + 0.05 * drawn(10), {"growth": trend + 0.05 * drawn(11)})
+    claim = tracks(DEPTH, trend + 0.05 * drawn(10), {"growth": trend + 0.05 * drawn(11)})
     assert verdict(claim) == "undetermined"
     assert np.corrcoef(trend + 0.05 * drawn(10), trend + 0.05 * drawn(11))[0, 1] > 0.9
 
@@ -242,7 +260,7 @@ def test_what_depth_explains_does_not_track() -> None:
 def test_a_predictor_without_enough_layers_gives_the_reason() -> None:
     known = np.where(DEPTH < 6, C, np.nan)
     reason = "growth: 6 layers with both values: at least 7 are needed"
-    assert tracks("representation", DEPTH, C, {"growth": known}).reason == reason
+    assert tracks(DEPTH, C, {"growth": known}).reason == reason
     assert not_size(DEPTH, C, {"full": drawn(1), "growth": known}).reason == reason
     assert convergence(DEPTH, C, np.where(DEPTH < 2, C, np.nan)).reason.startswith("approach: 2 layers")
 
@@ -287,18 +305,18 @@ def of_seeds(profile: np.ndarray, seeds: int = 3) -> np.ndarray:
 def test_the_ranking_holds_across_studies_or_turns_around_or_nobody_can_tell() -> None:
     step = np.where(DEPTH < 18, 0.9, 0.4)
     mine, halves = step + WIGGLE, of_seeds(step + WIGGLE)
-    alike = DEEP, mine, 0.5 + 0.3 * DEEP + WIGGLE + 0.03 * drawn(22)
+    alike = PairedProfiles(DEEP, mine, 0.5 + 0.3 * DEEP + WIGGLE + 0.03 * drawn(22))
     claim = stability(halves, mine, {"other": alike})
     assert (verdict(claim), claim.measure) == (
         "supported",
         "smallest correlation between studies beyond depth and a step",
     )
     assert claim.low > 0.5
-    opposed = DEEP, mine, step - WIGGLE + 0.03 * drawn(22)
+    opposed = PairedProfiles(DEEP, mine, step - WIGGLE + 0.03 * drawn(22))
     claim = stability(halves, mine, {"alike": alike, "opposed": opposed})  # one that disagrees is enough
     assert (verdict(claim), claim.high < 0) == ("contradicted", True)
     assert list(claim.details) == ["alike", "opposed", "between seeds beyond a step", "chance"]
-    unlike = DEEP, mine, step + 0.15 * drawn(23)
+    unlike = PairedProfiles(DEEP, mine, step + 0.15 * drawn(23))
     assert verdict(stability(halves, mine, {"alike": alike, "unlike": unlike})) == "undetermined"
 
 
@@ -306,17 +324,17 @@ def test_seeds_that_do_not_agree_are_not_made_up_for_by_another_study() -> None:
     rng = np.random.default_rng(24)
     halves = 0.6 + rng.normal(0, 0.1, (1, 28, 3)) + rng.normal(0, 0.03, (2, 28, 3))
     mine = halves.mean(axis=(0, 2))
-    claim = stability(halves, mine, {"other": (DEEP, mine, mine + 0.02 * drawn(25))})
+    claim = stability(halves, mine, {"other": PairedProfiles(DEEP, mine, mine + 0.02 * drawn(25))})
     assert (claim.value > 0.8, verdict(claim)) == (True, "undetermined")
 
 
 def test_one_seed_or_a_table_has_other_studies_to_agree_with() -> None:
-    beside = {"other": (DEEP, WIGGLE, WIGGLE + 0.03 * drawn(26))}
+    beside = {"other": PairedProfiles(DEEP, WIGGLE, WIGGLE + 0.03 * drawn(26))}
     for halves in (of_seeds(WIGGLE, 1), None):
         claim = stability(halves, WIGGLE, beside)
         assert verdict(claim) == "supported"
         assert claim.measure.endswith("; seeds are not compared")
-    few = {"other": (DEEP[:6], WIGGLE[:6], WIGGLE[:6])}
+    few = {"other": PairedProfiles(DEEP[:6], WIGGLE[:6], WIGGLE[:6])}
     assert stability(None, WIGGLE, few).reason == "other: 6 layers with both values: at least 7 are needed"
 
 
@@ -328,8 +346,8 @@ def test_studies_that_share_a_step_or_a_trend_and_nothing_else_seldom_agree(kind
     shared = np.where(depth < 0.66, 0.95, 0.4) if kind == "step" else 0.25 + 0.7 * depth
     supported, raw = 0, []
     for _ in range(100):
-        one, other = (shared + 0.06 * _drifting(n, rng) for _ in range(2))
-        supported += verdict(stability(None, one, {"other": (depth, one, other)})) == "supported"
+        one, other = (shared + 0.06 * drifting(n, rng) for _ in range(2))
+        supported += verdict(stability(None, one, {"other": PairedProfiles(depth, one, other)})) == "supported"
         raw.append(np.corrcoef(one, other)[0, 1])
     assert np.mean(raw) > 0.8
     assert supported <= 8

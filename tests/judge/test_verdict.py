@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 from lensrl import LensrlError, Study, open_study
-from lensrl.judge.claims import STATEMENTS, Claim
+from lensrl.judge.claims import CLAIMS
+from lensrl.judge.findings import Finding
 from lensrl.judge.verdict import Verdict, read_contributions, verdict
 from lensrl.measures.gains import Interval
 from lensrl.recipe.runs import BASE, FULL
@@ -25,7 +26,7 @@ CLIFF = np.where(np.arange(21) < 14, 0.9, 0.2)
 ITEMS = 400
 
 
-def claim_of(found: Verdict, name: str) -> Claim:
+def claim_of(found: Verdict, name: str) -> Finding:
     return next(claim for claim in found.claims if claim.name == name)
 
 
@@ -36,7 +37,7 @@ def assert_readable(found: Verdict) -> None:
         assert sentence.endswith(".")
         assert "\n" not in sentence
     assert json.loads(json.dumps(found.as_dict()))["sentences"] == found.sentences()
-    assert [claim.name for claim in found.claims] == list(STATEMENTS)
+    assert [claim.name for claim in found.claims] == [claim.name for claim in CLAIMS]
 
 
 # The published table
@@ -227,7 +228,7 @@ def test_other_studies_enter_the_claim_of_stability_and_no_other(hump_folder: Pa
     compared = ["other, first half of the items", "other, second half", "qwen3-1.7b-grpo-math"]
     assert list(stability.details)[:3] == compared
     assert stability.p_for >= claim_of(alone, "stability").p_for
-    assert any(limit.startswith("Left out of claim 8, nothing: undefined: ") for limit in beside.limits)
+    assert any(limit.startswith("Not compared, nothing: undefined: ") for limit in beside.limits)
     for claim in alone.claims:
         if claim.name != "stability":
             assert claim_of(beside, claim.name).p_for == pytest.approx(claim.p_for, nan_ok=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lensrl.judge.claims import stability
+from lensrl.judge.evidence import stability
 from lensrl.measures.gains import Gains
 from lensrl.measures.halves import best_layer, contributions_on_halves, split_items
 from lensrl.measures.profile import gini, gini_of_equals, partial_conjunction, seed_agreement, simes

@@ -1,4 +1,4 @@
-"""Figures, each a function from a DataFrame to a matplotlib Figure. Widths grow with the number of layers."""
+"""Figures: each function draws a DataFrame as a matplotlib Figure, wider for more layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far studies agree on their profiles."""
+"""The agreement of studies on their profiles, as a heat map."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ NAMES = 22  # characters a line
 
 
 def agreement_figure(found: StudyAgreement, title: str = "") -> Figure:
-    """Spearman's coefficient of every two studies, with its interval: a heat map from -1 (opposite) to 1.
+    """Draw Spearman's coefficient of every pair of studies, with its interval, as a heat map from -1 to 1.
 
-    On the diagonal stands each study's reliability; a pair that is undefined is a cross.
+    The diagonal shows the reliability of each study. A cross marks an undefined pair.
     """
     with house_style():
+        # a square of cells, with room for the names
         names = found.studies["study"].tolist()
         n = len(names)
         side = 1.05 * n
@@ -32,13 +33,17 @@ def agreement_figure(found: StudyAgreement, title: str = "") -> Figure:
         figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.12))  # room for the names at the left
         axes = figure.add_subplot()
         values = found.matrix().to_numpy()
-        colours = ListedColormap(colormaps["RdBu"](np.linspace(0.1, 0.9, 256)))  # the darkest ends hide the numbers
+        colours = ListedColormap(
+            colormaps["RdBu"](np.linspace(0.1, 0.9, 256))
+        )  # the darkest ends would hide the numbers
         image = axes.imshow(values, cmap=colours, vmin=-1, vmax=1)
         axes.set_xticks(np.arange(n + 1) - 0.5, minor=True)
         axes.set_yticks(np.arange(n + 1) - 0.5, minor=True)
         axes.grid(which="minor", color="white", linewidth=2)
         axes.tick_params(which="both", length=0)
         axes.spines[:].set_visible(False)
+
+        # numbers in the cells: pairs off the diagonal, reliabilities on it
         at = {name: i for i, name in enumerate(names)}
         for pair in found.pairs.to_dict("records"):
             i, j = at[pair["first"]], at[pair["second"]]
@@ -49,6 +54,7 @@ def agreement_figure(found: StudyAgreement, title: str = "") -> Figure:
             if not np.isnan(study["reliability"]):
                 text = f"reliability\n{signed(study['reliability'])}"
             axes.text(i, i, text, ha="center", va="center", fontsize=8, color=MUTED)
+
         labels = [textwrap.fill(name, NAMES, break_on_hyphens=True) for name in names]
         axes.set_yticks(range(n), labels)
         axes.set_xticks(range(n), labels, rotation=40, ha="right", rotation_mode="anchor")
@@ -58,6 +64,7 @@ def agreement_figure(found: StudyAgreement, title: str = "") -> Figure:
 
 
 def _cell(axes: Axes, row: int, column: int, pair: Mapping[Any, Any]) -> None:
+    """Write a pair's coefficient and interval, or a cross, into its cell."""
     if pair["status"] != "defined":
         axes.text(column, row, "×", ha="center", va="center", color=MUTED)
         return

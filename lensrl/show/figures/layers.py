@@ -1,4 +1,4 @@
-"""What was measured, layer by layer: contributions, weight deltas, CKA."""
+"""Measures of single layers over depth: contributions, weight deltas, CKA."""
 
 from __future__ import annotations
 
@@ -23,10 +23,12 @@ from lensrl.show.figures.style import (
 
 
 def contribution_figure(table: pd.DataFrame, title: str = "") -> Figure:
-    """C_l with its interval over depth; layers whose run collapsed and layers without a value stand out."""
+    """Draw C_l with its interval over depth; mark layers with a collapsed run and layers without a value."""
     with house_style():
         figure, (axes,) = layer_axes(table["layer"])
         zero_and_one(axes)
+
+        # three kinds of mark: defined, collapsed, without a value
         shown, missing = table[table["contribution"].notna()], table[table["contribution"].isna()]
         collapsed = shown["status"] == "collapsed"
         draw_points(axes, shown[~collapsed], "contribution", BLUE)
@@ -36,6 +38,8 @@ def contribution_figure(table: pd.DataFrame, title: str = "") -> Figure:
             axes.plot(missing["layer"], np.zeros(len(missing)), "x", color=RED, label="no value", clip_on=False)
         if len(missing) or collapsed.any():
             legend_above(axes)
+
+        # without any value, the reason stands in the empty panel
         if len(shown):
             axes.set_ylim(min(-0.05, shown["low"].min() - 0.05), max(1.1, shown["high"].max() + 0.05))
         else:
@@ -48,7 +52,7 @@ def contribution_figure(table: pd.DataFrame, title: str = "") -> Figure:
 
 
 def delta_figure(table: pd.DataFrame) -> Figure:
-    """Relative weight-delta norm by layer: in full RL, and in the layer's own run."""
+    """Draw the relative weight-delta norm of every layer in full RL, and in the run that trains this layer alone."""
     with house_style():
         figure, (axes,) = layer_axes(table["layer"])
         axes.plot(table["layer"], table["relative_delta_full"], "o-", color=BLUE, label="in full RL")
@@ -60,7 +64,7 @@ def delta_figure(table: pd.DataFrame) -> Figure:
 
 
 def cka_figure(table: pd.DataFrame, title: str) -> Figure:
-    """Debiased CKA of two runs over depth, with its interval."""
+    """Draw the debiased CKA of two runs over depth, with its interval."""
     with house_style():
         figure, (axes,) = layer_axes(table["layer"])
         axes.axhline(1, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
@@ -71,7 +75,7 @@ def cka_figure(table: pd.DataFrame, title: str) -> Figure:
 
 
 def weight_figure(table: pd.DataFrame, title: str) -> Figure:
-    """Relative change of every matrix by layer, one colour per component."""
+    """Draw the relative change of every matrix by layer, in one colour per component."""
     with house_style():
         matrices = table[table["spectral"].notna()].dropna(subset=["layer"])
         figure, (axes,) = layer_axes(matrices["layer"])

@@ -1,4 +1,4 @@
-"""What a patch brought along, over layers, heads, or pairs of layers."""
+"""Recoveries of patches, over layers, heads, or pairs of layers."""
 
 from __future__ import annotations
 
@@ -28,12 +28,13 @@ PATCHED_UP_TO = {"bottom": "last of the layers 0 … l", "top": "first of the la
 
 
 def recovery_figure(rows: pd.DataFrame, title: str) -> Figure:
-    """Recovery by layer beside C_l: one panel for weights, one for activations, one colour per metric."""
+    """Draw recovery by layer beside C_l: a panel for weights, a panel for activations, a colour per metric."""
     with house_style():
-        kinds = sorted(rows["what"].unique(), reverse=True)  # weights first: their score is what C_l is made of
+        kinds = sorted(rows["what"].unique(), reverse=True)  # weights first: C_l is made of their scores
         figure, panels = layer_axes(rows["layer"], panels=len(kinds))
         low, high = _recovery_limits(rows)
         for axes, kind in zip(panels, kinds, strict=True):
+            # the metrics of a layer stand side by side, C_l last
             zero_and_one(axes)
             part = rows[rows["what"] == kind]
             metrics = [metric for metric in METRIC_LABELS if (part["metric"] == metric).any()]
@@ -41,7 +42,7 @@ def recovery_figure(rows: pd.DataFrame, title: str) -> Figure:
             for metric, offset in zip(metrics, offsets[:-1], strict=True):
                 points = part[part["metric"] == metric]
                 draw_points(axes, points, "recovery", COLOURS[metric], offset=offset, label=METRIC_LABELS[metric])
-                for edge, mark in ((low, "v"), (high, "^")):  # a point off the scale is pointed at
+                for edge, mark in ((low, "v"), (high, "^")):  # an arrow at the edge marks a point off the scale
                     beyond = points[points["recovery"] < low if mark == "v" else points["recovery"] > high]
                     if len(beyond):
                         axes.plot(
@@ -61,7 +62,7 @@ def recovery_figure(rows: pd.DataFrame, title: str) -> Figure:
 
 
 def patch_figure(rows: pd.DataFrame, title: str) -> Figure:
-    """What `patch` returned: recovery over depth; a map where a result has a layer and a head, or two layers."""
+    """Draw the rows of `patch`: recovery over depth, or a map for heads and for pairs of layers."""
     rows = rows[rows["sets"] != "everything"]  # 1 by construction
     sets = rows["sets"].iloc[0]
     if sets == "pairs":
@@ -76,20 +77,25 @@ def patch_figure(rows: pd.DataFrame, title: str) -> Figure:
 
 
 def _recovery_map(rows: pd.DataFrame, other: pd.Series, name: str, title: str) -> Figure:
-    """Recovery of log p(reference) as a colour, white at 0: one panel per kind, layers down, heads or layers across."""
+    """Map the recovery of log p(reference), white at 0: a panel per kind, layers down, heads or layers across."""
     with house_style():
         rows = rows.assign(other=other.astype(int))[rows["metric"] == "reference_logprob"]
         kinds = sorted(rows["what"].unique(), reverse=True)
+
+        # one colour scale for all panels
         figure = Figure(figsize=(4.2 * len(kinds) + 1.2, 4.2), layout="constrained")
         values = rows["recovery"].abs()
         span = min(max(values.max(), 0.1), 2.0) if values.notna().any() else 1.0
-        shades = colormaps["RdBu"].resampled(41)  # white in the middle; from 50 on, colour bars become bitmaps in SVG
+        shades = colormaps["RdBu"].resampled(
+            41
+        )  # odd: white in the middle; from 50 on, colour bars become bitmaps in SVG
+
         for i, kind in enumerate(kinds):
             axes = figure.add_subplot(1, len(kinds), i + 1)
             grid = rows[rows["what"] == kind].pivot(index="layer", columns="other", values="recovery")
             grid = grid.reindex(index=range(grid.index.min(), grid.index.max() + 1),
                                 columns=range(grid.columns.min(), grid.columns.max() + 1))  # fmt: skip
-            axes.set_facecolor(GRID)  # of what was not patched, or is undefined
+            axes.set_facecolor(GRID)  # shows where nothing was patched, and undefined recoveries
             drawn = axes.pcolormesh(grid.columns, grid.index, grid.to_numpy(float), cmap=shades, vmin=-span, vmax=span)
             axes.invert_yaxis()
             for axis in (axes.xaxis, axes.yaxis):
@@ -106,7 +112,7 @@ def _recovery_map(rows: pd.DataFrame, other: pd.Series, name: str, title: str) -
 
 
 def _recovery_limits(rows: pd.DataFrame) -> tuple[float, float]:
-    """Around everything drawn, but not so far that one wild interval flattens the rest."""
+    """Return limits around all points and intervals, capped so that one wide interval does not flatten the rest."""
     values = rows[["low", "high", "contribution"]].to_numpy(float)
     values = np.append(values[np.isfinite(values)], [0, 1])
     return max(values.min(), -1.5) - 0.1, min(values.max(), 2.5) + 0.1

@@ -1,4 +1,4 @@
-"""The layer contribution against what might explain it."""
+"""The layer contribution against each predictor."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ ACROSS = 4  # panels
 
 
 def scatter_figure(table: pd.DataFrame, predictors: Mapping[str, str], correlations: pd.DataFrame) -> Figure:
-    """C_l against each predictor (column -> what it is), layers coloured by depth and, while there is room, numbered.
+    """Draw C_l against each predictor. `predictors` maps columns of the table to labels.
 
-    Over each panel stand Spearman's coefficient and the one beyond depth. Predictors that the table lacks, and those
-    that are the same in every layer, have no panel.
+    Colours show the depth of the layers; up to 12 layers are numbered, too. The title of a panel gives Spearman's
+    coefficient and the coefficient beyond depth. A predictor that is missing from the table, or constant over layers,
+    has no panel.
     """
     with house_style():
         shown = table[table["status"] == "defined"]  # the layers that are correlated
@@ -30,6 +31,8 @@ def scatter_figure(table: pd.DataFrame, predictors: Mapping[str, str], correlati
         figure = Figure(
             figsize=(2.55 * across, 2.6 * max(rows, 1)), layout=ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.08)
         )
+
+        # one panel a predictor
         by_method = {str(method): part.set_index("predictor") for method, part in correlations.groupby("method")}
         shade: Any = depth_colours(table["layer"])
         middle = table["layer"].max() / 2
@@ -37,7 +40,7 @@ def scatter_figure(table: pd.DataFrame, predictors: Mapping[str, str], correlati
             axes = figure.add_subplot(rows, across, i + 1)
             axes.scatter(shown[name], shown["contribution"], s=18, c=shade.to_rgba(shown["layer"]))
             for _, row in shown.iterrows() if len(table) <= LISTED else ():
-                # layers at the same distance from the middle share an x: number one half on the left
+                # layers at the same distance from the middle share an x: number the first half on the left
                 side = -1 if row["layer"] < middle else 1
                 axes.annotate(f"{row['layer']}", (row[name], row["contribution"]), xytext=(4 * side, 2), fontsize=8,
                               textcoords="offset points", ha="right" if side < 0 else "left", color=MUTED)  # fmt: skip
@@ -50,6 +53,7 @@ def scatter_figure(table: pd.DataFrame, predictors: Mapping[str, str], correlati
             axes.xaxis.set_major_formatter("{x:g}")  # matplotlib would write a common factor over the label
             if i % across == 0:
                 axes.set_ylabel("$C_l$")
+
         if len(table) > LISTED and drawn:
             figure.colorbar(
                 shade, ax=figure.axes, label="layer", ticks=MaxNLocator(integer=True, steps=[1, 2, 5, 10]), aspect=40
@@ -58,7 +62,7 @@ def scatter_figure(table: pd.DataFrame, predictors: Mapping[str, str], correlati
 
 
 def _coefficients(found: Mapping[str, Any]) -> str:
-    """Spearman's coefficient or why there is none; under it the one beyond depth, where there is one."""
+    """Return Spearman's coefficient, or its reason; on a second line the coefficient beyond depth, if defined."""
     raw, beyond = found["spearman"], found.get("detrended")
     if np.isnan(raw["coefficient"]):
         return textwrap.fill(raw["reason"], 34)

@@ -1,4 +1,4 @@
-"""What figures share: colours, type, panels over the layers, and how a figure becomes a file or an element."""
+"""Shared parts of the figures: colours, type, panels over layers, and saving as a file or an SVG element."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _STYLE: Any = {
 
 
 def svg(figure: Figure) -> str:
-    """The figure as an <svg> element."""
+    """Return the figure as an <svg> element."""
     text = StringIO()
     with house_style():
         figure.savefig(text, format="svg", metadata={"Date": None})
@@ -50,7 +50,7 @@ def svg(figure: Figure) -> str:
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Save atomically; the format follows the suffix (png, svg, pdf)."""
+    """Save the figure atomically, in the format of the suffix (png, svg, pdf)."""
     path = Path(path)
     suffix = figure_format(path)
     with house_style(), new_file(path) as partial:
@@ -59,12 +59,13 @@ def save_figure(figure: Figure, path: str | Path) -> None:
 
 @contextmanager
 def house_style() -> Iterator[None]:
+    """Apply the project's matplotlib settings within a `with` block."""
     with matplotlib.rc_context(_STYLE):
         yield
 
 
 def layer_axes(layers: Iterable[int], panels: int = 1) -> tuple[Figure, list[Axes]]:
-    """Panels over the same layers, one above the other; wide enough for every layer's marks to stay apart."""
+    """Return a figure with panels over the same layers, stacked, wide enough to keep the layers apart."""
     first, last = min(layers, default=0), max(layers, default=0)
     count = last - first + 1
     figure = Figure(
@@ -83,13 +84,13 @@ def layer_axes(layers: Iterable[int], panels: int = 1) -> tuple[Figure, list[Axe
 
 
 def zero_and_one(axes: Axes) -> None:
-    """Nothing of the change, and all of it."""
+    """Draw lines at 0 (none of the change) and at 1 (the whole change)."""
     axes.axhline(0, color=MUTED, linewidth=0.8)
     axes.axhline(1, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
 
 
 def draw_points(axes: Axes, rows: pd.DataFrame, value: str, colour: str, *, offset: float = 0, **style: Any) -> None:
-    """Values at their layers, with intervals."""
+    """Draw a column at its layers, with the intervals `low` to `high`."""
     y = rows[value]
     axes.errorbar(
         rows["layer"] + offset, y, yerr=np.maximum([y - rows["low"], rows["high"] - y], 0), fmt="o", color=colour,
@@ -98,16 +99,17 @@ def draw_points(axes: Axes, rows: pd.DataFrame, value: str, colour: str, *, offs
 
 
 def legend_above(axes: Axes) -> None:
-    """To the right over the panel, where no point can be under it."""
+    """Put the legend above the panel, at the right, where it hides no point."""
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, fontsize=9, borderaxespad=0.2, handletextpad=0.4)
 
 
 def depth_colours(layers: Iterable[int]) -> ScalarMappable:
-    """Dark for shallow layers, light for deep ones."""
+    """Return a colour scale over layers, dark for shallow and light for deep layers."""
     known = list(layers) or [0]
-    colours = ListedColormap(colormaps["viridis"](np.linspace(0.05, 0.9, 256)))  # the last yellow is faint on white
+    colours = ListedColormap(colormaps["viridis"](np.linspace(0.05, 0.9, 256)))  # the lightest yellow is faint on white
     return ScalarMappable(Normalize(min(known), max(known)), colours)
 
 
 def signed(value: float) -> str:
+    """Format a number with two digits and a true minus sign."""
     return f"{value:.2f}".replace("-", "−")

@@ -1,4 +1,4 @@
-"""What the runs did while they trained."""
+"""Training curves of runs."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ from lensrl.show.figures.style import BLUE, GREEN, INK, LISTED, ORANGE, RED, dep
 
 
 def training_figure(curves: Sequence[tuple[str, pd.DataFrame]], *, title: str = "", window: int = 5) -> Figure:
-    """Mean reward over steps, smoothed: full RL in front, single layers coloured by depth, sets dashed or dotted.
+    """Draw the running mean of the mean reward over `window` steps, for every (name of a run, training curve).
 
-    A curve that stops before the longest one (diverged, collapsed) ends in a cross.
+    Full RL is in front, single layers are coloured by depth, sets of layers are dashed or dotted. A cross ends a curve
+    that stops before the longest curve (diverged, collapsed).
     """
     with house_style():
         figure = Figure(figsize=(7.2, 3.4), layout="constrained")
         axes = figure.add_subplot()
+        # colours: depth for single layers, then four colours in several dashes for sets
         layers = [layer for name, _ in curves if (layer := run_layer(name)) is not None]
         shade: Any = depth_colours(layers)
         listed = len(layers) <= LISTED
-        # four colours, then the same again in another dash
         sets = iter([(c, dash) for dash in ("--", ":", "-.") for c in (ORANGE, RED, GREEN, BLUE)] * len(curves))
         last = max((curve["step"].iloc[-1] for _, curve in curves), default=0)
+
+        # one line a run
         for name, curve in curves:
             smooth = curve["reward_mean"].rolling(window, min_periods=1).mean()
             layer = run_layer(name)
@@ -40,6 +43,7 @@ def training_figure(curves: Sequence[tuple[str, pd.DataFrame]], *, title: str = 
                 line = axes.plot(curve["step"], smooth, dash, color=colour, linewidth=1.6, label=label)
             if curve["step"].iloc[-1] < last:
                 axes.plot(curve["step"].iloc[-1], smooth.iloc[-1], "x", color=line[0].get_color(), zorder=4)
+
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         axes.set_xlabel("step")
         axes.set_ylabel(f"mean reward ({window}-step mean)")

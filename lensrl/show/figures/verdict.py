@@ -1,4 +1,4 @@
-"""The profile with the shapes that were held against it."""
+"""The profile of a verdict, with the fitted shapes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import blended_transform_factory
 
-from lensrl.judge.claims import thirds
 from lensrl.judge.verdict import Verdict
+from lensrl.measures.profile import thirds
 from lensrl.measures.shapes import ShapeFit
 from lensrl.show.figures.style import (
     BLUE,
@@ -30,16 +30,18 @@ TINT = "#f1f3f7"  # under the middle third: lighter than the grid
 
 
 def verdict_figure(verdict: Verdict, title: str = "") -> Figure:
-    """C_l with its interval, the hump and the shape that predicts unseen layers best, and the thirds of depth.
+    """Draw C_l with its interval, the best hump, the shape that predicts unseen layers best, and the thirds of depth.
 
-    The change point or the peak of the best shape stands over the curves with its 95 % interval. Without fitted
-    shapes (fewer than 6 layers) there is the profile and the thirds.
+    A mark above the curves shows the change point or the peak of the best shape, with its 95 % interval. Without fitted
+    shapes (fewer than 6 layers), the figure shows the profile and the thirds.
     """
     with house_style():
         layers = verdict.profile["layer"].to_numpy()
         figure, (axes,) = layer_axes(range(verdict.n_layers))
         zero_and_one(axes)
         draw_points(axes, verdict.profile, "contribution", BLUE, label="$C_l$", zorder=2)
+
+        # the hump, and the best shape where it is another
         shapes = verdict.shapes
         best = min(shapes.values(), key=lambda fit: fit.error) if shapes else None
         if HUMP in shapes:
@@ -49,6 +51,8 @@ def verdict_figure(verdict: Verdict, title: str = "") -> Figure:
             drawn = "steps-mid" if best.shape == "step" else "default"
             axes.plot(layers, best.curve, color=RED, linewidth=1.8, drawstyle=drawn, zorder=1.6,
                       label=f"{best.shape}: the best shape")  # fmt: skip
+
+        # room for the place above and for the thirds below
         _limits(axes, verdict, room_above=best is not None and best.shape in PLACES)
         if best is not None and best.shape in PLACES:
             _place(axes, best)
@@ -60,9 +64,7 @@ def verdict_figure(verdict: Verdict, title: str = "") -> Figure:
 
 
 def _limits(axes: Axes, verdict: Verdict, *, room_above: bool) -> None:
-    """Around the profile and its intervals, with a band below for the names of the thirds and one above for the
-    place.
-    """
+    """Set limits around the profile and its intervals, with bands for the thirds (below) and the place (above)."""
     ends = verdict.profile[["contribution", "low", "high"]].to_numpy(float)
     ends = np.append(ends[np.isfinite(ends)], [0, 1])
     low, high = max(ends.min(), -1.5), min(ends.max(), 2.5)
@@ -71,7 +73,7 @@ def _limits(axes: Axes, verdict: Verdict, *, room_above: bool) -> None:
 
 
 def _place(axes: Axes, fit: ShapeFit) -> None:
-    """The change point, between the layers that it parts, or the peak; with its interval, over everything."""
+    """Mark the change point, between the layers on either side, or the peak, with its interval."""
     shift = -0.5 if fit.shape == "step" else 0.0
     where, low, high = (f"{value:.3g}" for value in (fit.where, fit.low, fit.high))
     interval = "" if low == high else f" [{low}, {high}]"
@@ -83,7 +85,7 @@ def _place(axes: Axes, fit: ShapeFit) -> None:
 
 
 def _thirds(axes: Axes, verdict: Verdict) -> None:
-    """The middle third shaded, and the mean of each written under it."""
+    """Shade the middle third, and write the mean of each third at the bottom."""
     depth, layers = np.arange(verdict.n_layers), verdict.profile["layer"].to_numpy()
     places, parts = thirds(depth, verdict.n_layers), thirds(layers, verdict.n_layers)
     for name, here, part in zip(("first", "middle", "last"), places, parts, strict=True):
