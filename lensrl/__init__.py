@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from lensrl.store.verify import verify
     from lensrl.train.study import run_study
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "LensrlError": "lensrl.errors",

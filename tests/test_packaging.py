@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -95,3 +96,31 @@ def test_the_unpacked_wheel_runs_by_its_entry_point_without_the_repository(wheel
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"lensrl {lensrl.__version__}\n"
     assert done.stderr.count(str(tmp_path / "site")) == 2, done.stderr  # both packages come from the wheel
+
+
+# The public names of the first version: programs that use them keep working.
+NAMES_OF_0_1 = (
+    "LensrlError", "Run", "Study", "StudyAgreement", "Verdict", "additivity_table", "agree", "along_training",
+    "base_rivals", "compare_activations", "compare_layers", "compare_weights", "correlate_study", "load_recipe",
+    "open_run", "open_study", "patch", "predictors", "read_contributions", "run_study", "runs", "verdict", "verify",
+    "write_report",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES_OF_0_1)
+def test_every_public_name_of_the_first_version_still_imports(name: str) -> None:
+    assert callable(getattr(lensrl, name))
+    assert name in lensrl.__all__
+
+
+def test_public_names_come_from_where_type_checkers_see_them() -> None:
+    """`lensrl/__init__.py` names each home twice: for a type checker, and for the import on demand."""
+    tree = ast.parse((ROOT / "lensrl" / "__init__.py").read_text(encoding="utf-8"))
+    seen = {
+        alias.name: node.module
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("lensrl.")
+        for alias in node.names
+    }
+    assert seen == lensrl._HOMES
+    assert sorted(lensrl.__all__) == sorted(lensrl._HOMES)
