@@ -1,4 +1,4 @@
-"""A task of one's own: additions without carrying, `47+38=75`. A recipe names it as own_task.py:NoCarry."""
+"""A task of your own: additions without carrying, `47+38=75`. A recipe names it own_task.py:NoCarry."""
 
 import random
 
@@ -17,11 +17,11 @@ class NoCarry:
             for a, b in self.pairs[split]
         ]
 
-    def reward(self, item, completion):  # what RL maximises: here a part for each digit in its place
+    def reward(self, item, completion):  # RL maximises this: a part for each digit in its place
         in_place = sum(map(str.__eq__, item.reference, completion))
         return in_place / max(len(item.reference), len(completion))
 
-    def score(self, item, completion):  # what the study reports
+    def score(self, item, completion):  # the study reports this
         return float(completion == item.reference)
 
 
