@@ -1,4 +1,8 @@
-"""Halves of the items: choose on one half and measure on the other, against the winner's curse."""
+"""Halves of the items: choose a layer on one half and measure it on the other, against the winner's curse.
+
+The functions split items and compute contributions on the halves. Agreement between halves is in
+`lensrl.measures.profile`.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +15,16 @@ from lensrl.measures.gains import Gains, Interval, item_weights
 def best_layer(
     gains: Float64[np.ndarray, "gain seed item"], benchmark: np.ndarray, layers: np.ndarray
 ) -> list[tuple[int, Interval]]:
-    """The best layer on one half of the items and its C_l on the other half, then the other way round.
+    """Choose the best layer on one half of the items and measure its C_l on the other half; then swap the halves.
 
-    Measured where it was chosen, the best of many noisy layers looks better than it is (the winner's curse). The last
-    gain is full RL's; where that is not certain on the half that measures, there is nothing to divide by, and that way
-    round is left out. So are both where a half has fewer than two items of a benchmark.
+    Measured on the items that chose it, the best of many noisy layers looks better than it is (the winner's curse).
+
+    `gains` (gain, seed, item) are paired differences from the base; the last gain is full RL's. `benchmark` names the
+    benchmark of each item, `layers` the layer of each gain but the last.
+
+    Returns up to two pairs (layer, C_l with Fieller's interval). A pair is left out if full RL's gain is not
+    significantly above 0 on the half that measures: there is nothing to divide by. Both are left out if a half has
+    fewer than two items of a benchmark.
     """
     split = split_items(benchmark)
     if any(np.sum(benchmark[half] == name) < 2 for half in split for name in np.unique(benchmark)):
@@ -32,20 +41,26 @@ def best_layer(
 def contributions_on_halves(
     gains: Float64[np.ndarray, "gain seed item"], benchmark: np.ndarray
 ) -> Float64[np.ndarray, "half layer seed"]:
-    """Contributions of every seed on either half of the items, over full RL's mean gain (the last of the gains)."""
+    """Compute the contributions of every seed on each half of the items: (half, layer, seed).
+
+    The denominator is full RL's gain on that half, mean over seeds. Full RL is the last of the gains.
+    """
     return np.stack([contributions_on_items(gains, benchmark, half) for half in split_items(benchmark)])
 
 
 def contributions_on_items(
     gains: Float64[np.ndarray, "gain seed item"], benchmark: np.ndarray, items: Int[np.ndarray, " chosen"]
 ) -> Float64[np.ndarray, "layer seed"]:
-    """Contributions of every seed on some of the items, over full RL's mean gain there."""
+    """Compute the contributions of every seed on the chosen items: (layer, seed).
+
+    `items` are indices. The denominator is full RL's gain on these items, mean over seeds.
+    """
     mean = gains[..., items] @ item_weights(benchmark[items].tolist())
     return mean[:-1] / mean[-1].mean()
 
 
 def split_items(benchmark: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Every other item of each benchmark, and the rest."""
+    """Return the indices of every other item of each benchmark, and the indices of the remaining items."""
     order = np.argsort(benchmark, kind="stable")
     ranks = np.empty(len(benchmark), int)
     ranks[order] = np.concatenate([np.arange(n) for n in np.unique(benchmark, return_counts=True)[1]])

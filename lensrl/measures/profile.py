@@ -1,4 +1,8 @@
-"""A contribution profile as a whole: how unequal its layers are, and whether seeds agree on it."""
+"""A contribution profile as a whole: how unequal its layers are, and whether training seeds agree on it.
+
+The module also combines the p-values of several hypotheses (`partial_conjunction`, `simes`). The shape of a profile is
+in `lensrl.measures.shapes`, the agreement of two studies in `lensrl.measures.agreement`.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,13 @@ DRAWS = 999
 
 
 class Agreement(NamedTuple):
-    """`agreement` beyond a step, its one-sided p, what `chance` gives, and Spearman's mean over pairs of seeds."""
+    """The agreement of seeds beyond a two-level step, beside its null.
+
+    `agreement` is the mean correlation of residuals. `p_above` is the one-sided p of an agreement at least as high
+    under the null, and `p_below` of one at least as low. `chance` is the mean of the null with its 2.5 % and 97.5 %
+    quantiles. `spearman` is the mean of Spearman's coefficient over pairs of seeds, on all items and without removal of
+    a step.
+    """
 
     agreement: float
     p_above: float
@@ -31,13 +41,22 @@ def seed_agreement(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Agreement:
-    """Whether seeds agree on more than a two-level step, from every seed's contributions on two halves of the items.
+    """Test whether seeds agree on more than a two-level step over depth.
 
-    The mean correlation, over pairs of seeds, of what the best step leaves of one seed's profile on one half with the
-    same of another seed's on the other half, so that items which all seeds share do not make them agree on average.
-    Null: normal profiles around the step with three kinds of noise, as large as they are seen: of a half's items,
-    shared by all seeds (from the covariance of seeds on one half); of a seed, shared by both halves (from that of a
-    seed's halves); and the rest. What layers truly share would widen the null, never narrow it.
+    `halves` holds the contributions of every seed on two halves of the items (`contributions_on_halves`).
+    `contribution` is the profile that determines the change point of the best two-level step.
+
+    1. Split the items in two halves.
+    2. Subtract the step from each seed's profile on each half: its own mean on either side of the change point.
+    3. Correlate seed s on half A with seed t on half B, for s != t, and average over the pairs. Different halves keep
+       shared items from creating agreement.
+
+    Null: normal profiles around the step with three kinds of noise, each of the observed size. The noise of a half's
+    items is shared by all seeds; its size is the covariance of seeds on one half. The noise of a seed is shared by both
+    halves; its size is the covariance of a seed's halves. The rest is independent. A profile that layers truly share
+    widens this null, and never narrows it.
+
+    Both p count the observed value among the `draws`.
     """
     levels = _step(contribution)
     groups = [np.flatnonzero(levels), np.flatnonzero(~levels)]
@@ -58,7 +77,10 @@ def seed_agreement(
 
 
 def gini(contribution: Float[np.ndarray, "*draw layer"]) -> Float64[np.ndarray, "*draw"]:
-    """Gini coefficient of max(C_l, 0): 0 when all layers contribute the same, 1 - 1/n when one alone does."""
+    """Compute the Gini coefficient of max(C_l, 0), with C_l in the last axis.
+
+    It is 0 if all layers contribute the same, and 1 - 1/n if one of n layers contributes alone.
+    """
     values = np.sort(np.maximum(contribution, 0.0), axis=-1)
     n = values.shape[-1]
     with np.errstate(invalid="ignore"):
@@ -66,7 +88,10 @@ def gini(contribution: Float[np.ndarray, "*draw layer"]) -> Float64[np.ndarray, 
 
 
 def gini_of_equals(gains: Gains, draws: int = DRAWS, seed: int = 0) -> Interval:
-    """The Gini coefficient of equal layers with the measured errors: mean, 2.5 % and 97.5 %."""
+    """Simulate the Gini coefficient of equal layers with the measured errors: its mean, 2.5 % and 97.5 % quantile.
+
+    A Gini coefficient is positive for equal layers with errors. This is its null.
+    """
     n = len(gains.mean) - 1
     covariance = np.sum([part.sign * part.covariance for part in gains.parts], axis=0)[:n, :n] / gains.mean[-1] ** 2
     values, vectors = np.linalg.eigh(covariance)
@@ -77,19 +102,23 @@ def gini_of_equals(gains: Gains, draws: int = DRAWS, seed: int = 0) -> Interval:
 
 
 def partial_conjunction(p: Float[np.ndarray, " hypothesis"], r: int) -> float:
-    """p of: fewer than r of the hypotheses are false (Bonferroni's; Benjamini and Heller 2008)."""
+    """Return the p of the hypothesis that fewer than r of the hypotheses are false.
+
+    Bonferroni's version: min(1, (n - r + 1) p_(r)), with p_(r) the r-th smallest of n (Benjamini and Heller 2008).
+    """
     return min(1.0, (len(p) - r + 1) * float(np.sort(p)[r - 1]))
 
 
 def simes(p: Float[np.ndarray, " hypothesis"]) -> float:
-    """p of: every one of the hypotheses is true; for tests that depend on each other positively, as layers do that
-    share the runs of full RL.
+    """Return the p of the hypothesis that all of the hypotheses are true, by Simes: min over i of n p_(i) / i.
+
+    It holds for tests with positive dependence, as between layers whose contributions share the runs of full RL.
     """
     return float(stats.false_discovery_control(p).min())
 
 
 def _step(contribution: Float[np.ndarray, " layer"]) -> np.ndarray:
-    """Which layers lie beyond the change point of the best two-level step."""
+    """Return a mask of the layers beyond the change point of the best two-level step (least squares)."""
     n = len(contribution)
     masks = [np.arange(n) >= change for change in range(2, n - 1)]
     return min(masks, key=lambda m: contribution[m].var() * m.sum() + contribution[~m].var() * (~m).sum())
@@ -101,9 +130,9 @@ def _noise(
     draws: int,
     rng: np.random.Generator,
 ) -> Float64[np.ndarray, "draw half layer seed"]:
-    """Profiles without anything in common but the noise of shared items and of the seeds themselves."""
+    """Draw profiles that share nothing but the noise of common items and the noise of each seed."""
     n_layers, n_seeds = rest.shape[1:]
-    products = np.einsum("als,blt->abst", rest, rest) / (n_layers - len(groups))  # two levels were taken off
+    products = np.einsum("als,blt->abst", rest, rest) / (n_layers - len(groups))  # the two levels cost two df
     other = ~np.eye(n_seeds, dtype=bool)
     items = max(float(np.mean([products[a, a][other].mean() for a in (0, 1)])), 0.0)
     seeds = max(float(np.trace(products[0, 1]) / n_seeds), 0.0)
@@ -120,7 +149,7 @@ def _noise(
 
 
 def _agreement(rest: Float64[np.ndarray, "draw half layer seed"]) -> Float64[np.ndarray, " draw"]:
-    """Mean correlation over ordered pairs of different seeds, one on either half."""
+    """Return the mean correlation over ordered pairs of different seeds, one seed on each half."""
     unit = rest / np.maximum(np.linalg.norm(rest, axis=2, keepdims=True), 1e-300)
     products = np.einsum("dls,dlt->dst", unit[:, 0], unit[:, 1])
     n = products.shape[1]
