@@ -1,6 +1,9 @@
-"""Tasks: prompts, items, rewards and scores.
+"""Tasks: items with prompts, and the rewards and scores of completions.
 
-A task's module is imported only when a recipe names it: sympy, TextWorld and reasoning-gym take seconds.
+`protocol.py` is the contract of a task; read it first. Each other module is one task, or a part that tasks share. The
+settings of a task are in `lensrl.recipe.task_tables`.
+
+The module of a task is imported only when a recipe names it: sympy, TextWorld and reasoning-gym take seconds.
 """
 
 from __future__ import annotations
@@ -71,7 +74,7 @@ def _open(settings: object) -> Task | AgentTask:
 
 
 def evaluation_items(task: Task | AgentTask, recipe: Recipe) -> list[Item]:
-    """The held-out items that every run of the study is scored on: the first `evaluation.items` of each benchmark."""
+    """Return the items on which every run is scored: the first `evaluation.items` held-out items of each benchmark."""
     kept: list[Item] = []
     taken: dict[str, int] = {}
     for item in task.items("test"):
