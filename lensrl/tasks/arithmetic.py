@@ -32,10 +32,13 @@ class Arithmetic:
     """Addition, scored 1 for exactly the right digits and 0 otherwise."""
 
     def items(self, split: Split) -> list[Item]:
+        """Return the additions of a split."""
         return [Item(f"{a}+{b}", prompt(a, b), str(a + b), "arithmetic") for a, b in problems(split)]
 
     def reward(self, item: Item, completion: str) -> float:
+        """Return the score."""
         return self.score(item, completion)
 
     def score(self, item: Item, completion: str) -> float:
+        """Return 1 if the completion, without spaces around it, is the sum, and 0 otherwise."""
         return float(completion.strip() == item.reference)

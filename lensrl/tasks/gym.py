@@ -52,6 +52,7 @@ class Gym:
         return kept
 
     def reward(self, item: Item, completion: str) -> float:
+        """Return the score."""
         return self.score(item, completion)
 
     def score(self, item: Item, completion: str) -> float:

@@ -31,6 +31,7 @@ class Math:
         return [item for name, source in sources.items() for item in self._read(name, source)]
 
     def reward(self, item: Item, completion: str) -> float:
+        """Return the score."""
         return self.score(item, completion)
 
     def score(self, item: Item, completion: str) -> float:

@@ -169,6 +169,7 @@ def _load_module(path: Path, sha256: str) -> ModuleType:
             f"task file {path} has changed since the recipe was read (sha256 {sha256[:12]} then, {now[:12]} now): "
             f"restore it, or begin a new study with --out"
         )
+    # The module's name carries the hash, so that two versions of a file do not share a name.
     module = ModuleType(f"lensrl_own_{now[:12]}")
     module.__file__ = str(path)
     before = set(sys.modules)
@@ -211,6 +212,7 @@ def _check_items(items: Any, again: Any, where: str, *, in_turns: bool) -> None:
         raise RecipeError(
             f"{where} is {type(items).__name__ if items else 'empty'}; a list of lensrl.tasks.Item is needed"
         )
+    # Each item by itself, then its id against the ids before it.
     seen: set[str] = set()
     for number, item in enumerate(items):
         if not isinstance(item, Item):
@@ -231,6 +233,7 @@ def _check_items(items: Any, again: Any, where: str, *, in_turns: bool) -> None:
                 f"{where}: two items have the id {item.id!r}; scores are paired by id, so make them unique"
             )
         seen.add(item.id)
+    # Scores of two runs are paired by item, so the items must not depend on the call.
     if items != again:
         raise RecipeError(
             f"{where} differs between two calls; it must be the same each time: give random numbers a seed"

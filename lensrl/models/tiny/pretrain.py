@@ -111,6 +111,7 @@ def sampled_accuracy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast,
 
 
 def main() -> None:
+    """Pre-train a model and write its folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("family")
     parser.add_argument("--out", type=Path, required=True)

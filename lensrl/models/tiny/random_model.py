@@ -58,6 +58,7 @@ def random_qwen3(
 
 
 def main() -> None:
+    """Write the folder of a random model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", type=Path, required=True, help="what the tokenizer is learned from: any UTF-8 file")
     parser.add_argument("--out", type=Path, required=True, help="the model folder to write")

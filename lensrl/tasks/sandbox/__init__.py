@@ -126,6 +126,7 @@ class Sandbox:
                         i, outcome = server.receive()
                         outcomes[i] = outcome
                         in_flight.remove(i)
+                # A program that was in flight may have killed the server: it gets one more attempt.
                 except _ServerLost:
                     self._stop()
                     for i in in_flight:
@@ -163,14 +164,15 @@ class _Server:
         if sys.platform != "linux":
             raise LensrlError(f"running programs needs the Linux kernel's confinement; this is {sys.platform}")
         self.folder = tempfile.mkdtemp(prefix="lensrl-sandbox-")
-        self.socket, theirs = socket.socketpair()
+        self.socket, server_end = socket.socketpair()
+        # Start the server with the other end of a socket, a nearly empty environment, and its own session.
         command = [sys.executable, "-s", "-S", "-X", "utf8", str(Path(__file__).with_name("server.py"))]
         try:
             self.process = subprocess.Popen(
-                [*command, str(theirs.fileno()), self.folder, ",".join(without)],
+                [*command, str(server_end.fileno()), self.folder, ",".join(without)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[server_end.fileno()],
                 env={"PYTHONHASHSEED": "0"},  # the same outcome every time
                 cwd="/",
                 start_new_session=True,
@@ -178,7 +180,7 @@ class _Server:
         except OSError as error:
             shutil.rmtree(self.folder)
             raise LensrlError(f"the sandbox's server does not start: {error}") from None
-        theirs.close()
+        server_end.close()
         # The server's first line names the active layers. Refuse to run programs with too few of them.
         self._answers = self.socket.makefile("rb")
         try:

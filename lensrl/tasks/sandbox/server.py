@@ -229,6 +229,7 @@ def describe(error: BaseException) -> bytes:
 
 
 def main() -> None:
+    """Enter the namespaces, fork the server, and stay as its guard."""
     control = socket.socket(fileno=int(sys.argv[1]))
     folder, without = sys.argv[2], sys.argv[3].split(",")
     starter = os.getppid()
