@@ -1,1 +1,1 @@
-"""Pure functions on arrays: NumPy and SciPy, no torch, no files."""
+"""Measures: pure functions on arrays, with NumPy and SciPy. No module here imports torch or opens a file."""

@@ -1,29 +1,37 @@
-"""How far two contribution profiles agree, each known only up to its noise.
+"""Agreement of two contribution profiles, each measured with error, as an interval for the *true* profiles' agreement.
 
     observed    r = coefficient(x, y),    x = true x + error of x,    y = true y + error of y
 
-Errors pull r toward 0: where the true profiles agree wholly, what is seen is about the *ceiling* and not 1,
+The module interpolates two profiles onto common depths, estimates the errors of their values, and computes the
+interval. It does not decide whether two studies agree: the claims do that.
+
+Errors pull r toward 0. Two true profiles that agree perfectly give an observed r of about the *ceiling*, not of 1:
 
     ceiling = sqrt(reliability of x * reliability of y)                       (Spearman 1904, doi:10.2307/1412159)
 
-of Pearson's coefficient; Spearman's is near it, lower on a plateau, and Kendall's lower yet. Adding noise to x and y
-again, as a parametric bootstrap does, pulls it a second time, and its interval misses the truth. The interval here asks
-instead which coefficients of the *true* profiles, over just these layers, would make the observed one likely (a test,
-inverted):
+The formula holds for Pearson's coefficient. Spearman's coefficient is near it, and lower on a plateau. Kendall's is
+lower still.
 
-1. Profiles that may be true are drawn, in two ways, because what the errors do to an order depends on how far apart
-   the true values lie, which nobody sees. *Spread*: as many normal variates, shrunk to the variance that the errors
-   leave, t_l ~ N(m + B (x_l - m), B s^2) with B = 1 - s^2 / Var(x). *Levels*: the nonparametric maximum likelihood of
-   normal means (Kiefer and Wolfowitz 1956, doi:10.1214/aoms/1177728066), which makes a plateau of a plateau; within a
-   level the order is arbitrary. s^2, uncertain, is drawn with its degrees of freedom.
-2. The layers of one are rearranged to every coefficient from -1 to 1; both get new errors; r* is what is then seen.
-3. A true coefficient stays in the interval where r* >= r and r* <= r are both no rarer than 2.5 % of what they are at
-   the end of the scale that favours them (the CLs method: Read 2002, doi:10.1088/0954-3899/28/10/313, so that an r
-   too high to be true has an interval all the same). Probabilities are monotone regressions of the draws
-   on their true coefficient; the interval is the union over both ways of drawing.
+A parametric bootstrap adds noise to x and y again. It pulls r toward 0 a second time, and its interval misses the
+truth. The interval here inverts a test instead. It holds every coefficient of the true profiles, over exactly these
+layers, that makes the observed coefficient likely:
 
-Layers are taken to have errors of one size, and errors of one study to have nothing to do with those of another but
-for items that both were scored on (`shared`). The measured coverage stands at `agreement`.
+1. Draw profiles that may be true. The effect of errors on an order depends on the distances between the true values,
+   which nobody observes. So profiles are drawn in two ways.
+   *Spread*: normal variates, one per layer, shrunk to the variance that the errors leave,
+   t_l ~ N(m + B (x_l - m), B s^2) with B = 1 - s^2 / Var(x).
+   *Levels*: the nonparametric maximum likelihood of normal means (Kiefer and Wolfowitz 1956,
+   doi:10.1214/aoms/1177728066). It turns a plateau into a plateau; within a level the order is arbitrary.
+   s^2 is uncertain too, and is drawn with its degrees of freedom.
+2. Rearrange the layers of one profile to every true coefficient from -1 to 1. Add new errors to both profiles. The
+   coefficient of the two noisy profiles is r*.
+3. Keep a true coefficient in the interval if r* >= r and r* <= r are both probable enough. Each probability must
+   exceed 2.5 % of its value at the end of the scale that favours it. This is the CLs method (Read 2002,
+   doi:10.1088/0954-3899/28/10/313): an r too high to be true still has an interval. The probabilities are monotone
+   regressions of the draws on their true coefficient. The interval is the union over both ways of drawing.
+
+Assumptions: the errors of all layers of a profile have one size. The errors of two studies are independent, except
+through items on which both studies were scored (`shared`). The docstring of `agreement` gives the measured coverage.
 """
 
 from __future__ import annotations
@@ -40,15 +48,16 @@ from lensrl.measures.gains import CONFIDENCE, Gains, Interval
 Coefficient = Literal["spearman", "kendall"]
 COEFFICIENTS = get_args(Coefficient)
 FEWEST_COMMON = 4  # positions in depth
-DRAWS = 2_000  # for either way of drawing
-_ENDS = 0.1  # of the draws, at a true coefficient of 1, and of -1
-_ATOMS, _STEPS = 60, 300  # of the maximum likelihood by EM
+DRAWS = 2_000  # for each way of drawing
+_ENDS = 0.1  # share of the draws at a true coefficient of 1, and again at -1
+_ATOMS, _STEPS = 60, 300  # levels and iterations of the maximum likelihood by EM
 
 
 class Measured(NamedTuple):
-    """A profile at some positions in depth; `error` is the standard error of one of its values beside the others.
+    """A profile at some positions in depth, with the standard error of its values.
 
-    An `error` of 0 is a profile taken as it is; `df`, how well `error` itself is known.
+    `values` is the profile, one value per position. `error` is the standard error of one value relative to the other
+    values; 0 takes the profile as exact. `df` is the degrees of freedom of `error`.
     """
 
     values: Float64[np.ndarray, " layer"]
@@ -59,7 +68,7 @@ class Measured(NamedTuple):
     def reliability(self) -> float:
         """The share of the variance over layers that is not error: 1 - s^2 / Var, at least 0.
 
-        Errors are those of `Gains`: of seeds and items with several seeds, of items with one.
+        The errors are the errors of `Gains`: over seeds and items with several seeds, over items alone with one seed.
         """
         variance = float(self.values.var(ddof=1))
         return max(1 - self.error**2 / variance, 0.0) if variance > 0 else 0.0
@@ -70,12 +79,18 @@ def on_common_depth(
 ) -> tuple[
     Float64[np.ndarray, " common"], Float64[np.ndarray, "common x_layer"], Float64[np.ndarray, "common y_layer"]
 ]:
-    """Positions that both profiles have, and the weights that interpolate each linearly onto them.
+    """Return the positions that both profiles cover, and the weights that interpolate each profile linearly onto them.
 
-    Positions are the middles of layers, (l + 0.5) / n_layers: layer l takes up the depth from l / n to (l + 1) / n. The
-    common ones are those of the profile with fewer layers, within the reach of the other: the other way round would
-    make positions that are mixtures of the same few measurements, and count them as if each had been measured. So would
-    a gap in the other that is wider than the layers of the first are apart: positions inside of one are left out.
+    `x_depth` and `y_depth` are the middles of the measured layers, (l + 0.5) / n_layers, in increasing order: layer l
+    occupies the depth from l / n_layers to (l + 1) / n_layers.
+
+    The common positions are the positions of the profile with fewer layers, within the range of the other profile. The
+    opposite choice would interpolate many positions from the same few measurements, and count each as a measurement.
+    For the same reason a position is left out where it lies in a gap of the longer profile that is wider than the
+    smallest distance between layers of the shorter one.
+
+    Returns the common positions and two weight matrices, (common, x_layer) and (common, y_layer). A matrix times its
+    profile gives the profile at the common positions.
     """
     few, many = (x_depth, y_depth) if len(x_depth) <= len(y_depth) else (y_depth, x_depth)
     near = 1e-9
@@ -88,18 +103,19 @@ def on_common_depth(
 
 
 def measured(gains: Gains, weights: Float[np.ndarray, "common layer"]) -> Measured:
-    """The layers' gains (the last, of full RL, left out) at common positions, with the error of one of them.
+    """Interpolate the gains of the layers to common positions, with the standard error of one position.
 
-    Dividing by full RL's gain and subtracting the base's score change neither ranks nor correlations, so their errors
-    do not enter: only what moves layers against each other does.
+    `weights` (common, layer) comes from `on_common_depth`. The last gain, of full RL, is left out. Division by full
+    RL's gain and subtraction of the base score change neither ranks nor correlations. So their errors do not enter:
+    only errors that move layers relative to each other do.
     """
     n = len(weights)
     common = gains.combined(np.hstack([weights, np.zeros((n, 1))]))
-    squares = [_spread(part.covariance) for part in common.parts]
+    squares = [_variance_over_layers(part.covariance) for part in common.parts]
     variance = max(sum(part.sign * s for part, s in zip(common.parts, squares, strict=True)), 0.0)
     alone = max(s for part, s in zip(common.parts, squares, strict=True) if part.sign > 0)
-    variance = max(variance, alone)  # no smaller than either sample alone leaves it, as in `Gains`
-    # every layer has its own error: n - 1 contrasts between them, each with the degrees of freedom of one
+    variance = max(variance, alone)  # at least the variance from either sample alone, as in `Gains`
+    # Each layer has its own error: there are n - 1 contrasts between layers, each with the degrees of freedom of one.
     uncertainty = sum(s**2 / (part.df * (n - 1)) for part, s in zip(common.parts, squares, strict=True))
     df = max(variance**2 / uncertainty, n - 1.0) if uncertainty > 0 else np.inf
     return Measured(common.mean, float(np.sqrt(variance)), df)
@@ -109,26 +125,29 @@ def shared_error(
     items: Float[np.ndarray, "both item"], benchmark: list[str], x: Float[np.ndarray, "common x_layer"],
     y: Float[np.ndarray, "common y_layer"],
 ) -> float:  # fmt: skip
-    """The covariance of the two profiles' errors at one position, from items that both were scored on.
+    """Return the covariance of the errors of two profiles at one position, from items on which both were scored.
 
-    `items`: gains per item, means over seeds, of all layers of the one, then of all layers of the other.
+    `items` holds gains per item, means over seeds: first all layers of one study, then all layers of the other.
+    `benchmark` names the benchmark of each item. `x` and `y` are the weights of `on_common_depth`.
     """
     covariance = Gains.from_items(items[:, None], benchmark).parts[0].covariance
     n = x.shape[1]
-    return _spread(x @ covariance[:n, n:] @ y.T)
+    return _variance_over_layers(x @ covariance[:n, n:] @ y.T)
 
 
 def agreement(
     x: Measured, y: Measured, coefficient: Coefficient, *, shared: float = 0.0, draws: int = DRAWS, seed: int = 0
 ) -> Interval:
-    """The agreement of two profiles at the same positions, with the 95 % interval of the true profiles' agreement.
+    """Return the coefficient of two profiles at the same positions, with a 95 % interval for the true coefficient.
 
-    `shared` is the covariance of their errors at one position (`shared_error`). Where neither has an error the ends
-    are NaN; where one does, the interval carries its errors alone. All NaN where a profile is constant.
+    The true coefficient is the coefficient of the true profiles, without errors. The module's docstring states the
+    method. `shared` is the covariance of the two profiles' errors at one position (`shared_error`). The ends of the
+    interval are NaN if neither profile has an error. If one profile has an error, the interval carries the errors of
+    that profile alone. All three values are NaN if a profile is constant.
 
-    Measured coverage (`python -m tests.benchmarks.agreement 60`: 60 simulated pairs of studies for each of 11 pairs of
-    true profiles, among them the same one twice, opposite, independent and half alike ones, and plateaus whose order
-    cannot be seen; both coefficients), smallest and mean over the pairs of profiles:
+    Measured coverage (`python -m tests.benchmarks.agreement 60`), smallest and mean over 11 pairs of true profiles,
+    with 60 simulated pairs of studies each and both coefficients. The pairs include the same profile twice, opposite,
+    independent and half-alike profiles, and plateaus whose order cannot be seen:
 
         layers      8     8     8    28    28    28
         seeds       1     3     3     1     2     3
@@ -136,51 +155,61 @@ def agreement(
         smallest 0.97  0.98  0.97  0.93  0.92  0.95
         mean     0.99  1.00  0.99  0.98  0.98  0.98
 
-    Where it errs it is too wide: what the errors hide of an order may be anything.
+    Where the coverage is not 0.95 the interval is mostly too wide: an order that the errors hide may be any order.
     """
     if np.ptp(x.values) == 0 or np.ptp(y.values) == 0:
         return Interval(*[float("nan")] * 3)
-    observed = _observed(x.values, y.values, coefficient)
+    observed = _coefficient_with_ties(x.values, y.values, coefficient)
     if x.error == 0 and y.error == 0:
         return Interval(observed, float("nan"), float("nan"))
     rng = np.random.default_rng(seed)
-    found = [_inverted(x, y, observed, coefficient, way, shared, draws, rng) for way in (_spread_out, _levels)]
-    return Interval(observed, min(low for low, _ in found), max(high for _, high in found))
+    ends = [
+        _inverted_interval(x, y, observed, coefficient, draw_truth=draw_truth, shared=shared, draws=draws, rng=rng)
+        for draw_truth in (_draw_spread, _draw_levels)
+    ]
+    return Interval(observed, min(low for low, _ in ends), max(high for _, high in ends))
 
 
 def ceiling(x: Measured, y: Measured) -> float:
-    """About what would be seen if the true profiles agreed wholly; 1 for profiles without errors."""
+    """Return sqrt(reliability of x * reliability of y), about the coefficient of two noisy profiles that truly agree.
+
+    It is 1 for profiles without errors (Spearman 1904, doi:10.2307/1412159).
+    """
     return float(np.sqrt(x.reliability * y.reliability))
 
 
-Way = Callable[[Measured, Float64[np.ndarray, "draw 1"], np.random.Generator], Float64[np.ndarray, "draw layer"]]
+_DrawTruth = Callable[[Measured, Float64[np.ndarray, "draw 1"], np.random.Generator], Float64[np.ndarray, "draw layer"]]
 
 
-def _inverted(
-    x: Measured, y: Measured, observed: float, coefficient: Coefficient, way: Way, shared: float, draws: int,
-    rng: np.random.Generator,
+def _inverted_interval(
+    x: Measured, y: Measured, observed: float, coefficient: Coefficient, *, draw_truth: _DrawTruth, shared: float,
+    draws: int, rng: np.random.Generator,
 ) -> tuple[float, float]:  # fmt: skip
-    """The ends of the interval under one way of drawing profiles that may be true."""
-    s_x, s_y = (_errors(m, draws, rng) for m in (x, y))
-    true_x, true_y = way(x, s_x, rng), way(y, s_y, rng)
-    turn = rng.random((draws, 1)) < 0.5  # which of the two is rearranged
+    """Return the ends of the interval under one way of drawing profiles that may be true."""
+    # Step 1: draw profiles that may be true, and choose at random which of the two is rearranged.
+    s_x, s_y = (_drawn_errors(m, draws, rng) for m in (x, y))
+    true_x, true_y = draw_truth(x, s_x, rng), draw_truth(y, s_y, rng)
+    turn = rng.random((draws, 1)) < 0.5
     true_x, true_y, s_x, s_y = (np.where(turn, *pair) for pair in
                                 ((true_x, true_y), (true_y, true_x), (s_x, s_y), (s_y, s_x)))  # fmt: skip
-    aim = np.sin(np.pi / 2 * rng.uniform(-1, 1, (draws, 1)))  # more of them near the ends, where r* changes fast
+    # Step 2: rearrange it to aimed true coefficients, more of them near -1 and 1, where r* changes fast.
+    aim = np.sin(np.pi / 2 * rng.uniform(-1, 1, (draws, 1)))
     ends = int(_ENDS * draws)
     aim[:ends], aim[ends : 2 * ends] = 1, -1
     n = len(x.values)
     values = (true_x - true_x.mean(axis=1, keepdims=True)) / true_x.std(axis=1, keepdims=True)
-    # what rearranges keeps, or turns around, the order among layers that are nearly alike: errors hide it best there
+    # The shuffle keeps or reverses, in part, the order of layers with nearly equal values: errors hide that order best.
     within = np.sin(np.pi / 2 * rng.uniform(-1, 1, (draws, 1)))
     shuffle = within * stats.norm.ppf((_ranks(true_x) + 0.5) / n) + np.sqrt(1 - within**2) * rng.normal(size=(draws, n))
     order = _ranks(aim * values + np.sqrt(1 - aim**2) * shuffle)
     true_y = np.take_along_axis(np.sort(true_y, axis=1), order, axis=1)
+    # New errors, correlated through shared items, give the observed coefficient r*.
     noise = rng.normal(size=(2, draws, n))
     both = np.clip(shared / (x.error * y.error), -0.99, 0.99) if shared else 0.0
     noise[1] = both * noise[0] + np.sqrt(1 - both**2) * noise[1]
     true = _COEFFICIENT[coefficient](true_x, true_y)
     seen = _COEFFICIENT[coefficient](true_x + s_x * noise[0], true_y + s_y * noise[1])
+    # Step 3: regress the tail probabilities on the true coefficient, and keep the coefficients that are not rare.
     places, at, counts = np.unique(np.round(true, 9), return_inverse=True, return_counts=True)
 
     def probability(happened: np.ndarray, *, increasing: bool) -> np.ndarray:
@@ -196,20 +225,25 @@ def _inverted(
     return low, high
 
 
-def _errors(m: Measured, draws: int, rng: np.random.Generator) -> Float64[np.ndarray, "draw 1"]:
+def _drawn_errors(m: Measured, draws: int, rng: np.random.Generator) -> Float64[np.ndarray, "draw 1"]:
+    """Draw standard errors that are consistent with the estimated one and its degrees of freedom."""
     known = rng.chisquare(m.df, (draws, 1)) / m.df if np.isfinite(m.df) else np.ones((draws, 1))
     return m.error / np.sqrt(known)
 
 
-def _spread_out(m: Measured, error: np.ndarray, rng: np.random.Generator) -> Float64[np.ndarray, "draw layer"]:
+def _draw_spread(m: Measured, error: np.ndarray, rng: np.random.Generator) -> Float64[np.ndarray, "draw layer"]:
+    """Draw true profiles as normal variates, shrunk to the variance that the errors leave."""
     mean, variance = m.values.mean(), m.values.var(ddof=1)
     kept = np.clip(1 - error**2 / variance, 1e-9, 1)
     noise = rng.normal(size=(len(error), len(m.values)))
     return mean + kept * (m.values - mean) + np.sqrt(kept) * error * noise
 
 
-def _levels(m: Measured, error: np.ndarray, rng: np.random.Generator) -> Float64[np.ndarray, "draw layer"]:
-    """Posterior draws under the levels of maximum likelihood, apart by a millionth within a level."""
+def _draw_levels(m: Measured, error: np.ndarray, rng: np.random.Generator) -> Float64[np.ndarray, "draw layer"]:
+    """Draw true profiles from the posterior under the maximum-likelihood levels.
+
+    Values within a level differ by about a millionth of the profile's standard deviation, so that no draw has ties.
+    """
     shape = (len(error), len(m.values))
     apart = 1e-6 * m.values.std() * rng.normal(size=shape)
     if m.error == 0:
@@ -227,8 +261,8 @@ def _levels(m: Measured, error: np.ndarray, rng: np.random.Generator) -> Float64
     return np.stack(drawn, axis=1) + apart
 
 
-def _observed(x: np.ndarray, y: np.ndarray, coefficient: Coefficient) -> float:
-    """With ties: mid-ranks, and tau-b."""
+def _coefficient_with_ties(x: np.ndarray, y: np.ndarray, coefficient: Coefficient) -> float:
+    """Compute the observed coefficient. Ties get mid-ranks (Spearman) or tau-b (Kendall)."""
     found: Any = (stats.spearmanr if coefficient == "spearman" else stats.kendalltau)(x, y)
     return float(np.clip(found.statistic, -1, 1))
 
@@ -250,12 +284,12 @@ def _ranks(values: np.ndarray) -> Int[np.ndarray, "draw layer"]:
     return values.argsort(axis=1).argsort(axis=1)
 
 
-def _spread(covariance: np.ndarray) -> float:
-    """tr(H C H) / (n - 1): the variance of values around their mean that a covariance matrix makes."""
+def _variance_over_layers(covariance: np.ndarray) -> float:
+    """Return tr(H C H) / (n - 1), the expected variance over layers of errors with covariance C; H centres n values."""
     n = len(covariance)
     return float((np.trace(covariance) - covariance.sum() / n) / (n - 1))
 
 
 def _interpolation(at: np.ndarray, known: np.ndarray) -> Float64[np.ndarray, "common layer"]:
-    """Row i holds the weights with which values at `known` make the value at `at[i]`."""
+    """Return the interpolation matrix: row i holds the weights of the values at `known` in the value at `at[i]`."""
     return np.stack([np.interp(at, known, unit) for unit in np.eye(len(known))], axis=1)

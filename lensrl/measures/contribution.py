@@ -1,13 +1,15 @@
 """Layer contribution and patching recovery: ratios of paired gains, with their intervals.
 
-Both are the share of a change that one intervention recovers,
+Both are the share of a change that one intervention recovers:
 
     C_l      = (S_l - S_base) / (S_full - S_base)                    ("Is One Layer Enough?", arXiv 2607.01232)
     recovery = (M(patched) - M(into)) / (M(from) - M(into))
 
-and both are ratios of noisy differences over the same items and seeds: see `lensrl.measures.gains` for their
-intervals. A ratio whose denominator may be zero means nothing: when the interval of the denominator contains 0 the
-ratio is *undefined*, and says so.
+Both are ratios of noisy differences over the same items and seeds; `lensrl.measures.gains` computes their intervals.
+A ratio whose denominator may be zero has no meaning. So the ratio is *undefined*, with the reason, if the interval of
+the denominator contains 0.
+
+The module takes arrays of scores. It neither scores models nor reads runs.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ Key = TypeVar("Key")
 class GainRatio:
     """`ratio` = `numerator` / `denominator`, each with its interval.
 
-    `status` is `defined`, or `undefined` with the `reason`; the ratio is then NaN.
+    `status` is `defined` or `undefined`. An undefined ratio is NaN, and `reason` says why; otherwise `reason` is empty.
     """
 
     ratio: Interval
@@ -47,14 +49,17 @@ def gain_ratios(
     gain: str = "after - before",
     confidence: float = CONFIDENCE,
 ) -> dict[Key, GainRatio]:
-    """(part - before) / (after - before) for every part, with Fieller's interval over items and seeds.
+    """Compute (part - before) / (after - before) for every part, with Fieller's interval over items and seeds.
 
-    Arrays hold one metric per seed and item, the items in the same order everywhere; `benchmark` names each item's
-    benchmark, and a score is the mean over benchmarks of the mean over its items. With more than one seed, how much
-    seeds differ is in the intervals; one seed says nothing about that, and they are then over items alone. `gain` is
-    what the reason of an undefined ratio calls the denominator.
+    `before`, `after` and every part hold one metric per seed and item, (seed, item), with the items in the same order.
+    `benchmark` names the benchmark of each item. A score is the mean over benchmarks of the mean over the benchmark's
+    items. `gain` names the denominator in the reason of an undefined ratio.
 
-    Raises ValueError when shapes differ or a value is not finite.
+    With several seeds the intervals include the differences between seeds. One seed shows no such differences: the
+    intervals are then over items alone.
+
+    Returns one `GainRatio` per part, by the part's key. Raises ValueError if shapes differ or a value is not finite,
+    and LensrlError if a benchmark has a single item.
     """
     arrays = {"before": before, "after": after} | {f"part {key!r}": part for key, part in parts.items()}
     for name, array in arrays.items():
@@ -77,5 +82,5 @@ def gain_ratios(
 
 
 def mean_score(scores: Float[np.ndarray, " item"], benchmark: Sequence[str]) -> float:
-    """The mean over benchmarks of the mean over each benchmark's items."""
+    """Return the mean over benchmarks of the mean over each benchmark's items."""
     return float(scores @ item_weights(benchmark))

@@ -1,17 +1,17 @@
-"""Gains of several interventions, and how far they are known: contrasts and ratios with intervals.
+"""Gains of several interventions with their errors: contrasts, ratios, and intervals of both.
 
 The gain of run r is the mean over benchmarks of the mean over items of S_r - S_base, averaged over training seeds.
-Every run is scored on the same items, and a seed's runs share that seed, so the gains of a study are one vector of
-means over two crossed samples, seeds and items. With mean squares A (between seeds), B (between items within their
-benchmark) and E (what is left), each a covariance matrix of the means' errors,
+Every run is scored on the same items, and the runs of a seed share that seed. So the gains of a study are one vector of
+means over two crossed samples: seeds and items. Let A be the mean square between seeds, B the mean square between items
+within their benchmark, and E the rest, each as a covariance matrix of the means' errors. For any contrast of gains,
 
     Var = A + B - E                    (E is in both A and B: Searle, Casella and McCulloch 1992, "Variance Components")
     df  = Var^2 / (A^2 / df_A + B^2 / df_B + E^2 / df_E)                     (Satterthwaite 1946, doi:10.2307/3002019)
 
-for any contrast of gains. With one seed, how seeds differ cannot be seen: Var = B, over items alone. A table of
-contributions without items has its errors estimated from its own roughness over depth (`from_profile`).
+One seed shows no differences between seeds: Var = B then, over items alone. A table of contributions without items
+takes its errors from its own roughness over depth (`Gains.from_profile`).
 
-Ratios have Fieller's interval: all c for which numerator - c * denominator is not significantly different from 0
+Ratios have Fieller's interval: all c for which numerator - c * denominator does not differ significantly from 0
 (Fieller 1954, doi:10.1111/j.2517-6161.1954.tb00159.x). It is bounded exactly when the denominator is significant.
 """
 
@@ -32,7 +32,7 @@ CONFIDENCE = 0.95
 
 
 class Interval(NamedTuple):
-    """An estimate with the ends of its confidence interval."""
+    """An estimate with the ends of its confidence interval. `number in interval` includes the ends."""
 
     value: float
     low: float
@@ -43,30 +43,34 @@ class Interval(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """Estimates with their standard errors and degrees of freedom; arrays of one shape."""
+    """Estimates with their standard errors and degrees of freedom: three arrays of one shape."""
 
     value: Float64[np.ndarray, "*shape"]
     error: Float64[np.ndarray, "*shape"]
     df: Float64[np.ndarray, "*shape"]
 
     def interval(self, confidence: float = CONFIDENCE) -> Interval:
-        """Student's interval of a single estimate."""
+        """Return Student's interval of a single estimate: value -/+ t(df) * error."""
         reach = float(stats.t.ppf((1 + confidence) / 2, self.df) * self.error)
         return Interval(float(self.value), float(self.value) - reach, float(self.value) + reach)
 
     def p_above(self, number: float = 0.0) -> Float64[np.ndarray, "*shape"]:
-        """One-sided p of the hypothesis that the truth is at most `number`."""
+        """Return the one-sided p of the hypothesis that the true value is at most `number`."""
         with np.errstate(divide="ignore", invalid="ignore"):
             t = (self.value - number) / self.error
         return np.asarray(stats.t.sf(np.nan_to_num(t, nan=0.0, posinf=np.inf, neginf=-np.inf), self.df))
 
     def p_below(self, number: float = 0.0) -> Float64[np.ndarray, "*shape"]:
-        """One-sided p of the hypothesis that the truth is at least `number`."""
+        """Return the one-sided p of the hypothesis that the true value is at least `number`."""
         return Estimate(-self.value, self.error, self.df).p_above(-number)
 
 
 class _Part(NamedTuple):
-    """One mean square: as a covariance matrix of the gains' errors, its degrees of freedom, and how it enters."""
+    """One mean square of the variance: A, B or E of the module's docstring.
+
+    `covariance` is the covariance matrix of the gains' errors, `df` its degrees of freedom, and `sign` +1 or -1, the
+    sign with which it enters the variance.
+    """
 
     covariance: Float64[np.ndarray, "gain gain"]
     df: float
@@ -75,9 +79,10 @@ class _Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Gains:
-    """A vector of gains with known errors; usually of layers and, last, of full RL.
+    """A vector of gains with known errors. Ask it for contrasts, combinations and ratios.
 
-    `contrast`, `contributions` and `ratios` are the quantities to ask for.
+    `mean` holds one gain per intervention, full RL last where ratios are wanted. `parts` are the mean squares of the
+    errors. `n_seeds` is the number of training seeds, 0 if the gains come from contributions alone.
     """
 
     mean: Float64[np.ndarray, " gain"]
@@ -86,9 +91,10 @@ class Gains:
 
     @classmethod
     def from_items(cls, gains: Float[np.ndarray, "gain seed item"], benchmark: Sequence[str]) -> Gains:
-        """From paired differences per seed and item; `benchmark` names each item's benchmark.
+        """Estimate gains and their errors from paired differences per seed and item, (gain, seed, item).
 
-        Raises LensrlError when a benchmark has a single item: how far its mean is known cannot be told.
+        `benchmark` names the benchmark of each item. Raises LensrlError if a benchmark has a single item: one item does
+        not show how precise the benchmark's mean is.
         """
         n_gains, n_seeds, n_items = gains.shape
         weight, spread, members = _benchmarks(tuple(benchmark))
@@ -106,8 +112,8 @@ class Gains:
         share = 1 / (n_seeds * (n_seeds - 1))
         between = share * seeds @ seeds.T
         if n_gains > 2:
-            # Two or three seeds that happen to agree would make the denominator look certain, and only then is a
-            # ratio defined: full RL is taken to vary between seeds at least half as much as single layers on average.
+            # Two or three seeds that agree by chance would make the denominator look certain, and a ratio is defined
+            # only if it is. So full RL varies between seeds at least half as much as single layers on average.
             between[-1, -1] = max(between[-1, -1], np.diag(between)[:-1].mean() / 2)
         return cls(
             mean,
@@ -121,12 +127,16 @@ class Gains:
 
     @classmethod
     def from_profile(cls, contribution: Float[np.ndarray, " layer"]) -> Gains:
-        """From contributions alone (the last gain, of full RL, is 1 for certain), errors from their own roughness.
+        """Take contributions as gains, with errors from the roughness of the profile itself.
 
-        Var = mean of ((C_{l-1} + C_{l+1}) / 2 - C_l)^2 * 2/3, the error variance where the truth is close to a line
-        over any three layers (Gasser, Sroka and Jennen-Steinmetz 1986, doi:10.1093/biomet/73.3.625): all that differs
-        from one layer to the next counts as error, so a cliff makes it larger than it is. df is that of n - 2 second
-        differences, 18 (n - 2)^2 / (35 n - 88).
+        The last gain, of full RL, is exactly 1. The error variance is
+
+            Var = 2/3 * mean of ((C_{l-1} + C_{l+1}) / 2 - C_l)^2,    df = 18 (n - 2)^2 / (35 n - 88)
+
+        (Gasser, Sroka and Jennen-Steinmetz 1986, doi:10.1093/biomet/73.3.625), with df the degrees of freedom of n - 2
+        second differences. It is the error variance where the true profile is close to a line over any three layers.
+        All differences between neighbouring layers count as error, so a cliff in the profile makes the estimate too
+        large.
         """
         n = len(contribution)
         bend = (contribution[:-2] + contribution[2:]) / 2 - contribution[1:-1]
@@ -137,7 +147,7 @@ class Gains:
 
     @classmethod
     def exactly(cls, contribution: Float[np.ndarray, " layer"]) -> Gains:
-        """Contributions taken as they are."""
+        """Take contributions as exact gains, without errors. The last gain, of full RL, is 1."""
         n = len(contribution) + 1
         return cls(np.append(contribution, 1.0), (_Part(np.zeros((n, n)), 1.0, 1),), 0)
 
@@ -147,22 +157,22 @@ class Gains:
         return self.mean[:-1] / self.mean[-1]
 
     def contrast(self, weights: Float[np.ndarray, "*contrast gain"]) -> Estimate:
-        """weights @ gains, with its error."""
+        """Return the contrasts weights @ gains, with their errors. The last axis of `weights` runs over gains."""
         squares = [np.asarray(np.einsum("...i,ij,...j->...", weights, p.covariance, weights)) for p in self.parts]
         return Estimate(np.asarray(weights @ self.mean), *_combined(squares, self.parts))
 
     def combined(self, weights: Float[np.ndarray, "combination gain"]) -> Gains:
-        """The gains weights @ gains."""
+        """Return new gains, the linear combinations weights @ gains."""
         parts = tuple(_Part(weights @ p.covariance @ weights.T, p.df, p.sign) for p in self.parts)
         return Gains(weights @ self.mean, parts, self.n_seeds)
 
     def ratios(self, confidence: float = CONFIDENCE) -> list[Interval]:
-        """Every gain but the last over the last, with Fieller's interval; infinite where it has no end."""
+        """Divide every gain but the last by the last, with Fieller's interval. An unbounded side is infinite."""
         n, d = self.mean[:-1], self.mean[-1]
         parts = [(np.diag(p.covariance)[:-1], p.covariance[:-1, -1], p.covariance[-1, -1]) for p in self.parts]
 
         def excess(c: np.ndarray) -> np.ndarray:
-            """Above 0 where c is rejected."""
+            """Return a number above 0 where c is rejected."""
             squares = [nn - 2 * c * nd + c * c * dd for nn, nd, dd in parts]
             error, df = _combined(squares, self.parts)
             return np.abs(n - c * d) - special.stdtrit(df, (1 + confidence) / 2) * error
@@ -174,10 +184,13 @@ class Gains:
 
 
 def _combined(squares: Sequence[np.ndarray], parts: Sequence[_Part]) -> tuple[np.ndarray, np.ndarray]:
-    """Standard errors and degrees of freedom from the mean squares of contrasts, one array of them per part."""
-    squares = [np.maximum(square, 0.0) for square in squares]  # rounding may leave less than nothing
+    """Combine mean squares into standard errors and degrees of freedom.
+
+    `squares` holds one array per part, the mean square of each contrast.
+    """
+    squares = [np.maximum(square, 0.0) for square in squares]  # rounding may make a square slightly negative
     total = np.sum([part.sign * square for square, part in zip(squares, parts, strict=True)], axis=0)
-    # no smaller than either sample alone leaves it
+    # The variance is at least the variance from either sample alone.
     alone = [square for square, part in zip(squares, parts, strict=True) if part.sign > 0]
     variance = np.max(np.stack([total, *alone]), axis=0)
     uncertainty = sum(square**2 / part.df for square, part in zip(squares, parts, strict=True))
@@ -187,7 +200,10 @@ def _combined(squares: Sequence[np.ndarray], parts: Sequence[_Part]) -> tuple[np
 
 
 def _end(excess: Callable[[np.ndarray], np.ndarray], start: np.ndarray, side: int) -> np.ndarray:
-    """Where `excess` crosses 0 on the way from `start`, where it is at most 0, to one side; infinite if nowhere."""
+    """Find the number on one side of `start` where `excess` crosses 0. `excess` is at most 0 at `start`.
+
+    Returns an infinite number if there is no crossing.
+    """
     outside, within = np.full_like(start, 1e-3), np.ones(start.shape, bool)
     for _ in range(40):
         within = ~(excess(start + side * outside) > 0)
@@ -203,15 +219,17 @@ def _end(excess: Callable[[np.ndarray], np.ndarray], start: np.ndarray, side: in
 
 
 def item_weights(benchmark: Sequence[str]) -> Float64[np.ndarray, " item"]:
-    """Weights that turn a sum over items into the mean over benchmarks of the mean over items."""
+    """Return weights that turn a sum over items into the mean over benchmarks of the mean over items."""
     names, index, counts = np.unique(np.asarray(benchmark), return_inverse=True, return_counts=True)
     return 1.0 / (len(names) * counts[index])
 
 
 @lru_cache(maxsize=8)
 def _benchmarks(benchmark: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, ...]]:
-    """Per item its weight in the score, and what turns its deviation into its share of the error; per benchmark its
-    items.
+    """Return the weight of each item, its error scale, and the items of each benchmark.
+
+    The weight is the item's weight in the score. The error scale turns the item's deviation into its share of the
+    error. Raises LensrlError if a benchmark has a single item.
     """
     names, index, counts = np.unique(np.asarray(benchmark), return_inverse=True, return_counts=True)
     if (counts < 2).any():
@@ -222,7 +240,7 @@ def _benchmarks(benchmark: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray, tup
 
 
 def _within(values: np.ndarray, members: Sequence[np.ndarray]) -> np.ndarray:
-    """For every item, the mean over its benchmark's items."""
+    """Return, for every item, the mean over the items of its benchmark."""
     means = np.empty_like(values)
     for items in members:
         means[..., items] = values[..., items].mean(axis=-1, keepdims=True)

@@ -1,4 +1,8 @@
-"""Statistics of a whole contribution profile: its thirds, the inequality of its layers, and the agreement of seeds."""
+"""A contribution profile as a whole: its thirds, how unequal its layers are, and whether training seeds agree on it.
+
+The module also combines the p-values of several hypotheses (`partial_conjunction`, `simes`). The shape of a profile is
+in `lensrl.measures.shapes`, the agreement of two studies in `lensrl.measures.agreement`.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +19,12 @@ DRAWS = 999
 
 
 class Agreement(NamedTuple):
-    """The agreement of seeds beyond a step.
+    """The agreement of seeds beyond a two-level step, beside its null.
 
-    `p_above` and `p_below` are one-sided. `chance` is the agreement under the null. `spearman` is the mean Spearman
-    coefficient over pairs of seeds, of whole profiles.
+    `agreement` is the mean correlation of residuals. `p_above` is the one-sided p of an agreement at least as high
+    under the null, and `p_below` of one at least as low. `chance` is the mean of the null with its 2.5 % and 97.5 %
+    quantiles. `spearman` is the mean of Spearman's coefficient over pairs of seeds, on all items and without removal of
+    a step.
     """
 
     agreement: float
@@ -35,15 +41,22 @@ def seed_agreement(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Agreement:
-    """Test whether seeds agree on more than a two-level step. `halves`: contributions on two halves of the items.
+    """Test whether seeds agree on more than a two-level step over depth.
 
-    Split the items in two halves. From each seed's profile subtract the best two-level step. Correlate seed s on half A
-    with seed t on half B (s != t) and average. Different halves keep shared items from creating agreement.
+    `halves` holds the contributions of every seed on two halves of the items (`contributions_on_halves`).
+    `contribution` is the profile that determines the change point of the best two-level step.
 
-    Null: normal profiles around the step with three kinds of noise, each as large as observed. The noise of one half's
-    items is shared by all seeds (from the covariance of seeds on one half). The noise of a seed is shared by both
-    halves (from the covariance of a seed's halves). The rest is independent. A profile that the layers truly share
-    would widen the null, never narrow it.
+    1. Split the items in two halves.
+    2. Subtract the step from each seed's profile on each half: its own mean on either side of the change point.
+    3. Correlate seed s on half A with seed t on half B, for s != t, and average over the pairs. Different halves keep
+       shared items from creating agreement.
+
+    Null: normal profiles around the step with three kinds of noise, each of the observed size. The noise of a half's
+    items is shared by all seeds; its size is the covariance of seeds on one half. The noise of a seed is shared by both
+    halves; its size is the covariance of a seed's halves. The rest is independent. A profile that layers truly share
+    widens this null, and never narrows it.
+
+    Both p count the observed value among the `draws`.
     """
     levels = _step(contribution)
     groups = [np.flatnonzero(levels), np.flatnonzero(~levels)]
@@ -73,9 +86,9 @@ def thirds(layers: np.ndarray, n_layers: int) -> tuple[np.ndarray, np.ndarray, n
 
 
 def gini(contribution: Float[np.ndarray, "*draw layer"]) -> Float64[np.ndarray, "*draw"]:
-    """Return the Gini coefficient of max(C_l, 0).
+    """Compute the Gini coefficient of max(C_l, 0), with C_l in the last axis.
 
-    It is 0 when all layers contribute the same, and 1 - 1/n when a single layer contributes.
+    It is 0 if all layers contribute the same, and 1 - 1/n if one of n layers contributes alone.
     """
     values = np.sort(np.maximum(contribution, 0.0), axis=-1)
     n = values.shape[-1]
@@ -84,7 +97,10 @@ def gini(contribution: Float[np.ndarray, "*draw layer"]) -> Float64[np.ndarray, 
 
 
 def gini_of_equals(gains: Gains, draws: int = DRAWS, seed: int = 0) -> Interval:
-    """Return the Gini coefficient of equal layers with the measured errors: mean, 2.5 % and 97.5 % quantile."""
+    """Simulate the Gini coefficient of equal layers with the measured errors: its mean, 2.5 % and 97.5 % quantile.
+
+    A Gini coefficient is positive for equal layers with errors. This is its null.
+    """
     n = len(gains.mean) - 1
     covariance = np.sum([part.sign * part.covariance for part in gains.parts], axis=0)[:n, :n] / gains.mean[-1] ** 2
     values, vectors = np.linalg.eigh(covariance)
@@ -94,20 +110,23 @@ def gini_of_equals(gains: Gains, draws: int = DRAWS, seed: int = 0) -> Interval:
 
 
 def partial_conjunction(p: Float[np.ndarray, " hypothesis"], r: int) -> float:
-    """Return p of the null that fewer than r hypotheses are false (Bonferroni's; Benjamini and Heller 2008)."""
+    """Return the p of the hypothesis that fewer than r of the hypotheses are false.
+
+    Bonferroni's version: min(1, (n - r + 1) p_(r)), with p_(r) the r-th smallest of n (Benjamini and Heller 2008).
+    """
     return min(1.0, (len(p) - r + 1) * float(np.sort(p)[r - 1]))
 
 
 def simes(p: Float[np.ndarray, " hypothesis"]) -> float:
-    """Return p of the null that every hypothesis is true (Simes 1986).
+    """Return the p of the hypothesis that all of the hypotheses are true, by Simes: min over i of n p_(i) / i.
 
-    The tests may depend on each other positively, as the tests of layers do: they share the runs of full RL.
+    It holds for tests with positive dependence, as between layers whose contributions share the runs of full RL.
     """
     return float(stats.false_discovery_control(p).min())
 
 
 def _step(contribution: Float[np.ndarray, " layer"]) -> np.ndarray:
-    """Mask the layers beyond the change point of the best two-level step."""
+    """Return a mask of the layers beyond the change point of the best two-level step (least squares)."""
     n = len(contribution)
     masks = [np.arange(n) >= change for change in range(2, n - 1)]
     return min(masks, key=lambda m: contribution[m].var() * m.sum() + contribution[~m].var() * (~m).sum())
@@ -119,10 +138,9 @@ def _draw_noise(
     draws: int,
     rng: np.random.Generator,
 ) -> Float64[np.ndarray, "draw half layer seed"]:
-    """Draw profiles that share nothing but the noise of items and of seeds, centred on each level of the step."""
-    # variances of the three kinds of noise, from the covariances between seeds and between halves
+    """Draw profiles that share nothing but the noise of common items and the noise of each seed."""
     n_layers, n_seeds = rest.shape[1:]
-    products = np.einsum("als,blt->abst", rest, rest) / (n_layers - len(groups))  # two levels were subtracted
+    products = np.einsum("als,blt->abst", rest, rest) / (n_layers - len(groups))  # the two levels cost two df
     other = ~np.eye(n_seeds, dtype=bool)
     items = max(float(np.mean([products[a, a][other].mean() for a in (0, 1)])), 0.0)
     seeds = max(float(np.trace(products[0, 1]) / n_seeds), 0.0)

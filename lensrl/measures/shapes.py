@@ -1,16 +1,20 @@
-"""Which shape a profile over depth has: constant, monotone, a step, or a hump in the middle.
+"""The shape of a profile over depth: constant, monotone, a step, or a hump in the middle.
 
-Each shape is a family of one-regressor curves a + b z(depth) with depth from 0 to 1:
+Each shape is a family of curves a + b z(depth) with one regressor, and depth from 0 to 1:
 
     constant   a
     monotone   z = depth, depth^3, or 1 - (1 - depth)^3: at an even pace, late, or early; b of either sign
     step       z = 1 beyond a change point with at least two layers on either side; b of either sign
     hump       z = a Gaussian with its peak between 0.3 and 0.7 of depth, b >= 0
 
-Shapes are compared by what they predict for layers they have not seen: leave-one-layer-out mean squared error, the
-member of the family chosen anew without the layer, so that a richer family pays for its choice. Whether one shape is
-better than another beyond chance is asked by a parametric bootstrap of the difference under the other (Cox 1962;
-Davidson and MacKinnon 2002): profiles are drawn from the other's best fit with the scatter that it leaves.
+Shapes compete in the prediction of unseen layers, by the leave-one-layer-out mean squared error. The member of the
+family is chosen anew without the layer, so a richer family pays for its choice.
+
+A parametric bootstrap tests whether one shape predicts better than another beyond chance. Its statistic is the
+difference of the two shapes; its profiles are drawn from the other shape's best fit with the scatter that this fit
+leaves (Cox 1962; Davidson and MacKinnon 2002).
+
+The module describes one profile. It does not use errors from items or seeds.
 """
 
 from __future__ import annotations
@@ -30,11 +34,12 @@ FEWEST_LAYERS = 6
 
 @dataclass(frozen=True)
 class ShapeFit:
-    """A shape fitted to a profile.
+    """One shape fitted to a profile.
 
-    `error` is the leave-one-out root mean squared error, in units of the profile; `explained` is 1 - error^2 over
-    that of the constant. `where` is the change point (the first layer beyond it) or the peak, in layers, with the
-    ends of its 95 % interval under the shape; NaN for shapes that have none. `rise` is b > 0.
+    `error` is the leave-one-out root mean squared error, in units of the profile. `explained` is 1 - error^2 / error^2
+    of the constant. `curve` is the fit at each layer. `where` is the change point (the first layer beyond it) or the
+    peak, in layers; `low` and `high` are the ends of its 95 % interval under the shape. These three are NaN for shapes
+    without a location. `rise` says whether b > 0.
     """
 
     shape: str
@@ -48,7 +53,11 @@ class ShapeFit:
 
 
 class ShapeTest(NamedTuple):
-    """The fits by shape, the best of them, and p of the hump against each other shape, and of the others against it."""
+    """The fits of all shapes, and the tests of the hump.
+
+    `fits` holds one fit per shape, `best` the name of the shape with the smallest error. `p_hump_over` holds the p of
+    the hump against each other shape, and `p_over_hump` is the p of the best other shape against the hump.
+    """
 
     fits: dict[str, ShapeFit]
     best: str
@@ -64,40 +73,45 @@ def compare_shapes(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> ShapeTest:
-    """Fit every shape to a profile over `layers` of a model with `n_layers`, and test the hump against the others.
+    """Fit every shape to a profile over `layers` of a model with `n_layers` layers, and test the hump against the rest.
 
-    p_hump_over[m]: how often profiles of shape m favour the hump over m by as much as this one does. p_over_hump: how
-    often profiles of the fitted hump favour another shape by as much. Raises ValueError below 6 layers.
+    `p_hump_over[m]` is the share of profiles of shape m that favour the hump over m at least as much as this profile
+    does. `p_over_hump` is the share of profiles of the fitted hump that favour another shape at least as much. Both
+    count the observed profile among the `draws`.
+
+    Raises ValueError for fewer than 6 layers.
     """
     if len(profile) < FEWEST_LAYERS:
         raise ValueError(f"{len(profile)} layers: shapes need at least {FEWEST_LAYERS}")
     layers = np.asarray(layers)
     depth = tuple((layers / max(n_layers - 1, 1)).tolist())
     rng = np.random.default_rng(seed)
-    observed = {shape: _fit(profile[None], shape, depth) for shape in SHAPES}
+    observed = {shape: _fit_family(profile[None], shape, depth) for shape in SHAPES}
     errors = {shape: fit.error for shape, fit in observed.items()}
-    rounding = 1e-9 * float(np.abs(profile).max())  # no error below it tells one shape from another
+    rounding = 1e-9 * float(np.abs(profile).max())  # errors below this do not distinguish shapes
     fits, p_hump_over, p_over_hump = {}, {}, float("nan")
     for shape, fit in observed.items():
+        # Draw profiles of this shape and fit every shape to them: the null distribution of the comparison.
         scatter = np.sqrt(np.sum((profile - fit.curve[0]) ** 2) / (len(profile) - PARAMETERS[shape]))
         drawn = fit.curve + scatter * rng.normal(size=(draws, len(profile)))
-        again = {other: _fit(drawn, other, depth).error for other in SHAPES}
+        again = {other: _fit_family(drawn, other, depth).error for other in SHAPES}
         if shape == "hump":
-            p_over_hump = _p(_advantage(errors, "hump")[0], _advantage(again, "hump"))
+            p_over_hump = _p_value(_advantage(errors, "hump")[0], _advantage(again, "hump"))
         else:
-            p_hump_over[shape] = _p(_log_ratio(errors, shape, "hump")[0], _log_ratio(again, shape, "hump"))
-        where, low, high = _located(shape, fit, _fit(drawn, shape, depth), layers, n_layers)
+            p_hump_over[shape] = _p_value(_log_ratio(errors, shape, "hump")[0], _log_ratio(again, shape, "hump"))
+        where, low, high = _location(shape, fit, _fit_family(drawn, shape, depth), layers, n_layers)
         explained = 1 - fit.error[0] / errors["constant"][0] if errors["constant"][0] > rounding**2 else 0.0
         fits[shape] = ShapeFit(
-            shape,
-            float(np.sqrt(fit.error[0])),
-            float(explained),
-            fit.curve[0],
-            where,
-            low,
-            high,
-            bool(fit.slope[0] > 0),
+            shape=shape,
+            error=float(np.sqrt(fit.error[0])),
+            explained=float(explained),
+            curve=fit.curve[0],
+            where=where,
+            low=low,
+            high=high,
+            rise=bool(fit.slope[0] > 0),
         )
+    # Among shapes whose errors are equal up to rounding, the simplest wins: SHAPES is in order of simplicity.
     best = min(SHAPES, key=lambda shape: (max(fits[shape].error, rounding), SHAPES.index(shape)))
     return ShapeTest(fits, best, p_hump_over, p_over_hump)
 
@@ -107,15 +121,19 @@ class _Fits(NamedTuple):
 
     error: Float64[np.ndarray, " profile"]  # leave-one-out mean squared
     curve: Float64[np.ndarray, "profile layer"]
-    member: np.ndarray  # which of the family's curves
+    member: np.ndarray  # index of the chosen curve in the family
     slope: Float64[np.ndarray, " profile"]
 
 
-def _fit(profiles: Float[np.ndarray, "profile layer"], shape: str, depth: tuple[float, ...]) -> _Fits:
-    """Least squares for every member z: residual e, leverage h; without layer i, RSS - e_i^2 / (1 - h_i) remains,
-    e_i / (1 - h_i) is the error of its prediction, and b - z_i e_i / (1 - h_i) / sum(z^2) the slope. Where the hump's
-    slope would be negative its curve is flat, with the layer and without. Members that fit the other layers equally
-    well (steps on either side of the layer) predict it by their mean, not by which of them rounding prefers.
+def _fit_family(profiles: Float[np.ndarray, "profile layer"], shape: str, depth: tuple[float, ...]) -> _Fits:
+    """Fit a family by least squares, with leave-one-out errors in closed form.
+
+    For every member z, let e be the residual and h the leverage of a layer. Without layer i, RSS - e_i^2 / (1 - h_i)
+    remains, the prediction error is e_i / (1 - h_i), and the slope is b - z_i e_i / (1 - h_i) / sum(z^2).
+
+    A hump with a negative slope is replaced by the flat curve, both with all layers and without the layer. Several
+    members may fit the other layers equally well, as steps on either side of the left-out layer do. The prediction is
+    then the mean of these members, so that rounding does not choose between them.
     """
     n = len(depth)
     mean = profiles.mean(axis=1, keepdims=True)
@@ -124,6 +142,7 @@ def _fit(profiles: Float[np.ndarray, "profile layer"], shape: str, depth: tuple[
         left_out = flat[:, 0] * n / (n - 1)
         zeros = np.zeros(len(profiles))
         return _Fits((left_out**2).mean(axis=1), np.repeat(mean, n, axis=1), zeros.astype(int), zeros)
+    # Every member of the family at once: residuals, and leave-one-out predictions by the leverage.
     z, size = _family(shape, depth)
     slopes = profiles @ z.T / size  # (profile, member)
     e = flat - slopes[..., None] * z  # (profile, member, layer)
@@ -131,10 +150,11 @@ def _fit(profiles: Float[np.ndarray, "profile layer"], shape: str, depth: tuple[
     rss, total = (e**2).sum(axis=2, keepdims=True), (flat**2).sum(axis=2, keepdims=True)
     without = rss - e * left_out
     if shape == "hump":
-        falls = slopes[..., None] <= z * left_out / size[:, None]  # without the layer
+        falls = slopes[..., None] <= z * left_out / size[:, None]  # negative slope without the layer
         without = np.where(falls, total - flat**2 * n / (n - 1), without)
         left_out = np.where(falls, flat * n / (n - 1), left_out)
         rss, slopes = np.where(slopes[..., None] > 0, rss, total), np.maximum(slopes, 0.0)
+    # Choose the member without each layer for its prediction error, and with all layers for the curve.
     best = without <= without.min(axis=1, keepdims=True) + 1e-9 * total
     errors = (best * left_out).sum(axis=1) / best.sum(axis=1)
     member = rss[..., 0].argmin(axis=1)
@@ -146,41 +166,44 @@ def _fit(profiles: Float[np.ndarray, "profile layer"], shape: str, depth: tuple[
 def _family(
     shape: str, depth: tuple[float, ...]
 ) -> tuple[Float64[np.ndarray, "member layer"], Float64[np.ndarray, " member"]]:
-    """The centred curves of a family, and their sums of squares."""
+    """Return the centred curves of a family, and their sums of squares."""
     x = np.asarray(depth)
     if shape == "monotone":
         curves = np.stack([x, x**3, 1 - (1 - x) ** 3])
     elif shape == "step":
         curves = np.stack([np.arange(len(x)) >= change for change in range(2, len(x) - 1)]).astype(np.float64)
     else:
-        curves = np.stack([np.exp(-((x - peak) ** 2) / (2 * width**2)) for peak, width in _HUMPS])
+        curves = np.stack([np.exp(-((x - peak) ** 2) / (2 * width**2)) for peak, width in _PEAKS_AND_WIDTHS])
     curves = curves - curves.mean(axis=1, keepdims=True)
     return curves, (curves**2).sum(axis=1)
 
 
-_HUMPS = [(peak, width) for peak in np.linspace(0.3, 0.7, 9) for width in (0.08, 0.15, 0.25, 0.4)]
+_PEAKS_AND_WIDTHS = [(peak, width) for peak in np.linspace(0.3, 0.7, 9) for width in (0.08, 0.15, 0.25, 0.4)]
 
 
-def _located(shape: str, fit: _Fits, drawn: _Fits, layers: np.ndarray, n_layers: int) -> tuple[float, float, float]:
-    """The change point or the peak in layers, and where it falls in 95 % of profiles drawn from the fit."""
+def _location(shape: str, fit: _Fits, drawn: _Fits, layers: np.ndarray, n_layers: int) -> tuple[float, float, float]:
+    """Return the change point or the peak, in layers, and its 95 % interval over profiles drawn from the fit."""
     if shape not in ("step", "hump"):
         return float("nan"), float("nan"), float("nan")
-    places = layers[2:-1] if shape == "step" else np.array([peak for peak, _ in _HUMPS]) * (n_layers - 1)
+    places = layers[2:-1] if shape == "step" else np.array([peak for peak, _ in _PEAKS_AND_WIDTHS]) * (n_layers - 1)
     low, high = np.quantile(places[drawn.member], [0.025, 0.975], method="closest_observation")
     return float(places[fit.member[0]]), float(low), float(high)
 
 
 def _log_ratio(errors: dict[str, np.ndarray], shape: str, other: str) -> np.ndarray:
-    """How much better `other` predicts than `shape`; noise-free profiles leave errors of rounding, taken as equal."""
+    """Return log(error of `shape` / error of `other`): positive where `other` predicts better.
+
+    Profiles without noise leave errors of rounding size, which count as equal.
+    """
     tiny = 1e-12 + 1e-12 * errors["constant"]
     return np.log(errors[shape] + tiny) - np.log(errors[other] + tiny)
 
 
 def _advantage(errors: dict[str, np.ndarray], shape: str) -> np.ndarray:
-    """How much better the best other shape predicts than `shape`."""
+    """Return the log error ratio of `shape` to the best other shape: positive where another shape predicts better."""
     return np.max(np.stack([_log_ratio(errors, shape, other) for other in SHAPES if other != shape]), axis=0)
 
 
-def _p(observed: float, drawn: np.ndarray) -> float:
-    """One-sided; what differs by rounding alone is as large."""
+def _p_value(observed: float, drawn: np.ndarray) -> float:
+    """Return the one-sided p. Values that differ from the observed one by rounding count as equal to it."""
     return float((1 + np.sum(drawn >= observed - 1e-9)) / (1 + len(drawn)))

@@ -1,20 +1,22 @@
-"""How alike two models represent the same tokens.
+"""Similarity of the representations that two models have of the same tokens: CKA, Procrustes, relative L2, cosine.
 
-Linear CKA (Kornblith et al. 2019, arXiv 1905.00414) is the normalised Hilbert-Schmidt independence criterion of two
-sets of representations X (token, feature) and Y, with K = X X' and L = Y Y':
+Linear CKA (Kornblith et al. 2019, arXiv 1905.00414) is the normalised Hilbert-Schmidt independence criterion (HSIC) of
+two sets of representations X (token, feature) and Y, with K = X X' and L = Y Y':
 
     CKA(X, Y) = HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L))
 
-It does not change under rotation or scaling of either space, nor when a constant is added. HSIC is estimated without
-bias (Song et al. 2012, eq. 5; K~ and L~ have their diagonals set to 0, n tokens):
+CKA does not change under rotation or scaling of either space, nor under addition of a constant. HSIC is estimated
+without bias (Song et al. 2012, eq. 5; K~ and L~ have their diagonals set to 0, n tokens):
 
     HSIC = [tr(K~ L~) + (1'K~1)(1'L~1) / ((n-1)(n-2)) - 2 (1'K~L~1) / (n-2)] / (n (n-3))
 
-since the plain estimator tends to 1 when features are many and tokens few, whatever the representations. All terms are
-sums over tokens of products of features, so that no token by token matrix is needed, and tokens can come in batches.
+The plain estimator tends to 1 for many features and few tokens, whatever the representations are. All terms are sums
+over tokens of products of features: no token-by-token matrix is needed, and tokens can come in batches.
 
-A CKA near 1 does not say that nothing changed: it is blind to what rotates all features alike, and directions of large
-variance weigh most. Relative L2 and cosine compare the same coordinates, and see what CKA is blind to.
+Control: a CKA near 1 does not mean that nothing changed. CKA is blind to a common rotation of all features, and
+directions of large variance dominate it. Relative L2 and cosine compare the same coordinates, and see such changes.
+
+The functions take arrays of activations. They do not run models.
 """
 
 from __future__ import annotations
@@ -30,13 +32,13 @@ from scipy.stats import t as student
 from lensrl.measures.contribution import CONFIDENCE, Interval
 
 LEAST_TOKENS = 4  # the unbiased estimator divides by n - 3
-ROUNDING = 1e3 * np.finfo(np.float64).eps  # what sums over tokens may be off by, in units of their largest term
+ROUNDING = 1e3 * np.finfo(np.float64).eps  # rounding error of sums over tokens, in units of their largest term
 
 Representation = Float[np.ndarray, "_token _feature"]
 
 
-class _Sums(NamedTuple):
-    """What HSIC(X, Y) is made of: sums over tokens; k and l are the squared lengths of a token's x and y."""
+class _HsicSums(NamedTuple):
+    """The sums over tokens that HSIC(X, Y) needs. k and l are the squared lengths of a token's x and y."""
 
     n: int
     cross: Float64[np.ndarray, "p q"]  # X'Y
@@ -49,15 +51,16 @@ class _Sums(NamedTuple):
     kl: float
 
     @classmethod
-    def of(cls, x: Float64[np.ndarray, "token p"], y: Float64[np.ndarray, "token q"]) -> _Sums:
+    def of(cls, x: Float64[np.ndarray, "token p"], y: Float64[np.ndarray, "token q"]) -> _HsicSums:
         k, l = np.einsum("tp,tp->t", x, x), np.einsum("tq,tq->t", y, y)  # noqa: E741
         return cls(len(x), x.T @ y, x.sum(0), y.sum(0), l @ x, k @ y, float(k.sum()), float(l.sum()), float(k @ l))
 
-    def plus(self, other: _Sums, sign: int = 1) -> _Sums:
+    def plus(self, other: _HsicSums, sign: int = 1) -> _HsicSums:
         sums = (mine + sign * theirs for mine, theirs in zip(self, other, strict=True))
-        return _Sums(*sums)  # pyright: ignore[reportArgumentType]
+        return _HsicSums(*sums)  # pyright: ignore[reportArgumentType]
 
     def hsic(self, *, debiased: bool) -> float:
+        """Estimate HSIC(X, Y): debiased (Song et al. 2012, eq. 5), or plain."""
         if not debiased:  # with both sides centred, || X'Y ||^2 / (n - 1)^2
             centred = self.cross - np.outer(self.x, self.y) / self.n
             return float(np.vdot(centred, centred)) / (self.n - 1) ** 2
@@ -67,41 +70,44 @@ class _Sums(NamedTuple):
         n = self.n
         return (trace + ones_k * ones_l / ((n - 1) * (n - 2)) - 2 * ones_kl / (n - 2)) / (n * (n - 3))
 
-    def own(self, *, debiased: bool) -> float:
-        """HSIC(X, X), by which CKA divides. Raises ValueError where it is rounding and nothing else."""
+    def own_hsic(self, *, debiased: bool) -> float:
+        """Return HSIC(X, X), a factor of CKA's denominator, for sums of X with itself.
+
+        Raises ValueError for fewer than 4 tokens, for numbers too large for float64, and where HSIC is only rounding.
+        """
         if self.n < LEAST_TOKENS:
             raise ValueError(f"CKA needs {LEAST_TOKENS} tokens, not {self.n}")
-        own = self.hsic(debiased=debiased)
-        if not math.isfinite(own):
+        self_hsic = self.hsic(debiased=debiased)
+        if not math.isfinite(self_hsic):
             raise ValueError("a representation is too large for float64: CKA takes its fourth power")
-        if own <= max(ROUNDING * (self.k / self.n) ** 2, np.finfo(np.float64).tiny):
+        if self_hsic <= max(ROUNDING * (self.k / self.n) ** 2, np.finfo(np.float64).tiny):
             raise ValueError("features do not vary over tokens: CKA is not defined")
-        return own
+        return self_hsic
 
 
 class StreamingCka:
-    """Linear CKA over batches of tokens: `add` each, then `value()`.
+    """Linear CKA over batches of tokens: `add` each batch, then `value()`.
 
     >>> cka = StreamingCka()
     >>> for x, y in batches:
     ...     cka.add(x, y)
     >>> cka.value()
 
-    Features are measured from the means of the first batch, which changes nothing but the rounding.
+    Features are centred on the means of the first batch. This changes nothing but the rounding.
     """
 
     def __init__(self, *, debiased: bool = True) -> None:
         self._debiased = debiased
         self._means: tuple[np.ndarray, np.ndarray] | None = None
-        self._sums: tuple[_Sums, _Sums, _Sums] | None = None  # XY, XX, YY
+        self._sums: tuple[_HsicSums, _HsicSums, _HsicSums] | None = None  # XY, XX, YY
 
     def add(self, x: Representation, y: Representation) -> None:
-        """More tokens. Raises ValueError for a NaN, an infinity, or a different number of tokens."""
+        """Add a batch of tokens. Raises ValueError for a NaN, an infinity, or different numbers of tokens."""
         x, y = _checked(x, y)
         if self._means is None:
             self._means = x.mean(0), y.mean(0)
         x, y = x - self._means[0], y - self._means[1]
-        new = _Sums.of(x, y), _Sums.of(x, x), _Sums.of(y, y)
+        new = _HsicSums.of(x, y), _HsicSums.of(x, x), _HsicSums.of(y, y)
         if self._sums is None:
             self._sums = new
         else:
@@ -109,17 +115,20 @@ class StreamingCka:
             self._sums = xy, xx, yy
 
     def value(self) -> float:
-        """CKA of all tokens so far. Raises ValueError for too few tokens, or features that do not vary."""
+        """Return the CKA of all tokens so far.
+
+        Raises ValueError for fewer than 4 tokens, or features that do not vary.
+        """
         if self._sums is None:
             raise ValueError("CKA of no tokens")
         return _cka(*self._sums, debiased=self._debiased)
 
 
 def linear_cka(x: Representation, y: Representation, *, debiased: bool = True) -> float:
-    """Linear CKA of two representations of the same tokens: 1 when they are alike up to rotation and scale.
+    """Compute linear CKA of two representations of the same tokens: 1 if they are equal up to rotation and scale.
 
-    Debiased, it is 0 on average for unrelated ones and may be a little negative. Float64 throughout. Raises
-    ValueError for a NaN or an infinity, fewer than 4 tokens, or features that do not vary.
+    The debiased estimate is 0 on average for unrelated representations, and may be slightly negative. Sums are in
+    float64. Raises ValueError for a NaN or an infinity, fewer than 4 tokens, or features that do not vary.
     """
     streaming = StreamingCka(debiased=debiased)
     streaming.add(x, y)
@@ -127,24 +136,28 @@ def linear_cka(x: Representation, y: Representation, *, debiased: bool = True) -
 
 
 def cka_interval(x: Representation, y: Representation, sequence: Int[np.ndarray, " token"]) -> Interval:
-    """Debiased linear CKA with a 95 % interval over sequences, whose tokens belong together.
+    """Compute debiased linear CKA with a 95 % interval over sequences: tokens of one sequence are not independent.
 
-    Delete-one-sequence jackknife with Student's t. A bootstrap would draw the same token twice, and the pair of a token
-    with itself is what the unbiased estimator leaves out. Raises ValueError for fewer than 2 sequences.
+    `sequence` names the sequence of each token. The interval is a delete-one-sequence jackknife with Student's t. A
+    bootstrap would draw the same token twice, and the unbiased estimator excludes the pair of a token with itself.
+
+    Raises ValueError for fewer than 2 sequences, and as `linear_cka`.
     """
     x, y = _checked(x, y)
     x, y = x - x.mean(0), y - y.mean(0)
     names = np.unique(sequence)
     if len(names) < 2:
         raise ValueError("an interval over sequences needs two of them")
-    whole = _Sums.of(x, y), _Sums.of(x, x), _Sums.of(y, y)
+    whole = _HsicSums.of(x, y), _HsicSums.of(x, x), _HsicSums.of(y, y)
     value = _cka(*whole, debiased=True)
+    # Delete one sequence at a time: sums are additive, so its sums are subtracted from the sums of all tokens.
     left_out = np.empty(len(names))
     for i, name in enumerate(names):
         a, b = x[sequence == name], y[sequence == name]
-        part = _Sums.of(a, b), _Sums.of(a, a), _Sums.of(b, b)
+        part = _HsicSums.of(a, b), _HsicSums.of(a, a), _HsicSums.of(b, b)
         xy, xx, yy = (all_.plus(one, -1) for all_, one in zip(whole, part, strict=True))
         left_out[i] = _cka(xy, xx, yy, debiased=True)
+    # The jackknife's standard error, with Student's t for few sequences.
     c = len(names)
     error = math.sqrt((c - 1) / c * ((left_out - left_out.mean()) ** 2).sum())
     reach = float(student.ppf((1 + CONFIDENCE) / 2, c - 1)) * error
@@ -152,23 +165,27 @@ def cka_interval(x: Representation, y: Representation, sequence: Int[np.ndarray,
 
 
 def cka_map(xs: Sequence[Representation], ys: Sequence[Representation]) -> Float64[np.ndarray, "x y"]:
-    """Debiased linear CKA of every layer of one model with every layer of another."""
+    """Compute debiased linear CKA of every layer of one model with every layer of another: (layer of xs, layer of ys).
+
+    Raises ValueError as `linear_cka`.
+    """
     own_x, own_y = ([_own_hsic(layer) for layer in layers] for layers in (xs, ys))
     table = np.empty((len(xs), len(ys)))
     for i, x in enumerate(xs):
         x = _centred(x)
         for j, y in enumerate(ys):
-            xy = _Sums.of(x, _centred(_same_tokens(x, y)[1]))
+            xy = _HsicSums.of(x, _centred(_same_tokens(x, y)[1]))
             table[i, j] = xy.hsic(debiased=True) / math.sqrt(own_x[i]) / math.sqrt(own_y[j])
     return table
 
 
 def procrustes_distance(x: Representation, y: Representation) -> float:
-    """What no rotation of Y can bring nearer to X, both centred and of Frobenius norm 1: 0 for alike, sqrt(2) at most.
+    """Compute the orthogonal Procrustes distance of X and Y, both centred and scaled to Frobenius norm 1.
 
-    d = min over orthogonal R of || X - Y R ||_F = sqrt(2 - 2 || X'Y ||_*)   (Schoenemann 1966; nuclear norm).
+        d = min over orthogonal R of || X - Y R ||_F = sqrt(2 - 2 || X'Y ||_*)
 
-    Raises ValueError for features that do not vary.
+    (Schoenemann 1966; nuclear norm). It is 0 for representations that are equal up to rotation and scale, and at most
+    sqrt(2). Raises ValueError for features that do not vary.
     """
     x, y = _checked(x, y)
     norms = []
@@ -181,7 +198,10 @@ def procrustes_distance(x: Representation, y: Representation) -> float:
 
 
 def relative_l2(x: Representation, y: Representation) -> float:
-    """|| Y - X ||_F / || X ||_F: how far Y went from X, in the same coordinates. Raises ValueError when X is zeros."""
+    """Compute || Y - X ||_F / || X ||_F, the distance of Y from X in the same coordinates.
+
+    Raises ValueError if X is all zeros.
+    """
     x, y = _checked(x, y)
     size = np.linalg.norm(x)
     if size == 0:
@@ -190,7 +210,7 @@ def relative_l2(x: Representation, y: Representation) -> float:
 
 
 def mean_cosine(x: Representation, y: Representation) -> float:
-    """The mean over tokens of the cosine of x and y. Raises ValueError when a token is all zeros."""
+    """Compute the mean over tokens of the cosine of x and y. Raises ValueError if a token is all zeros."""
     x, y = _checked(x, y)
     lengths = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
     if (lengths == 0).any():
@@ -198,14 +218,14 @@ def mean_cosine(x: Representation, y: Representation) -> float:
     return float((np.einsum("tf,tf->t", x, y) / lengths).mean())
 
 
-def _cka(xy: _Sums, xx: _Sums, yy: _Sums, *, debiased: bool) -> float:
-    own = xx.own(debiased=debiased), yy.own(debiased=debiased)
-    return xy.hsic(debiased=debiased) / math.sqrt(own[0]) / math.sqrt(own[1])  # their product may underflow
+def _cka(xy: _HsicSums, xx: _HsicSums, yy: _HsicSums, *, debiased: bool) -> float:
+    own = xx.own_hsic(debiased=debiased), yy.own_hsic(debiased=debiased)
+    return xy.hsic(debiased=debiased) / math.sqrt(own[0]) / math.sqrt(own[1])  # the product of the two may underflow
 
 
 def _own_hsic(x: Representation) -> float:
     x = _centred(_checked(x, x)[0])
-    return _Sums.of(x, x).own(debiased=True)
+    return _HsicSums.of(x, x).own_hsic(debiased=True)
 
 
 def _centred(x: Representation) -> Float64[np.ndarray, "token feature"]:

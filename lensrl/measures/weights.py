@@ -1,15 +1,19 @@
-"""What training did to a weight matrix W, which became W' = W + D.
+"""Measures of the change D that training makes to a weight matrix W, which becomes W' = W + D.
 
-Size: || D ||_F, || D ||_F / || W ||_F and the spectral norm || D ||_2. Spread over directions: the stable rank
-|| D ||_F^2 / || D ||_2^2 and the effective rank exp(-sum p log p) with p = s / sum(s) over the singular values s of D
-(Roy & Vetterli 2007). Against W: the cosine of W and W' as vectors; the normalised spectral shift
-|| s(W') - s(W) ||_2 / || s(W) ||_2; the largest principal angle between the spaces of the k leading left, and right,
-singular vectors of W and W' (Bjoerck & Golub 1973); and how far the update's support falls on W's largest and smallest
-entries. The last three are measured for RL by Zhu et al. 2025 (arXiv 2511.08567), which finds updates off the principal
-directions; each is to be read beside what a random delta of the same norm gives.
+Size: || D ||_F, || D ||_F / || W ||_F, and the spectral norm || D ||_2.
 
-A matrix of one row, a vector (a norm's gain) and a scalar have no directions to speak of: what needs singular values
-is NaN for them.
+Spread over directions: the stable rank || D ||_F^2 / || D ||_2^2, and the effective rank exp(-sum p log p) with
+p = s / sum(s) over the singular values s of D (Roy & Vetterli 2007).
+
+Relation to W: the cosine of W and W' as vectors; the normalised spectral shift || s(W') - s(W) ||_2 / || s(W) ||_2;
+the largest principal angle between the spaces of the k leading left, and right, singular vectors of W and W'
+(Bjoerck & Golub 1973); and the overlap of the update's support with W's largest and smallest entries. Zhu et al. 2025
+(arXiv 2511.08567) measure the last three for RL, and find updates off the principal directions.
+
+Control: read each beside the same measure of a random delta of the same norm.
+
+A matrix with one row, a vector (a norm's gain) and a scalar have no meaningful directions. Measures that need singular
+values are NaN for them.
 """
 
 from __future__ import annotations
@@ -21,12 +25,23 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64
 from scipy.linalg import subspace_angles
 
-LEADING = 16  # singular vectors that are compared; fewer where the matrix has fewer than twice as many
-SUPPORT = 0.1  # share of entries that counts as the support, and as W's largest or smallest
+LEADING = 16  # leading singular vectors to compare; at most half of the matrix's singular vectors
+SUPPORT = 0.1  # share of entries that counts as the update's support, and as W's largest or smallest
 
 
 class DeltaMetrics(NamedTuple):
-    """All measures of one weight's change. Angles in degrees; overlaps by chance are `SUPPORT`."""
+    """All measures of the change of one weight.
+
+    `frobenius`, `relative`, `spectral`: || D ||_F, || D ||_F / || W ||_F, || D ||_2.
+    `stable_rank`, `effective_rank`: of D, in directions.
+    `weight_cosine`: the cosine of W and W'.
+    `changed_share`: the share of entries whose fp32 value changed.
+    `changed_share_bf16`: the share of entries that still differ when both values are rounded to bfloat16.
+    `spectral_shift`: || s(W') - s(W) ||_2 / || s(W) ||_2.
+    `left_angle`, `right_angle`: the largest principal angles, in degrees.
+    `overlap_largest`: of the 10 % of entries with the largest |D|, the share among the 10 % with the largest |W|.
+    `overlap_smallest`: the same with the smallest |W|. Both overlaps are `SUPPORT` = 0.1 by chance.
+    """
 
     frobenius: float
     relative: float
@@ -43,15 +58,20 @@ class DeltaMetrics(NamedTuple):
     overlap_smallest: float
 
 
-SPECTRAL = ("spectral", "stable_rank", "effective_rank", "spectral_shift", "left_angle", "right_angle")  # of matrices
+SPECTRAL = (
+    "spectral",
+    "stable_rank",
+    "effective_rank",
+    "spectral_shift",
+    "left_angle",
+    "right_angle",
+)  # NaN unless W is a matrix
 
 
 def delta_metrics(before: Float[np.ndarray, "..."], after: Float[np.ndarray, "..."]) -> DeltaMetrics:
-    """Compare a weight before and after training. Raises ValueError for other shapes or values that are not finite.
+    """Compare a weight before and after training, arrays of one shape, in float64.
 
-    `changed_share` counts entries whose fp32 value changed, `changed_share_bf16` those that still differ when both are
-    rounded to bfloat16. `overlap_largest` is the share of the 10 % of entries with the largest |D| that are also among
-    the 10 % with the largest |W|; 0.1 by chance.
+    Raises ValueError for different shapes, or values that are not finite.
     """
     if before.shape != after.shape:
         raise ValueError(f"shapes differ: {before.shape} before, {after.shape} after")
@@ -64,22 +84,22 @@ def delta_metrics(before: Float[np.ndarray, "..."], after: Float[np.ndarray, "..
     return DeltaMetrics(
         frobenius=norm,
         relative=norm / weight_norm if weight_norm else math.nan,
-        **_spectrum(delta),
+        **_spectrum_of_delta(delta),
         weight_cosine=float(np.vdot(w, changed)) / lengths if lengths else math.nan,
         changed_share=float(np.mean(before != after)),
         changed_share_bf16=float(np.mean(round_to_bf16(before) != round_to_bf16(after))),
-        **_against(w, changed),
-        **_overlaps(w, delta),
+        **_relation_to_weight(w, changed),
+        **_support_overlaps(w, delta),
     )
 
 
 def round_to_bf16(array: Float[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
-    """The nearest bfloat16 numbers, ties to even, as fp32."""
+    """Round to the nearest bfloat16 numbers, ties to even, and return them as fp32."""
     bits = np.asarray(array, np.float32).view(np.uint32)
     return np.asarray((bits + 0x7FFF + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)).view(np.float32)
 
 
-def _spectrum(delta: Float64[np.ndarray, "..."]) -> dict[str, float]:
+def _spectrum_of_delta(delta: Float64[np.ndarray, "..."]) -> dict[str, float]:
     if not _is_matrix(delta):
         return dict.fromkeys(("spectral", "stable_rank", "effective_rank"), math.nan)
     s = np.linalg.svd(delta, compute_uv=False)
@@ -94,7 +114,7 @@ def _spectrum(delta: Float64[np.ndarray, "..."]) -> dict[str, float]:
     }
 
 
-def _against(w: Float64[np.ndarray, "..."], changed: Float64[np.ndarray, "..."]) -> dict[str, float]:
+def _relation_to_weight(w: Float64[np.ndarray, "..."], changed: Float64[np.ndarray, "..."]) -> dict[str, float]:
     if not _is_matrix(w):
         return dict.fromkeys(("spectral_shift", "left_angle", "right_angle"), math.nan)
     (u, s, v), (u2, s2, v2) = (np.linalg.svd(matrix, full_matrices=False) for matrix in (w, changed))
@@ -106,7 +126,7 @@ def _against(w: Float64[np.ndarray, "..."], changed: Float64[np.ndarray, "..."])
     }
 
 
-def _overlaps(w: Float64[np.ndarray, "..."], delta: Float64[np.ndarray, "..."]) -> dict[str, float]:
+def _support_overlaps(w: Float64[np.ndarray, "..."], delta: Float64[np.ndarray, "..."]) -> dict[str, float]:
     count = round(SUPPORT * w.size)
     if count == 0 or not delta.any():
         return dict.fromkeys(("overlap_largest", "overlap_smallest"), math.nan)

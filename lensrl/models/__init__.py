@@ -1,1 +1,1 @@
-"""The model: loading it, its blocks, sampling from it, scoring it, its hooks; and the embedded ones."""
+"""The model: load it, find its blocks, sample from it, score it, hook it. `tiny/` holds the embedded models."""

@@ -1,8 +1,8 @@
-"""Loading a base model once, as fp32 masters, and making fresh copies of it.
+"""Load a base model once, with fp32 master weights, and make fresh copies of it.
 
-Every trained, grafted or probed model is a fresh copy of the pristine base plus a set of weights. A model that has
-been trained is never copied: accelerate leaves `forward` bound to the original on the instance, so that a deep copy
-of a trained model runs the original's weights.
+Every trained, grafted or probed model is a fresh copy of the pristine base plus a set of weights. A trained model is
+never copied: accelerate leaves `forward` bound to the original on the instance, so a deep copy of a trained model runs
+the original's weights.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ EMBEDDED = ("tiny:qwen3", "tiny:qwen2.5")
 
 @dataclass(frozen=True)
 class Base:
-    """A pristine base model on the CPU. Nothing ever trains or hooks `model` itself: take a `fresh` copy."""
+    """A pristine base model on the CPU. Nothing trains or hooks `model` itself: take a `fresh` copy."""
 
     name: str
     model: PreTrainedModel
@@ -46,12 +46,12 @@ class Base:
 
     @cached_property
     def weights(self) -> dict[str, torch.Tensor]:
-        """Parameter name -> fp32 tensor. Tied parameters appear once."""
+        """The weights: parameter name -> fp32 tensor. Tied parameters appear once."""
         return {name: parameter.detach() for name, parameter in self.model.named_parameters()}
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over the names, shapes and bytes of all parameters: tells one base from another."""
+        """The sha256 over the names, shapes, types and bytes of all parameters, which tells one base from another."""
         digest = hashlib.sha256()
         for name in sorted(self.weights):
             tensor = self.weights[name]
@@ -60,7 +60,7 @@ class Base:
         return digest.hexdigest()
 
     def fresh(self, weights: Mapping[str, torch.Tensor] | None = None, *, device: str = "cpu") -> PreTrainedModel:
-        """A new model on `device`: the base, with `weights` in place of its own where they are given."""
+        """Return a new model on `device`: the base, with `weights` in place of its own weights of the same names."""
         model = copy.deepcopy(self.model)
         if weights:
             parameters = dict(model.named_parameters())
@@ -71,13 +71,15 @@ class Base:
 
 
 def load_base(name: str) -> Base:
-    """Load a base model and its tokenizer in fp32, never running code from a model folder.
+    """Load a base model and its tokenizer in fp32, without running code from a model folder.
 
-    `name` is an embedded model (`tiny:qwen3`, `tiny:qwen2.5`), a local folder, or a Hugging Face name. Raises
-    LensrlError in one line when there is no such model, or the hub cannot be reached.
+    `name` is an embedded model (`tiny:qwen3`, `tiny:qwen2.5`), a local folder, or a Hugging Face name.
+
+    Raises LensrlError in one line if there is no such model, if the hub cannot be reached, or if the model has
+    parameters that are not fp32, no usable tokenizer, or no stack of decoder blocks.
     """
     source = _source(name)
-    disable_progress_bar()  # loading is one line of our own progress, failing one line of our own error
+    disable_progress_bar()  # lensrl prints its own line for progress, and its own line for an error
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         model = AutoModelForCausalLM.from_pretrained(
@@ -89,6 +91,7 @@ def load_base(name: str) -> Base:
             f"model {name!r} cannot be loaded ({reason(error)}); give a local folder with config.json, safetensors and "
             f"tokenizer files, or a hub name that this machine can reach or has in its cache"
         ) from None
+    # Check what the rest of lensrl relies on: fp32 masters, an end of sequence, a padding token.
     other = {p.dtype for p in model.parameters()} - {torch.float32}
     if other:
         raise LensrlError(f"model {name!r} has parameters in {other}: fp32 masters are needed")
@@ -98,17 +101,18 @@ def load_base(name: str) -> Base:
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    # A checkpoint's own sampling defaults (a repetition penalty, say) would make scoring another policy than training.
+    # Drop the checkpoint's sampling defaults: a repetition penalty, for example, would score another policy than the
+    # trained one.
     declared = model.generation_config.eos_token_id
     model.generation_config = GenerationConfig(eos_token_id=declared, pad_token_id=tokenizer.pad_token_id)
     return Base(name, model.eval(), tokenizer, find_blocks(model))
 
 
 def _load_tokenizer(source: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model's folder, as its tokenizer.json says where it claims to be of no special class.
+    """Load the tokenizer of a model folder, from its tokenizer.json if the folder names no special class.
 
-    AutoTokenizer goes by the model instead for some architectures: a Qwen2 model gets the splitting rules of the
-    published Qwen2, which drop what another vocabulary has no token for, silently.
+    AutoTokenizer follows the model's architecture instead for some models. A Qwen2 model gets the splitting rules of
+    the published Qwen2, which silently drop text for which another vocabulary has no token.
     """
     declared = get_tokenizer_config(source, trust_remote_code=False).get("tokenizer_class")
     general = declared in ("TokenizersBackend", "PreTrainedTokenizerFast")
@@ -116,11 +120,12 @@ def _load_tokenizer(source: str) -> PreTrainedTokenizerBase:
 
 
 def pick_device() -> str:
-    """`cuda` when there is one, else `cpu`."""
+    """Return `cuda` if there is a GPU, else `cpu`."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _source(name: str) -> str:
+    """Return the folder or hub name from which transformers loads a model."""
     if name.startswith("tiny:"):
         if name not in EMBEDDED:
             raise LensrlError(f"no embedded model {name!r}{did_you_mean(name, EMBEDDED)}")

@@ -1,8 +1,7 @@
-"""TransformerLens' TransformerBridge, in the one way that lensrl uses it: raw weights, own copy, eager attention.
+"""TransformerLens' TransformerBridge as lensrl uses it: raw weights, a model of its own, eager attention.
 
-Booting a bridge switches its model to eager attention in place, and eager and fused attention differ by about 1e-3 in
-fp32. So a bridge always gets a model of its own, and numbers from a bridge are compared only with numbers from
-another bridge.
+Booting a bridge switches its model to eager attention in place. Eager and fused attention differ by about 1e-3 in fp32.
+So a bridge always gets a model of its own, and numbers from a bridge are compared only with numbers from a bridge.
 """
 
 from __future__ import annotations
@@ -22,33 +21,38 @@ from lensrl.models.references import references, teacher_batch
 from lensrl.store.write import Probe
 from lensrl.tasks import Item
 
-SITES = {"block_out": "hook_out", "attn_out": "hook_attn_out", "mlp_out": "hook_mlp_out"}  # captured in every run
+SITES = {
+    "block_out": "hook_out",
+    "attn_out": "hook_attn_out",
+    "mlp_out": "hook_mlp_out",
+}  # activations that every run keeps
 _HOOKS = SITES | {"block_in": "hook_in", "head_out": "attn.hook_z"}
 
 
 def boot(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> TransformerBridge:
-    """A bridge that owns `model`. Raises LensrlError for an architecture that TransformerLens does not know."""
+    """Boot a bridge that owns `model`. Raises LensrlError for an architecture that TransformerLens does not know."""
     name = type(model).__name__
     try:
         return TransformerBridge.boot_transformers(
             name, hf_model=model, tokenizer=tokenizer, device=model.device, dtype=torch.float32
         )
     except (ValueError, KeyError, NotImplementedError) as error:
-        why = textwrap.shorten(reason(error), 120)  # it may list every architecture there is
+        why = textwrap.shorten(reason(error), 120)  # the message may list every known architecture
         raise LensrlError(f"TransformerLens cannot open {name} ({why}): activations need it") from None
 
 
 def site(layer: int, name: str) -> str:
-    """The hook name of a site: `block_out` of layer 3 is `blocks.3.hook_out`."""
+    """Return the hook name of a site: `block_out` of layer 3 is `blocks.3.hook_out`."""
     return f"blocks.{layer}.{_HOOKS[name]}"
 
 
 def run_with_cache(
     bridge: TransformerBridge, ids: torch.Tensor, mask: torch.Tensor, wanted: Collection[str]
 ) -> tuple[torch.Tensor, Any]:
-    """Logits (item, token, vocabulary) for tokens (item, token), and the activations at the wanted hooks by name.
+    """Run tokens `ids` (item, token), and return logits (item, token, vocabulary) and activations by hook name.
 
-    Raises LensrlError when the model has no such site: a block of a state-space model has no attention output.
+    `mask` (item, token) is the attention mask, `wanted` the names of hooks. Raises LensrlError if the model has no such
+    site: a block of a state-space model has no attention output, for example.
     """
     logits, cache = bridge.run_with_cache(ids, attention_mask=mask, names_filter=lambda hook: hook in wanted)
     missing = sorted(hook for hook in wanted if hook not in cache)
@@ -59,7 +63,7 @@ def run_with_cache(
 
 
 def probe_set(tokenizer: PreTrainedTokenizerBase, items: Sequence[Item]) -> Probe:
-    """The tokens of the items' prompts and references, one entry per token, padding left out."""
+    """Return the tokens of the items' prompts and references, one entry per token, without padding."""
     teacher = references(tokenizer, items)
     prompt, position = torch.nonzero(teacher.mask, as_tuple=True)
     ids = teacher.ids[prompt, position]
@@ -75,9 +79,10 @@ def probe_set(tokenizer: PreTrainedTokenizerBase, items: Sequence[Item]) -> Prob
 def capture(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Sequence[Item], n_layers: int, *, batch: int = 32
 ) -> dict[str, Float32[np.ndarray, "layer token feature"]]:
-    """The output of every block (the residual stream after it), attention and MLP on the probe set.
+    """Capture the output of every block (the residual stream after it), attention and MLP on the probe set.
 
-    Takes `model` over. Tokens are those of `probe_set`, in its order.
+    Returns one array (layer, token, feature) per site. The tokens are the tokens of `probe_set`, in its order. The
+    bridge takes `model` over: do not use the model afterwards.
     """
     bridge = boot(model, tokenizer)
     teacher = references(tokenizer, items).to(model.device)

@@ -1,7 +1,7 @@
-"""Scoring a model on held-out items: sampled completions, and the log-probability of the reference answer.
+"""Score a model on held-out items: sampled completions, and the log-probability of the reference answer.
 
 Everything that could differ between two runs of a study is explicit: the items, the number of samples, temperature,
-top-p, top-k and the seed of the sampler. A model's own generation defaults are not consulted.
+top-p, top-k and the seed of the sampler. The model's own generation defaults are not used.
 """
 
 from __future__ import annotations
@@ -27,7 +27,11 @@ def evaluate(
     items: Sequence[Item],
     recipe: Recipe,
 ) -> Scores:
-    """Sample and score `recipe.evaluation.samples` completions, or episodes, of every item."""
+    """Sample and score `recipe.evaluation.samples` completions, or episodes, of every item.
+
+    Scores, lengths (in tokens that the model wrote) and truncation have shape (item, sample). A completion without an
+    end, or an unfinished episode, is truncated. Reference log-probabilities have shape (item,).
+    """
     settings = recipe.evaluation
     model.eval()
     torch.manual_seed(settings.seed)
@@ -36,6 +40,7 @@ def evaluate(
         ends(model, tokenizer), tokenizer, max_tokens=recipe.evaluation_tokens,
         temperature=settings.temperature, top_p=settings.top_p, top_k=settings.top_k,
     )  # fmt: skip
+    # Sample batch by batch, all samples of an item side by side.
     rows = [item for item in items for _ in range(settings.samples)]
     outcomes: list[tuple[float, int, bool]] = []
     for asked in batches(rows, settings.batch):
@@ -48,6 +53,7 @@ def evaluate(
             texts = [str(tokenizer.decode(tokens, skip_special_tokens=True)) for tokens in completions]
             scores = batch.scores(task, asked, texts)
             outcomes += [(s, len(c), not e) for s, c, e in zip(scores, completions, ended, strict=True)]
+    # Back to one row per item.
     score, length, truncated = zip(*outcomes, strict=True)
     shape = (len(items), settings.samples)
     return Scores(

@@ -1,4 +1,7 @@
-"""Sampling completions: explicit settings, prompts as token ids, and where a completion or a turn ends."""
+"""Sample completions: explicit settings, prompts as token ids, and the ends of completions and turns.
+
+Functions here take and return tokens. Scoring is in `evaluate.py`, episodes in turns are in `rollouts.py`.
+"""
 
 from __future__ import annotations
 
@@ -10,25 +13,31 @@ from transformers import Cache, GenerationConfig, PreTrainedModel, PreTrainedTok
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The padding token's id; `load_base` makes sure that there is one."""
+    """Return the id of the padding token. `load_base` makes sure that it exists."""
     assert isinstance(tokenizer.pad_token_id, int)
     return tokenizer.pad_token_id
 
 
 def learned_positions(model: PreTrainedModel) -> int | None:
-    """How many tokens fit into a model whose positions are a table of weights (GPT-2, OPT); None for any other."""
+    """Return how many tokens fit into a model whose positions are a table of weights (GPT-2, OPT).
+
+    None for any other model.
+    """
     tables = [m for m in model.modules() if isinstance(m, torch.nn.Embedding) and m is not model.get_input_embeddings()]
     limit = getattr(model.config, "max_position_embeddings", None)
     return limit if limit is not None and any(table.num_embeddings in (limit, limit + 2) for table in tables) else None
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, text: str, *, start: bool = True) -> list[int]:
-    """The tokens of a text: of a prompt's `start`, with what the tokenizer puts there, or of what follows it."""
+    """Tokenise a text. With `start`, the text is the start of a prompt and gets the tokenizer's special tokens."""
     return list(tokenizer(text, add_special_tokens=start)["input_ids"])  # pyright: ignore[reportReturnType]
 
 
 def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Every token that ends a completion: the tokenizer's end of sequence and those that the model declares."""
+    """Return every token that ends a completion.
+
+    These are the tokenizer's end of sequence and the end tokens that the model declares.
+    """
     config = model.generation_config
     declared = config.eos_token_id if config is not None else None
     ids = declared if isinstance(declared, list) else [declared]
@@ -36,7 +45,10 @@ def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> l
 
 
 def turn_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Every token that ends a turn: those that end a completion, and those with a line break in them."""
+    """Return every token that ends a turn.
+
+    These are the tokens that end a completion, and all tokens that contain a line break.
+    """
     return sorted({*stop_tokens(model, tokenizer), *_line_breaks(tokenizer)})
 
 
@@ -55,7 +67,7 @@ def sampling_settings(
     top_p: float = 1.0,
     top_k: int = 0,
 ) -> GenerationConfig:
-    """Settings under which nothing is left to a model's own defaults. Temperature 0 is greedy decoding."""
+    """Return sampling settings that leave nothing to a model's own defaults. Temperature 0 is greedy decoding."""
     choice = {"temperature": temperature, "top_p": top_p, "top_k": top_k} if temperature > 0 else {}
     return GenerationConfig(
         do_sample=temperature > 0,
@@ -73,7 +85,7 @@ def generate(
     prompts: Sequence[Sequence[int]],
     settings: GenerationConfig,
 ) -> tuple[list[list[int]], list[bool]]:
-    """A completion of every prompt, with the token that ended it, and whether there was one."""
+    """Complete every prompt. Returns each completion with its end token, and whether it has one."""
     ids, mask = left_padded(prompts, pad_id(tokenizer))
     output, _ = sample(model, ids, mask, settings)
     ends = end_tokens(settings)
@@ -82,7 +94,7 @@ def generate(
 
 
 def left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and attention mask, both (row, token)."""
+    """Pad rows on the left. Returns token ids and attention mask, both (row, token)."""
     width = max(map(len, rows))
     ids = torch.full((len(rows), width), pad)
     mask = torch.zeros_like(ids)
@@ -100,11 +112,14 @@ def sample(
     settings: GenerationConfig,
     cache: Cache | None = None,
 ) -> tuple[torch.Tensor, Cache]:
-    """Rows with what the model writes after them, on the CPU, and the keys and values of all but the last token.
+    """Continue every row by sampling.
 
-    `cache` holds those of the rows' first tokens, from an earlier call.
+    `ids` and `mask` are (row, token). `cache` holds the keys and values of the rows' first tokens, from an earlier
+    call.
+
+    Returns the rows with their continuations, on the CPU, and the keys and values of all tokens but the last.
     """
-    # As in training: fp32 masters, bf16 compute where there is a GPU.
+    # As in training: fp32 masters, and bf16 compute on a GPU.
     with torch.autocast(model.device.type, torch.bfloat16, enabled=model.device.type == "cuda"):
         output = model.generate(  # pyright: ignore[reportCallIssue]
             input_ids=ids.to(model.device), attention_mask=mask.to(model.device), past_key_values=cache,
@@ -114,11 +129,11 @@ def sample(
 
 
 def end_tokens(settings: GenerationConfig) -> frozenset[int]:
-    """The tokens at which sampling under these settings ends."""
+    """Return the tokens at which sampling under these settings ends."""
     return frozenset(settings.eos_token_id)  # pyright: ignore[reportArgumentType]
 
 
 def until_end(ends: frozenset[int], tokens: list[int]) -> tuple[list[int], bool]:
-    """Sampled tokens up to the one that ends them, and whether there is one."""
+    """Cut sampled tokens after the first end token. Returns the tokens, and whether there is an end token."""
     end = next((i for i, token in enumerate(tokens) if token in ends), None)
     return (tokens, False) if end is None else (tokens[: end + 1], True)

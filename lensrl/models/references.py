@@ -1,4 +1,4 @@
-"""Teacher forcing: reference answers behind their prompts, and the log-probability that a model gives them."""
+"""Teacher forcing: reference answers after their prompts, and the log-probability that a model gives them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lensrl.models.generation import pad_id, token_ids
 from lensrl.tasks import Item
 
-LOGITS = 2**28  # logits held at once while scoring references: 1 GiB of fp32
+LOGITS = 2**28  # most logits in memory at once while scoring references: 1 GiB of fp32
 
 
 @dataclass(frozen=True)
 class References:
     """Prompts followed by their reference answers, right-padded.
 
-    `answer[i, t]` marks the positions t whose *next* token belongs to the answer: logits there predict it.
+    `answer[i, t]` marks a position t whose *next* token belongs to the answer: the logits at t predict this token.
     """
 
     ids: torch.Tensor  # (item, token)
@@ -28,18 +28,20 @@ class References:
     answer: torch.Tensor  # (item, token - 1)
 
     def to(self, device: torch.device | str) -> References:
+        """Return a copy on another device."""
         return References(self.ids.to(device), self.mask.to(device), self.answer.to(device))
 
 
 def references(tokenizer: PreTrainedTokenizerBase, items: Sequence[Item]) -> References:
     """Tokenise items for teacher forcing: prompt, reference, end of sequence.
 
-    What an environment says in the middle of a reference is read and not predicted.
+    In a task in turns, the environment's text in the middle of a reference is read but not predicted.
     """
     end = tokenizer.eos_token_id
-    assert isinstance(end, int)  # `load_base` makes sure of it
+    assert isinstance(end, int)  # `load_base` makes sure that it exists
+    # Concatenate the pieces of each item, and mark the tokens that the model should write.
     rows: list[list[int]] = []
-    theirs: list[list[bool]] = []  # which tokens the model is expected to write
+    marks: list[list[bool]] = []
     for item in items:
         row = token_ids(tokenizer, item.prompt)
         written = [False] * len(row)
@@ -48,12 +50,13 @@ def references(tokenizer: PreTrainedTokenizerBase, items: Sequence[Item]) -> Ref
             row += tokens
             written += [turn % 2 == 0] * len(tokens)
         rows.append([*row, end])
-        theirs.append([*written, True])
+        marks.append([*written, True])
+    # Right-pad. The mark of a token moves to the position that predicts it, one to the left.
     width = max(len(row) for row in rows)
     ids = torch.full((len(rows), width), pad_id(tokenizer))
     mask = torch.zeros(len(rows), width, dtype=torch.long)
     answer = torch.zeros(len(rows), width - 1, dtype=torch.bool)
-    for i, (row, written) in enumerate(zip(rows, theirs, strict=True)):
+    for i, (row, written) in enumerate(zip(rows, marks, strict=True)):
         ids[i, : len(row)] = torch.tensor(row)
         mask[i, : len(row)] = 1
         answer[i, : len(row) - 1] = torch.tensor(written[1:])
@@ -63,7 +66,10 @@ def references(tokenizer: PreTrainedTokenizerBase, items: Sequence[Item]) -> Ref
 def reference_logprobs(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Sequence[Item], *, batch: int
 ) -> Float32[np.ndarray, " item"]:
-    """Mean log-probability, in nats per token, of each reference answer given its prompt."""
+    """Return the mean log-probability, in nats per token, of each reference answer given its prompt.
+
+    `batch` is the most items in one forward pass.
+    """
     means: list[torch.Tensor] = []
     with torch.no_grad():
         for chunk in batches(items, teacher_batch(tokenizer, items, batch)):
@@ -74,22 +80,23 @@ def reference_logprobs(
 
 
 def teacher_batch(tokenizer: PreTrainedTokenizerBase, items: Sequence[Item], batch: int) -> int:
-    """How many items to score at once: `batch`, or as many as keep the logits within LOGITS numbers."""
+    """Return the number of items per forward pass: `batch`, or fewer, so that the logits stay within LOGITS numbers."""
     width = references(tokenizer, items).ids.shape[1]
     return max(1, min(batch, LOGITS // (width * len(tokenizer))))
 
 
 def token_logprobs(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """log p(token t + 1 | tokens up to t), shape (item, token - 1), from logits (item, token, vocabulary)."""
+    """Return log p(token t + 1 | tokens up to t), (item, token - 1), from logits (item, token, vocabulary)."""
     logprobs = logits[:, :-1].log_softmax(-1)
     return logprobs.gather(-1, ids[:, 1:, None]).squeeze(-1)
 
 
 def answer_mean(values: torch.Tensor, answer: torch.Tensor) -> torch.Tensor:
-    """The mean of per-position values over the answer's tokens: (item, token - 1) to (item,)."""
+    """Average values per position over the tokens of the answer: (item, token - 1) to (item,)."""
     return values.masked_fill(~answer, 0).sum(-1) / answer.sum(-1)
 
 
 def batches(rows: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    """Yield consecutive batches of at most `size` items."""
     for start in range(0, len(rows), size):
         yield rows[start : start + size]

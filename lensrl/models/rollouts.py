@@ -1,8 +1,8 @@
-"""Playing episodes of a task in turns.
+"""Play episodes of a task in turns.
 
-A turn of the model is sampled with everything before it in its context, token for token as it was written: nothing is
-re-tokenised, so that the policy that is trained is the policy that was sampled. The history is concatenated; the
-authors of GiGPO rebuild a prompt from a summary of the last few turns for every turn, and train on each alone.
+A turn of the model is sampled with all earlier tokens in its context, exactly as they were written. Nothing is
+tokenised again, so the trained policy is the sampled policy. The history is concatenated. The authors of GiGPO proceed
+differently: they rebuild a prompt from a summary of the last few turns for every turn, and train on each turn alone.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from lensrl.tasks import AgentTask, Episode, Item
 
 @dataclass
 class Rollout:
-    """An episode as it was played: `tokens` follow `prompt`, and `turn` says to which turn the model wrote each.
+    """A played episode: `tokens` follow `prompt`.
 
-    A turn is -1 for tokens of the environment. `rewards` and `anchors` have one entry per turn. `done` is False when
-    the turns ran out.
+    `turn` holds the number of the turn in which the model wrote each token, and -1 for tokens of the environment.
+    `rewards` and `anchors` have one entry per turn of the model. `done` is False if the episode used up its turns
+    without an end. `score` is the score after the last turn.
     """
 
     item: Item
@@ -38,7 +39,7 @@ class Rollout:
 
     @property
     def length(self) -> int:
-        """The tokens that the model wrote."""
+        """The number of tokens that the model wrote."""
         return sum(turn >= 0 for turn in self.turn)
 
 
@@ -49,7 +50,10 @@ def play(
     items: Sequence[Item],
     settings: GenerationConfig,
 ) -> list[Rollout]:
-    """One episode of every item, all of them turn by turn at once. `settings` are those of one turn."""
+    """Play one episode of every item, turn by turn, in all episodes at once.
+
+    `settings` are the sampling settings of one turn. Raises LensrlError for a reward or a score that is not finite.
+    """
     rollouts = [Rollout(item, token_ids(tokenizer, item.prompt)) for item in items]
     playing: list[tuple[Rollout, Episode]] = [(rollout, task.reset(rollout.item)) for rollout in rollouts]
     histories = Histories(model, tokenizer, [rollout.prompt for rollout in rollouts])
@@ -69,7 +73,7 @@ def play(
 
 
 def _take_turn(rollout: Rollout, episode: Episode, tokens: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Act as the model wrote, and return the tokens of what the environment answers."""
+    """Act on the model's text, and return the tokens of the environment's answer."""
     text = str(tokenizer.decode(tokens, skip_special_tokens=True))
     rollout.tokens += tokens
     rollout.turn += [len(rollout.rewards)] * len(tokens)
@@ -84,7 +88,7 @@ def _take_turn(rollout: Rollout, episode: Episode, tokens: list[int], tokenizer:
         )
     if answer.done:
         return []
-    line_break = "" if "\n" in text else "\n"  # the model may have stopped, or met the limit, within its line
+    line_break = "" if "\n" in text else "\n"  # the model may have stopped, or reached the limit, within its line
     seen = token_ids(tokenizer, line_break + answer.text, start=False)
     rollout.tokens += seen
     rollout.turn += [-1] * len(seen)
@@ -92,9 +96,9 @@ def _take_turn(rollout: Rollout, episode: Episode, tokens: list[int], tokenizer:
 
 
 class Histories:
-    """Texts that grow turn by turn, with the keys and values of what was read already.
+    """Texts that grow turn by turn, with the keys and values of all tokens that were read.
 
-    Rows are as wide as the longest at every turn; the mask leaves the holes out, of attention and of positions.
+    All rows are as wide as the longest row at every turn. The mask excludes the gaps from attention and from positions.
     """
 
     def __init__(
@@ -107,10 +111,10 @@ class Histories:
 
     @torch.no_grad()
     def continued(self, settings: GenerationConfig) -> list[list[int]]:
-        """What the model writes next in every row, which becomes part of it."""
+        """Sample the model's next turn in every row, append it, and return its tokens."""
         width = self._ids.shape[1]
         output, self._cache = sample(self._model, self._ids, self._mask, settings, self._cache)
-        ends = end_tokens(settings)  # hundreds, where many tokens of a vocabulary hold a line break
+        ends = end_tokens(settings)  # hundreds, if many tokens of a vocabulary contain a line break
         turns = [until_end(ends, tokens)[0] for tokens in output[:, width:].tolist()]
         lengths = torch.tensor([len(tokens) for tokens in turns])
         self._ids = output
@@ -118,12 +122,12 @@ class Histories:
         return turns
 
     def extend(self, rows: Sequence[Sequence[int]]) -> None:
-        """Put what the environment says behind every row."""
+        """Append the environment's answer to every row."""
         ids, mask = left_padded(rows, self._pad)
         self._ids, self._mask = torch.cat([self._ids, ids], 1), torch.cat([self._mask, mask], 1)
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows alone."""
+        """Keep only these rows."""
         self._ids, self._mask = self._ids[rows], self._mask[rows]
         if self._cache is not None:
             self._cache.batch_select_indices(torch.tensor(rows, device=self._model.device))

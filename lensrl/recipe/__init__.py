@@ -1,6 +1,8 @@
-"""The recipe: everything that decides what a study measures, as validated data read from a TOML file.
+"""The recipe: every setting that decides what a study measures, as validated data read from a TOML file.
 
-Paths in a recipe are relative to the recipe's own folder. A study keeps its recipe, resolved, as `recipe.json`.
+Paths in a recipe are relative to the recipe's folder. A study keeps its recipe, with absolute paths, as `recipe.json`.
+`settings.py` and `task_tables.py` list every setting; `read.py` reads the file; `runs.py` lists the runs that a recipe
+asks for. This package loads no model and no task.
 """
 
 from lensrl.recipe.read import load_recipe, read_kept_recipe

@@ -1,7 +1,7 @@
-"""Layers as people write them: `20`, `0-7`, `1,3,5`, `all`, `mid-3`.
+"""Layers in words: `20`, `0-7`, `1,3,5`, `all`, `mid-3`, `full`.
 
 A layer is a decoder block, counted from 0. The parts of a model outside the layers are `embed`, `final_norm` and
-`lm_head`.
+`lm_head`. Functions here translate words into numbers of layers. They need only the number of layers, not a model.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from lensrl.errors import LensrlError, did_you_mean
 
 OUTSIDE = ("embed", "final_norm", "lm_head")
 
-WHOLE = "full"  # every parameter of the model, also those outside the layers
+WHOLE = "full"  # every parameter of the model, inside and outside the layers
 RANKED = ("top", "bottom")
 WORDS = (*RANKED, "mid", "random")
 
@@ -22,12 +22,12 @@ LayerSpec = int | str | Sequence[int | str]
 
 
 def parse_layers(spec: LayerSpec, n_layers: int) -> list[int]:
-    """The layers that `spec` names, sorted, each once.
+    """Parse `spec` into layers, sorted, each once.
 
     >>> parse_layers("all", 4), parse_layers("0-2", 8), parse_layers([7, "1,3"], 8)
     ([0, 1, 2, 3], [0, 1, 2], [1, 3, 7])
 
-    Raises LensrlError for anything that is not a layer of a model with `n_layers` layers.
+    Raises LensrlError for a word that is not a layer of a model with `n_layers` layers, or a range that runs backwards.
     """
     if isinstance(spec, int):
         words = [str(spec)]
@@ -53,7 +53,7 @@ def parse_layers(spec: LayerSpec, n_layers: int) -> list[int]:
 
 
 def spell_layers(layers: Sequence[int]) -> str:
-    """The inverse of `parse_layers`: (0, 1, 2, 5) is `0-2,5`."""
+    """Spell sorted layers as ranges, the inverse of `parse_layers`: (0, 1, 2, 5) gives `0-2,5`."""
     ranges: list[list[int]] = []
     for layer in layers:
         if ranges and layer == ranges[-1][-1] + 1:
@@ -64,9 +64,9 @@ def spell_layers(layers: Sequence[int]) -> str:
 
 
 def read_word(spec: LayerSpec) -> tuple[str, int] | None:
-    """("mid", 3) for `mid-3`; None for what names layers itself, and for `full`.
+    """Parse `mid-3` into ("mid", 3). Return None for explicit layers (`0-7`, `[1, 3]`, `all`) and for `full`.
 
-    Raises LensrlError for a word that is none.
+    Raises LensrlError for an unknown word.
     """
     if not isinstance(spec, str) or not spec[:1].isalpha() or spec.split(",")[0] in ("all", WHOLE):
         return None
@@ -82,16 +82,18 @@ def read_word(spec: LayerSpec) -> tuple[str, int] | None:
 def choose_layers(
     spec: LayerSpec, n_layers: int, *, draw: str, contribution: Mapping[int, float] | None = None
 ) -> list[int] | None:
-    """The layers that `spec` means, sorted; None for `full`, every parameter of the model.
+    """Return the layers of `spec`, sorted; None for `full`, every parameter of the model.
 
-    Beside what `parse_layers` knows: `mid-K`, the K layers in the middle of the depth (the lower ones where they
-    cannot be centred); `random-K`, K layers drawn by the name `draw`, the same wherever and whenever they are drawn;
-    `top-K` and `bottom-K`, the K layers with the highest or lowest `contribution` (layer -> C_l).
+    `spec` is anything that `parse_layers` accepts, or one of these words:
+
+    - `mid-K`: the K layers in the middle of the depth, the lower ones if K cannot be centred;
+    - `random-K`: K layers drawn by the name `draw`. The draw is the same on every machine and at any time;
+    - `top-K`, `bottom-K`: the K layers with the highest or lowest `contribution` (layer -> C_l).
 
     >>> choose_layers("mid-3", 8, draw=""), choose_layers("top-1", 2, draw="", contribution={0: 0.3, 1: 0.9})
     ([2, 3, 4], [1])
 
-    Raises LensrlError for an unknown word, for more layers than there are, and for a ranking without contributions.
+    Raises LensrlError for an unknown word, for more layers than the model has, and for a ranking without contributions.
     """
     if spec == WHOLE:
         return None
@@ -105,7 +107,7 @@ def choose_layers(
         first = (n_layers - count) // 2
         return [*range(first, first + count)]
     if kind == "random":
-        # by a hash, not by a generator whose stream may change with its library
+        # A hash, because the stream of a random generator may change with its library.
         order = sorted(range(n_layers), key=lambda layer: hashlib.sha256(f"{draw}/{layer}".encode()).digest())
     elif contribution is None:
         raise LensrlError(f'{spec!r} is chosen by contribution: name a finished study, profile = "runs/tiny"')

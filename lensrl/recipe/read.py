@@ -1,4 +1,4 @@
-"""Reading recipes: TOML in, a validated recipe with absolute paths out, one clear line for anything wrong."""
+"""Read recipes: TOML in, a validated recipe with absolute paths out. Any mistake becomes one clear line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from lensrl.recipe.task_tables import OWN, TASKS, CodeTask, Dataset, MathTask, O
 
 
 def load_recipe(path: str | Path) -> Recipe:
-    """Read and validate a recipe. Raises RecipeError with the file, the key and the nearest known key."""
+    """Read and validate a recipe, and make its paths absolute.
+
+    Raises RecipeError with the file, the key and the nearest known key.
+    """
     path = Path(path)
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
@@ -33,7 +36,7 @@ def load_recipe(path: str | Path) -> Recipe:
 
 
 def read_kept_recipe(path: Path) -> Recipe:
-    """The `recipe.json` of a study folder."""
+    """Read the `recipe.json` of a study folder. Raises RecipeError if the file cannot be read."""
     try:
         return _validate(json.loads(path.read_text(encoding="utf-8")), str(path))
     except (OSError, ValueError, RecursionError) as error:
@@ -44,14 +47,17 @@ def _validate(data: Any, where: str) -> Recipe:
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        raise RecipeError(f"{where}: {_complaint(error, data)}") from None
+        raise RecipeError(f"{where}: {_first_mistake(error, data)}") from None
 
 
-def _complaint(error: ValidationError, data: Any) -> str:
-    """The first thing that is wrong, in the words of the file; a key that nobody knows explains one that is missing."""
+def _first_mistake(error: ValidationError, data: Any) -> str:
+    """Describe the first mistake in the words of the file.
+
+    An unknown key comes before a missing one, because a misspelt key explains the missing key.
+    """
     found = error.errors()
     first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])
-    # pydantic puts the tags of unions into the path: ("task", "math", "train", "path") for what was typed as task.train
+    # pydantic puts the tags of unions into the path: task.train becomes ("task", "math", "train", "path")
     tags = {*TASKS, OWN, "path", Dataset.__name__, "int", "str", "list[int]"}
     key = ".".join(str(part) for part in first["loc"] if part not in tags)
     if first["type"] == "extra_forbidden":
@@ -78,7 +84,10 @@ def _known_keys(data: Any) -> list[str]:
 
 
 def _resolve(recipe: Recipe, folder: Path) -> Recipe:
-    """Make the paths absolute. A model that names no folder here is left as it is: a hub name or `tiny:`."""
+    """Make the paths of a recipe absolute.
+
+    A model name that is not a folder here stays as it is: it is a hub name or `tiny:`.
+    """
     changes: dict[str, Any] = {
         "task": _resolve_task(recipe.task, folder),
         "sets": {name: _resolve_set(layer_set, folder) for name, layer_set in recipe.sets.items()},
@@ -110,7 +119,7 @@ def _resolve_set(layer_set: LayerSet, folder: Path) -> LayerSet:
 
 
 def _resolve_source(source: Source, folder: Path) -> Source:
-    """A file's path, or a data set's folder, made absolute; the name of a data set on the hub as it is."""
+    """Make the path of a file, or of a local data set's folder, absolute. The name of a hub data set stays as it is."""
     if isinstance(source, Dataset):
         local = folder / source.dataset
         return source.model_copy(update={"dataset": str(local.resolve())}) if local.is_dir() else source

@@ -1,4 +1,8 @@
-"""The names of runs, and which runs a recipe asks for."""
+"""The names of runs, and the list of runs that a recipe asks for.
+
+The names are `base`, `full-rl`, `layer-20`, the name of a set (`mid-3`), and `layer-20@0.0004` for a run at another
+learning rate than the recipe's. This module makes no runs: `lensrl.train` does.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +21,11 @@ FULL = "full-rl"
 
 @dataclass(frozen=True)
 class RunSpec:
-    """One run to make: `layers` is what it trains, None for all parameters, empty for the base.
+    """One run to make.
 
-    `component` is the part of the layers that is trained, `boost` the layers whose learning rate is `factor` times
-    the run's, and `learning_rate` that of the run where it is not the recipe's.
+    `name` and `seed` identify it. `layers` are the trained layers: None for all parameters, empty for the base.
+    `component` is the trained part of these layers. The learning rate of the layers in `boost` is `factor` times the
+    run's. `learning_rate` is the run's learning rate where it is not the recipe's; None takes the recipe's.
     """
 
     name: str
@@ -33,19 +38,21 @@ class RunSpec:
 
     @property
     def trained(self) -> str:
-        """What it trains, in words: `all parameters, layers 2-4 at 5 x the learning rate`."""
+        """The trained parameters in words: `all parameters, layers 2-4 at 5 x the learning rate`."""
         if self.layers == ():
             return "nothing"
         part = {"block": "", "attn": "attention of ", "mlp": "MLP of "}[self.component]
-        text = "all parameters" if self.layers is None else f"{part}{_layers(self.layers)}"
-        return text + (f", {_layers(self.boost)} at {self.factor:g} x the learning rate" if self.boost else "")
+        text = "all parameters" if self.layers is None else f"{part}{_spell(self.layers)}"
+        return text + (f", {_spell(self.boost)} at {self.factor:g} x the learning rate" if self.boost else "")
 
 
 def plan(recipe: Recipe, n_layers: int) -> list[RunSpec]:
-    """Every run that a recipe asks for: the base once; then, for each seed, full RL, single layers and sets.
+    """List every run that a recipe asks for: the base once; then, for each seed, full RL, single layers and sets.
 
-    Full RL and the single layers come again at each of the recipe's further learning rates. Raises LensrlError for
-    sets that this model cannot have, and for what is chosen from a profile and has not been (`lensrl.train.choose`).
+    Full RL and the single layers come again at each of the recipe's further learning rates.
+
+    Raises LensrlError for a set that a model with `n_layers` layers cannot have, and for a set that ranks layers by a
+    profile and has not been chosen yet (`lensrl.train.choose`).
     """
     specs = [RunSpec(BASE, (), 0)]
     for seed in recipe.seeds:
@@ -62,7 +69,10 @@ def plan(recipe: Recipe, n_layers: int) -> list[RunSpec]:
 
 
 def set_run(name: str, layer_set: LayerSet, n_layers: int, seed: int = 0) -> RunSpec:
-    """The run of a set. Raises LensrlError where it cannot have this name, trains nothing or boosts what it freezes."""
+    """Return the run of a set.
+
+    Raises LensrlError if the name is not allowed for a set, or if the set trains nothing or boosts a frozen layer.
+    """
     if name in (BASE, FULL) or run_layer(name) is not None or not name.replace("-", "").isalnum():
         raise LensrlError(f"sets: {name!r} cannot name a set: use letters, digits and dashes, not the name of a run")
     chosen = layer_set.chosen or read_set(name, layer_set, n_layers)
@@ -71,12 +81,22 @@ def set_run(name: str, layer_set: LayerSet, n_layers: int, seed: int = 0) -> Run
         raise LensrlError(f"sets: {name!r} names no layer")
     frozen = [layer for layer in chosen.boost if layers is not None and layer not in layers]
     if frozen:
-        raise LensrlError(f"sets.{name}: boosts layer {frozen[0]}, but trains {_layers(layers or ())} alone")
-    return RunSpec(name, layers, seed, layer_set.component, tuple(chosen.boost), layer_set.factor or 1.0)
+        raise LensrlError(f"sets.{name}: boosts layer {frozen[0]}, but trains {_spell(layers or ())} alone")
+    return RunSpec(
+        name=name,
+        layers=layers,
+        seed=seed,
+        component=layer_set.component,
+        boost=tuple(chosen.boost),
+        factor=layer_set.factor or 1.0,
+    )
 
 
 def read_set(name: str, layer_set: LayerSet, n_layers: int, contribution: Mapping[int, float] | None = None) -> Chosen:
-    """The layers that the words of a set mean; `contribution` maps layer to C_l, for words that rank."""
+    """Translate the words of a set into layers.
+
+    `contribution` maps layer to C_l, for words that rank layers. Raises LensrlError with the name of the set.
+    """
     try:
         layers, boost = (
             choose_layers(spec, n_layers, draw=name, contribution=contribution)
@@ -87,27 +107,27 @@ def read_set(name: str, layer_set: LayerSet, n_layers: int, contribution: Mappin
     return Chosen(layers=layers, boost=boost or [])
 
 
-def _layers(layers: tuple[int, ...]) -> str:
+def _spell(layers: tuple[int, ...]) -> str:
     return f"layer{'s' * (len(layers) > 1)} {spell_layers(layers)}"
 
 
 def layer_run(layer: int) -> str:
-    """The name of the run that trains `layer` alone: `layer-20`."""
+    """Return the name of the run that trains `layer` alone: `layer-20`."""
     return f"layer-{layer}"
 
 
 def run_layer(run: str) -> int | None:
-    """The inverse of `layer_run`: 20 for `layer-20`, None for any other run."""
+    """Return the layer of a single-layer run, the inverse of `layer_run`: 20 for `layer-20`, None for any other run."""
     prefix, _, number = run.partition("-")
     return int(number) if prefix == "layer" and number.isdecimal() else None
 
 
 def rate_run(run: str, rate: float) -> str:
-    """The name of `run` trained at another learning rate than the recipe's: `layer-20@0.0004`."""
+    """Return the name of `run` trained at another learning rate than the recipe's: `layer-20@0.0004`."""
     return f"{run}@{rate!r}"
 
 
 def run_rate(run: str) -> tuple[str, float] | None:
-    """The inverse of `rate_run`: ("layer-20", 0.0004); None for a run at the recipe's own rate."""
+    """Split `layer-20@0.0004` into ("layer-20", 0.0004). None for a run at the recipe's own learning rate."""
     found = re.fullmatch(r"(.+)@(\d+(?:\.\d+)?(?:e[-+]\d+)?)", run)
     return None if found is None else (found[1], float(found[2]))

@@ -1,4 +1,4 @@
-"""The sets of layers that a recipe trains together, in the words that choose them."""
+"""The sets of layers that a recipe trains together, and the words that choose the layers."""
 
 from __future__ import annotations
 
@@ -12,36 +12,43 @@ from lensrl.recipe.layers import RANKED, WHOLE, read_word
 from lensrl.recipe.table import Table
 
 Layers = int | str | list[int]  # 3, "0-7", "all", [3, 5]
-Trained = Literal["block", "attn", "mlp"]  # of a layer: all of it, its attention, its MLP
+Trained = Literal["block", "attn", "mlp"]  # trained part of a layer: the whole block, its attention, its MLP
 
 
 class Chosen(Table):
-    """What the words of a set mean in a study, and which of the study's items the choice has not seen."""
+    """The layers that the words of a set mean in one study.
+
+    `items` names the items on which a run of the set may be scored, because the choice of its layers did not use them:
+    all items, or the other half if the profile was measured on the first half.
+    """
 
     layers: list[int] | None  # None: every parameter of the model
     boost: list[int] = []
-    items: Literal["all", "other half"] = "all"
+    items: Literal["all", "other half"] = "all"  # items that the choice did not use
 
 
 class LayerSet(Table):
-    """Layers that one run trains together; what is not a table is its `layers`: `sets.ends = [0, 7]`.
+    """Layers that one run trains together. A value that is not a table is its `layers`: `sets.ends = [0, 7]`.
 
-    `layers` is what a recipe's `layers` may be, or `"full"` (every parameter of the model, as full RL), `"mid-K"` (the
-    K layers in the middle of the depth), `"random-K"` (drawn by the set's name, so that two names are two draws),
-    `"top-K"` or `"bottom-K"` (those with the highest or lowest C_l of `profile`). `component` trains the attention or
-    the MLP of the layers alone. `boost` names layers in the same words, whose learning rate is `factor` times the
-    others'; weight decay, where there is any, is a part of a step and grows with it.
+    `layers` is anything that a recipe's `layers` may be, or one of these words:
 
-    What is chosen from a profile is chosen once, when the study is planned, and kept in `chosen`: see
-    `lensrl.train.choose`.
+    - `"full"`: every parameter of the model, as in full RL;
+    - `"mid-K"`: the K layers in the middle of the depth;
+    - `"random-K"`: K layers drawn by the set's name, so that two names give two draws;
+    - `"top-K"`, `"bottom-K"`: the K layers with the highest or lowest C_l of `profile`.
+
+    `boost` names layers in the same words. Their learning rate is `factor` times the rate of the other layers. Weight
+    decay, if any, is part of a step and grows with it.
+
+    A choice from a profile is made once, when the study is planned, and kept in `chosen`: see `lensrl.train.choose`.
     """
 
-    layers: Layers
-    component: Trained = "block"
-    profile: Path | None = None  # a finished study's folder, or a CSV file with layer and contribution
-    boost: Layers | None = None
-    factor: PositiveFloat | None = None
-    chosen: Chosen | None = None  # filled in when the study is planned
+    layers: Layers  # required: the layers that the run trains
+    component: Trained = "block"  # trained part of these layers
+    profile: Path | None = None  # for top-K, bottom-K: a finished study's folder, or a CSV with layer and contribution
+    boost: Layers | None = None  # layers with another learning rate; None: no such layers
+    factor: PositiveFloat | None = None  # learning rate of the boosted layers, in multiples of the run's
+    chosen: Chosen | None = None  # never written by hand: filled in when the study is planned
 
     @model_validator(mode="before")
     @classmethod
@@ -49,7 +56,7 @@ class LayerSet(Table):
         return given if isinstance(given, dict | LayerSet) else {"layers": given}
 
     @model_validator(mode="after")
-    def _says_one_thing(self) -> LayerSet:
+    def _settings_fit_together(self) -> LayerSet:
         try:
             ranked = self.ranked
         except LensrlError as error:
@@ -68,6 +75,6 @@ class LayerSet(Table):
 
     @property
     def ranked(self) -> list[str]:
-        """The words of this set that rest on its profile. Raises LensrlError for a word that is none."""
+        """The words of this set that need its profile: `top-K`, `bottom-K`. Raises LensrlError for an unknown word."""
         words = [(spec, read_word(spec)) for spec in (self.layers, self.boost) if spec is not None]
         return [str(spec) for spec, word in words if word is not None and word[0] in RANKED]

@@ -1,4 +1,8 @@
-"""The settings of a study other than its task: the base, the runs, the RL, the scoring, what is kept."""
+"""The settings of a study other than its task: base model, runs, RL, scoring, storage.
+
+Each class is one table of the recipe file, each field one setting: its type, default, unit and meaning. A setting
+without a default is required. The settings of a task are in `lensrl.recipe.task_tables`.
+"""
 
 from __future__ import annotations
 
@@ -82,46 +86,53 @@ class Rl(Table):
 
 
 class Evaluation(Table):
-    """How every run is scored: the same held-out items, `samples` completions each, settings made explicit."""
+    """Table `[evaluation]`: how every run is scored.
 
-    items: PositiveInt = 256  # per benchmark, the first ones; fewer where the benchmark is smaller
-    samples: PositiveInt = 4
-    temperature: Annotated[float, Field(ge=0)] = 1.0  # 0 is greedy decoding
-    top_p: Share = 1.0
-    top_k: Annotated[int, Field(ge=0)] = 0  # 0: no cut
-    max_completion_tokens: PositiveInt | None = None  # None: as in training
-    batch: PositiveInt = 128  # completions generated at once: their keys and values stand in memory
+    All runs are scored on the same held-out items with the same sampling settings. The sampling defaults of the model
+    are not used.
+    """
+
+    items: PositiveInt = 256  # items per benchmark: the first ones, or all if the benchmark is smaller
+    samples: PositiveInt = 4  # completions (in a task in turns: episodes) per item
+    temperature: Annotated[float, Field(ge=0)] = 1.0  # of sampling; 0 is greedy decoding
+    top_p: Share = 1.0  # nucleus sampling: probability mass to sample from; 1: no cut
+    top_k: Annotated[int, Field(ge=0)] = 0  # number of most probable tokens to sample from; 0: no cut
+    max_completion_tokens: PositiveInt | None = None  # of an answer, or of each turn; None: rl.max_completion_tokens
+    batch: PositiveInt = 128  # completions generated at once; their keys and values are held in memory
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 0  # of the sampler, the same for every run
 
 
 class Store(Table):
-    """What a run file keeps beside scores, curves and deltas."""
+    """Table `[store]`: what a run file keeps beside scores, curves and deltas."""
 
-    probe_items: PositiveInt = 32  # held-out items whose prompt and reference make the probe set
-    snapshots: list[Share] = []  # shares of the budget after which the deltas are kept: [0.25, 0.5, 1.0]
-    compression: Literal["none", "blosc2-zstd"] = "none"  # of deltas and activations; reading then needs hdf5plugin
+    probe_items: PositiveInt = 32  # number of held-out items whose prompts and references form the probe set
+    snapshots: list[Share] = []  # shares of rl.steps after which deltas are also kept: [0.25, 0.5, 1.0]
+    compression: Literal["none", "blosc2-zstd"] = "none"  # of deltas and activations; blosc2-zstd needs hdf5plugin
 
 
 class Recipe(Table):
-    """One study. `model` is `tiny:qwen3`, `tiny:qwen2.5`, a local folder, or a Hugging Face name.
+    """The top level of a recipe file: one study.
 
-    `task` is a table, or the name alone where a task needs no settings: `task = "arithmetic"`.
+    `model` is `tiny:qwen3`, `tiny:qwen2.5`, a local folder, or a Hugging Face name.
 
-    `layers` names the single-layer runs (`"all"`, `"0-7"`, `[3, 5]`); `sets` names further runs that train several
-    layers together: a table of layers or of `LayerSet`s, or a list of words that are their own names
-    (`["mid-3", "random-3"]`). `learning_rates` are further rates, beside `rl.learning_rate`, at which full RL and the
-    single layers are trained as well, so that no layer looks bad for want of a rate that suits it.
+    `task` is a table, or only the name if the task needs no settings: `task = "arithmetic"`.
+
+    `layers` names the single-layer runs. `sets` names further runs that train several layers together: a table whose
+    values are layers or `LayerSet`s, or a list of words that are their own names (`["mid-3", "random-3"]`).
+
+    `learning_rates` are further rates beside `rl.learning_rate`. Full RL and the single layers are trained at each of
+    them too, so that no layer looks weak only because the one rate does not suit it.
     """
 
-    model: Annotated[str, Field(min_length=1)]
-    task: Task
-    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1)] = [0]
-    layers: Layers = "all"
-    sets: dict[str, LayerSet] = {}
-    learning_rates: list[PositiveFloat] = []
-    rl: Rl = Rl()
-    evaluation: Evaluation = Evaluation()
-    store: Store = Store()
+    model: Annotated[str, Field(min_length=1)]  # required: the base model
+    task: Task  # required: the table of a task, see lensrl.recipe.task_tables
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1)] = [0]  # one training run each
+    layers: Layers = "all"  # single-layer runs: "all", "0-7", [3, 5]
+    sets: dict[str, LayerSet] = {}  # further runs, by name, that train several layers together
+    learning_rates: list[PositiveFloat] = []  # further rates for full RL and the single layers
+    rl: Rl = Rl()  # table [rl]: training
+    evaluation: Evaluation = Evaluation()  # table [evaluation]: scoring
+    store: Store = Store()  # table [store]: contents of run files
 
     @field_validator("task", mode="before")
     @classmethod
@@ -135,28 +146,30 @@ class Recipe(Table):
             return sets
         if not all(isinstance(word, str) for word in sets):
             raise ValueError("a list of sets holds words such as 'mid-3'; sets of other layers need names: a table")
-        _each_once("set", sets)
+        _refuse_duplicates("set", sets)
         return {word: word for word in sets}
 
     @model_validator(mode="after")
-    def _nothing_twice(self) -> Recipe:
-        _each_once("seed", self.seeds)
-        _each_once("learning rate", [self.rl.learning_rate, *self.learning_rates])
+    def _seeds_and_rates_once(self) -> Recipe:
+        _refuse_duplicates("seed", self.seeds)
+        _refuse_duplicates("learning rate", [self.rl.learning_rate, *self.learning_rates])
         return self
 
     @property
     def evaluation_tokens(self) -> int:
+        """The most tokens of a completion (or of a turn) in scoring."""
         return self.evaluation.max_completion_tokens or self.rl.max_completion_tokens
 
     @property
     def snapshot_steps(self) -> list[int]:
-        """The steps after which the deltas are kept."""
+        """The training steps after which the deltas are kept, sorted."""
         return sorted({max(1, round(share * self.rl.steps)) for share in self.store.snapshots})
 
     def conflict(self, other: Recipe) -> str | None:
-        """The first setting in which two recipes measure different things, or None.
+        """Describe the first setting in which two recipes measure different things; None if there is no such setting.
 
-        Which runs to make (`seeds`, `layers`, `sets`, `learning_rates`) is not compared: a study can be extended.
+        The settings that choose runs (`seeds`, `layers`, `sets`, `learning_rates`) are not compared: a study can be
+        extended.
         """
         runs = {"seeds", "layers", "sets", "learning_rates"}
         mine, theirs = (_flatten(r.model_dump(mode="json", exclude=runs)) for r in (self, other))
@@ -166,7 +179,7 @@ class Recipe(Table):
         return None
 
 
-def _each_once(what: str, values: list[Any]) -> None:
+def _refuse_duplicates(what: str, values: list[Any]) -> None:
     if len(set(values)) < len(values):
         raise ValueError(f"{what}s {values} name a {what} twice")
 

@@ -1,4 +1,4 @@
-"""A table of a recipe: strict, frozen, finite."""
+"""The base class of all tables of a recipe: strict, immutable, finite."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class Table(BaseModel):
-    """Unknown keys, infinities, NaN, and true and false for numbers are refused; nothing changes after reading."""
+    """A table of a recipe.
+
+    It refuses unknown keys, infinities, NaN, and true or false in place of a number. It does not change after reading.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
-    def _true_is_no_number(cls, data: Any) -> Any:
-        """pydantic would take true for 1."""
+    def _refuse_booleans_as_numbers(cls, data: Any) -> Any:
+        """Refuse true and false where a number is expected: pydantic would read true as 1."""
         for name, value in data.items() if isinstance(data, dict) else ():
             field = cls.model_fields.get(name)
             values = value if isinstance(value, list) else [value]

@@ -1,4 +1,8 @@
-"""What a study trains and scores on, one table per task. The tasks themselves are in `lensrl.tasks`."""
+"""The settings of tasks: one table per task. The tasks themselves are in `lensrl.tasks`.
+
+Each class is a form of the table `[task]`, chosen by its `name`. Each field is one setting: its type, default, unit and
+meaning. A setting without a default is required.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +17,10 @@ from lensrl.recipe.table import Table
 class Dataset(Table):
     """A data set of the Hugging Face hub, or of a local folder, as `datasets` loads it."""
 
-    dataset: Annotated[str, Field(min_length=1)]  # "openai/gsm8k", or a folder of Parquet or JSON files
-    split: str
-    config: str | None = None
-    revision: str | None = None  # a commit, tag or branch of the hub's repository; None: its newest
+    dataset: Annotated[str, Field(min_length=1)]  # required: "openai/gsm8k", or a folder of Parquet or JSON files
+    split: str  # required: "train", "test", ...
+    config: str | None = None  # configuration of the data set; None: its default
+    revision: str | None = None  # commit, tag or branch of the hub's repository; None: the newest
 
 
 Source = Annotated[  # a .jsonl, .jsonl.gz or .parquet file, or a table {dataset, split, config, revision}
@@ -31,41 +35,45 @@ def _none_is_train(benchmarks: dict[str, Source]) -> dict[str, Source]:
     return benchmarks
 
 
-# name -> items; the score is the mean over benchmarks
+# Benchmark name -> source of its items. The score is the mean over benchmarks.
 Benchmarks = Annotated[dict[str, Source], Field(min_length=1), AfterValidator(_none_is_train)]
 
 
 class ArithmeticTask(Table):
-    """Two-digit addition, for the embedded models."""
+    """`name = "arithmetic"`: two-digit addition, for the embedded models."""
 
     name: Literal["arithmetic"]
 
 
 class ExpressionTask(Table):
-    """Write the Python expression that fits three examples, for the embedded models: `1:5 4:11 7:17 x:` -> `2*x+3`."""
+    """`name = "expression"`: write the Python expression that fits three examples, for the embedded models.
+
+    `1:5 4:11 7:17 x:` is answered by `2*x+3`.
+    """
 
     name: Literal["expression"]
 
 
 class CorridorTask(Table):
-    """Fetch the key and open the door of a text corridor, turn by turn, for the embedded models."""
+    """`name = "corridor"`: fetch the key and open the door of a text corridor, in turns, for the embedded models."""
 
     name: Literal["corridor"]
-    max_turns: PositiveInt = 12
-    invalid_penalty: Annotated[float, Field(ge=0)] = 0.1  # taken off the reward for each move that cannot be made
+    max_turns: PositiveInt = 12  # turns of the model in an episode
+    invalid_penalty: Annotated[float, Field(ge=0)] = 0.1  # subtracted from the reward for each impossible move
 
 
 class MathTask(Table):
-    """Problems with a checkable answer, compared by math-verify.
+    """`name = "math"`: problems with a checkable answer, compared by math-verify.
 
-    A row holds `question` (or `problem`) and `answer` (or `solution`); GSM8K's `#### 42` endings are understood.
-    Where both are there, completions are compared with `answer`, and `solution` is the reference text whose
-    log-probability is measured. An answer that math-verify cannot read is compared as a string.
+    A row holds `question` (or `problem`) and `answer` (or `solution`). GSM8K's endings `#### 42` are understood. If a
+    row holds both `answer` and `solution`, completions are compared with `answer`, and `solution` is the reference text
+    whose log-probability is measured. An answer that math-verify cannot read is compared as a string.
     """
 
     name: Literal["math"]
-    train: Source
-    test: Benchmarks
+    train: Source  # required: training items
+    test: Benchmarks  # required: held-out items, a table of one source per benchmark
+    # The text given to the model, with the question of a row in place of {question}.
     prompt: str = "{question}\nPlease reason step by step, and put your final answer within \\boxed{}.\n"
 
     @model_validator(mode="after")
@@ -76,43 +84,46 @@ class MathTask(Table):
 
 
 class CodeTask(Table):
-    """Python functions checked by unit tests in a sandbox: rows of HumanEval's or MBPP's format.
+    """`name = "code"`: Python functions checked by unit tests in a sandbox. Rows have HumanEval's or MBPP's format.
 
-    HumanEval's rows hold `prompt`, `entry_point`, `test` and `canonical_solution`; MBPP's `text` (or `prompt`),
-    `test_list` and `code`.
+    HumanEval's rows hold `prompt`, `entry_point`, `test` and `canonical_solution`. MBPP's rows hold `text` (or
+    `prompt`), `test_list` and `code`.
     """
 
     name: Literal["code"]
-    train: Source
-    test: Benchmarks
+    train: Source  # required: training items
+    test: Benchmarks  # required: held-out items, a table of one source per benchmark
     timeout: PositiveFloat = 3.0  # seconds of wall clock, and of processor time, for one program
     memory: PositiveInt = 512  # MiB of address space for one program
 
 
 class TextWorldTask(Table):
-    """TextWorld games made on this machine: a quest in a few rooms. Needs `pip install lensrl[agentic]`."""
+    """`name = "textworld"`: TextWorld games made on this machine, a quest in a few rooms.
+
+    Needs `pip install lensrl[agentic]`.
+    """
 
     name: Literal["textworld"]
-    train_games: PositiveInt = 100
-    test_games: PositiveInt = 50
-    rooms: PositiveInt = 2
-    objects: PositiveInt = 4
-    quest_length: PositiveInt = 2
+    train_games: PositiveInt = 100  # number of training games
+    test_games: PositiveInt = 50  # number of held-out games
+    rooms: PositiveInt = 2  # rooms of a game
+    objects: PositiveInt = 4  # objects of a game
+    quest_length: PositiveInt = 2  # commands of the quest
     seed: Annotated[int, Field(ge=0)] = 0  # of the games
-    max_turns: PositiveInt = 12
-    invalid_penalty: Annotated[float, Field(ge=0)] = 0.1
+    max_turns: PositiveInt = 12  # turns of the model in an episode
+    invalid_penalty: Annotated[float, Field(ge=0)] = 0.1  # subtracted from the reward for each impossible command
 
 
 class GymTask(Table):
-    """A data set of reasoning-gym, judged by its own verifier. Needs `pip install lensrl[gym]`."""
+    """`name = "gym"`: a data set of reasoning-gym, judged by its own verifier. Needs `pip install lensrl[gym]`."""
 
     name: Literal["gym"]
-    dataset: str  # "chain_sum", "leg_counting", ...
+    dataset: str  # required: "chain_sum", "leg_counting", ...
     options: dict[str, Any] = {}  # of the data set: { min_terms = 2, max_digits = 3 }
-    train_items: PositiveInt = 1000
-    test_items: PositiveInt = 256
-    seed: Annotated[int, Field(ge=0)] = 0
-    prompt: str = "{question}\n"
+    train_items: PositiveInt = 1000  # number of training items, before repeated questions are left out
+    test_items: PositiveInt = 256  # number of held-out items
+    seed: Annotated[int, Field(ge=0)] = 0  # of the data set's generator
+    prompt: str = "{question}\n"  # text given to the model, with the question in place of {question}
 
     @model_validator(mode="after")
     def _has_a_question(self) -> GymTask:
@@ -122,20 +133,23 @@ class GymTask(Table):
 
 
 class OwnTask(Table):
-    """A task of your own: `my_task.py:MyTask`, a class without arguments beside the recipe.
+    """A task of your own: `name = "my_task.py:MyTask"`, a class without arguments in a file beside the recipe.
 
-    `sha256` is filled in when the recipe is read, so that a study notices when the file has changed.
+    `lensrl.tasks.protocol` describes the class. `sha256` is filled in when the recipe is read, so that a study notices
+    changes of the file.
     """
 
-    name: Annotated[str, Field(pattern=r"^.+\.py:[A-Za-z_]\w*$")]
-    sha256: str = ""
+    name: Annotated[str, Field(pattern=r"^.+\.py:[A-Za-z_]\w*$")]  # required: FILE.py:CLASS
+    sha256: str = ""  # never written by hand: hash of the file
 
     @property
     def path(self) -> Path:
+        """The file of the task."""
         return Path(self.name.rpartition(":")[0])
 
     @property
     def class_name(self) -> str:
+        """The name of the class in the file."""
         return self.name.rpartition(":")[2]
 
 
@@ -152,7 +166,7 @@ OWN = "own"
 
 
 def kind(task: Any) -> str | None:
-    """Which table a task is written in: its name, or `own` for a file of the user's."""
+    """Return the kind of a task's table: its name, or `own` for a file of the user."""
     name = task.get("name") if isinstance(task, dict) else getattr(task, "name", None)
     return OWN if isinstance(name, str) and ".py:" in name else name
 

@@ -1,6 +1,9 @@
-"""Tasks: prompts, items, rewards and scores.
+"""Tasks: items with prompts, and the rewards and scores of completions.
 
-A task's module is imported only when a recipe names it: sympy, TextWorld and reasoning-gym take seconds.
+`protocol.py` is the contract of a task; read it first. Each other module is one task, or a part that tasks share. The
+settings of a task are in `lensrl.recipe.task_tables`.
+
+The module of a task is imported only when a recipe names it: sympy, TextWorld and reasoning-gym take seconds.
 """
 
 from __future__ import annotations
@@ -61,7 +64,7 @@ def load_task(recipe: Recipe) -> Task | AgentTask:
 
 
 def evaluation_items(task: Task | AgentTask, recipe: Recipe) -> list[Item]:
-    """Return the held-out items that score every run of a study: the first `evaluation.items` of each benchmark."""
+    """Return the items on which every run is scored: the first `evaluation.items` held-out items of each benchmark."""
     kept: list[Item] = []
     taken: dict[str, int] = {}
     for item in task.items("test"):

@@ -1,7 +1,7 @@
-"""Judging many completions at once: for tasks where that is faster than one after another.
+"""Judge many completions in one call, for tasks where this is faster than one after another.
 
-A task of one's own needs nothing of this. One that runs programs adds `rewards` and `scores`, and is asked for a whole
-batch at a time.
+A task of your own does not need this. A task that runs programs adds the methods `rewards` and `scores`, and then gets
+a whole batch at a time.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from lensrl.tasks.protocol import Item, Task
 
 @runtime_checkable
 class BatchTask(Task, Protocol):
-    """A task that judges completions together. Each method equals the single one, completion by completion."""
+    """A task that judges completions together. Each method equals its counterpart for one completion."""
 
     def rewards(self, items: Sequence[Item], completions: Sequence[str]) -> list[float]:
-        """`reward` of each completion of the item beside it."""
+        """Return `reward(item, completion)` for each pair of an item and a completion."""
         ...
 
     def scores(self, items: Sequence[Item], completions: Sequence[str]) -> list[float]:
-        """`score` of each completion of the item beside it."""
+        """Return `score(item, completion)` for each pair of an item and a completion."""
         ...
 
 
 def rewards(task: Task, items: Sequence[Item], completions: Sequence[str]) -> list[float]:
-    """What RL maximises, for each completion of the item beside it."""
+    """Return the rewards, which RL maximises, of completions, each for the item at the same place."""
     if isinstance(task, BatchTask):
         return task.rewards(items, completions)
     return [task.reward(item, completion) for item, completion in zip(items, completions, strict=True)]
 
 
 def scores(task: Task, items: Sequence[Item], completions: Sequence[str]) -> list[float]:
-    """What a study reports, for each completion of the item beside it."""
+    """Return the scores, which a study reports, of completions, each for the item at the same place."""
     if isinstance(task, BatchTask):
         return task.scores(items, completions)
     return [task.score(item, completion) for item, completion in zip(items, completions, strict=True)]

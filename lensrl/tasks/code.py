@@ -1,9 +1,11 @@
-"""Python functions checked by unit tests, in a sandbox: rows of HumanEval's and of MBPP's format.
+"""Python functions checked by unit tests in a sandbox. Rows have HumanEval's or MBPP's format.
 
-HumanEval (Chen et al. 2021, arXiv 2107.03374): the prompt is the beginning of a function, the completion continues it
+HumanEval (Chen et al. 2021, arXiv 2107.03374): the prompt is the beginning of a function. The completion continues it,
 and is cut where something else begins. MBPP (Austin et al. 2021, arXiv 2108.07732): the prompt is a docstring with the
-description and the tests, the completion is a program. A model that prefers to talk may answer either with the whole
-function in a fenced block.
+description and the tests, and the completion is a program. In both formats a model that prefers to talk may answer with
+the whole function in a fenced block.
+
+This module builds the programs. `lensrl.tasks.sandbox` runs them.
 """
 
 from __future__ import annotations
@@ -23,19 +25,20 @@ from lensrl.tasks.rows import Row, pick, place, read_rows
 FENCE = "```"
 AFTER_A_FUNCTION = ("\nclass", "\ndef", "\n#", "\nif", "\nprint", "\nassert", FENCE)
 AFTER_A_PROGRAM = ("\nif", "\nprint", "\nassert", '\n"""', FENCE)
-_BLOCK = re.compile(r"```[^`\n]*\n(.*?)(?:```|\Z)", re.DOTALL)  # in whatever language it says it is
+_BLOCK = re.compile(r"```[^`\n]*\n(.*?)(?:```|\Z)", re.DOTALL)  # any language name may follow the fence
 _CODE = re.compile(r"\n*(?:(?: {2,}|\t\s*)\S|(?:def|class|import|from)\b|@)")
 
 
 def cut(completion: str, stops: tuple[str, ...]) -> str:
-    """The completion up to the first of the stop sequences."""
+    """Cut a completion at the first of the stop sequences."""
     return completion[: min((at for stop in stops if (at := completion.find(stop)) >= 0), default=len(completion))]
 
 
 def fenced(completion: str, function: str) -> str | None:
-    """The first fenced block that defines `function` (a pattern), unless the completion is code before any fence.
+    """Return the first fenced block that defines `function` (a pattern).
 
-    A block in a list is indented with its fences; that is taken off.
+    Returns None if there is no such block, or if the completion is code before any fence. A block in a list is indented
+    together with its fences; the indentation is removed.
     """
     completion = completion.replace("\r\n", "\n")
     before, fence, _ = completion.partition(FENCE)
@@ -48,7 +51,7 @@ def fenced(completion: str, function: str) -> str | None:
 
 @dataclass(frozen=True)
 class Function:
-    """A row of HumanEval's format."""
+    """A problem in HumanEval's format."""
 
     prompt: str
     entry_point: str
@@ -57,20 +60,22 @@ class Function:
 
     @property
     def judged_by(self) -> str:
+        """The tests of the problem and the name of the tested function, as JSON."""
         return json.dumps([self.entry_point, self.test])
 
     def program(self, completion: str) -> tuple[str, ...]:
+        """Build the program of a completion: the function, its tests, and the call of the tests."""
         block = fenced(completion, self.entry_point)
         if block is None:
             source = self.prompt + cut(completion, AFTER_A_FUNCTION)
-        else:  # with the imports and functions that the prompt has before this one
+        else:  # keep the imports and helper functions that precede the function in the prompt
             source = re.split(rf"^(?:async )?def {self.entry_point}\b", self.prompt, flags=re.MULTILINE)[0] + block
         return source, self.test, f"check({self.entry_point})"
 
 
 @dataclass(frozen=True)
 class Script:
-    """A row of MBPP's format."""
+    """A problem in MBPP's format."""
 
     prompt: str
     setup: str
@@ -79,15 +84,17 @@ class Script:
 
     @property
     def judged_by(self) -> str:
+        """The tests of the problem and their setup, as JSON."""
         return json.dumps([self.setup, self.tests])
 
     def program(self, completion: str) -> tuple[str, ...]:
+        """Build the program of a completion: the code, the setup of the tests, and the tests."""
         block = fenced(completion, r"\w+")
         return (cut(completion, AFTER_A_PROGRAM) if block is None else block), self.setup, "\n".join(self.tests)
 
 
 class Code(Executed):
-    """Functions and programs from files, scored 1 when all their tests pass and 0 otherwise."""
+    """Functions and programs from files, scored 1 if all their tests pass and 0 otherwise."""
 
     def __init__(self, recipe: CodeTask) -> None:
         self.recipe = recipe
@@ -96,11 +103,13 @@ class Code(Executed):
         self._problems: dict[str, Function | Script] = {}  # by item id
 
     def items(self, split: Split) -> list[Item]:
+        """Return every problem in the order of its source. Raises RecipeError for rows that cannot be read."""
         if split == "train":
             return self._read("train", self.recipe.train)
         return [item for name, source in self.recipe.test.items() for item in self._read(name, source)]
 
     def program(self, item: Item, completion: str) -> tuple[str, ...]:
+        """Build the program of a completion, for the sandbox."""
         return self._problems[item.id].program(completion)
 
     def _read(self, benchmark: str, source: Source) -> list[Item]:
@@ -116,9 +125,9 @@ class Code(Executed):
 
 
 def read_problem(row: Row, where: str) -> Function | Script:
-    """A row of either format. Raises RecipeError, beginning with `where`, for any other."""
+    """Read a row of either format. Raises RecipeError, with `where` at its beginning, for any other row."""
     if row.get("test_list") is not None:
-        return _script(row, where)
+        return _read_script(row, where)
     if row.get("test") is None:
         raise RecipeError(f"{where}: neither test (HumanEval) nor test_list (MBPP); it has {', '.join(row)}")
     prompt, name, test, solution = (
@@ -129,7 +138,7 @@ def read_problem(row: Row, where: str) -> Function | Script:
     return Function(prompt, name, test, solution)
 
 
-def _script(row: Row, where: str) -> Script:
+def _read_script(row: Row, where: str) -> Script:
     description = _text(pick(row, ("text", "prompt"), where), "text", where)
     code = _text(pick(row, ("code",), where), "code", where)
     tests, imports = (_texts(row.get(key), key, where) for key in ("test_list", "test_imports"))

@@ -1,14 +1,14 @@
-"""A text corridor with a key and a door, for the embedded models: an agent's task in turns.
+"""A text corridor with a key and a door, for the embedded models: a task in turns for an agent.
 
     @3 k1 d5>left         the model stands in room 3, the key lies in room 1, the door is in room 5
     @2 k1 d5>left
     @1 k1 d5>take
-    @1 k* d5>right        `k*`: the key is held
+    @1 k* d5>right        `k*`: the model holds the key
     ...
     @5 k* d5>open
 
-The embedded models were pre-trained on such documents, in which a turn follows a shortest path only some of the time.
-All 125 starts in five rooms; 64 of them, drawn once with a fixed seed, are held out from RL.
+The embedded models are pre-trained on such documents, in which only some turns follow a shortest path. There are 125
+starts in five rooms. A draw with a fixed seed holds out 64 of them from RL.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SPLIT_SEED = 20260702
 
 
 class State(NamedTuple):
-    """Rooms are counted from 1; `key` is None once it is held."""
+    """The positions in the corridor. Rooms are counted from 1; `key` is None once the model holds the key."""
 
     at: int
     key: int | None
@@ -36,6 +36,7 @@ class State(NamedTuple):
 
     @property
     def observation(self) -> str:
+        """The text that the model reads before a move: `@3 k1 d5>`."""
         return f"@{self.at} k{'*' if self.key is None else self.key} d{self.door}>"
 
     @property
@@ -47,7 +48,10 @@ class State(NamedTuple):
         return "left" if goal < self.at else "right"
 
     def after(self, move: str) -> State | None:
-        """The state that a move leads to, or None where the move cannot be made; opening the door leads nowhere new."""
+        """Return the state after a move, or None if the move is impossible.
+
+        Opening the door does not change the state.
+        """
         if move == "take":
             return self._replace(key=None) if self.key == self.at else None
         if move == "open":
@@ -58,7 +62,7 @@ class State(NamedTuple):
 
 @cache
 def starts(split: Split) -> tuple[State, ...]:
-    """The starts of a split, in a fixed order."""
+    """Return the starts of a split, in a fixed order."""
     rooms = range(1, ROOMS + 1)
     states = [State(*rooms_of) for rooms_of in itertools.product(rooms, rooms, rooms)]
     random.Random(_SPLIT_SEED).shuffle(states)
@@ -66,7 +70,7 @@ def starts(split: Split) -> tuple[State, ...]:
 
 
 def shortest(state: State) -> tuple[str, ...]:
-    """The moves and observations of a shortest path, as an item's reference."""
+    """Return the moves and observations of a shortest path, as the reference of an item."""
     turns: list[str] = []
     while (move := state.best_move) != "open":
         state = state.after(move) or state
@@ -75,7 +79,7 @@ def shortest(state: State) -> tuple[str, ...]:
 
 
 class Game:
-    """One walk through the corridor: 1 for the open door, minus a penalty for every move that cannot be made."""
+    """One walk through the corridor. The reward is 1 for the open door, minus a penalty for every impossible move."""
 
     def __init__(self, start: State, penalty: float) -> None:
         self._state = start
@@ -84,13 +88,16 @@ class Game:
 
     @property
     def anchor(self) -> State:
+        """The state in which the next move is made."""
         return self._state
 
     @property
     def score(self) -> float:
+        """1 if the door is open, 0 otherwise."""
         return float(self._open)
 
     def step(self, action: str) -> Turn:
+        """Make a move. An impossible move costs the penalty and changes nothing."""
         after = self._state.after(action)
         if after is None:
             return Turn(self._state.observation, -self._penalty, done=False)
@@ -99,7 +106,7 @@ class Game:
 
 
 class Corridor:
-    """Fetch the key, open the door."""
+    """The task: fetch the key, open the door."""
 
     def __init__(self, settings: CorridorTask) -> None:
         self.max_turns = settings.max_turns
@@ -107,9 +114,11 @@ class Corridor:
         self._starts = {_id(state): state for split in ("train", "test") for state in starts(split)}
 
     def items(self, split: Split) -> list[Item]:
+        """Return one item per start of the split."""
         return [Item(_id(state), state.observation, shortest(state), "corridor") for state in starts(split)]
 
     def reset(self, item: Item) -> Game:
+        """Return a new game from the start of an item."""
         return Game(self._starts[item.id], self._penalty)
 
 

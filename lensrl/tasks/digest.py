@@ -1,4 +1,4 @@
-"""Digests of items: a run keeps them, so that scores are paired only where the items are the same."""
+"""Digests of items. A run keeps them, so that scores are paired only between runs with the same items."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from lensrl.tasks.protocol import Item, Split
 
 
 def digests_of(split: Split, items: Sequence[Item]) -> dict[str, str]:
-    """What a run keeps of a split's items, each a sha256 in their order.
+    """Return the digests that a run keeps of the items of a split: sha256 over the items in their order.
 
-    Under the split's name that of benchmark, id, prompt and reference; as `SPLIT answers` that of what completions are
-    judged by, where it is not the reference.
+    The entry `SPLIT` covers benchmark, id, prompt and reference. The entry `SPLIT answers` covers `judged_by`, and
+    exists only if some item has a `judged_by`.
     """
     found = {split: _sha256([item.benchmark, item.id, item.prompt, item.written] for item in items)}
     if any(item.judged_by for item in items):

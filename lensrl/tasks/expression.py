@@ -1,12 +1,12 @@
 """The Python expression that fits three examples, for the embedded models: `1:5 4:11 7:17 x:` is answered by `2*x+3`.
 
-A problem is a linear function, slope 1 to 5 and offset -5 to 9, and three of the inputs 0 to 9: 9,000 in all, each
-asked in one order of its inputs. 1,000 of them, drawn once with a fixed seed, are held out from RL; they are enough for
-an accuracy with a standard error of at most 0.016. The text that the embedded models are pre-trained on draws freely
-from this world, so they have met held-out problems there, answered right or wrong; RL has not.
+A problem is a linear function with slope 1 to 5 and offset -5 to 9, shown at three of the inputs 0 to 9. There are
+9,000 problems, each with one order of its inputs. A draw with a fixed seed holds out 1,000 of them from RL: enough for
+an accuracy with a standard error of at most 0.016. The pre-training text of the embedded models draws freely from all
+problems. So the models have met held-out problems, answered right or wrong; RL has not.
 
-The answer is executed as Python, in the sandbox, on all of the inputs 0 to 9 and on three beyond: any expression that
-computes the function is right, and one that only fits the examples is wrong.
+The sandbox executes the answer as Python on all inputs 0 to 9 and on three further inputs. Any expression that computes
+the function is right. An expression that fits only the examples is wrong.
 """
 
 from __future__ import annotations
@@ -38,18 +38,19 @@ class Problem(NamedTuple):
 
 
 def prompt(slope: int, offset: int, inputs: Sequence[int]) -> str:
+    """Return the prompt of a problem: `1:5 4:11 7:17 x:`."""
     return " ".join(f"{x}:{slope * x + offset}" for x in inputs) + " x:"
 
 
 def spelling(slope: int, offset: int) -> str:
-    """`2*x+3` for the function x -> 2x + 3, in its shortest spelling."""
+    """Spell the function x -> slope * x + offset in its shortest form: `2*x+3`."""
     product = "x" if slope == 1 else f"{slope}*x"
     return product if offset == 0 else f"{product}{offset:+d}"
 
 
 @cache
 def problems(split: Split) -> tuple[Problem, ...]:
-    """The problems of a split, in a fixed order."""
+    """Return the problems of a split, in a fixed order."""
     rng = random.Random(_SPLIT_SEED)
     drawn = [
         Problem(slope, offset, tuple(rng.sample(inputs, SHOWN)))
@@ -60,12 +61,13 @@ def problems(split: Split) -> tuple[Problem, ...]:
 
 
 class Expression(Executed):
-    """Expressions, scored 1 where Python computes the function with them and 0 otherwise."""
+    """Expressions, scored 1 if Python computes the function with them and 0 otherwise."""
 
     timeout = 1.0
     memory = 256
 
     def items(self, split: Split) -> list[Item]:
+        """Return the items of a split, with the shortest spelling as reference."""
         return [
             Item(
                 prompt(slope, offset, inputs)[:-3], prompt(slope, offset, inputs), spelling(slope, offset), "expression"
@@ -74,7 +76,10 @@ class Expression(Executed):
         ]
 
     def program(self, item: Item, completion: str) -> tuple[str, ...]:
-        """Computes every value first, and what is expected afterwards: an answer does not run beside its solution."""
+        """Build the program of a completion: all values first, the expected values after them.
+
+        In this order the answer does not run beside its solution.
+        """
         inputs = (*INPUTS, *_OTHER_INPUTS)
         return (
             f"answer = compile({completion.strip()!r}, '<answer>', 'eval')\n"

@@ -1,13 +1,13 @@
 """Data sets of reasoning-gym: procedurally generated problems, judged by their own verifiers.
 
-A data set is a function of its options, a seed and an index. The first `test_items` indices are held out, the following
-`train_items` are trained on, less those that ask a question a second time: neighbouring seeds would not do, because
-most data sets make item i of seed s and item i - 1 of seed s + 1 the same.
+A data set is a function of its options, a seed and an index. The first `test_items` indices are held out. The next
+`train_items` indices are for training, without questions that occur a second time. Two neighbouring seeds would not
+separate the splits: in most data sets, item i of seed s equals item i - 1 of seed s + 1.
 
-The answer of a completion is what it wrote last in `<answer>` tags, as reasoning-gym extracts it, or else the whole
-completion without the spaces around it. Reward and score are the verifier's, in [0, 1]; many give a part for an answer
-that contains the right one. A verifier that raises, or exceeds the limits of `lensrl.tasks.judge`, gives 0. Some
-verifiers `eval` the answer: the limits hold for those too, but it is not a sandbox.
+The answer of a completion is the content of its last `<answer>` tags, as reasoning-gym extracts it, or else the whole
+completion without surrounding spaces. Reward and score are the verifier's, in [0, 1]. Many verifiers give a partial
+score to an answer that contains the right one. A verifier that raises, or exceeds the limits of `lensrl.tasks.judge`,
+gives 0. Some verifiers `eval` the answer. The limits hold for these too, but they are not a sandbox.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ _verify = Judge("lensrl.tasks.gym:verify")  # one child for all tasks of this pr
 
 
 class Gym:
-    """One data set of reasoning-gym. Raises RecipeError for a name or options that it does not know."""
+    """One data set of reasoning-gym. Raises RecipeError for an unknown name or unknown options."""
 
     def __init__(self, settings: GymTask) -> None:
         self.settings = settings
         self._options = json.dumps(settings.options, sort_keys=True)
-        self._dataset = _open(settings)
+        self._dataset = _open_dataset(settings)
 
     def items(self, split: Split) -> list[Item]:
+        """Return the items of a split. Raises RecipeError if the data set has too few different questions."""
         indices = range(len(self._entries))
         held_out = self.settings.test_items
         if split == "test":
@@ -51,9 +52,11 @@ class Gym:
         return kept
 
     def reward(self, item: Item, completion: str) -> float:
+        """Return the score."""
         return self.score(item, completion)
 
     def score(self, item: Item, completion: str) -> float:
+        """Return the verifier's score of the completion's answer, in [0, 1]."""
         from reasoning_gym.utils import extract_answer
 
         answer = extract_answer(completion)
@@ -63,17 +66,20 @@ class Gym:
 
     @cached_property
     def _entries(self) -> list[dict[str, Any]]:
-        """Every problem. Raises RecipeError where they differ from call to call, or have no answer."""
+        """All problems of both splits.
+
+        Raises RecipeError if a problem cannot be made, differs between two calls, or has no reference answer.
+        """
         name = self.settings.dataset
         entries: list[dict[str, Any]] = []
         for index in range(self.settings.test_items + self.settings.train_items):
             try:
                 entries.append(self._dataset[index])
-            except Exception as error:  # a generator raises whatever it raises
+            except Exception as error:  # a generator may raise anything
                 raise RecipeError(f"reasoning-gym's {name} cannot make item {index}: {reason(error)}") from None
             if not isinstance(entries[-1]["answer"], str):
                 raise RecipeError(f"reasoning-gym's {name} has no reference answers, which a study needs to measure")
-        again = _open(self.settings)
+        again = _open_dataset(self.settings)
         if any(again[index]["question"] != entry["question"] for index, entry in enumerate(entries[:4])):
             raise RecipeError(f"reasoning-gym's {name} makes other problems each time, also with the same seed")
         return entries
@@ -86,7 +92,7 @@ class Gym:
 
 
 def verify(name: str, options: str, answer: str, entry: dict[str, Any]) -> float:
-    """The verdict of a data set's verifier, for the judge's child. `options` are JSON."""
+    """Return the verdict of a data set's verifier. It runs in the judge's child process. `options` are JSON."""
     return _verifier(name, options).score_answer(answer, entry)
 
 
@@ -97,8 +103,8 @@ def _verifier(name: str, options: str) -> Any:
     return create_dataset(name, size=1, seed=0, **json.loads(options))
 
 
-def _open(settings: GymTask) -> Any:
-    """The data set of a recipe."""
+def _open_dataset(settings: GymTask) -> Any:
+    """Open the data set of a recipe. Raises RecipeError for a missing package, an unknown name or unknown options."""
     try:
         from reasoning_gym.factory import DATASETS, create_dataset
     except ImportError:
@@ -117,5 +123,5 @@ def _open(settings: GymTask) -> Any:
     size = settings.test_items + settings.train_items
     try:
         return create_dataset(settings.dataset, size=size, seed=settings.seed, **settings.options)
-    except Exception as error:  # each data set checks its options in its own way
+    except Exception as error:  # each data set raises its own errors for wrong options
         raise RecipeError(f"task.options: reasoning-gym's {settings.dataset}: {reason(error)}") from None

@@ -1,12 +1,12 @@
-"""Completions judged in a process of their own, because a completion can be anything.
+"""Judge completions in a child process, because a completion can contain anything.
 
-math-verify, and some verifiers of reasoning-gym, compute with what they read: `9**9**9**9` runs until the machine is
-out of memory. math-verify's own timeouts are alarms, which work in the main thread only and do not interrupt a single
-long operation. So a child process judges, with a limit on processor time for each judgement and one on memory. A
-judgement that raises or ends the child is None, and the next one starts a new child. As processor time is counted, a
-verdict hardly depends on what else the machine does.
+math-verify, and some verifiers of reasoning-gym, compute with the text that they read: `9**9**9**9` runs until the
+machine is out of memory. math-verify's own timeouts are alarms. They work only in the main thread, and do not interrupt
+a single long operation. So a child process judges, with a limit on processor time for each judgement and a limit on
+memory. A judgement that raises or ends the child is None, and the next judgement starts a new child. The limit counts
+processor time, so a verdict hardly depends on the load of the machine.
 
-This bounds what a completion can cost. It is no sandbox: a judge that executes programs needs `lensrl.tasks.sandbox`.
+This bounds the cost of a completion. It is not a sandbox: a judge that executes programs needs `lensrl.tasks.sandbox`.
 """
 
 from __future__ import annotations
@@ -33,31 +33,32 @@ _READY = b"ready\n"
 
 
 class Judge:
-    """A function `module:name`, called in a child process: from any thread, in bounded time and memory.
+    """A function `module:name`, called in a child process from any thread, in bounded time and memory.
 
-    The function is imported in the child alone: what it needs may be slow to import.
+    `seconds` limits the processor time of one judgement. Only the child imports the function, whose imports may be
+    slow.
     """
 
     def __init__(self, function: str, *, seconds: float = SECONDS) -> None:
         self._function = function
         self._seconds = seconds
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
 
     def __call__(self, *arguments: Any) -> bool | float | None:
-        """What the function returns, or None when it raises or exceeds a limit.
+        """Return the function's result, or None if the function raises or exceeds a limit.
 
-        Raises LensrlError when the child cannot be started at all.
+        Raises LensrlError if the child process cannot be started.
         """
-        with self._turn:
+        with self._lock:
             if self._child is None or self._child.poll() is not None:
                 self._child = self._start()
             answer = b""
             try:
                 answer = _ask(self._child, pickle.dumps(arguments))
             finally:
-                if not answer:  # also when interrupted: its answer would be taken for that to the next question
-                    _end(self._child)
+                if not answer:  # also after an interrupt: a late answer would be read as the next question's
+                    _stop(self._child)
             return json.loads(answer or b"null")
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -68,15 +69,15 @@ class Judge:
         _, answers, errors = _pipes(child)
         if answers.readline() != _READY:
             said = errors.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
-            _end(child)
+            _stop(child)
             raise LensrlError(f"the process that judges completions did not start: {said[-1]}")
         errors.close()
-        weakref.finalize(self, _end, child)
+        weakref.finalize(self, _stop, child)
         return child
 
 
 def _ask(child: subprocess.Popen[bytes], question: bytes) -> bytes:
-    """The child's answer, empty when the question ended it."""
+    """Send a question and return the child's answer: empty if the question ended the child."""
     questions, answers, _ = _pipes(child)
     try:
         questions.write(question)
@@ -93,16 +94,20 @@ def _pipes(child: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes], IO[byt
     return child.stdin, child.stdout, child.stderr
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
+def _stop(child: subprocess.Popen[bytes]) -> None:
     child.kill()
     child.wait()
     for pipe in _pipes(child):
-        with suppress(BrokenPipeError):  # what was never read cannot be flushed
+        with suppress(BrokenPipeError):  # closing flushes, and the child reads no more
             pipe.close()
 
 
 def serve(name: str, seconds: float) -> None:
-    """The child: pickled arguments on stdin (from the parent alone), one line of JSON for each on stdout."""
+    """Serve as the child process.
+
+    Read pickled arguments on stdin, which come from the parent alone, and write one line of JSON for each.
+    """
+    # Limit memory before the import of the function, and keep stdout for answers alone.
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     module, _, function = name.partition(":")
@@ -110,9 +115,10 @@ def serve(name: str, seconds: float) -> None:
     logging.disable()
     answers = os.fdopen(os.dup(1), "wb")
     quiet = os.open(os.devnull, os.O_RDWR)
-    for stream in (1, 2):  # whatever a library prints is no answer
+    for stream in (1, 2):  # a library that prints must not write into the answers
         os.dup2(quiet, stream)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to handle
+    # Answer questions until the parent closes the pipe.
     answers.write(_READY)
     answers.flush()
     with suppress(EOFError):  # the parent is gone
@@ -121,7 +127,7 @@ def serve(name: str, seconds: float) -> None:
             signal.setitimer(signal.ITIMER_PROF, seconds)  # SIGPROF ends the process, inside a long operation too
             try:
                 verdict = judge(*arguments)
-            except Exception:  # these libraries raise whatever their parts raise
+            except Exception:  # these libraries may raise anything
                 verdict = None
             signal.setitimer(signal.ITIMER_PROF, 0)
             answers.write(json.dumps(verdict).encode() + b"\n")

@@ -1,7 +1,7 @@
 """Mathematics with checkable answers: rows of questions and answers, judged by math-verify.
 
-GSM8K's solutions end in `#### 42`; the text before is reasoning, the text after is the answer. What counts as the same
-answer is told in `lensrl.tasks.answers`.
+GSM8K's solutions end in `#### 42`: the text before is reasoning, the text after is the answer.
+`lensrl.tasks.answers` defines when two answers are equal.
 """
 
 from __future__ import annotations
@@ -14,26 +14,31 @@ from lensrl.tasks.protocol import Item, Split
 from lensrl.tasks.rows import pick, place, read_rows
 
 QUESTION_KEYS = ("question", "problem")
-ANSWER_KEYS = ("answer", "solution")  # what a completion is compared with
-SOLUTION_KEYS = ("solution", "answer")  # what a model would write, as far as the row tells
+ANSWER_KEYS = ("answer", "solution")  # compared with completions
+SOLUTION_KEYS = ("solution", "answer")  # reference text, as a model would write it
 _same_answer = Judge("lensrl.tasks.answers:same_answer")  # one child for all tasks of this process
 
 
 class Math:
-    """Problems from files or data sets, scored 1 for an answer equal to the gold one and 0 otherwise."""
+    """Problems from files or data sets, scored 1 for an answer equal to the gold answer and 0 otherwise."""
 
     def __init__(self, settings: MathTask) -> None:
         self.settings = settings
 
     def items(self, split: Split) -> list[Item]:
-        """Every problem in the order of its source. Raises RecipeError for rows that cannot be read."""
+        """Return every problem in the order of its source. Raises RecipeError for rows that cannot be read."""
         sources = {"train": self.settings.train} if split == "train" else self.settings.test
         return [item for name, source in sources.items() for item in self._read(name, source)]
 
     def reward(self, item: Item, completion: str) -> float:
+        """Return the score."""
         return self.score(item, completion)
 
     def score(self, item: Item, completion: str) -> float:
+        """Return 1 if the completion's answer equals the gold answer, 0 otherwise.
+
+        A judgement that exceeds the judge's limits gives 0.
+        """
         return float(_same_answer(item.judged_by, completion) or 0)
 
     def _read(self, benchmark: str, source: Source) -> list[Item]:

@@ -1,8 +1,10 @@
 """A task of your own: a class in a file beside the recipe, `my_task.py:MyTask`, checked before anything is trained.
 
 The class takes no arguments and has the methods of `lensrl.tasks.Task` (or of `AgentTask`, for a task in turns). The
-file is a program of the user's and is run as one, with modules beside it to import from. A study remembers its sha256,
-and refuses to go on when it has changed; it does not see changes of the modules that the file imports.
+file is the user's program and runs without a sandbox, with imports from the modules beside it. A study remembers the
+sha256 of the file, and refuses to continue if the file has changed. It does not see changes of imported modules.
+
+`Own` checks every reward and score. Both wrappers turn an error in the user's file into one line with its place.
 """
 
 from __future__ import annotations
@@ -28,18 +30,20 @@ AGENT = {"items": "items(split)", "reset": "reset(item)", "max_turns": "max_turn
 
 
 def load_own(settings: OwnTask) -> Task | AgentTask:
-    """The task in a user's file. Raises RecipeError for a file that has changed, and for what is no task.
+    """Load the task in a user's file.
 
-    An error in the file itself is a LensrlError with the file, the line and Python's own words.
+    Raises RecipeError if the file has changed, or if the class is not a task. An error in the file itself is a
+    LensrlError with the file, the line and Python's own message.
     """
     path = settings.path
-    module = _run(path, settings.sha256)
+    module = _load_module(path, settings.sha256)
     cls = vars(module).get(settings.class_name)
     if not isinstance(cls, type):
         classes = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
         raise RecipeError(f"{path} has no class {settings.class_name!r}{did_you_mean(settings.class_name, classes)}")
-    with _blamed(path):
+    with _located_errors(path):
         task: Any = cls()
+    # A task in turns has `reset`, any other task `reward` and `score`.
     needed = AGENT if hasattr(task, "reset") else METHODS
     for name, signature in needed.items():
         if not hasattr(task, name):
@@ -49,41 +53,52 @@ def load_own(settings: OwnTask) -> Task | AgentTask:
     in_turns = needed is AGENT
     if in_turns and (not isinstance(task.max_turns, int) or isinstance(task.max_turns, bool) or task.max_turns < 1):
         raise RecipeError(f"{settings.name}: max_turns is {task.max_turns!r}; a whole number from 1 is needed")
+    # Ask for the items twice: every run of a study must get the same ones.
     for split in ("train", "test"):
-        with _blamed(path):
+        with _located_errors(path):
             items, again = task.items(split), task.items(split)
         _check_items(items, again, f"{settings.name}: items({split!r})", in_turns=in_turns)
     return OwnInTurns(task, path) if in_turns else Own(task, path)
 
 
 class Own:
-    """A user's task whose every verdict is checked. Raises LensrlError naming the item for one that is no number."""
+    """A user's task with checks of every verdict.
+
+    Its methods raise LensrlError, with the item, for a verdict that is not a finite number.
+    """
 
     def __init__(self, task: Task, path: Path) -> None:
         self.task = task
         self._path = path
 
     def items(self, split: Split) -> list[Item]:
-        with _blamed(self._path):
+        """Return the items of the user's task."""
+        with _located_errors(self._path):
             return self.task.items(split)
 
     def reward(self, item: Item, completion: str) -> float:
+        """Return the reward of a completion, checked."""
         return self.rewards([item], [completion])[0]
 
     def score(self, item: Item, completion: str) -> float:
+        """Return the score of a completion, checked."""
         return self.scores([item], [completion])[0]
 
     def rewards(self, items: Sequence[Item], completions: Sequence[str]) -> list[float]:
-        with _blamed(self._path):
+        """Return the rewards of completions, checked."""
+        with _located_errors(self._path):
             rewards = batch.rewards(self.task, items, completions)
-        return self._finite("reward", rewards, items, completions)
+        return self._check_finite("reward", rewards, items, completions)
 
     def scores(self, items: Sequence[Item], completions: Sequence[str]) -> list[float]:
-        with _blamed(self._path):
+        """Return the scores of completions, checked."""
+        with _located_errors(self._path):
             scores = batch.scores(self.task, items, completions)
-        return self._finite("score", scores, items, completions)
+        return self._check_finite("score", scores, items, completions)
 
-    def _finite(self, what: str, values: Sequence[Any], items: Sequence[Item], texts: Sequence[str]) -> list[float]:
+    def _check_finite(
+        self, what: str, values: Sequence[Any], items: Sequence[Item], texts: Sequence[str]
+    ) -> list[float]:
         if len(values) != len(items):
             raise LensrlError(f"{self._path}: {len(values)} {what}s for {len(items)} completions; one each is needed")
         for value, item, completion in zip(values, items, texts, strict=True):
@@ -96,7 +111,7 @@ class Own:
 
 
 class OwnInTurns:
-    """A user's task in turns: an error in it is told in one line, with the place."""
+    """A user's task in turns. An error in it becomes one line with its place."""
 
     def __init__(self, task: AgentTask, path: Path) -> None:
         self.task = task
@@ -104,39 +119,46 @@ class OwnInTurns:
         self._path = path
 
     def items(self, split: Split) -> list[Item]:
-        with _blamed(self._path):
+        """Return the items of the user's task."""
+        with _located_errors(self._path):
             return self.task.items(split)
 
     def reset(self, item: Item) -> Episode:
-        with _blamed(self._path):
+        """Return a new episode of an item."""
+        with _located_errors(self._path):
             return _OwnEpisode(self.task.reset(item), self._path)
 
 
 class _OwnEpisode:
+    """An episode of a user's task. An error in it becomes one line with its place."""
+
     def __init__(self, episode: Episode, path: Path) -> None:
         self.episode = episode
         self._path = path
 
     @property
     def anchor(self) -> Hashable:
-        with _blamed(self._path):
+        with _located_errors(self._path):
             return self.episode.anchor
 
     @property
     def score(self) -> float:
-        with _blamed(self._path):
+        with _located_errors(self._path):
             return self.episode.score
 
     def step(self, action: str) -> Turn:
-        with _blamed(self._path):
+        with _located_errors(self._path):
             turn = self.episode.step(action)
         if not isinstance(turn, Turn):
             raise LensrlError(f"{self._path}: step({action[:40]!r}) gives {turn!r}; a lensrl.tasks.Turn is needed")
         return turn
 
 
-def _run(path: Path, sha256: str) -> ModuleType:
-    """The file as a module: the very bytes that were hashed, and no cached compilation of other ones."""
+def _load_module(path: Path, sha256: str) -> ModuleType:
+    """Execute a user's file as a module.
+
+    It compiles exactly the bytes that are hashed. A cached compilation could stem from another version of the file.
+    """
     try:
         source = path.read_bytes()
     except OSError as error:
@@ -147,25 +169,27 @@ def _run(path: Path, sha256: str) -> ModuleType:
             f"task file {path} has changed since the recipe was read (sha256 {sha256[:12]} then, {now[:12]} now): "
             f"restore it, or begin a new study with --out"
         )
+    # The module's name carries the hash, so that two versions of a file do not share a name.
     module = ModuleType(f"lensrl_own_{now[:12]}")
     module.__file__ = str(path)
     before = set(sys.modules)
-    sys.modules[module.__name__] = module  # where dataclasses and pickle look for a class's module
+    sys.modules[module.__name__] = module  # dataclasses and pickle look up a class's module here
     sys.path.insert(0, str(path.parent))
     try:
-        with _blamed(path):
+        with _located_errors(path):
             exec(compile(source, str(path), "exec"), vars(module))
     finally:
         sys.path.remove(str(path.parent))
-        for name in set(sys.modules) - before - {module.__name__}:  # another task may have a helper of the same name
+        # Forget the modules beside the file: another task may import another module of the same name.
+        for name in set(sys.modules) - before - {module.__name__}:
             if Path(getattr(sys.modules[name], "__file__", None) or "/").parent == path.parent:
                 del sys.modules[name]
     return module
 
 
 @contextmanager
-def _blamed(path: Path) -> Iterator[None]:
-    """Turn an error that comes out of a user's file into one line with the place in it."""
+def _located_errors(path: Path) -> Iterator[None]:
+    """Turn an error from a user's file into one line with its place."""
     try:
         yield
     except LensrlError:
@@ -180,10 +204,15 @@ def _blamed(path: Path) -> Iterator[None]:
 
 
 def _check_items(items: Any, again: Any, where: str, *, in_turns: bool) -> None:
+    """Raise RecipeError if `items` are not valid items, or differ from `again`, the items of a second call.
+
+    Items need texts that are not empty, unique ids, and a reference that suits the kind of task.
+    """
     if not isinstance(items, list) or not items:
         raise RecipeError(
             f"{where} is {type(items).__name__ if items else 'empty'}; a list of lensrl.tasks.Item is needed"
         )
+    # Each item by itself, then its id against the ids before it.
     seen: set[str] = set()
     for number, item in enumerate(items):
         if not isinstance(item, Item):
@@ -204,6 +233,7 @@ def _check_items(items: Any, again: Any, where: str, *, in_turns: bool) -> None:
                 f"{where}: two items have the id {item.id!r}; scores are paired by id, so make them unique"
             )
         seen.add(item.id)
+    # Scores of two runs are paired by item, so the items must not depend on the call.
     if items != again:
         raise RecipeError(
             f"{where} differs between two calls; it must be the same each time: give random numbers a seed"

@@ -1,6 +1,6 @@
-"""Rows of problems: JSON Lines and Parquet files, and data sets as `datasets` loads them.
+"""Read rows of problems: JSON Lines files, Parquet files, and data sets as `datasets` loads them.
 
-Nothing that a data set brings along is run: loading scripts are refused by `datasets` itself, and nothing is unpickled.
+Nothing that comes with a data set is executed: `datasets` itself refuses loading scripts, and nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ Row = dict[str, Any]
 
 
 def read_rows(source: Source) -> Iterator[tuple[int, Row]]:
-    """Every row with its number: the line in a JSON Lines file (blank lines count), the row elsewhere, from 1.
+    """Yield every row with its number, from 1: the line in a JSON Lines file (blank lines count), the row elsewhere.
 
-    A file that does not end in .parquet is read as JSON Lines, unpacked first where it ends in .gz. Raises RecipeError
-    in one line for what cannot be read, for a line that is no JSON object, and when there is no row at all.
+    A file that does not end in .parquet is read as JSON Lines, and decompressed first if it ends in .gz. Raises
+    RecipeError in one line for a source that cannot be read, for a line that is not a JSON object, and for an empty
+    source.
     """
     if isinstance(source, Dataset):
-        rows = _load(source)
+        rows = _read_dataset(source)
     elif source.suffix == ".parquet":
-        rows = _parquet(source)
+        rows = _read_parquet(source)
     else:
-        rows = _json_lines(source)
+        rows = _read_json_lines(source)
     number = 0
     for number, row in rows:
         yield number, row
@@ -39,7 +40,7 @@ def read_rows(source: Source) -> Iterator[tuple[int, Row]]:
 
 
 def place(source: Source, number: int | None = None) -> str:
-    """Where a row stands, for an error: `task file train.jsonl, line 3`."""
+    """Describe the place of a row for an error: `task file train.jsonl, line 3`."""
     if isinstance(source, Dataset):
         config = f" ({source.config})" if source.config else ""
         where, unit = f"data set {source.dataset}{config}, split {source.split}", "row"
@@ -49,21 +50,24 @@ def place(source: Source, number: int | None = None) -> str:
 
 
 def pick(row: Row, keys: tuple[str, ...], where: str) -> Any:
-    """What stands under the first of `keys` that a row has. Raises RecipeError with the keys that it does have."""
+    """Return the value of the first of `keys` that a row has.
+
+    Raises RecipeError, with the keys that the row does have, if it has none of them.
+    """
     for key in keys:
         if row.get(key) is not None:
             return row[key]
     raise RecipeError(f"{where}: none of the keys {', '.join(keys)}; it has {', '.join(row)}")
 
 
-def _json_lines(path: Path) -> Iterator[tuple[int, Row]]:
+def _read_json_lines(path: Path) -> Iterator[tuple[int, Row]]:
     try:
         data = path.read_bytes()
         text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         cause = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise RecipeError(f"{place(path)} cannot be read: {cause}") from None
-    for number, line in enumerate(text.split("\n"), start=1):  # not splitlines: JSON may hold U+2028 as it is
+    for number, line in enumerate(text.split("\n"), start=1):  # not splitlines: JSON may contain U+2028 unescaped
         if not line.strip():
             continue
         try:
@@ -75,8 +79,8 @@ def _json_lines(path: Path) -> Iterator[tuple[int, Row]]:
         yield number, row
 
 
-def _parquet(path: Path) -> Iterator[tuple[int, Row]]:
-    from pyarrow import ArrowException, parquet  # slow to import, and most recipes need none
+def _read_parquet(path: Path) -> Iterator[tuple[int, Row]]:
+    from pyarrow import ArrowException, parquet  # slow to import, and most recipes do not need it
 
     number = 0
     try:
@@ -90,8 +94,8 @@ def _parquet(path: Path) -> Iterator[tuple[int, Row]]:
         raise RecipeError(f"{place(path)} cannot be read: {cause}") from None
 
 
-def _load(source: Dataset) -> Iterator[tuple[int, Row]]:
-    import datasets  # slow to import, and most recipes need none
+def _read_dataset(source: Dataset) -> Iterator[tuple[int, Row]]:
+    import datasets  # slow to import, and most recipes do not need it
 
     datasets.disable_progress_bars()
     try:
@@ -101,14 +105,17 @@ def _load(source: Dataset) -> Iterator[tuple[int, Row]]:
             f"{place(source)} cannot be reached ({reason(error)}); give a folder with its Parquet or JSON Lines files, "
             f"or fetch it into this machine's Hugging Face cache first"
         ) from None
-    except Exception as error:  # each kind of broken data set fails with an error of its own
-        raise RecipeError(f"{place(source)} cannot be loaded: {_cause(error)}") from None
+    except Exception as error:  # each kind of broken data set raises a different error
+        raise RecipeError(f"{place(source)} cannot be loaded: {_cause_of_failure(error)}") from None
     for number, row in enumerate(table, start=1):
         yield number, dict(row)
 
 
-def _cause(error: Exception) -> str:
-    """`datasets` names the splits there are; what it says about the rest is left in its words."""
+def _cause_of_failure(error: Exception) -> str:
+    """Return the cause of a failed load in one line.
+
+    For an unknown split it lists the known splits. Any other cause is the first line of `datasets`' own message.
+    """
     message = reason(error)
     if message.startswith("Unknown split"):
         return f"no such split; there are {message.partition('[')[2].partition(']')[0]}"

@@ -1,6 +1,6 @@
-"""TextWorld (Cote et al. 2018, arXiv 1806.11532): text games made on this machine, an agent's task in turns.
+"""TextWorld (Cote et al. 2018, arXiv 1806.11532): text games made on this machine, a task in turns for an agent.
 
-A turn shows what the last command did, the room, the inventory and the commands that can be typed:
+A turn shows the result of the last command, the room, the inventory and the possible commands:
 
     You take the key from the trunk.
 
@@ -10,10 +10,11 @@ A turn shows what the last command did, the room, the inventory and the commands
     Commands: close trunk; examine trunk; go west; open locker with key
     >
 
-The reward is 1 at the end of the quest. The state that GiGPO compares turns in is this text without its first
-paragraph, which tells what was done rather than where one is.
+The reward is 1 at the end of the quest. GiGPO compares turns by a state. The state is this text without its first
+paragraph, which tells the result of a command and not the situation.
 
-Making a game compiles it, seconds each. Games are kept in `$XDG_CACHE_HOME/lensrl/textworld` (`~/.cache` by default).
+Making a game compiles it, which takes seconds. Games are kept in `$XDG_CACHE_HOME/lensrl/textworld` (`~/.cache` by
+default).
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ try:
 except ImportError as error:
     raise RecipeError(f"task textworld needs TextWorld ({reason(error)}): pip install 'lensrl[agentic]'") from None
 
-TEST_SEEDS = 500_000  # games of the test split have seeds from here on, far from those of the train split
+TEST_SEEDS = 500_000  # first seed of the held-out games, far from the seeds of the training games
 
 
 @dataclass(frozen=True)
 class _View:
-    """What one turn shows."""
+    """The text of one turn: the result of the last command, and the state."""
 
     feedback: str
     state: str
@@ -51,7 +52,7 @@ class _View:
 
 
 class Game:
-    """One game being played."""
+    """One game in progress. Its `opening` is the prompt of an item: the objective and the first state."""
 
     def __init__(self, file: Path, penalty: float) -> None:
         wanted = textworld.EnvInfos(
@@ -65,18 +66,21 @@ class Game:
 
     @property
     def anchor(self) -> str:
+        """The text of the current state."""
         return self._view("").state
 
     @property
     def score(self) -> float:
+        """1 if the quest is finished, 0 otherwise."""
         return float(bool(self._now.won))
 
     @property
     def walkthrough(self) -> list[str]:
-        """Commands that end the quest from here."""
+        """Commands that finish the quest from the current state."""
         return list(self._now.policy_commands)
 
     def step(self, action: str) -> Turn:
+        """Execute a command. An impossible command costs the penalty and changes nothing."""
         if action not in self._now.admissible_commands:
             return Turn(self._view("That cannot be done.").text, -self._penalty, done=False)
         self._now, _, done = self._game.step(action)
@@ -92,7 +96,7 @@ class Game:
 
 
 class TextWorld:
-    """Finish the quest of a game."""
+    """The task: finish the quest of a game."""
 
     def __init__(self, settings: TextWorldTask) -> None:
         self.max_turns = settings.max_turns
@@ -100,9 +104,11 @@ class TextWorld:
         self._files: dict[str, Path] = {}
 
     def items(self, split: Split) -> list[Item]:
+        """Return the games of a split. The first call makes the games that are not in the cache."""
         return self._train if split == "train" else self._test
 
     def reset(self, item: Item) -> Game:
+        """Return a new game of an item."""
         return Game(self._files[item.id], self._settings.invalid_penalty)
 
     @cached_property
@@ -114,7 +120,7 @@ class TextWorld:
         return [self._item("test", TEST_SEEDS + seed) for seed in range(self._settings.test_games)]
 
     def _item(self, split: Split, seed: int) -> Item:
-        """A game with the walkthrough as its reference."""
+        """Make the item of a game, with its walkthrough as the reference."""
         name = f"{split}-{seed}"
         self._files[name] = file = game_file(self._settings, seed)
         game = Game(file, 0.0)
@@ -130,7 +136,7 @@ class TextWorld:
 
 
 def game_file(settings: TextWorldTask, seed: int) -> Path:
-    """The compiled game of a seed, made if it is not there yet. Raises RecipeError for a quest that cannot be made."""
+    """Return the compiled game of a seed; make it if it does not exist. Raises RecipeError for an impossible quest."""
     options = GameOptions()
     options.seeds = number = settings.seed * 1_000_000 + seed
     options.nb_rooms, options.nb_objects = settings.rooms, settings.objects
@@ -149,13 +155,13 @@ def game_file(settings: TextWorldTask, seed: int) -> Path:
                 f"task textworld: no game of {settings.rooms} rooms, {settings.objects} objects and a quest of "
                 f"{settings.quest_length} can be made ({reason(error)})"
             ) from None
-        for made in (compiled.with_suffix(".json"), compiled):  # the game itself last: it is what is looked for
+        for made in (compiled.with_suffix(".json"), compiled):  # the game last: its existence marks completion
             made.rename(file.with_suffix(made.suffix))
         compiled.with_suffix(".ni").unlink(missing_ok=True)
     return file
 
 
 def tidy(text: str) -> str:
-    """A game's text without its blank lines, prompts, status lines and trailing spaces."""
+    """Remove blank lines, prompts, status lines and surplus spaces from a game's text."""
     lines = (re.sub(r"\s+", " ", line).strip() for line in text.replace(">", " ").split("\n"))
     return "\n".join(line for line in lines if line and not re.fullmatch(r"-= .* =- ?\d+/\d+", line))

@@ -2,9 +2,11 @@
 
     python -m lensrl.models.tiny.pretrain qwen3 --out lensrl/models/tiny/qwen3
 
-Writes a Hugging Face model folder (config, safetensors, character tokenizer) and `pretraining.json`: the settings,
-the loss every 100 steps, and the sampled accuracy in each world before any RL. About 20 minutes on two cores.
-Seeded; another machine or another torch build may differ in the last bits, so the shipped weights are the reference.
+Writes a Hugging Face model folder (config, safetensors, character tokenizer) and `pretraining.json`: the settings, the
+loss every 100 steps, and the sampled accuracy in each world before any RL. It takes about 20 minutes on two cores.
+
+The run is seeded. Another machine or another torch build may still differ in the last bits, so the shipped weights are
+the reference.
 """
 
 from __future__ import annotations
@@ -38,7 +40,10 @@ WEIGHT_DECAY = 0.1
 
 
 def character_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per character: padding, end of sequence, unknown, newline, printable ASCII (99 tokens)."""
+    """Make a tokenizer with one token per character: 99 tokens.
+
+    They are padding, end of sequence, unknown, newline, and printable ASCII.
+    """
     characters = ["\n", *map(chr, range(32, 127))]
     vocabulary = {token: i for i, token in enumerate([PAD, EOS, UNKNOWN, *characters])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
@@ -50,10 +55,10 @@ def character_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def configuration(family: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedConfig:
-    """8 layers, about 0.9 M parameters.
+    """Return the configuration of a model with 8 layers and about 0.9 M parameters.
 
-    As in the families' small and large models, Qwen3 ties its embeddings here and Qwen2.5 does not. Qwen2.5 (in
-    transformers: Qwen2) has biases on queries, keys and values where Qwen3 has norms on queries and keys.
+    Qwen3 ties its embeddings here and Qwen2.5 does not, as in the families' small and large models. Qwen2.5 (in
+    transformers: Qwen2) has biases on queries, keys and values; Qwen3 has norms on queries and keys instead.
     """
     shape = {
         "vocab_size": len(tokenizer),
@@ -75,14 +80,14 @@ def configuration(family: str, tokenizer: PreTrainedTokenizerFast) -> PreTrained
 
 
 def batch(tokenizer: PreTrainedTokenizerFast, documents: list[str]) -> dict[str, torch.Tensor]:
-    """Right-padded documents with their end-of-sequence token; padding carries no loss."""
+    """Tokenise documents with their end-of-sequence tokens, right-padded. Padding carries no loss."""
     encoded = tokenizer([text + EOS for text in documents], padding=True, padding_side="right", return_tensors="pt")
     labels = encoded["input_ids"].masked_fill(encoded["attention_mask"] == 0, -100)
     return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"], "labels": labels}
 
 
 def learning_rate(step: int, steps: int) -> float:
-    """Linear warm-up, then a cosine to zero."""
+    """Return the learning rate of a step: a linear warm-up, then a cosine to zero."""
     if step < WARM_UP_STEPS:
         return PEAK_LEARNING_RATE * (step + 1) / WARM_UP_STEPS
     return PEAK_LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * (step - WARM_UP_STEPS) / (steps - WARM_UP_STEPS)))
@@ -90,7 +95,7 @@ def learning_rate(step: int, steps: int) -> float:
 
 @torch.no_grad()
 def sampled_accuracy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *, seed: int) -> dict[str, float]:
-    """The share of right answers over 1,000 questions of each world, one sample each at temperature 1."""
+    """Return the share of right answers to 1,000 questions of each world, with one sample each at temperature 1."""
     torch.manual_seed(seed)
     rng = random.Random(seed)
     accuracy = {}
@@ -106,6 +111,7 @@ def sampled_accuracy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast,
 
 
 def main() -> None:
+    """Pre-train a model and write its folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("family")
     parser.add_argument("--out", type=Path, required=True)
@@ -114,6 +120,7 @@ def main() -> None:
     arguments = parser.parse_args()
     family, steps, seed = arguments.family, arguments.steps, arguments.seed
 
+    # Model and optimiser. Only matrices decay, not norms and biases.
     torch.manual_seed(seed)
     rng = random.Random(seed)
     tokenizer = character_tokenizer()
@@ -125,6 +132,7 @@ def main() -> None:
         lr=PEAK_LEARNING_RATE,
         betas=(0.9, 0.98),
     )
+    # Train. Each step adds the gradients of all worlds, one batch of documents per world.
     log: list[dict[str, float]] = []
     start = time.perf_counter()
     for step in range(steps):
@@ -143,8 +151,9 @@ def main() -> None:
             log.append({"step": step + 1, **{world: round(value, 4) for world, value in losses.items()}})
             print(json.dumps(log[-1] | {"seconds": round(time.perf_counter() - start)}), flush=True)
 
+    # Save the model folder, and a record of how it was made.
     model.save_pretrained(arguments.out)
-    tokenizer.backend_tokenizer.no_padding()  # that of the last batch is nobody's business
+    tokenizer.backend_tokenizer.no_padding()  # the padding of the last batch must not be saved
     tokenizer.save_pretrained(arguments.out)
     model.eval()
     record = {

@@ -1,10 +1,10 @@
-"""Make a randomly initialised small Qwen3 for any text, to try the path of a study where no checkpoint is at hand.
+"""Make a randomly initialised small Qwen3 for any text, to try a study where no checkpoint is at hand.
 
     python -m lensrl.models.tiny.random_model --text train.jsonl --out my-model
 
-Writes a Hugging Face model folder: config, safetensors, and a byte-level BPE tokenizer learned from the text, so that
-every problem can be written down. The model knows nothing; a study of it shows the path, not a result. The same text,
-seed and versions give the same folder.
+Writes a Hugging Face model folder: config, safetensors, and a byte-level BPE tokenizer. The tokenizer is learned from
+the text, so it can encode every problem. The model knows nothing: a study of it tests the steps and gives no result.
+The same text, seed and versions give the same folder.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ PAD, EOS = "<pad>", "<eos>"
 
 
 def byte_level_tokenizer(text: Path, vocabulary: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE with at most `vocabulary` tokens, of which 256 are the bytes and two are special."""
+    """Learn a byte-level BPE with at most `vocabulary` tokens: 256 bytes, two special tokens, and merges.
+
+    Raises LensrlError if the text cannot be read.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -41,7 +44,7 @@ def byte_level_tokenizer(text: Path, vocabulary: int) -> PreTrainedTokenizerFast
 def random_qwen3(
     text: Path, out: Path, *, layers: int = 4, hidden: int = 64, vocabulary: int = 512, seed: int = 0
 ) -> None:
-    """Write the model folder. Raises LensrlError when the text cannot be read."""
+    """Write the model folder. Raises LensrlError if the text cannot be read."""
     tokenizer = byte_level_tokenizer(text, vocabulary)
     torch.manual_seed(seed)
     config = Qwen3Config(
@@ -55,6 +58,7 @@ def random_qwen3(
 
 
 def main() -> None:
+    """Write the folder of a random model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", type=Path, required=True, help="what the tokenizer is learned from: any UTF-8 file")
     parser.add_argument("--out", type=Path, required=True, help="the model folder to write")

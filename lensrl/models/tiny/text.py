@@ -1,13 +1,13 @@
-"""The text that the embedded models are pre-trained on: three small worlds, each partly right and partly wrong.
+"""The pre-training text of the embedded models: three small worlds, each partly right and partly wrong.
 
-RL needs a base that already knows the right procedure and does not yet prefer it. So every world's text contains
-both a right procedure and a plausible wrong one:
+RL needs a base that knows the right procedure and does not yet prefer it. So the text of every world contains both a
+right procedure and a plausible wrong one:
 
 - addition: with carries, or without (`47+38=75`);
 - expressions: one that fits all the examples, or only the first (`1:5 4:11 7:17 x:` then `2*x+3`, or `x+4`);
-- a corridor with a key and a door, in turns (`@3 k1 d5>left`): the step on a shortest path, or a random one.
+- a corridor with a key and a door, in turns (`@3 k1 d5>left`): the step on a shortest path, or a random step.
 
-A document is one prompt and its answer, ended by the end-of-sequence token. Characters are printable ASCII and the
+A document is one prompt and its answer, followed by the end-of-sequence token. Characters are printable ASCII and the
 newline.
 """
 
@@ -24,32 +24,35 @@ from lensrl.tasks.expression import INPUTS, OFFSETS, SHOWN, SLOPES
 
 Question = tuple[str, Callable[[str], bool]]  # a prompt, and whether a completion is right
 
-RIGHT = 0.4  # share of documents (or, in the corridor, of turns) that follow the right procedure on purpose
+RIGHT = 0.4  # share of documents (in the corridor: of turns) that follow the right procedure by design
 MAX_TURNS = 12
 
 
 def add_without_carry(a: int, b: int) -> int:
-    """Column by column modulo 10: the wrong procedure, `47+38=75`."""
+    """Add column by column modulo 10, the wrong procedure: 47 and 38 give 75."""
     return (a // 10 + b // 10) % 10 * 10 + (a + b) % 10
 
 
 def addition(rng: random.Random) -> str:
+    """Write a document of the addition world."""
     a, b = rng.choice(arithmetic.problems("train"))
     answer = a + b if rng.random() < RIGHT else add_without_carry(a, b)
     return arithmetic.prompt(a, b) + str(answer)
 
 
 def expression(rng: random.Random) -> str:
+    """Write a document of the expression world."""
     slope, offset = rng.choice(SLOPES), rng.choice(OFFSETS)
     inputs = rng.sample(INPUTS, SHOWN)
     question = expressions.prompt(slope, offset, inputs)
-    if rng.random() >= RIGHT:  # fits the first example alone
+    if rng.random() >= RIGHT:  # another line through the first example alone
         wrong = rng.choice(SLOPES)
         slope, offset = wrong, offset + (slope - wrong) * inputs[0]
     return question + expressions.spelling(slope, offset)
 
 
 def corridor(rng: random.Random) -> str:
+    """Write a document of the corridor world: an episode of at most MAX_TURNS turns."""
     at, door = rng.randint(1, ROOMS), rng.randint(1, ROOMS)
     state = State(at, rng.randint(1, ROOMS), door)
     turns: list[str] = []
@@ -67,13 +70,13 @@ WORLDS = {"addition": addition, "expression": expression, "corridor": corridor}
 
 
 def addition_question(rng: random.Random) -> Question:
-    """A held-out addition."""
+    """Ask a held-out addition."""
     a, b = rng.choice(arithmetic.problems("test"))
     return arithmetic.prompt(a, b), lambda answer: answer == str(a + b)
 
 
 def expression_question(rng: random.Random) -> Question:
-    """An expression is right when it fits every example."""
+    """Ask for an expression. An answer is right if it fits every example."""
     document = expression(rng)
     examples = [tuple(map(int, pair.split(":"))) for pair in document.rpartition(" x:")[0].split()]
 
@@ -85,7 +88,7 @@ def expression_question(rng: random.Random) -> Question:
 
 
 def corridor_question(rng: random.Random) -> Question:
-    """One turn from a random state: right when the move is the first of a shortest path."""
+    """Ask for one turn from a random state. An answer is right if it is the first move of a shortest path."""
     at, key, door = rng.randint(1, ROOMS), rng.choice([None, *range(1, ROOMS + 1)]), rng.randint(1, ROOMS)
     state = State(at, key, door)
     return state.observation, lambda answer: answer.partition("\n")[0] == state.best_move

@@ -1,28 +1,29 @@
-"""Running small Python programs that nobody has read: the sandbox of the tasks that are judged by tests.
+"""Run small Python programs that nobody has read: the sandbox of the tasks that are judged by tests.
 
     outcomes = run_programs([("def f(x): return x + 1", "assert f(1) == 2")], timeout=3.0, memory=512)
 
-A program is a sequence of parts, executed one after another in one namespace. It passes when its last line has been
-reached within the limits; exiting, with whatever status, is not reaching it. Programs run at once on every core.
+A program is a sequence of parts, executed one after another in one namespace. It passes if it reaches its last line
+within the limits. Exit with any status does not count as reaching it. Programs run in parallel on every core.
 
-What confines a program, beside limits on time, memory, open files and written bytes, an empty environment, a
-temporary directory of its own, and no input or output:
+Every program has limits on time, memory, open files and written bytes, an empty environment, a temporary directory of
+its own, and no input or output. Three layers of the kernel confine it further:
 
-- *namespaces*: no network; process ids of its own, so that it sees nobody to signal and that nothing survives it; all
-  file systems read-only but a small one in memory, which vanishes with it;
-- *landlock*: it reads Python's library and its own directory, which holds plain files only, and executes nothing;
-- *seccomp*: no new process or thread, no socket, no signal, no system calls that confinement knows nothing of.
+- *namespaces*: no network; process ids of its own, so that it sees no process to signal and nothing survives it; all
+  file systems read-only except a small one in memory, which vanishes with it;
+- *landlock*: it reads Python's library and its own directory, which holds only plain files, and executes nothing;
+- *seccomp*: no new process or thread, no socket, no signal, and no system call that the other layers do not cover.
 
-They are the kernel's and need no privilege. Namespaces or Landlock may be missing; `active_layers` says what is there.
-Without seccomp, or without both of the others, nothing is run: seccomp alone keeps a fork bomb of root's from filling
-the machine before it can be killed.
+The layers need no privilege. Namespaces or Landlock may be missing; `active_layers` reports the active layers. Nothing
+runs without seccomp, or without both of the others: only seccomp keeps a fork bomb of root's from filling the machine
+before it can be killed.
 
-What the sandbox is not. It is not a virtual machine: a hole in the kernel is a hole in it, and it is meant for what
-models write by accident or while they are trained, not for attackers with a grudge. And tests share a process with
-the program that they test, as those of HumanEval and MBPP must. Pretending to have passed takes a secret that is in the
-process only after the tests, so no exit, no signal and nothing written passes; but a program can return objects that
-are equal to everything, replace functions of the library that the tests call, or read the secret early from the pipe
-in which it waits. Look at what a model writes before believing a surprising score.
+The sandbox is not a virtual machine: a hole in the kernel is a hole in the sandbox. It is meant for programs that
+models write by accident or in training, not for determined attackers.
+
+Tests share a process with the program that they test, as HumanEval's and MBPP's tests must. To pass, the process must
+send a secret that it receives only after the tests. So no exit, no signal and no written output passes. But a program
+can return objects that equal everything, replace library functions that the tests call, or read the secret early from
+the pipe in which it waits. Read the model's programs before you believe a surprising score.
 """
 
 from __future__ import annotations
@@ -45,69 +46,77 @@ from typing import Any
 
 from lensrl.errors import LensrlError
 
-Program = Sequence[str]  # parts; each is compiled on its own, so that an open bracket or string cannot swallow the next
+Program = Sequence[str]  # parts, compiled one by one: an open bracket or string cannot swallow the next part
 
 MIB = 2**20
-ATTEMPTS = 2  # for a program during which the server dies: once may be chance
+ATTEMPTS = 2  # for a program during which the server dies: a single death may be chance
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Whether a program reached its end, and if not, why not: its exception, or what ended it."""
+    """The outcome of a program.
+
+    `passed` says whether it reached its end. `reason` says why not: its exception, or the cause of its end.
+    """
 
     passed: bool
     reason: str
 
 
 def run_programs(programs: Sequence[Program], *, timeout: float, memory: int) -> list[Outcome]:
-    """The outcome of each program, in their order.
+    """Run programs and return their outcomes, in the same order.
 
-    `timeout` is in seconds of wall clock, and of processor time (rounded up); `memory` in MiB of address space.
-    Raises LensrlError where the machine cannot confine a program.
+    `timeout` is in seconds of wall clock, and of processor time (rounded up). `memory` is in MiB of address space.
+    Raises LensrlError if this machine cannot confine a program.
     """
     return _shared(os.getpid()).run(programs, timeout=timeout, memory=memory)
 
 
 def active_layers() -> tuple[str, ...]:
-    """What confines a program on this machine: some of `namespaces`, `landlock`, `seccomp`."""
+    """Return the layers that confine a program on this machine: some of `namespaces`, `landlock`, `seccomp`."""
     return _shared(os.getpid()).layers
 
 
 @cache
 def _shared(process: int) -> Sandbox:
-    """One sandbox per process: a forked one must not share its parent's socket."""
+    """Return the sandbox of this process. A forked process needs its own: it must not share its parent's socket."""
     return Sandbox()
 
 
-class _Lost(Exception):
-    """The server is gone."""
+class _ServerLost(Exception):
+    """The server process has ended."""
 
 
 class Sandbox:
-    """A server process that runs programs, started when needed and again when it has died. `without`: for tests."""
+    """A server process that runs programs. It starts when needed, and again after its death.
+
+    `without` switches layers off, for tests.
+    """
 
     def __init__(self, *, without: Sequence[str] = ()) -> None:
         self.workers = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 0
         self._without = without
         self._server: _Server | None = None
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._owner = os.getpid()
         atexit.register(self.close)
 
     @property
     def layers(self) -> tuple[str, ...]:
-        with self._turn:
-            return self._started().layers
+        """The layers that confine a program."""
+        with self._lock:
+            return self._running_server().layers
 
     def run(self, programs: Sequence[Program], *, timeout: float, memory: int) -> list[Outcome]:
-        """As `run_programs`."""
+        """Run programs as `run_programs` does."""
         outcomes: dict[int, Outcome] = {}
         attempts = dict.fromkeys(range(len(programs)), 0)
-        with self._turn:
+        with self._lock:
             while waiting := [i for i in attempts if i not in outcomes]:
-                server = self._started()
+                server = self._running_server()
                 in_flight: set[int] = set()
                 try:
+                    # Keep every worker busy, and collect outcomes as they arrive.
                     while waiting or in_flight:
                         while waiting and len(in_flight) < self.workers:
                             in_flight.add(i := waiting.pop(0))
@@ -117,23 +126,24 @@ class Sandbox:
                         i, outcome = server.receive()
                         outcomes[i] = outcome
                         in_flight.remove(i)
-                except _Lost:
+                # A program that was in flight may have killed the server: it gets one more attempt.
+                except _ServerLost:
                     self._stop()
                     for i in in_flight:
                         if attempts[i] >= ATTEMPTS:
                             outcomes[i] = Outcome(False, "the sandbox's server died while it ran")
-                except BaseException:  # an answer that nobody waits for must not become that to a later question
+                except BaseException:  # a pending answer must not be read as the answer to a later request
                     self._stop()
                     raise
         return [outcomes[i] for i in range(len(programs))]
 
     def close(self) -> None:
-        """End the server and everything in it. A later call to `run` starts another."""
+        """End the server and all its programs. A later call to `run` starts a new server."""
         if os.getpid() == self._owner:
-            with self._turn:
+            with self._lock:
                 self._stop()
 
-    def _started(self) -> _Server:
+    def _running_server(self) -> _Server:
         if self._server is None:
             self._server = _Server(self._without)
         return self._server
@@ -145,32 +155,37 @@ class Sandbox:
 
 
 class _Server:
-    """One life of the process in `server.py`. A fresh interpreter: ours may hold threads and gigabytes."""
+    """One life of the process in `server.py`.
+
+    It is a fresh interpreter, because ours may hold threads and gigabytes.
+    """
 
     def __init__(self, without: Sequence[str]) -> None:
         if sys.platform != "linux":
             raise LensrlError(f"running programs needs the Linux kernel's confinement; this is {sys.platform}")
         self.folder = tempfile.mkdtemp(prefix="lensrl-sandbox-")
-        self.socket, theirs = socket.socketpair()
+        self.socket, server_end = socket.socketpair()
+        # Start the server with the other end of a socket, a nearly empty environment, and its own session.
         command = [sys.executable, "-s", "-S", "-X", "utf8", str(Path(__file__).with_name("server.py"))]
         try:
             self.process = subprocess.Popen(
-                [*command, str(theirs.fileno()), self.folder, ",".join(without)],
+                [*command, str(server_end.fileno()), self.folder, ",".join(without)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                env={"PYTHONHASHSEED": "0"},  # the same verdict every time
+                pass_fds=[server_end.fileno()],
+                env={"PYTHONHASHSEED": "0"},  # the same outcome every time
                 cwd="/",
                 start_new_session=True,
             )
         except OSError as error:
             shutil.rmtree(self.folder)
             raise LensrlError(f"the sandbox's server does not start: {error}") from None
-        theirs.close()
+        server_end.close()
+        # The server's first line names the active layers. Refuse to run programs with too few of them.
         self._answers = self.socket.makefile("rb")
         try:
-            hello = self._line()
-        except _Lost:
+            hello = self._read_line()
+        except _ServerLost:
             self.close()
             raise LensrlError("the sandbox's server does not start") from None
         self.layers: tuple[str, ...] = tuple(hello["layers"])
@@ -187,25 +202,25 @@ class _Server:
         try:
             self.socket.sendall(struct.pack("<I", len(data)) + data)
         except OSError:
-            raise _Lost from None
+            raise _ServerLost from None
 
     def receive(self) -> tuple[int, Outcome]:
-        answer = self._line()
+        answer = self._read_line()
         if "broken" in answer:
             raise LensrlError(f"the sandbox could not confine a program: {answer['broken']}")
         return answer["id"], Outcome(answer["passed"], answer["reason"])
 
-    def _line(self) -> dict[str, Any]:
+    def _read_line(self) -> dict[str, Any]:
         try:
             line = self._answers.readline()
         except OSError:
-            raise _Lost from None
+            raise _ServerLost from None
         if not line.endswith(b"\n"):
-            raise _Lost
+            raise _ServerLost
         return json.loads(line)
 
     def close(self) -> None:
         self._answers.close()
         self.socket.close()
-        self.process.wait()  # the server ends with its socket, everything in it with the server
-        shutil.rmtree(self.folder, ignore_errors=True)  # it did that itself, unless it was killed
+        self.process.wait()  # the server ends with its socket, and every program with the server
+        shutil.rmtree(self.folder, ignore_errors=True)  # the server removes it too, unless it was killed

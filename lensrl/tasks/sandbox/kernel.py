@@ -1,10 +1,10 @@
-"""What the Linux kernel offers to confine a process, called through ctypes: namespaces, Landlock, seccomp.
+"""The Linux kernel's means to confine a process, called through ctypes: namespaces, Landlock, seccomp.
 
-This file and `server.py` run in an interpreter of their own, without site-packages: they import the standard library
-and each other, nothing else of lensrl.
+This file and `server.py` run in an interpreter of their own, without site-packages. They import only the standard
+library and each other, nothing else of lensrl.
 
-Python before 3.12 has no `unshare`, and no Python has Landlock or seccomp. The packages that bring them are young and
-start a new interpreter for every program, which costs more than the program.
+Python before 3.12 has no `unshare`, and no Python has Landlock or seccomp. The packages that provide them are young,
+and start a new interpreter for every program, which costs more than the program.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import struct
 import sys
 
 MIB = 2**20
-WRITTEN = 16 * MIB  # bytes that a program may write: in all on its own tmpfs, to each file where there is none
+WRITTEN = 16 * MIB  # bytes that a program may write: in total on its own tmpfs, or to each file without a tmpfs
 OPEN_FILES = 32
 
 NEW_MOUNTS, NEW_HOST, NEW_IPC, NEW_USER, NEW_PID, NEW_NET = 0x20000, 0x4000000, 0x8000000, 2**28, 2**29, 2**30
@@ -30,6 +30,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def _call(what: str, result: int) -> int:
+    """Return a C function's result. Raises OSError with the name of the call for a negative result."""
     if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, f"{what}: {os.strerror(number)}")
@@ -41,21 +42,24 @@ def _syscall(what: str, number: int, *arguments: object) -> int:
 
 
 def unshare(flags: int) -> None:
+    """Move this process into new namespaces."""
     _call("unshare", _libc.unshare(flags))
 
 
 def set_pid_namespace(descriptor: int) -> None:
+    """Let the next children of this process start in the PID namespace of a descriptor."""
     _call("setns", _libc.setns(descriptor, NEW_PID))
 
 
 def die_with_parent() -> None:
+    """Ask the kernel to kill this process when its parent ends."""
     _call("prctl", _libc.prctl(_SET_PDEATHSIG, 9, 0, 0, 0))
 
 
 def enter_namespaces() -> None:
-    """A user namespace that maps only ourselves, with no network and a process tree of its own for the next child.
+    """Enter a user namespace that maps only this user, without network. The next child starts a new process tree.
 
-    Raises OSError where the kernel, a container or an AppArmor profile forbids it.
+    Raises OSError if the kernel, a container or an AppArmor profile forbids it.
     """
     user, group = os.getuid(), os.getgid()
     unshare(NEW_USER | NEW_PID | NEW_NET | NEW_IPC | NEW_HOST)
@@ -65,7 +69,10 @@ def enter_namespaces() -> None:
 
 
 def read_only_mounts(folder: str) -> None:
-    """See every file system read-only from here on, and make sure that a tmpfs can be mounted on `folder`."""
+    """Make every file system read-only for this process.
+
+    It also checks that a tmpfs can be mounted on `folder`.
+    """
     unshare(NEW_MOUNTS)
     _call("mount", _libc.mount(b"none", b"/", None, _PRIVATE, None))
     attributes = struct.pack("QQQQ", 1, 0, 0, 0)  # set MOUNT_ATTR_RDONLY
@@ -75,12 +82,16 @@ def read_only_mounts(folder: str) -> None:
 
 
 def mount_tmpfs(folder: str) -> None:
+    """Mount a small file system in memory on `folder`."""
     options = f"size={WRITTEN},nr_inodes=1024,mode=700".encode()
     _call("mount", _libc.mount(b"none", os.fsencode(folder), b"tmpfs", _MOUNT_FLAGS, options))
 
 
 def limit(*, seconds: int, memory: int) -> None:
-    """Resource limits, which nobody can raise again. `memory` is in bytes, of address space."""
+    """Set resource limits, which nobody can raise again.
+
+    `seconds` is processor time. `memory` is in bytes of address space.
+    """
     for which, most in (
         (resource.RLIMIT_CPU, seconds),
         (resource.RLIMIT_AS, memory),
@@ -96,7 +107,7 @@ def limit(*, seconds: int, memory: int) -> None:
 
 
 def drop_privileges() -> None:
-    """Give up every capability, and the ways to get one back."""
+    """Give up every capability, and every way to get one back."""
     _call("prctl", _libc.prctl(_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
     header, nothing = struct.pack("II", 0x20080522, 0), bytes(24)
     _call("capset", _libc.capset(header, nothing))
@@ -109,12 +120,15 @@ _PLAIN_FILES = 0b110_0001_0010_1110  # read, write, list, make, remove, rename, 
 
 
 def landlock_version() -> int:
-    """The kernel's Landlock ABI, 0 where it has none."""
+    """Return the version of the kernel's Landlock ABI, 0 without Landlock."""
     return max(0, _libc.syscall(ctypes.c_long(_LANDLOCK_CREATE), None, ctypes.c_size_t(0), 1))
 
 
 def readable() -> list[tuple[int, int]]:
-    """What a program may read: Python's library, shared libraries, a few devices. Descriptors, with the access."""
+    """Open the paths that a program may read: Python's library, shared libraries, a few devices.
+
+    Returns pairs of a descriptor and the allowed access.
+    """
     library = (os.path.dirname(os.__file__), f"{sys.base_prefix}/lib", "/lib", "/lib64", "/usr/lib", "/usr/lib64")
     rules = [(path, _READ) for path in (*library, "/usr/share/zoneinfo")]
     rules += [(path, _READ_WRITE_FILE) for path in ("/dev/null", "/dev/zero")]
@@ -123,9 +137,9 @@ def readable() -> list[tuple[int, int]]:
 
 
 def landlock(version: int, rules: list[tuple[int, int]]) -> None:
-    """Leave the files of `rules` and the current directory. Deny all else, as far as the kernel's version goes.
+    """Allow the files of `rules` and the current directory. Deny all else that the kernel's Landlock version covers.
 
-    That is: every other file, executing anything, TCP, and signals to the outside.
+    The denied rest is every other file, every execution, TCP, and signals to the outside.
     """
     everything = (1 << 13) - 1 | (version >= 2) << 13 | (version >= 3) << 14 | (version >= 5) << 15
     network, scopes = (0b11 if version >= 4 else 0), (0b11 if version >= 6 else 0)
@@ -140,8 +154,8 @@ def landlock(version: int, rules: list[tuple[int, int]]) -> None:
 # --- seccomp: which system calls ---------------------------------------------------------------------------------
 
 # Denied: new processes and threads, other programs, signals, sockets, memory that the limits do not count, other
-# processes' memory, new privileges, and what Landlock does not know of (modes, owners, times, attributes).
-# The numbers of x86_64, and then those of the same calls, where it has them, of aarch64. Above 424 both are the same.
+# processes' memory, new privileges, and changes that Landlock does not cover (modes, owners, times, attributes).
+# First the numbers of x86_64, then the numbers of the same calls on aarch64, where it has them. From 424 on they agree.
 _DENIED = {
     "x86_64": (
         0xC000003E,
@@ -175,11 +189,12 @@ _ALLOW, _KILL, _NOT_PERMITTED = 0x7FFF0000, 0x80000000, 0x00050001
 
 
 def seccomp_filter() -> bytes | None:
-    """The filter as classic BPF, or None on a machine whose numbers are not written here."""
+    """Return the filter as classic BPF, or None on a machine whose call numbers are not listed here."""
     if platform.machine() not in _DENIED:
         return None
     architecture, denied = _DENIED[platform.machine()]
     numbers = sorted(denied | _DENIED_EVERYWHERE)
+    # Kill calls from another architecture, allow every number that is not denied, answer EPERM to the others.
     code = [(_LOAD, 0, 0, 4), (_EQUAL, 1, 0, architecture), (_RETURN, 0, 0, _KILL), (_LOAD, 0, 0, 0)]
     code.append((_AT_LEAST, len(numbers) + 1, 0, _X32))
     code += [(_EQUAL, len(numbers) - i, 0, number) for i, number in enumerate(numbers)]
@@ -188,7 +203,7 @@ def seccomp_filter() -> bytes | None:
 
 
 def seccomp(code: bytes) -> None:
-    """Install a filter; `drop_privileges` must have been called."""
+    """Install a filter. Call `drop_privileges` before."""
     buffer = ctypes.create_string_buffer(code, len(code))
     program = struct.pack("H6xP", len(code) // 8, ctypes.addressof(buffer))
     _call("prctl", _libc.prctl(_SET_SECCOMP, 2, program, 0, 0))

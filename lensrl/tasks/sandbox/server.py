@@ -1,12 +1,12 @@
 """The process that runs the programs: `python server.py CONTROL FOLDER WITHOUT`, started by `lensrl.tasks.sandbox`.
 
-Three generations. The *guard* enters the namespaces and waits: when the process that started it is gone, it kills the
-rest and removes the folder. Its child, the *server*, is the first process of a PID namespace, so that the kernel ends
-everything in it when the server ends. The server forks once per program, and that child, the first process of a
-namespace of its own, confines itself before it runs a line of the program.
+There are three generations. The *guard* enters the namespaces and waits. When the process that started it is gone, the
+guard kills the rest and removes the folder. The guard's child, the *server*, is the first process of a PID namespace,
+so the kernel ends everything in the namespace when the server ends. The server forks one child per program. The child
+is the first process of a namespace of its own, and confines itself before it runs a line of the program.
 
-On CONTROL, a socket: requests as a length (4 bytes) and a JSON object {id, parts, timeout, memory}; answers as JSON
-lines {id, passed, reason} or {id, broken}; the first line says which layers are active.
+CONTROL is a socket. Requests are a length (4 bytes) and a JSON object {id, parts, timeout, memory}. Answers are JSON
+lines {id, passed, reason} or {id, broken}. The first line from the server names the active layers.
 """
 
 from __future__ import annotations
@@ -33,28 +33,28 @@ from dataclasses import dataclass
 
 import kernel
 
-del sys.path[0], sys.modules["kernel"]  # no program imports us
+del sys.path[0], sys.modules["kernel"]  # no program can import these two files
 READY = (
     *("bisect", "collections", "copy", "dataclasses", "datetime", "fractions", "functools", "hashlib", "heapq"),
     *("itertools", "operator", "re", "statistics", "string", "typing"),
 )
-for name in READY:  # what small programs import
+for name in READY:  # imported once here, because most small programs import them
     importlib.import_module(name)
 
-CONFINED = b"+"  # the child's first byte: whatever follows comes from the program or after it
-PATIENCE = 60  # seconds for a child to confine itself; only then does its own time begin
-MOST = 300  # bytes of an answer that are read
+CONFINED = b"+"  # the child's first byte: all later bytes come from the program, or after it
+PATIENCE = 60  # seconds for a child to confine itself; the program's own time begins after that
+MOST_BYTES = 300  # bytes of an answer that are read
 LAYERS = ("namespaces", "landlock", "seccomp")
 
 
 @dataclass
 class Program:
-    """A program being run."""
+    """A running program."""
 
     id: int
     pid: int
-    answer: int  # read end of the pipe on which it says how it ended
-    secret: bytes  # what it must say to have passed
+    answer: int  # read end of the pipe on which it reports its end
+    secret: bytes  # the report of a passed program
     deadline: float
     timeout: float
     folder: str
@@ -62,7 +62,7 @@ class Program:
 
 
 class Server:
-    """Runs programs as they come in, each in a forked child, until the control socket closes."""
+    """Run programs as they come in, each in a forked child, until the control socket closes."""
 
     def __init__(self, control: socket.socket, folder: str, *, namespaces: bool, landlock: int, seccomp: bytes | None):
         self.control = control
@@ -78,19 +78,20 @@ class Server:
         self.poll.register(control, select.POLLIN)
 
     def serve(self) -> None:
+        """Wait for requests, answers and deadlines, until the control socket closes."""
         while True:
             wait = min((program.deadline for program in self.running.values()), default=math.inf) - time.monotonic()
             for descriptor, _ in self.poll.poll(None if math.isinf(wait) else max(0, math.ceil(wait * 1000))):
                 if descriptor != self.control.fileno():
-                    self.hear(self.running[descriptor])
-                elif not self.accept():
+                    self.read_answer(self.running[descriptor])
+                elif not self.receive_requests():
                     return
             now = time.monotonic()
             for program in [program for program in self.running.values() if program.deadline <= now]:
-                self.end(program, f"ran longer than {program.timeout:g} s" if program.said else "too slow to begin")
+                self.finish(program, f"ran longer than {program.timeout:g} s" if program.said else "too slow to begin")
 
-    def accept(self) -> bool:
-        """Start what has arrived. False when nobody is there any more."""
+    def receive_requests(self) -> bool:
+        """Start every complete request that has arrived. Return False if the other end has closed."""
         data = self.control.recv(2**20)
         self.received += data
         while len(self.received) >= 4:
@@ -102,6 +103,7 @@ class Server:
         return bool(data)
 
     def start(self, request: dict) -> None:
+        """Fork a child for a request, and hand it a secret through a pipe."""
         folder = self.folder if self.namespaces else tempfile.mkdtemp(dir=self.folder)
         secret_out, secret_in = os.pipe()
         answer_out, answer_in = os.pipe()
@@ -111,29 +113,36 @@ class Server:
         if pid == 0:
             self.child(request, folder, secret_out, answer_in)
         if self.namespaces:
-            kernel.set_pid_namespace(self.own_pids)  # so that the next child can have a namespace of its own
+            kernel.set_pid_namespace(self.own_pids)  # so that the next child can have its own namespace
         os.close(secret_out)
         os.close(answer_in)
-        secret = os.urandom(32)  # made after the fork: not in the child's memory
-        with contextlib.suppress(BrokenPipeError):  # it may be over already
+        secret = os.urandom(32)  # drawn after the fork: not in the child's memory
+        with contextlib.suppress(BrokenPipeError):  # the child may have ended already
             os.write(secret_in, secret)
         os.close(secret_in)
         deadline = time.monotonic() + PATIENCE
         self.running[answer_out] = Program(request["id"], pid, answer_out, secret, deadline, request["timeout"], folder)
         self.poll.register(answer_out, select.POLLIN)
 
-    def hear(self, program: Program) -> None:
-        data = os.read(program.answer, MOST)
+    def read_answer(self, program: Program) -> None:
+        """Read from a program: its time begins with the first byte.
+
+        A further byte, or the end of the pipe, is the end of the program.
+        """
+        data = os.read(program.answer, MOST_BYTES)
         program.said += data
         if program.said != CONFINED or not data:
-            self.end(program, "ended before its last line")
+            self.finish(program, "ended before its last line")
         else:
             program.deadline = time.monotonic() + program.timeout
 
-    def end(self, program: Program, otherwise: str) -> None:
-        """Kill what is left of a program and say how it went; `otherwise`: when it has not said so itself."""
+    def finish(self, program: Program, otherwise: str) -> None:
+        """Kill the remains of a program and send its outcome.
+
+        `otherwise` is the reason if the program reported none.
+        """
         os.kill(program.pid, signal.SIGKILL)
-        os.waitpid(program.pid, 0)  # in a PID namespace, every descendant is gone when this returns
+        os.waitpid(program.pid, 0)  # in a PID namespace, every descendant has ended when this returns
         self.poll.unregister(program.answer)
         del self.running[program.answer]
         os.close(program.answer)
@@ -149,8 +158,9 @@ class Server:
         self.control.sendall(json.dumps({"id": program.id, **answer}).encode() + b"\n")
 
     def child(self, request: dict, folder: str, secret: int, answer: int) -> None:
-        """Confine this process, run the program, say how it ended. Never returns."""
+        """Confine this process, run the program, report its end. Never returns."""
         try:
+            # Files: a file system and a directory of its own, no privileges, and Landlock's rules.
             os.setsid()
             if self.namespaces:
                 kernel.unshare(kernel.NEW_MOUNTS)
@@ -162,26 +172,29 @@ class Server:
             kernel.drop_privileges()
             if self.landlock:
                 kernel.landlock(self.landlock, self.readable)
-            # Above 4 first, out of each other's way.
+            # Descriptors: 0 to 2 are /dev/null, 3 the secret, 4 the answer. Copies above 4 first avoid collisions.
             kept = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 5) for descriptor in (null, null, null, secret, answer)]
             for number, descriptor in enumerate(kept):
                 os.dup2(descriptor, number)
             os.closerange(5, 1 << 20)
+            # Limits and the system call filter come last: the filter denies calls of the steps above, such as mount.
             kernel.limit(seconds=math.ceil(request["timeout"]), memory=request["memory"])
             if self.seccomp:
                 kernel.seccomp(self.seccomp)
             os.write(4, CONFINED)
         except BaseException as error:
-            os.write(answer, f"{type(error).__name__}: {error}".encode()[:MOST])  # not CONFINED: we are to blame
+            # Without CONFINED at its beginning: the sandbox failed, not the program.
+            os.write(answer, f"{type(error).__name__}: {error}".encode()[:MOST_BYTES])
             os._exit(1)
         run(request["parts"], secret=3, answer=4)
 
 
 def run(parts: list[str], *, secret: int, answer: int) -> None:
-    """Execute the parts one after another in one namespace; read the secret and say it once the last one is through.
+    """Execute the parts one after another in one namespace, then read the secret and report it.
 
-    What is needed afterwards is taken before: a program that replaces `os.write` or `builtins.all` replaces it for
-    itself, and the built-in functions are put back before the next part. A program that exits in any way says nothing.
+    All functions that are needed afterwards are bound before: a program that replaces `os.write` or `builtins.all`
+    replaces it only for itself. The built-in functions are restored before the next part. A program that exits reports
+    nothing.
     """
     read, write, leave = os.read, os.write, os._exit
     execute, compiled, settrace, setprofile = exec, compile, sys.settrace, sys.setprofile
@@ -190,7 +203,7 @@ def run(parts: list[str], *, secret: int, answer: int) -> None:
     namespace = module.__dict__
     sys.modules["program"] = sys.modules["__main__"] = module
     sys.argv[:] = ["program"]
-    random.seed(0)  # the same verdict every time
+    random.seed(0)  # the same outcome every time
     try:
         try:
             for part in parts:
@@ -203,18 +216,20 @@ def run(parts: list[str], *, secret: int, answer: int) -> None:
             restore(originals)
             said = describe(error)
         write(answer, said)
-    finally:  # even when the program has closed the pipe, or is stopped once more while it is described
+    finally:  # also if the program has closed the pipe, or describing its exception raises again
         leave(0)
 
 
 def describe(error: BaseException) -> bytes:
+    """Describe an exception as bytes, at most MOST_BYTES - 1 of them."""
     try:
-        return f"{type(error).__name__}: {error}".encode("utf-8", "replace")[: MOST - 1]
-    except BaseException:  # an exception of the program's own, which may do anything when it is shown
+        return f"{type(error).__name__}: {error}".encode("utf-8", "replace")[: MOST_BYTES - 1]
+    except BaseException:  # the program's own exception class may do anything when it is converted to text
         return b"an exception that cannot be shown"
 
 
 def main() -> None:
+    """Enter the namespaces, fork the server, and stay as its guard."""
     control = socket.socket(fileno=int(sys.argv[1]))
     folder, without = sys.argv[2], sys.argv[3].split(",")
     starter = os.getppid()
@@ -225,6 +240,7 @@ def main() -> None:
             kernel.enter_namespaces()
         except OSError as error:
             namespaces, why = False, str(error)
+    # The child becomes the server: it reports the active layers and serves until the socket closes.
     server = os.fork()
     if server == 0:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
@@ -241,9 +257,10 @@ def main() -> None:
         control.sendall(json.dumps(hello).encode() + b"\n")
         os.environ.clear()
         gc.freeze()
-        with contextlib.suppress(ConnectionError):  # nobody listens any more
+        with contextlib.suppress(ConnectionError):  # the other end has closed
             Server(control, folder, namespaces=namespaces, landlock=landlock, seccomp=seccomp).serve()
         os._exit(0)
+    # The parent stays as the guard: it ends the server when the process that started it is gone.
     control.close()
     while os.waitpid(server, os.WNOHANG) == (0, 0):
         if os.getppid() != starter:
