@@ -12,7 +12,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from lensrl.compare.patching.patch import with_contributions
+from lensrl.compare.patching.patch import with_context
 from lensrl.compare.predictors import PREDICTORS, predictors
 from lensrl.errors import LensrlError
 from lensrl.judge.claims import Claim, thirds
@@ -152,7 +152,7 @@ def _training(study: Study) -> list[Markup]:
 
 def _recoveries(study: Study) -> list[dict[str, Any]]:
     """One figure for every (from, into, component, sets, seed) that was patched."""
-    rows = with_contributions(study.patches(), study)
+    rows = with_context(study.patches(), study)
     rows = rows[~rows["sets"].isin(("together", "everything"))]  # not over depth
     sections = []
     for (donor, into, component, sets, seed), part in rows.groupby(["from", "into", "component", "sets", "seed"]):
