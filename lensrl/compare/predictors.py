@@ -52,7 +52,7 @@ def predictors(study: Study) -> pd.DataFrame:
         columns[f"{name}_full"] = np.array([full.get((layer, column), np.nan) for layer in layers])
         columns[f"{name}_single"] = np.array([single[layer].get((layer, column), np.nan) for layer in layers])
     # The representation and the grafts; then the rivals.
-    columns |= _representation(study, layers) | _grafts(study, layers)
+    columns |= _representation(study, layers) | _graft_recoveries(study, layers)
     columns["depth"] = layers.astype(float)
     columns["distance_from_middle"] = np.abs(layers - (study.n_layers - 1) / 2)
     rivals = stored_rivals(study)
@@ -101,7 +101,7 @@ def without_grafts(study: Study) -> str:
     return "grafts of all layers are missing: lensrl patch --layer all --what weights, and again with --reverse"
 
 
-def _grafts(study: Study, layers: np.ndarray) -> dict[str, Float64[np.ndarray, " layer"]]:
+def _graft_recoveries(study: Study, layers: np.ndarray) -> dict[str, Float64[np.ndarray, " layer"]]:
     """Return `sufficiency` and `necessity`: the recovery of log p by a graft of each single layer.
 
     Both are means over the seeds in which the most layers were patched. If some layers had more seeds than others, a

@@ -89,7 +89,7 @@ def base_rivals(study: Study, *, sampled: bool = False, on_progress: OnProgress 
 
 def stored_rivals(study: Study) -> pd.DataFrame | None:
     """Return the table that `base_rivals` kept. None when it was not measured for these runs."""
-    return _stored(study.path / RIVALS_FILE, _sources(study), study.n_layers)
+    return _read(study.path / RIVALS_FILE, _sources(study), study.n_layers)
 
 
 def _sources(study: Study) -> dict[str, str]:
@@ -109,7 +109,7 @@ def _first_step_shares(study: Study) -> pd.Series:
     return pd.DataFrame(shares, columns=range(study.n_layers), dtype=float).mean()
 
 
-def _stored(path: Path, sources: dict[str, str], n_layers: int) -> pd.DataFrame | None:
+def _read(path: Path, sources: dict[str, str], n_layers: int) -> pd.DataFrame | None:
     """Read the table in the file. None when the file is missing, damaged or foreign, or was made from other runs."""
     try:
         kept = _Kept.model_validate_json(path.read_bytes())

@@ -82,13 +82,13 @@ def set_contributions(runs: Runs, seed: int | None = None) -> pd.DataFrame:
     runs.find(FULL, seed)
     # The single layers enter, too: all runs together show how much full RL varies between seeds.
     alone = {layer_run(layer): layer_run(layer) for layer in runs.layers}
-    of: dict[str, dict[str, Row]] = {}  # `all` or `other half` -> the rows on these items, by run
+    rows_on: dict[str, dict[str, Row]] = {}  # `all` or `other half` -> the rows on these items, by run
     rows = []
     for name, layer_set in sets.items():
         spec = set_run(name, layer_set, runs.n_layers)
         items = "all" if layer_set.chosen is None else layer_set.chosen.items
-        if items not in of:
-            of[items] = shares(
+        if items not in rows_on:
+            rows_on[items] = shares(
                 runs, alone | {name: name for name in sets}, seed,
                 items=None if items == "all" else _halves(runs)[1],
             )  # fmt: skip
@@ -101,7 +101,7 @@ def set_contributions(runs: Runs, seed: int | None = None) -> pd.DataFrame:
                 "boost": spec.boost,
             }
             | {"factor": spec.factor, "items": items}
-            | of[items][name]
+            | rows_on[items][name]
         )
     return pd.DataFrame(rows, columns=list(SET_COLUMNS))
 
@@ -138,7 +138,7 @@ def rate_control(runs: Runs, seed: int | None = None) -> pd.DataFrame:
     chosen: dict[str, Row] = {}
     for run in (FULL, *map(layer_run, runs.layers)):
         at = {rate: run if rate == own else rate_run(run, rate) for rate in rates}
-        scores = {rate: _score(runs, name, seeds, first) for rate, name in at.items()}
+        scores = {rate: _mean_over_seeds(runs, name, seeds, first) for rate, name in at.items()}
         scored = {rate: score for rate, score in scores.items() if score is not None}
         best = max(scored, key=lambda rate: scored[rate]) if scored else None
         names[run] = run if best is None else at[best]
@@ -146,15 +146,15 @@ def rate_control(runs: Runs, seed: int | None = None) -> pd.DataFrame:
         chosen[run]["at_end"] = "" if best is None else ends.get(best, "")
         chosen[run]["left_out"] = ", ".join(f"{rate:g}" for rate in rates if rate not in scored)
     # Measure on the other half: with the chosen rates, and with the recipe's.
-    controlled = _beside_full(runs, names, seed, other)
-    plain = _beside_full(runs, {run: run for run in names}, seed, other)
+    controlled = _rows_beside_full(runs, names, seed, other)
+    plain = _rows_beside_full(runs, {run: run for run in names}, seed, other)
     rows = [
         chosen[run] | controlled[run] | {f"recipe_{name}": plain[run][name] for name in RECIPE_COLUMNS} for run in names
     ]
     return pd.DataFrame(rows, columns=list(RATE_COLUMNS)).astype({"layer": float, "rate": float})
 
 
-def _beside_full(
+def _rows_beside_full(
     runs: Runs, names: Mapping[str, str], seed: int | None, items: Int[np.ndarray, " chosen"]
 ) -> dict[str, Row]:
     """Return the row of each run, with full RL among them. Full RL's share of its own gain is 1."""
@@ -189,34 +189,36 @@ def shares(
     for key, name in names.items():
         shared[key] = {s: run for s, run in runs.of(name, seed, scored=True).items() if s in scored}
         if not shared[key]:
-            rows[key] = _no_share(runs, name, full, seed)
+            rows[key] = _row_without_ratio(runs, name, full, seed)
     most = max(map(len, shared.values()), default=0)
     for seeds in {tuple(by_seed) for by_seed in shared.values() if by_seed}:
         # All runs with these seeds enter together: they show how much full RL varies between seeds.
-        parts = {key: [of[s] for s in seeds] for key, of in shared.items() if {*seeds} <= {*of}}
+        parts = {key: [by_seed[s] for s in seeds] for key, by_seed in shared.items() if {*seeds} <= {*by_seed}}
         ratios = gain_ratios(
-            _matrix([base] * len(seeds), base)[:, where],
-            _matrix([scored[seed] for seed in seeds], base)[:, where],
-            {key: _matrix(part, base)[:, where] for key, part in parts.items()},
+            _item_scores([base] * len(seeds), base)[:, where],
+            _item_scores([scored[seed] for seed in seeds], base)[:, where],
+            {key: _item_scores(part, base)[:, where] for key, part in parts.items()},
             benchmark[where].tolist(),
             gain="S_full - S_base",
         )
         together = [scored[seed] for seed in seeds]
-        for key in (key for key, of in shared.items() if tuple(of) == seeds):
-            rows[key] = _row(ratios[key], [*together, *parts[key]])
+        for key in (key for key, by_seed in shared.items() if tuple(by_seed) == seeds):
+            rows[key] = _row_of_ratio(ratios[key], [*together, *parts[key]])
             if len(seeds) < most and rows[key]["status"] == "defined":
-                rows[key]["reason"] = f"{len(seeds)} of {most} seeds: {_lacking(runs, names[key], seeds, scored)}"
+                rows[key]["reason"] = (
+                    f"{len(seeds)} of {most} seeds: {_why_fewer_seeds(runs, names[key], seeds, scored)}"
+                )
     return {key: rows[key] for key in names}
 
 
-def _lacking(runs: Runs, name: str, seeds: Sequence[int], wanted: Mapping[int, Run]) -> str:
+def _why_fewer_seeds(runs: Runs, name: str, seeds: Sequence[int], wanted: Mapping[int, Run]) -> str:
     """Say why a run lacks the other seeds of `wanted`."""
     made = runs.of(name)
     others = [s for s in wanted if s not in seeds]
     return "; ".join(f"seed {s} {made[s].status}: {made[s].reason}" if s in made else f"no seed {s}" for s in others)
 
 
-def _no_share(runs: Runs, name: str, full: str, seed: int | None) -> Row:
+def _row_without_ratio(runs: Runs, name: str, full: str, seed: int | None) -> Row:
     """Return the row of a run that shares no scored seed with full RL: NaN, with the status and the reason."""
     made, full_runs = runs.of(name, seed), runs.of(full, seed)
     comparable = [run for s, run in full_runs.items() if s in made] or list(full_runs.values())
@@ -234,7 +236,7 @@ def _no_share(runs: Runs, name: str, full: str, seed: int | None) -> Row:
     return row | {"status": status, "reason": why, "seeds": 0}
 
 
-def _row(result: GainRatio, runs: Sequence[Run]) -> Row:
+def _row_of_ratio(result: GainRatio, runs: Sequence[Run]) -> Row:
     """Return the row of a ratio. `runs` are the runs that it was computed from, without the base."""
     status, why = result.status, result.reason
     collapsed = next((run for run in runs if run.status == "collapsed"), None)
@@ -262,16 +264,16 @@ def _halves(runs: Runs) -> tuple[Int[np.ndarray, " half"], Int[np.ndarray, " hal
     return split_items(runs.find(BASE).items["benchmark"].to_numpy(str))
 
 
-def _score(runs: Runs, name: str, seeds: Sequence[int], items: Int[np.ndarray, " chosen"]) -> float | None:
+def _mean_over_seeds(runs: Runs, name: str, seeds: Sequence[int], items: Int[np.ndarray, " chosen"]) -> float | None:
     """Return the mean score on some of the items, over the seeds. None where one of the seeds has no score."""
     base, scored = runs.find(BASE), runs.of(name, scored=True)
     if not {*seeds} <= {*scored}:
         return None
-    scores = _matrix([scored[seed] for seed in seeds], base)[:, items].mean(axis=0)
+    scores = _item_scores([scored[seed] for seed in seeds], base)[:, items].mean(axis=0)
     return mean_score(scores, base.items["benchmark"].to_numpy(str)[items].tolist())
 
 
-def _matrix(runs: Sequence[Run], base: Run) -> Float64[np.ndarray, "seed item"]:
+def _item_scores(runs: Sequence[Run], base: Run) -> Float64[np.ndarray, "seed item"]:
     """Return the per-item scores of runs. Raises StoreError when a run was not scored on the items of the base."""
     for run in runs:
         if not run.items["item"].equals(base.items["item"]):

@@ -86,7 +86,14 @@ def graft(
         "score": np.stack([before, after, before + 0.1 * (after - before)]),
         "reference_logprob": np.stack([before, after, patched]),
     }
-    key = PatchKey(what, component, (layer,), donor, into, seed)  # pyright: ignore[reportArgumentType]
+    key = PatchKey(
+        what=what,  # pyright: ignore[reportArgumentType]
+        component=component,  # pyright: ignore[reportArgumentType]
+        layers=(layer,),
+        donor=donor,
+        into=into,
+        seed=seed,
+    )
     sources = {name: study[name if name == BASE else (name, seed)].run_id for name in (donor, into)}
     (study.path / PATCH_FOLDER).mkdir(exist_ok=True)
     write_patch(study.path / PATCH_FOLDER, PatchResult(key, metrics, ["a"] * 20 + ["b"] * 20, sources, {}))

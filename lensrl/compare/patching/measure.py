@@ -49,10 +49,10 @@ class Patcher:
         item) with the models in the order into, donor, patched models.
         """
         if keys[0].what == "weights":
-            return self._weights(keys, on_progress)
-        return self._activations(keys, keys[0].component, on_progress)
+            return self._measure_grafts(keys, on_progress)
+        return self._measure_activations(keys, keys[0].component, on_progress)
 
-    def _weights(self, keys: Sequence[PatchKey], on_progress: OnProgress | None) -> Measured:
+    def _measure_grafts(self, keys: Sequence[PatchKey], on_progress: OnProgress | None) -> Measured:
         """Graft the parts of each key into one model, score it, and put the receiver's weights back."""
         into, donor = self.runs["into"].items, self.runs["donor"].items
         model = self.base.fresh(self.weights["into"], device=self.device)
@@ -76,7 +76,7 @@ class Patcher:
             if on_progress is not None:
                 on_progress("weights", done + 1, len(keys))
 
-    def _activations(
+    def _measure_activations(
         self, keys: Sequence[PatchKey], component: PatchComponent, on_progress: OnProgress | None
     ) -> Measured:
         """Patch all keys in the same pass over the items, so that the donor's activations are computed once."""

@@ -60,7 +60,7 @@ def keep(study: Study, seed: int, donor: str, into: str, *, together: float) -> 
     sources = {"donor": study[donor, seed].run_id, "into": study[into, seed].run_id}
     sets: list[tuple[Sets, tuple[int, ...], float]] = [("single", (layer,), 0.1) for layer in range(8)]
     for word, layers, share in [*sets, ("together", tuple(range(8)), together)]:
-        key = PatchKey("weights", "block", layers, donor, into, seed, word)
+        key = PatchKey(what="weights", component="block", layers=layers, donor=donor, into=into, seed=seed, sets=word)
         metrics = {"reference_logprob": np.stack([before, before + 1, before + share])}
         (study.path / PATCH_FOLDER).mkdir(exist_ok=True)
         write_patch(study.path / PATCH_FOLDER, PatchResult(key, metrics, BENCHMARK, sources, {}))
