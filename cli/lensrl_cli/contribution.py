@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from csv import reader
 from math import isnan
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -70,7 +68,7 @@ def contribution(
         parts = {"layers": table, "sets": sets, "rates": rates}
         print_json({part: [] if rows is None else rows.to_dict("records") for part, rows in parts.items()})
     elif scores is None:
-        _show_table(name, table, given)
+        _show_table(name, table)
     else:
         if len(table):
             _show_study(name, table, scores)
@@ -156,10 +154,8 @@ def _show_rates(name: str, table: pd.DataFrame) -> None:
     full = table.iloc[0]
     gains = f"{number()(full['numerator'])}, {number()(full['recipe_numerator'])} at the recipe's rate"
     note(f"full RL gains {gains}; rates are chosen on one half of the items, C is measured on the other")
-    for end, rate in (("lowest", min(full["rates"])), ("highest", max(full["rates"]))):
-        part = table[table["rate"] == rate]
-        if len(part):
-            note(f"{_which(part)}: best at the {end} rate, {rate:g}, so a better one may lie beyond", style="dim")
+    for (end, rate), part in table[table["at_end"] != ""].groupby(["at_end", "rate"], sort=False):
+        note(f"{_which(part)}: best at the {end} rate, {rate:g}, so a better one may lie beyond", style="dim")
     for left_out, part in table[table["left_out"] != ""].groupby("left_out", sort=False):
         note(f"{_which(part)}: not every seed has a score at {left_out}", style="dim")
 
@@ -175,14 +171,12 @@ def _which(table: pd.DataFrame) -> str:
     return ", ".join([*(["full RL"] if "full RL" in who else []), *named])
 
 
-def _show_table(name: str, table: pd.DataFrame, path: Path) -> None:
+def _show_table(name: str, table: pd.DataFrame) -> None:
     columns = {"layer": "right", "C_l": "right", "95 % interval": "right", BAR: "left"}
     show(f"Layer contribution, {name}", columns, [_row(row) for row in table.to_dict("records")])
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        given = {"low", "high"} <= set(next(reader(file)))
     note(
         "Intervals are those of the file."
-        if given
+        if not (table["interval_from"] == "roughness").any()
         else "The file has no intervals: these are estimated from how rough the profile is over depth, and a cliff "
         "makes them wider than they are.",
         style="dim",

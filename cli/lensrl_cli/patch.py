@@ -115,10 +115,6 @@ def patch(
         name = opened.name
         donor, into, used = table.iloc[0][["from", "into", "seed"]]
         sums = additivity_table(opened, donor, into, int(used), component.value)
-        grafted = table.loc[(table["what"] == "weights") & (table["sets"] == "single"), "layer"]
-        idle = [
-            str(layer) for layer in grafted.unique() if into == BASE and layer not in opened[donor, int(used)].layers
-        ]
     plain_title = f"{component.value} of {donor} into {into}, {name}, seed {used}"
     title = plain_title + (f", {SET_LABELS[sets.value]}" if sets != Sets.single else "")
     if json:
@@ -133,15 +129,16 @@ def patch(
         for asked in (component.value, sets.value if what != What.weights else ""):
             if asked in NOTES:
                 note(NOTES[asked])
-        lost = table[
-            (table["status"] == "defined") & ((table["from_value"] > table["into_value"]) == (table["from"] == BASE))
-        ]
-        if BASE in (donor, into) and len(lost):
+        lost = table[table["share_of"] == "loss"]
+        if len(lost):
             metrics = " and ".join(METRIC_LABELS[metric] for metric in lost["metric"].unique())
             note(f"RL lowered {metrics}: recovery is the share of a loss there")
-        if idle:
-            note(f"{donor} did not train layer {', '.join(idle)}: its weights there are the base's, and grafting them "
-                 f"says nothing")  # fmt: skip
+        idle = table.loc[(table["what"] == "weights") & ~table["trained"], "layers"].unique()
+        if len(idle):
+            trained = " and ".join(run for run in (donor, into) if run != BASE)
+            part = "" if component == Component.block else f"{component.value} of "
+            note(f"{trained} did not train {part}layer {', '.join(idle)}: its weights there are the base's, and "
+                 f"grafting them says nothing")  # fmt: skip
         sums = sums[sums["what"].isin(table["what"])]
         if len(sums) and (sets == Sets.together or (sets == Sets.single and layer == "all")):
             _show_additivity(plain_title, sums)

@@ -1,1 +1,1 @@
-"""Run against run: weights, activations, patches, and whatever might explain the layer contribution."""
+"""Compare runs: weights, activations, patches, and the predictors of the layer contribution."""

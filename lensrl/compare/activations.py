@@ -1,12 +1,13 @@
-"""How alike two runs represent the same tokens, layer by layer."""
+"""Compare how two runs represent the same tokens, layer by layer."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float64
+from jaxtyping import Float64, Int
 
 from lensrl.errors import LensrlError, did_you_mean
 from lensrl.measures.similarity import cka_interval, cka_map, linear_cka, mean_cosine, procrustes_distance, relative_l2
@@ -27,52 +28,78 @@ def compare_activations(
     seed: int | None = None,
     first_token: bool = True,
 ) -> pd.DataFrame:
-    """How alike two runs represent the probe set at every layer, with the columns of `REPRESENTATION_COLUMNS`.
+    """Compare the activations of two runs on the probe set: one row per layer of the model.
 
-    Debiased linear CKA with its 95 % interval over sequences, 1 - CKA, orthogonal Procrustes distance, and relative L2
-    and mean cosine of the same tokens. `first_token=False` leaves out the first token of every sequence, whose
-    activations are often of another size than all others. Raises LensrlError for runs without activations of the same
-    tokens.
+    Columns (`REPRESENTATION_COLUMNS`):
+
+    - layer;
+    - cka, low, high: debiased linear CKA with its 95 % interval over sequences; one_minus_cka: 1 - CKA;
+    - procrustes: the orthogonal Procrustes distance;
+    - relative_l2, cosine: relative L2 distance and mean cosine of the same token in both runs.
+
+    CKA ignores rotations of the feature space, and directions of large variance dominate it. relative_l2 and cosine
+    compare coordinate by coordinate.
+
+    `site` is `block_out`, `attn_out` or `mlp_out`. `first_token=False` leaves out the first token of every sequence:
+    its activations often have a much larger norm than all other tokens. `seed=None`: see `lensrl.store.runs.Runs`.
+
+    Raises LensrlError for a run without activations, and for two runs with different probe sets.
     """
-    a, b, sequence, tokens = _pair(study, one, other, seed, site, first_token=first_token)
+    pair = _find_pair(study, one, other, seed=seed, site=site, first_token=first_token)
     rows = []
     for layer in range(study.n_layers):
-        x, y = (run.activations[site][layer][tokens] for run in (a, b))
-        cka = cka_interval(x, y, sequence)
-        rows.append(
-            (layer, *cka, 1 - cka.value, procrustes_distance(x, y), relative_l2(x, y), mean_cosine(x, y))
-        )  # fmt: skip
+        x, y = pair.at(layer)
+        cka = cka_interval(x, y, pair.sequence)
+        rows.append((layer, *cka, 1 - cka.value, procrustes_distance(x, y), relative_l2(x, y), mean_cosine(x, y)))
     return pd.DataFrame(rows, columns=REPRESENTATION_COLUMNS)
 
 
 def compare_layers(
     study: Study, one: str = BASE, other: str = FULL, *, site: str = SITE, seed: int | None = None
 ) -> Float64[np.ndarray, "layer other_layer"]:
-    """Debiased linear CKA of every layer of one run with every layer of the other."""
-    a, b, _, tokens = _pair(study, one, other, seed, site, first_token=True)
-    return cka_map(*([run.activations[site][layer][tokens] for layer in range(study.n_layers)] for run in (a, b)))
+    """Return the debiased linear CKA of every layer of run `one` (rows) with every layer of run `other` (columns).
+
+    `seed=None`: see `lensrl.store.runs.Runs`. Raises as `compare_activations`.
+    """
+    pair = _find_pair(study, one, other, seed=seed, site=site)
+    layers = [pair.at(layer) for layer in range(study.n_layers)]
+    return cka_map([x for x, _ in layers], [y for _, y in layers])
 
 
 def distances_to(
-    study: Study, target: str, runs: Sequence[str], *, site: str = SITE, seed: int | None = None
+    study: Study, target: str, runs: Sequence[str], *, seed: int, site: str = SITE
 ) -> dict[str, Float64[np.ndarray, " layer"]]:
-    """1 - CKA (debiased, linear) with the target run at every layer, for those of `runs` that have activations."""
+    """Return 1 - CKA (debiased, linear) with the target run at every layer, by the name of the run.
+
+    A run without activations for this seed is left out. All runs are left out where the target has none.
+    """
     found = {}
-    seed = study.runs.shared_seed(target) if seed is None else seed
     for name in runs:
         both = [run for other in (name, target) for run in study.runs.of(other, seed).values()]
         if len(both) < 2 or not all(run.has_activations for run in both):
             continue
-        a, b, _, tokens = _pair(study, name, target, seed, site, first_token=True)
-        pairs = ([run.activations[site][layer][tokens] for run in (a, b)] for layer in range(study.n_layers))
-        found[name] = np.array([1 - linear_cka(x, y) for x, y in pairs])
+        pair = _find_pair(study, name, target, seed=seed, site=site)
+        found[name] = np.array([1 - linear_cka(*pair.at(layer)) for layer in range(study.n_layers)])
     return found
 
 
-def _pair(
-    study: Study, one: str, other: str, seed: int | None, site: str, *, first_token: bool
-) -> tuple[Run, Run, np.ndarray, np.ndarray]:
-    """Both runs, the sequence of each token that is compared, and which tokens those are."""
+class _Pair(NamedTuple):
+    """Two runs that were probed with the same tokens, and the tokens to compare."""
+
+    one: Run
+    other: Run
+    site: str
+    tokens: Int[np.ndarray, " token"]  # places on the token axis of the activations
+    sequence: Int[np.ndarray, " token"]  # the sequence of each of these tokens
+
+    def at(self, layer: int) -> tuple[np.ndarray, np.ndarray]:
+        """The activations of both runs after one layer, each (token, feature)."""
+        x, y = (run.activations[self.site][layer][self.tokens] for run in (self.one, self.other))
+        return x, y
+
+
+def _find_pair(study: Study, one: str, other: str, *, seed: int | None, site: str, first_token: bool = True) -> _Pair:
+    """Find two runs and the tokens to compare. Raises LensrlError when they cannot be compared."""
     seed = study.runs.shared_seed(one, other) if seed is None else seed
     a, b = (study.runs.find(name, seed) for name in (one, other))
     for run in (a, b):
@@ -80,6 +107,6 @@ def _pair(
             raise LensrlError(f"{run.path} has no activations at {site!r}{did_you_mean(site, run.activations)}")
     probe = a.probe
     if not probe.equals(b.probe):
-        raise LensrlError(f"{a.path} and {b.path} were probed with other tokens: they cannot be compared")
+        raise LensrlError(f"{a.path} and {b.path} were probed with different tokens: they cannot be compared")
     tokens = np.flatnonzero(probe["position"].to_numpy() >= (0 if first_token else 1))
-    return a, b, probe["prompt"].to_numpy()[tokens], tokens
+    return _Pair(a, b, site, tokens, probe["prompt"].to_numpy()[tokens])

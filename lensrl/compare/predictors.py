@@ -1,7 +1,8 @@
-"""What might explain the layer contribution, set against it, one row per layer.
+"""Predictors of the layer contribution, beside the contribution itself: one row per layer.
 
-Predictors stand beside their rivals: where a layer sits, and what the base model alone says about it, is known before
-any training, so whatever RL did to the layer has to do better. A predictor that was not measured is left out.
+A predictor measures what RL did to a layer: its weight delta, its activations, its grafts. Rivals stand beside the
+predictors, see `lensrl.compare.rivals`; depth and the distance from the middle are two more. To explain anything, a
+predictor has to do better than the rivals. A predictor that was not measured is left out.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import pandas as pd
 from jaxtyping import Float64
 
 from lensrl.compare.activations import distances_to
+from lensrl.compare.patching.patch import share_of
 from lensrl.compare.rivals import RIVALS, stored_rivals
 from lensrl.recipe.runs import BASE, FULL, layer_run
 from lensrl.store.study import Study
@@ -29,26 +31,28 @@ PREDICTORS = {
     "distance_from_middle": "distance from the middle",
     **RIVALS,
 }
-SIZES = ("relative_delta_full", "relative_delta_single")
-_PATCHED = "reference_logprob"  # the continuous metric of a graft
+SIZES = ("relative_delta_full", "relative_delta_single")  # the size of the update, for the claim "not size"
+_METRIC = "reference_logprob"  # of the two metrics of a graft, the continuous one
 
 
 def predictors(study: Study) -> pd.DataFrame:
-    """One row per layer: layer, contribution, low, high, status, and the predictors that the study has numbers for.
+    """Return one row per layer: layer, contribution, low, high, status, and every predictor that has a number.
 
-    Means over seeds, of grafts over those in which the most layers were patched. Grafts are those stored by `patch`
-    (block, weights, single layers); base-model rivals are those that `base_rivals` stored. Nothing is computed with a
-    model here.
+    `PREDICTORS` lists the predictors. Each is a mean over all seeds, but for the grafts: they are a mean over the seeds
+    in which the most layers were patched. Grafts are the results that `patch` stored for weights, whole blocks and
+    single layers. The rivals from the base model are the table that `base_rivals` stored. No model is loaded.
     """
     table = study.contributions()[["layer", "contribution", "low", "high", "status"]].copy()
     layers = table["layer"].to_numpy()
     columns: dict[str, np.ndarray] = {}
+    # The size of each layer's update, in full RL and when the layer is trained alone.
     full = _layer_norms(study, FULL)
     single = {layer: _layer_norms(study, layer_run(layer)) for layer in layers}
     for column, name in (("norm", "delta"), ("relative_norm", "relative_delta")):
         columns[f"{name}_full"] = np.array([full.get((layer, column), np.nan) for layer in layers])
         columns[f"{name}_single"] = np.array([single[layer].get((layer, column), np.nan) for layer in layers])
-    columns |= _representation(study, layers) | _grafts(study, layers)
+    # The representation and the grafts; then the rivals.
+    columns |= _representation(study, layers) | _graft_recoveries(study, layers)
     columns["depth"] = layers.astype(float)
     columns["distance_from_middle"] = np.abs(layers - (study.n_layers - 1) / 2)
     rivals = stored_rivals(study)
@@ -59,12 +63,17 @@ def predictors(study: Study) -> pd.DataFrame:
 
 
 def _representation(study: Study, layers: np.ndarray) -> dict[str, Float64[np.ndarray, " layer"]]:
-    """1 - CKA(base, full) and its growth, and each single-layer run's approach to full RL; {} without activations."""
+    """Return `cka_distance`, `cka_growth` and `approach`, as means over seeds. Empty without activations of full RL.
+
+    With D_r(k) = 1 - CKA of run r and full RL after layer k: cka_distance = D_base(l), cka_growth = D_base(l) -
+    D_base(l - 1), and approach = 1 - sum of D_(layer-l)(k) over k >= l / sum of D_base(k) over k >= l. The approach is
+    1 where the single-layer run represents the tokens as full RL does, and 0 where it is no closer than the base.
+    """
     distance: list[np.ndarray] = []
     approach: list[np.ndarray] = []
     for seed in study.seeds:
         if not any(run.has_activations for run in study.runs.of(FULL, seed).values()):
-            continue
+            continue  # full RL diverged with this seed, or was not trained with it
         to_full = distances_to(study, FULL, [BASE, *(layer_run(layer) for layer in layers)], seed=seed)
         base = to_full[BASE]
         distance.append(base)
@@ -85,23 +94,24 @@ def _representation(study: Study, layers: np.ndarray) -> dict[str, Float64[np.nd
 
 
 def without_grafts(study: Study) -> str:
-    """Why a study has no recoveries to set against C_l."""
+    """Say why a study has no recoveries by grafts to compare with C_l."""
     rows = _graft_rows(study)
-    if len(rows) and not rows["won"].any():
+    if len(rows) and not (rows["share_of"] == "gain").any():
         return "full RL lowered the log-probability of the references: grafts recover a loss, not a gain"
     return "grafts of all layers are missing: lensrl patch --layer all --what weights, and again with --reverse"
 
 
-def _grafts(study: Study, layers: np.ndarray) -> dict[str, Float64[np.ndarray, " layer"]]:
-    """Recoveries of log p by grafts of single layers.
+def _graft_recoveries(study: Study, layers: np.ndarray) -> dict[str, Float64[np.ndarray, " layer"]]:
+    """Return `sufficiency` and `necessity`: the recovery of log p by a graft of each single layer.
 
-    Mean over the seeds in which the most layers were patched: of other seeds' for some layers, the difference between
-    seeds would be one between layers. Seeds whose full RL lowered log p have no gain to recover.
+    Both are means over the seeds in which the most layers were patched. If some layers had more seeds than others, a
+    difference between seeds would look like a difference between layers. A seed whose full RL lowered log p is left
+    out: it has no gain to recover.
     """
     rows = _graft_rows(study)
     found = {}
     for name, donor in (("sufficiency", FULL), ("necessity", BASE)):
-        part = rows[(rows["from"] == donor) & rows["won"]]
+        part = rows[(rows["from"] == donor) & (rows["share_of"] == "gain")]
         by_seed = part.pivot_table(index="layer", columns="seed", values="recovery").reindex(layers)
         patched = by_seed.notna().sum()
         recovery = by_seed.loc[:, patched == patched.max()].to_numpy(float)
@@ -110,18 +120,18 @@ def _grafts(study: Study, layers: np.ndarray) -> dict[str, Float64[np.ndarray, "
 
 
 def _graft_rows(study: Study) -> pd.DataFrame:
-    """The stored grafts between full RL and the base; `won` where full RL has the higher log p."""
+    """Return the stored grafts between full RL and the base, with the column `share_of`."""
     rows = study.patches()
     rows = rows[
         (rows["what"] == "weights") & (rows["component"] == "block") & (rows["sets"] == "single")
-        & (rows["metric"] == _PATCHED) & (rows["status"] == "defined")
+        & (rows["metric"] == _METRIC) & (rows["status"] == "defined")
         & (((rows["from"] == FULL) & (rows["into"] == BASE)) | ((rows["from"] == BASE) & (rows["into"] == FULL)))
     ]  # fmt: skip
-    return rows.assign(won=(rows["from_value"] > rows["into_value"]) == (rows["from"] == FULL))
+    return rows.assign(share_of=share_of(rows))
 
 
 def _layer_norms(study: Study, name: str) -> dict[tuple[int, str], float]:
-    """(layer, norm | relative_norm) -> mean over the seeds of a run that has weights."""
+    """Map (layer, `norm` or `relative_norm`) to the mean over the seeds of a run. Diverged runs have no weights."""
     tables = [run.layer_delta_norms() for run in study.runs.of(name, scored=True).values()]
     if not tables:
         return {}

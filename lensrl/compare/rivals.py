@@ -1,8 +1,11 @@
-"""What any account of the layer contribution has to beat: what the base model already says about its layers.
+"""Rivals: baselines that are known before RL.
 
-A layer that the base cannot do without, or at which the objective is steep before the first step, may be the layer
-that RL can use, whatever RL then does inside. So whatever is measured after RL (weight deltas, CKA, grafts) stands
-beside these numbers, most of which are there before RL begins: `RIVALS` says which are not.
+The base model alone may say which layers RL can use: a layer that the base cannot do without, or a layer with a steep
+objective before the first step. A measure that is taken after RL (weight delta, CKA, graft) explains the layer
+contribution only when it does better than the rivals.
+
+Three of `RIVALS` need a trained run. `rl_gradient_norm` takes the RL gradient at the base from the first training
+step. `first_order_single` and `first_order_full` take the delta of the run, and the gradient at the base.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
 from lensrl.compare.patching import OnProgress
-from lensrl.recipe.runs import BASE, FULL, run_layer
+from lensrl.recipe.runs import BASE, FULL, layer_run
 from lensrl.store.file.atomic import new_file
 from lensrl.store.origin import provenance
 from lensrl.store.study import Study
@@ -33,11 +36,11 @@ COLUMNS = ["layer", *RIVALS]
 
 RIVALS_FILE = "rivals.json"
 RIVALS_FORMAT = "lensrl-rivals"
-RIVALS_VERSION = 1  # of the file; to be raised when a column changes its meaning, so that older files are made again
+RIVALS_VERSION = 1  # of the file; raise it when a column changes its meaning, so that older files are made again
 
 
 class _Kept(BaseModel):
-    """The file: the table, and the runs that it was made from."""
+    """The content of the file: the table, and the runs that it was made from."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -49,28 +52,32 @@ class _Kept(BaseModel):
 
 
 def base_rivals(study: Study, *, sampled: bool = False, on_progress: OnProgress | None = None) -> pd.DataFrame:
-    """One row per layer of the model: layer, and
+    """Measure the rivals (see `lensrl.compare.rivals`): one row per layer l of the model.
 
-    - `bypass_logprob`: M(base) - M(base without block l), with M the mean log-probability of the reference answers of
-      the held-out items in nats per token (`lensrl.compare.sensitivity`); without a block, the residual stream is
-      handed through. `bypass_score`: the same for the sampled score, NaN unless `sampled`: a model without a block
-      often does not stop, and one evaluation per layer then costs more than all that stands beside it;
-    - `gradient_norm`: || dM/dw_l ||_F / || w_l ||_F at the base; the held-out items, one backward pass;
-    - `rl_gradient_norm`: (|| g_l || / || g ||) / || w_l ||_F, with g the RL gradient (before clipping) of the first
-      step of full RL, that is at the base, g_l the part of it in layer l; mean over seeds;
-    - `first_order_single`, `first_order_full`: <dM/dw_l, d_l>, the change of M that a linear M would show, for the
-      layer's delta when trained alone and in full RL; mean over seeds; in nats per token;
-    - `parameters` (how many the layer has) and `weight_norm` (|| w_l ||_F).
+    M is the mean log-probability of the reference answers of the held-out items, in nats per token
+    (`lensrl.compare.sensitivity`). Columns, with w_l the base's weights of layer l:
 
-    NaN where a study has no run to take a number from. Kept as `rivals.json` in the study's folder, and made again
-    when a run that it rests on was added or replaced, or when the file does not hold what it should. Raises
-    LensrlError when the study has no base, or the base model cannot be loaded or is another one.
+    - `layer`;
+    - `bypass_logprob`: M(base) - M(base without block l), where the residual stream skips the block;
+    - `bypass_score`: the same for the sampled score. NaN unless `sampled`: a model without a block often does not stop,
+      and one evaluation per layer then costs more than all other columns together;
+    - `gradient_norm`: || dM/dw_l ||_F / || w_l ||_F at the base, from one backward pass over the held-out items;
+    - `rl_gradient_norm`: (|| g_l || / || g ||) / || w_l ||_F, with g the RL gradient before clipping in the first step
+      of full RL, which starts at the base, and g_l its part in layer l; mean over seeds;
+    - `first_order_single`, `first_order_full`: <dM/dw_l, d_l>, the change of M if M were linear, in nats per token, for
+      the layer's delta d_l when trained alone and in full RL; mean over seeds;
+    - `parameters`: the number of the layer's parameters;
+    - `weight_norm`: || w_l ||_F.
+
+    A number is NaN where the study lacks the run that it needs. The table is kept as `rivals.json` in the study's
+    folder. It is measured again when one of its runs was added or replaced, and when the file is damaged. Raises
+    LensrlError when the study has no base, and when the base model cannot be loaded or is a different model.
     """
     path, sources = study.path / RIVALS_FILE, _sources(study)
     table = stored_rivals(study)
     if table is not None and not (sampled and table["bypass_score"].isna().all()):
         return table
-    from lensrl.compare.sensitivity import measure_layers, pick_device  # torch, only where there is work for it
+    from lensrl.compare.sensitivity import measure_layers, pick_device  # torch, only where it is needed
 
     table = measure_layers(study, sampled=sampled, on_progress=on_progress)
     table["rl_gradient_norm"] = _first_step_shares(study) / table["weight_norm"]
@@ -81,21 +88,18 @@ def base_rivals(study: Study, *, sampled: bool = False, on_progress: OnProgress 
 
 
 def stored_rivals(study: Study) -> pd.DataFrame | None:
-    """The table that `base_rivals` kept, None when there is none for these runs."""
-    return _stored(study.path / RIVALS_FILE, _sources(study), study.n_layers)
+    """Return the table that `base_rivals` kept. None when it was not measured for these runs."""
+    return _read(study.path / RIVALS_FILE, _sources(study), study.n_layers)
 
 
 def _sources(study: Study) -> dict[str, str]:
-    """The runs that the table rests on: base, full RL and every layer alone. Sets of layers do not enter."""
-    return {
-        run.path.name: run.run_id
-        for (name, _), run in study.runs.items()
-        if name in (BASE, FULL) or run_layer(name) is not None
-    }
+    """Map the file of each run that the table needs to its run_id: base, full RL and every layer alone, not sets."""
+    names = (BASE, FULL, *map(layer_run, study.layers))
+    return {run.path.name: run.run_id for name in names for run in study.runs.of(name).values()}
 
 
 def _first_step_shares(study: Study) -> pd.Series:
-    """|| g_l || / || g || at the first step of full RL, by layer; mean over the seeds whose gradient is not zero."""
+    """Return || g_l || / || g || at the first step of full RL, by layer; a mean over seeds with a gradient above 0."""
     columns = [f"grad_norm_{layer}" for layer in range(study.n_layers)]
     shares = [
         curve[columns].iloc[0].to_numpy() / curve["grad_norm"].iloc[0]
@@ -105,8 +109,8 @@ def _first_step_shares(study: Study) -> pd.Series:
     return pd.DataFrame(shares, columns=range(study.n_layers), dtype=float).mean()
 
 
-def _stored(path: Path, sources: dict[str, str], n_layers: int) -> pd.DataFrame | None:
-    """The table in the file; None when there is none, it is of other runs, or the file is not one of ours."""
+def _read(path: Path, sources: dict[str, str], n_layers: int) -> pd.DataFrame | None:
+    """Read the table in the file. None when the file is missing, damaged or foreign, or was made from other runs."""
     try:
         kept = _Kept.model_validate_json(path.read_bytes())
     except (OSError, ValueError):

@@ -1,19 +1,19 @@
-"""How much a base model's metric hangs on each of its layers: what a layer's absence costs, and the slope at it.
+"""Measure how sensitive a base model's metric is to each layer: the cost of leaving it out, and the gradient in it.
 
-The metric is the mean log-probability of the reference answers of the held-out items, in nats per token, items weighed
-as the score weighs them:
+The metric is the mean log-probability of the reference answers of the held-out items, in nats per token. Items have
+the same weights as in the score:
 
     M(w) = sum_i a_i m_i(w),    a_i = 1 / (number of benchmarks x items of i's benchmark)
 
-Three questions to it, none of which needs RL, except for the delta d in the last:
+Three measures follow. Only the delta d in the last one needs RL:
 
-    bypass        M(w) - M(w without block l)        the block hands its input through: it adds nothing to the stream
+    bypass        M(w) - M(w without block l)        the block adds nothing to the residual stream
     gradient      g_l = dM / dw_l
     first order   <g_l, d_l> = M(w + d_l) - M(w) + O(|d_l|^2)
 
-The held-out items, and not those of training, so that M is what every run of the study stores and the first-order
-prediction can be held against what was measured. (Molchanov et al. 2019, arXiv 1906.10771, use the same expansion to
-say what a weight is worth.)
+M uses the held-out items, not the training items. Every run of the study stores M on them, so the first-order
+prediction can be compared with the measured change. (Molchanov et al. 2019, arXiv 1906.10771, use the same expansion
+for the importance of a weight.)
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Gradients = Mapping[str, torch.Tensor]  # parameter -> dM/dw, in the parameter's
 
 @contextmanager
 def bypass(model: PreTrainedModel, blocks: Blocks, layer: int) -> Iterator[None]:
-    """Within the block, `layer` hands the residual stream through unchanged. Its attention still fills its cache."""
+    """Context in which `layer` passes the residual stream through unchanged. Its attention still fills its cache."""
 
     def hand_through(_: object, args: tuple, kwargs: dict, output: object) -> object:
         stream = args[0] if args else kwargs["hidden_states"]
@@ -70,9 +70,10 @@ def metric_gradients(
     batch: int,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> Gradients:
-    """dM/dw of every parameter in a layer, summed up over batches of items; those outside the layers get none.
+    """Return dM/dw of every parameter in a layer, accumulated over batches of items.
 
-    Takes `model` over: it keeps the gradients as `.grad`.
+    Parameters outside the layers are frozen and have no gradient. Changes `model`: its parameters keep the gradients
+    as `.grad`.
     """
     train_only(model, blocks, range(blocks.n_layers))
     model.zero_grad()
@@ -90,7 +91,7 @@ def metric_gradients(
 
 
 def first_order(run: Run, layer: int, gradients: Gradients) -> float:
-    """<g_l, d_l> with the run's delta of `layer`: how far M would move, were it linear. In nats per token."""
+    """Return <g_l, d_l> for the run's delta of `layer`: the change of M if M were linear, in nats per token."""
     return sum(
         float(np.vdot(change.delta.astype(np.float64), gradients[name].double().cpu().numpy()))
         for name, change in run.deltas.exact(layer).values()
@@ -98,16 +99,18 @@ def first_order(run: Run, layer: int, gradients: Gradients) -> float:
 
 
 def measure_layers(study: Study, *, sampled: bool, on_progress: OnProgress | None = None) -> pd.DataFrame:
-    """One row per layer: all of `lensrl.compare.rivals.RIVALS` that needs the model.
+    """Measure the columns of `lensrl.compare.rivals.RIVALS` that need the model: one row per layer.
 
-    Raises LensrlError for another base.
+    Raises LensrlError when the base model is not the study's.
     """
+    # The base and the items have to be the study's own.
     recipe, base, device = study.recipe, load_base(study.recipe.model), pick_device()
     check_base(study[BASE], base.name, base.fingerprint)
     items = evaluation_items(load_task(recipe), recipe)
     check_items(study[BASE], digests_of("test", items))
     model = base.fresh(device=device)
-    table = _bypassed(study, base, model, items, sampled=sampled, on_progress=on_progress)
+    # The bypass needs the model as it is; the gradients change it afterwards.
+    table = _bypass_costs(study, base, model, items, sampled=sampled, on_progress=on_progress)
     gradients = metric_gradients(
         model, base.blocks, base.tokenizer, items, batch=_backward_batch(recipe),
         on_batch=(lambda done, of: on_progress("gradient", done, of)) if on_progress else None,
@@ -126,7 +129,7 @@ def measure_layers(study: Study, *, sampled: bool, on_progress: OnProgress | Non
     return table
 
 
-def _bypassed(
+def _bypass_costs(
     study: Study,
     base: Base,
     model: PreTrainedModel,
@@ -135,6 +138,7 @@ def _bypassed(
     sampled: bool,
     on_progress: OnProgress | None,
 ) -> pd.DataFrame:
+    """Return one row per layer: layer, bypass_logprob, bypass_score (NaN unless `sampled`)."""
     recipe, task, n_layers = study.recipe, load_task(study.recipe), base.blocks.n_layers
     benchmark = [item.benchmark for item in items]
 
@@ -142,7 +146,7 @@ def _bypassed(
         values = reference_logprobs(model, base.tokenizer, items, batch=recipe.evaluation.batch)
         return mean_score(values.astype(np.float64), benchmark)
 
-    whole = logprob()  # by the same kernels as what it is compared with, whatever machine made the study
+    whole = logprob()  # measured here, not read: a bypassed model runs on the same kernels, the study perhaps did not
     rows = []
     for layer in range(n_layers):
         with bypass(model, base.blocks, layer):
@@ -157,7 +161,7 @@ def _bypassed(
 
 
 def _backward_batch(recipe: Recipe) -> int:
-    """As many items as a backward pass of training holds; one where training had to save memory by checkpointing."""
+    """Return the items per backward pass: as in training, or 1 where training saved memory by checkpointing."""
     if recipe.rl.gradient_checkpointing:
         return 1
     return recipe.rl.micro_batch or recipe.rl.prompts_per_step * recipe.rl.completions_per_prompt

@@ -1,4 +1,4 @@
-"""What training did to the weights of each layer, and how straight it went there."""
+"""Measure how training changed the weights of each layer, and how straight their path was."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from lensrl.measures.weights import SPECTRAL, DeltaMetrics, delta_metrics
 from lensrl.recipe.runs import BASE, FULL
 from lensrl.store.file.exact import add
 from lensrl.store.file.lazy import Deltas
+from lensrl.store.origin import check_base
 from lensrl.store.run import Run
 from lensrl.store.study import Study
 
@@ -24,27 +25,36 @@ TRAJECTORY_COLUMNS = ["layer", "snapshots", "linearity", "linearity_null", "dire
 
 
 def compare_weights(study: Study, run: str = FULL, *, by: By = "parameter", seed: int | None = None) -> pd.DataFrame:
-    """What training did to the weights: parameter, layer, component, and `DeltaMetrics`.
+    """Measure how training changed the weights of a run. Columns: parameter, layer, component, and `DeltaMetrics`.
 
-    By `parameter`: one row for every parameter that changed. By `component` (attention, MLP, norms of a layer) or by
-    `layer`: one row for each that any change is in, of all its weights laid end to end; what needs singular values is
-    the median over its changed matrices. Parts outside the layers stand by themselves, with their name as component.
-    Loads the base model. Raises LensrlError when it is not the one that the run was trained from.
+    `by` says what one row is:
+
+    - `parameter`: one parameter that changed;
+    - `component`: the attention, the MLP or the norms of a layer, where any weight changed;
+    - `layer`: a layer in which any weight changed.
+
+    A component or layer is measured as one vector, all its weights laid end to end. The measures that need singular
+    values (`lensrl.measures.weights.SPECTRAL`) are medians over its changed matrices. A part outside the layers has a
+    row of its own, with the name of the part as component.
+
+    Loads the base model. `seed=None`: see `lensrl.store.runs.Runs`. Raises LensrlError for a run that diverged, and
+    when the base model is not the model that the run was trained from.
     """
     from lensrl.models.base import load_base  # torch, only where weights are needed
-    from lensrl.store.origin import check_base
 
-    trained = study.runs.find(run, seed)
+    trained = study.runs.find_scored(run, seed)
     base = load_base(study.recipe.model)
     check_base(trained, base.name, base.fingerprint)
     places = trained.delta_norms().set_index("parameter")
     rows, whole = [], []
     for part in trained.deltas:
+        # Measure every parameter of this part that changed.
         before = {name: base.weights[name].numpy() for name in places.index if base.blocks.part(name) == part}
         after = before | {name: add(before[name], change) for name, change in trained.deltas.exact(part).values()}
         changed = [name for name in before if after[name] is not before[name]]
         found = {name: delta_metrics(before[name], after[name]) for name in changed}
         rows += [(n, places.at[n, "layer"], places.at[n, "component"], *metrics) for n, metrics in found.items()]
+        # Then the same of its components, or of the part as one group: one vector each.
         groups = places.loc[list(before), "component"] if by == "component" else pd.Series("", list(before))
         for component, names in groups.groupby(groups, sort=False).groups.items():
             moved = [name for name in names if name in found]
@@ -60,12 +70,14 @@ def compare_weights(study: Study, run: str = FULL, *, by: By = "parameter", seed
 
 
 def along_training(study: Study, run: str = FULL, *, seed: int | None = None) -> pd.DataFrame:
-    """How straight each layer's weights went while a run was trained: one row per layer of the model.
+    """Measure how straight the path of each layer's weights was during training: one row per layer of the model.
 
-    Columns: layer, snapshots (how many points of the way are known), linearity and directness, each with its `_null`,
-    a random walk with increments of the same length (`lensrl.measures.trajectory`); NaN for a layer that never moved.
-    The points are the snapshots that the recipe asked for and the weights at the end. Deltas are read a layer at a
-    time. Raises LensrlError when fewer than two points are known.
+    Columns: layer; snapshots, the number of known points of the path; linearity and directness, NaN for a layer that
+    never moved (`lensrl.measures.trajectory`); linearity_null and directness_null, the values of a random walk with
+    increments of the same length.
+
+    The points are the snapshots that the recipe asked for, and the weights at the end. Deltas are read one layer at a
+    time. `seed=None`: see `lensrl.store.runs.Runs`. Raises LensrlError when fewer than two points are known.
     """
     trained = study.runs.find(run, seed)
     points = _points(trained)
@@ -81,21 +93,24 @@ def along_training(study: Study, run: str = FULL, *, seed: int | None = None) ->
 
 
 def _points(run: Run) -> dict[int, Deltas]:
-    """Step -> deltas after it, in order. Raises LensrlError for fewer than two."""
+    """Map each known step to the deltas after it, in order. Raises LensrlError for fewer than two steps."""
     points = dict(run.snapshots)
     if run.has_scores and run.name != BASE:
         points[int(run.training["step"].max())] = run.deltas
     if len(points) < 2:
         why = run.reason or ("the base is not trained" if run.name == BASE else "only its last weights were kept")
         raise LensrlError(
-            f"{run.path} has no way to follow ({why}): put snapshots = [0.25, 0.5, 0.75, 1.0] under [store] in the "
+            f"{run.path} has no path to follow ({why}): put snapshots = [0.25, 0.5, 0.75, 1.0] under [store] in the "
             f"recipe, and run it into a folder of its own with --out"
         )
     return dict(sorted(points.items()))
 
 
 def _gram(points: Sequence[Deltas], layer: int) -> Float64[np.ndarray, "snapshot snapshot"]:
-    """The inner products of a layer's deltas at every two points; a parameter that had not moved yet has none."""
+    """Return the inner product of a layer's deltas at every two points.
+
+    A parameter that has not moved yet adds nothing: its delta is zero there.
+    """
     changes = [dict(deltas.exact(layer).values()) for deltas in points]
     products = np.zeros((len(points), len(points)))
     for name in dict.fromkeys(name for change in changes for name in change):

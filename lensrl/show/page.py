@@ -12,7 +12,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from lensrl.compare.patching.patch import with_contributions
+from lensrl.compare.patching.patch import with_context
 from lensrl.compare.predictors import PREDICTORS, predictors
 from lensrl.errors import LensrlError
 from lensrl.judge.correlate import correlate_study
@@ -156,7 +156,7 @@ def _training(study: Study) -> list[Markup]:
 
 def _recoveries(study: Study) -> list[dict[str, Any]]:
     """Draw the recoveries, one figure per patched (from, into, component, sets, seed)."""
-    rows = with_contributions(study.patches(), study)
+    rows = with_context(study.patches(), study)
     rows = rows[~rows["sets"].isin(("together", "everything"))]  # not over depth
     sections = []
     for (donor, into, component, sets, seed), part in rows.groupby(["from", "into", "component", "sets", "seed"]):

@@ -30,7 +30,8 @@ class Runs(dict[tuple[str, int], Run]):
     The rule for seeds, here and in every function that takes `seed`:
 
     - A question about particular runs, with `seed=None`, means the lowest training seed that all of those runs have
-      (`shared_seed`). The base is trained with no seed and goes with each.
+      (`shared_seed`). Where a function needs weights, only runs with scores count: a diverged run has none. The base
+      is trained with no seed and goes with each.
     - A table over a study, with `seed=None`, takes all seeds together (contributions, scores, patches).
     """
 

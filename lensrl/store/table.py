@@ -1,4 +1,4 @@
-"""A profile of contributions that somebody published, as a CSV file."""
+"""Read a published profile of layer contributions from a CSV file."""
 
 from __future__ import annotations
 
@@ -12,11 +12,18 @@ from lensrl.measures.gains import Gains
 
 
 def read_contributions(path: str | Path) -> pd.DataFrame:
-    """A table of contributions: layer, contribution, low, high, from a CSV file; rows without a layer are left out.
+    """Read a table of contributions from a CSV file: one row per layer, in ascending order.
 
-    A layer without a number keeps its row, with NaN: it is a layer of the model all the same. Where the file has no
-    `low` and `high`, they come from the profile's roughness (`Gains.from_profile`). Raises LensrlError when it is not
-    such a table.
+    Columns: layer, contribution, low, high, interval_from. The file needs the columns `layer` and `contribution`. A row
+    without a layer is left out. A layer without a contribution keeps its row, with NaN: it is still a layer of the
+    model. `interval_from` says where the interval of a row comes from:
+
+    - `file`: the file has `low` and `high`, and both are numbers for this layer;
+    - `roughness`: the file lacks these columns. The interval is estimated from the roughness of the profile over depth
+      (`Gains.from_profile`). A cliff in the profile makes it wider than it is;
+    - empty: the layer has no contribution, or no whole interval.
+
+    Raises LensrlError when the file is not such a table.
     """
     try:
         table = pd.read_csv(path)
@@ -37,8 +44,9 @@ def read_contributions(path: str | Path) -> pd.DataFrame:
     if measured.sum() < 3 or (layers % 1 != 0).any() or (layers < 0).any() or len(np.unique(layers)) < len(layers):
         raise LensrlError(f"{path} needs at least three layers, numbered from 0, each once, with a contribution")
     rows = rows.sort_values("layer").astype({"layer": int}).reset_index(drop=True)
-    if ends:
-        return rows
-    known = rows.index[rows["contribution"].notna()]
-    estimated = Gains.from_profile(rows.loc[known, "contribution"].to_numpy(float)).ratios()
-    return rows.join(pd.DataFrame(estimated, index=known)[["low", "high"]])
+    if not ends:
+        known = rows.index[rows["contribution"].notna()]
+        estimated = Gains.from_profile(rows.loc[known, "contribution"].to_numpy(float)).ratios()
+        rows = rows.join(pd.DataFrame(estimated, index=known)[["low", "high"]])
+    has_interval = rows[["contribution", "low", "high"]].notna().all(axis=1)
+    return rows.assign(interval_from=np.where(has_interval, "file" if ends else "roughness", ""))

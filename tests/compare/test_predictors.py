@@ -9,11 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lensrl import LensrlError, Study, open_study
+from lensrl import Study, compare_activations, open_study
 from lensrl.compare.predictors import PREDICTORS, predictors, without_grafts
 from lensrl.compare.rivals import COLUMNS, RIVALS, _sources, _write
-from lensrl.judge.correlate import CORRELATION_COLUMNS, correlate_study
-from lensrl.measures.correlation import correlate
 from lensrl.measures.similarity import linear_cka
 from lensrl.recipe.runs import BASE, FULL
 from lensrl.store.names import PATCH_FOLDER
@@ -88,7 +86,14 @@ def graft(
         "score": np.stack([before, after, before + 0.1 * (after - before)]),
         "reference_logprob": np.stack([before, after, patched]),
     }
-    key = PatchKey(what, component, (layer,), donor, into, seed)  # pyright: ignore[reportArgumentType]
+    key = PatchKey(
+        what=what,  # pyright: ignore[reportArgumentType]
+        component=component,  # pyright: ignore[reportArgumentType]
+        layers=(layer,),
+        donor=donor,
+        into=into,
+        seed=seed,
+    )
     sources = {name: study[name if name == BASE else (name, seed)].run_id for name in (donor, into)}
     (study.path / PATCH_FOLDER).mkdir(exist_ok=True)
     write_patch(study.path / PATCH_FOLDER, PatchResult(key, metrics, ["a"] * 20 + ["b"] * 20, sources, {}))
@@ -148,52 +153,24 @@ def test_rivals_appear_once_they_are_stored_and_only_for_these_runs(copied: Path
         assert not set(RIVALS) & set(predictors(study))
 
 
-def synthetic(folder: Path, gains: list[int], *, collapsed: int | None = None) -> Study:
-    make_study(folder)
-    add_run(folder, BASE, {"only": [0.0] * 60}, n_layers=len(gains))
-    add_run(folder, FULL, {"only": [1.0] * 50 + [0.0] * 10}, n_layers=len(gains))
-    for layer, solved in enumerate(gains):
-        add_run(
-            folder, f"layer-{layer}", {"only": [1.0] * solved + [0.0] * (60 - solved)}, n_layers=len(gains),
-            status="collapsed" if layer == collapsed else "completed", reason="fell" if layer == collapsed else "",
-        )  # fmt: skip
-    return open_study(folder)
-
-
 def test_a_study_without_activations_or_trained_weights_has_depth_alone(tmp_path: Path) -> None:
-    gains = [30, 35, 42, 38, 47, 44, 20, 25, 15]
-    with synthetic(tmp_path / "study", gains, collapsed=6) as study:
-        found = predictors(study)
-        assert not {"cka_distance", "cka_growth", "approach", "sufficiency"} & set(found)
-        table = correlate_study(study)
-    assert list(table) == CORRELATION_COLUMNS
-    raw = table[(table["predictor"] == "depth") & (table["method"] == "pearson")].iloc[0]
-    kept = np.delete(np.arange(9), 6)
-    assert raw["n"] == 8
-    assert raw["coefficient"] == pytest.approx(np.corrcoef(kept, np.array(gains)[kept])[0, 1])
-    own = correlate(kept.astype(float), np.array(gains)[kept] / 50, "spearman")
-    ranked = table[(table["predictor"] == "depth") & (table["method"] == "spearman")].iloc[0]
-    assert (ranked["coefficient"], ranked["p"]) == pytest.approx((own.coefficient, own.p))
-    beyond = table[(table["predictor"] == "depth") & (table["method"] == "detrended")].iloc[0]
-    assert beyond["reason"] == "a trend in depth leaves nothing of one of the two"
-    assert np.isnan(beyond["p"])
-    middle = table[(table["predictor"] == "distance_from_middle") & (table["method"] == "detrended")].iloc[0]
-    design = np.stack([np.ones(8), kept, kept**2], axis=1)
-    u, v = (
-        values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
-        for values in (np.abs(kept - 4.0), np.array(gains)[kept] / 50)
-    )
-    assert middle["coefficient"] == pytest.approx(np.corrcoef(u, v)[0, 1])
+    make_study(tmp_path / "study")
+    for run in (BASE, FULL, *(f"layer-{layer}" for layer in range(4))):
+        add_run(tmp_path / "study", run, {"only": [float(run != BASE), 0.0] * 20}, n_layers=4)
+    with open_study(tmp_path / "study") as study:
+        assert not {"cka_distance", "cka_growth", "approach", "sufficiency"} & set(predictors(study))
 
 
-def test_too_few_layers_have_a_reason_and_no_contribution_is_an_error(small_study: Study, tmp_path: Path) -> None:
-    few = correlate_study(small_study)
-    assert few["coefficient"].isna().all()
-    assert set(few["reason"]) <= {
-        f"{n} layers with both values: at least {least} are needed" for n in range(4) for least in (4, 7)
-    }
-    make_study(tmp_path / "none")
-    for run in (BASE, FULL, "layer-0"):
-        add_run(tmp_path / "none", run, {"only": [1.0, 0.0] * 20})
-    with open_study(tmp_path / "none") as study, pytest.raises(LensrlError, match="no contribution to correlate"):
-        correlate_study(study)
+def test_without_a_choice_of_seed_every_predictor_is_a_mean_over_all(uneven_seeds: Study) -> None:
+    table = predictors(uneven_seeds).set_index("layer")
+    of_full = [uneven_seeds[FULL, seed].layer_delta_norms().set_index("layer")["norm"] for seed in (0, 1)]
+    np.testing.assert_allclose(table["delta_full"], (of_full[0] + of_full[1])[LAYERS] / 2)
+    alone = uneven_seeds["layer-3", 1].layer_delta_norms().set_index("layer")["norm"]
+    assert table.loc[3, "delta_single"] == pytest.approx(alone[3])
+    to_full = [compare_activations(uneven_seeds, seed=seed)["one_minus_cka"] for seed in (0, 1)]
+    np.testing.assert_allclose(table["cka_distance"], (to_full[0] + to_full[1])[LAYERS] / 2)
+    approach = {}
+    for layer, seed in ((0, 0), (3, 1), (7, 0)):  # the one seed in which each has a run beside full RL
+        rest = compare_activations(uneven_seeds, f"layer-{layer}", FULL, seed=seed)["one_minus_cka"][layer:]
+        approach[layer] = 1 - rest.sum() / to_full[seed][layer:].sum()
+    assert table["approach"].to_dict() == pytest.approx(approach)

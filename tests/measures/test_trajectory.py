@@ -190,7 +190,7 @@ def test_a_parameter_that_moved_late_did_not_move_before(small_study: Study, mon
 
 
 def test_a_run_whose_last_weights_alone_were_kept_says_what_to_put_into_the_recipe(small_study: Study) -> None:
-    with pytest.raises(LensrlError, match=r"base.h5 has no way to follow \(the base is not trained\)"):
+    with pytest.raises(LensrlError, match=r"base.h5 has no path to follow \(the base is not trained\)"):
         along_training(small_study, "base")
     small_study["full-rl"]._snapshots = []
     with pytest.raises(

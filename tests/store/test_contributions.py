@@ -118,6 +118,19 @@ def test_a_rate_without_a_score_from_every_seed_is_left_out(tmp_path: Path) -> N
     assert one["rate"].to_dict() == {"full-rl": 0.1, "layer-0": 0.01, "layer-1": 0.1}
 
 
+def test_a_best_rate_at_the_end_of_the_rates_is_named(tmp_path: Path) -> None:
+    runs = RATES | {"full-rl@0.001": (5, 5), "layer-0@0.001": (5, 5), "layer-1@0.001": (12, 6)}
+    with study(tmp_path / "all", runs, rl={"learning_rate": 0.01}, learning_rates=[0.001, 0.1]) as opened:
+        table = opened.rate_control().set_index("run")
+    assert table["rate"].to_dict() == {"full-rl": 0.1, "layer-0": 0.01, "layer-1": 0.001}
+    assert table["at_end"].to_dict() == {"full-rl": "highest", "layer-0": "", "layer-1": "lowest"}
+    lost = runs | {"layer-1": None, "layer-1@0.1": None, "layer-1@0.001": None, "layer-0": None}
+    with study(tmp_path / "lost", lost, rl={"learning_rate": 0.01}, learning_rates=[0.001, 0.1]) as opened:
+        table = opened.rate_control().set_index("run")
+    assert table["at_end"].to_dict() == {"full-rl": "highest", "layer-0": "highest", "layer-1": ""}
+    assert table["rate"].isna().tolist() == [False, False, True]
+
+
 def test_where_full_rl_diverged_at_every_rate_there_is_nothing_to_share(tmp_path: Path) -> None:
     runs = RATES | {"full-rl": None, "full-rl@0.1": None}
     with study(tmp_path, runs, **TWO_RATES) as opened:
@@ -140,3 +153,17 @@ def test_a_layer_with_fewer_seeds_than_others_says_what_became_of_the_rest(tmp_p
     assert table["status"].tolist() == ["defined", "defined"]
     assert table["seeds"].tolist() == [2, 1]
     assert table["reason"].tolist() == ["", "1 of 2 seeds: seed 1 diverged: the loss is not finite"]
+
+
+def test_without_a_seed_a_table_takes_all_seeds_together(tmp_path: Path) -> None:
+    runs = {"base": (0, 0), "full-rl 0": (10, 12), "full-rl 1": (11, 13)}
+    runs |= {f"{name} {seed}": score for name in ("layer-0", "twin") for seed, score in enumerate([(8, 9), (5, 5)])}
+    rates = {f"{name}@0.1 {seed}": (0, 0) for name in ("full-rl", "layer-0") for seed in (0, 1)}
+    with study(tmp_path, runs | rates, seeds=[0, 1], layers=[0], sets={"twin": [0]}, **TWO_RATES) as opened:
+        tables = [opened.contributions, opened.set_contributions]
+        found = [[table(seed)["contribution"].iloc[0] for seed in (None, 0, 1)] for table in tables]
+        rate = [opened.rate_control(seed).set_index("run").loc["layer-0", "contribution"] for seed in (None, 0, 1)]
+        seeds = [opened.contributions(seed)["seeds"].iloc[0] for seed in (None, 0, 1)]
+    assert found == [pytest.approx([27 / 46, 17 / 22, 10 / 24])] * 2
+    assert rate == pytest.approx([14 / 25, 9 / 12, 5 / 13]), "on the half that did not choose"
+    assert seeds == [2, 1, 1]

@@ -1,5 +1,5 @@
-"""Putting a layer of one model into another: its weights (grafts), or the outputs that it computes (activations)."""
+"""Patching: put a layer of one model into another, by its weights (a graft) or by its outputs (activations)."""
 
 from collections.abc import Callable
 
-OnProgress = Callable[[str, int, int], None]  # what, done, of how many
+OnProgress = Callable[[str, int, int], None]  # (name of the step, done, total)

@@ -1,16 +1,16 @@
-"""Activation patching: what one model's layers compute, put into another model's forward pass on the same tokens.
+"""Activation patching: put the outputs of one model's layers into another model's forward pass on the same tokens.
 
-A pre-norm block adds an attention and an MLP output to the residual stream. Patching a block replaces these two
-outputs by the donor's, computed in the donor's own forward pass: the block's contribution is the donor's, the stream
-that it is added to stays the receiver's. Several layers are patched in one forward pass. (With all blocks 0 ... l
-patched, the stream after l is the donor's but for the embedding: that recovery grows with l by construction.)
+Block (`block`). A pre-norm block adds an attention output and an MLP output to the residual stream. Patching a block
+replaces both outputs by the donor's outputs, which come from the donor's own forward pass. The block then adds the
+donor's contribution to the receiver's stream. Several layers are patched in one forward pass. When all blocks 0 ... l
+are patched, the stream after l is the donor's except for the embedding: this recovery grows with l by construction.
 
-The whole stream after a block (`stream`) is another thing: it hands over everything that the donor computed so far,
-its embedding too, and so recovers all of the donor's change up to that layer by construction. After the last layer
-only what `final_norm` and `lm_head` changed is left.
+Stream (`stream`). Patching the whole residual stream after a block carries over everything that the donor computed so
+far, its embedding included. This recovers all of the donor's change up to that layer by construction. After the last
+layer, only the changes of `final_norm` and `lm_head` are missing.
 
-A head (`head`) is patched where its values are mixed, before the output projection (TransformerLens' `hook_z`, as is
-usual): the receiver's own projection carries them to the stream, so a change of that projection is not handed over.
+Head (`head`). A head is patched before the output projection (TransformerLens' `hook_z`, the usual place). The
+receiver's own projection then maps the values to the stream. A change of the donor's projection is not carried over.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ COMPONENT_SITES: dict[PatchComponent, tuple[str, ...]] = {
     "head": ("head_out",),
     "stream": ("block_out",),
 }
-FORCED_METRICS = ("reference_logprob", "logit_difference")  # the rows of what follows
+FORCED_METRICS = ("reference_logprob", "logit_difference")  # the rows of `PerItem`
 
 PerItem = Float64[np.ndarray, "metric item"]
 
 
 class Patch(NamedTuple):
-    """What is replaced in one forward pass: the outputs of these layers, or of one head of theirs."""
+    """The outputs that one forward pass replaces: all outputs of these layers, or one head's output in each."""
 
     layers: tuple[int, ...]
     head: int | None = None
@@ -61,18 +61,22 @@ def patch_activations(
     batch: int = 256,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> tuple[PerItem, PerItem, dict[Patch, PerItem]]:
-    """The metrics of the receiver, of the donor, and of the receiver under each patch.
+    """Return the metrics of the receiver, of the donor, and of the receiver under each patch.
 
-    Teacher forcing on prompt + reference, over the tokens of the reference and the end of sequence:
+    Both models read prompt + reference (teacher forcing). The metrics are over the tokens of the reference and the end
+    of sequence:
 
-    - `reference_logprob`: the mean of log p(token), nats per token;
-    - `logit_difference`: logit(token) - the largest logit of any other token, at the token where it is smallest.
+    - `reference_logprob`: the mean of log p(token), in nats per token;
+    - `logit_difference`: logit(token) minus the largest logit of any other token, at the token where this is smallest.
       Greedy decoding writes the reference exactly where this is above 0. (A mean over tokens would mostly show how
-      sure a model is of the tokens that were never in doubt.)
+      sure a model is of tokens that were never in doubt.)
+
+    Raises LensrlError for a whole-block patch of a post-norm block.
     """
     unpatched: list[torch.Tensor] = []
     donors: list[torch.Tensor] = []
     patched: dict[Patch, list[torch.Tensor]] = {patch: [] for patch in patches}
+    # The donor's activations to keep: the patched sites, and for whole blocks the stream around them, for the check.
     layers = sorted({layer for patch in patches for layer in patch.layers})
     names = (*COMPONENT_SITES[component], *(("block_in", "block_out") if component == "block" else ()))
     wanted = {site(layer, name) for layer in layers for name in names}
@@ -84,6 +88,7 @@ def patch_activations(
             _check_pre_norm(cache, layers)
         donors.append(_metrics(logits, teacher))
         unpatched.append(_metrics(into(teacher.ids, attention_mask=teacher.mask), teacher))
+        # One forward pass of the receiver per patch, with the donor's outputs in place of its own.
         for patch in patches:
             hooks: list[Any] = [
                 (hook, _replace(cache[hook], patch.head))
@@ -102,7 +107,7 @@ def patch_activations(
 def logit_difference(
     logits: Float[torch.Tensor, "item token vocabulary"], teacher: References
 ) -> Float[torch.Tensor, "item position"]:
-    """The reference token's logit minus the largest other one, at every position that predicts a token."""
+    """Return the reference token's logit minus the largest other logit, at every position that predicts a token."""
     here = logits[:, :-1]
     targets = teacher.ids[:, 1:, None]
     rival = here.scatter(-1, targets, -torch.inf).amax(-1)
@@ -110,7 +115,10 @@ def logit_difference(
 
 
 def _check_pre_norm(cache: Any, layers: Sequence[int]) -> None:
-    """A block must be what it adds to the stream. Raises LensrlError for a post-norm block, which rescales the sum."""
+    """Check that a block only adds its attention and MLP outputs to the stream.
+
+    Raises LensrlError for a post-norm block, which rescales the sum.
+    """
     for layer in layers:
         added = cache[site(layer, "block_out")] - cache[site(layer, "block_in")]
         parts = cache[site(layer, "attn_out")] + cache[site(layer, "mlp_out")]
@@ -122,7 +130,10 @@ def _check_pre_norm(cache: Any, layers: Sequence[int]) -> None:
 
 
 def _replace(value: torch.Tensor, head: int | None) -> Callable[..., torch.Tensor]:
-    """A hook that gives back the donor's `value`, or puts one head of it, (item, token, head, d_head), in its place."""
+    """Return a hook that replaces an activation by the donor's `value`.
+
+    With `head`, the hook replaces that head alone: `value` is then (item, token, head, d_head).
+    """
 
     def hook(activation: torch.Tensor, hook: object) -> torch.Tensor:
         if head is None:
@@ -135,6 +146,7 @@ def _replace(value: torch.Tensor, head: int | None) -> Callable[..., torch.Tenso
 
 
 def _metrics(logits: torch.Tensor, teacher: References) -> torch.Tensor:
+    """Return `FORCED_METRICS` of every item: (metric, item)."""
     margins = logit_difference(logits, teacher).masked_fill(~teacher.answer, torch.inf)
     return torch.stack([answer_mean(token_logprobs(logits, teacher.ids), teacher.answer), margins.amin(-1)])
 

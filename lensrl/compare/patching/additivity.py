@@ -1,19 +1,20 @@
-"""Additivity: whether what layers recover one by one is what they recover together.
+"""Additivity: do the recoveries of single layers sum to the recovery of all layers together?
 
 For a metric M, with R(S) the recovery when the layers S are patched,
 
     R(S) = (M(S patched) - M(into)) / (M(from) - M(into)),        interaction = R(all layers) - sum over l of R({l})
 
-An interaction of 0 means that the layers' changes act independently. Below 0 they are redundant: several layers bring
-the same gain, and a sum of single recoveries counts it more than once. Above 0 they need each other: a single layer's
-recovery understates it. A metric that saturates (a score near 1, a log-probability near 0) looks redundant by itself:
-read the logit difference, which has no such end, beside it. The parts outside the layers are in neither term.
+An interaction of 0 means that the layers' changes act independently. Below 0 the layers are redundant: several layers
+bring the same gain, and the sum of single recoveries counts it more than once. Above 0 the layers need each other: the
+recovery of a single layer understates its part. Layers also look redundant where a metric saturates (a score near 1, a
+log-probability near 0). The logit difference does not saturate: read it beside such a metric. Neither term includes
+the parts outside the layers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -26,14 +27,14 @@ from lensrl.store.patch import METRICS, PatchComponent, PatchKey, PatchResult, S
 from lensrl.store.study import Study
 
 PerItem = Float[np.ndarray, " item"]
-ALL_AT_ONCE: tuple[Sets, ...] = ("together", "bottom", "top")  # of which a set can hold all layers
+ALL_AT_ONCE: tuple[Sets, ...] = ("together", "bottom", "top")  # the sets that can hold all layers
 
 
 @dataclass(frozen=True)
 class Additivity:
-    """The sum of single recoveries, the recovery of all layers together, and the difference of the two.
+    """The sum of single recoveries, the recovery of all layers together, and the interaction: together - sum.
 
-    `status` is `defined`, or `undefined` with the `reason`; the three are then NaN.
+    `status` is `defined` or `undefined`. When undefined, `reason` says why, and the three numbers are NaN.
     """
 
     single_sum: Interval
@@ -46,10 +47,10 @@ class Additivity:
 def additivity(
     into: PerItem, donor: PerItem, singles: Mapping[int, PerItem], together: PerItem, benchmark: Sequence[str]
 ) -> Additivity:
-    """Compare single layers with all of them, from one metric per item of each patched model.
+    """Compare single layers with all layers together. Each array holds one metric per item of one model.
 
-    A sum of recoveries is itself a ratio over the same denominator, so that all three have intervals over the
-    same items. Raises ValueError when shapes differ or a value is not finite.
+    A sum of recoveries is itself a ratio with the same denominator. So all three numbers have intervals over the same
+    items. Raises ValueError when shapes differ or a value is not finite.
     """
     gain = np.sum([patched - into for patched in singles.values()], axis=0)
     parts = {"single_sum": into + gain, "together": together, "interaction": together - gain}
@@ -68,17 +69,17 @@ def additivity_table(
     seed: int | None = None,
     component: PatchComponent = "block",
 ) -> pd.DataFrame:
-    """Additivity from what `patch` has stored: one row per kind and metric.
+    """Compute additivity from the results that `patch` has stored: one row per kind and metric.
 
-    Columns: what, metric, single_sum, together and interaction, each with `_low` and `_high`, status, reason. A kind
-    is left out until every layer has been patched alone, and all of them at once. `seed=None`: see
+    Columns: what, metric; single_sum, together and interaction, each with `_low` and `_high`; status, reason. A kind
+    has no rows until `patch` has stored every layer alone and all layers at once. `seed=None`: see
     `lensrl.store.runs.Runs`.
     """
     seed = study.runs.shared_seed(from_run, into_run, scored=True) if seed is None else seed
     rows: list[dict[str, object]] = []
     kinds: tuple[What, ...] = ("weights", "activations")
     for what in kinds:
-        found = _singles_and_together(study, what, component, from_run, into_run, seed)
+        found = _singles_and_together(study, what=what, component=component, donor=from_run, into=into_run, seed=seed)
         if found is None:
             continue
         singles, together = found
@@ -100,13 +101,15 @@ ADDITIVITY_COLUMNS = [
 
 
 def _singles_and_together(
-    study: Study, what: What, component: PatchComponent, donor: str, into: str, seed: int
+    study: Study, *, what: What, component: PatchComponent, donor: str, into: str, seed: int
 ) -> tuple[list[PatchResult], PatchResult] | None:
+    """Return the stored results of every layer alone, and of all layers at once. None while one of them is missing."""
     layers = tuple(range(study.n_layers))
-    together = (stored(study, PatchKey(what, component, layers, donor, into, seed, sets)) for sets in ALL_AT_ONCE)
+    whole_key = PatchKey(what=what, component=component, layers=layers, donor=donor, into=into, seed=seed)
+    together = (stored(study, replace(whole_key, sets=sets)) for sets in ALL_AT_ONCE)
     whole = next((result for result in together if result is not None), None)
     if whole is None:
         return None
-    singles = [stored(study, PatchKey(what, component, (layer,), donor, into, seed)) for layer in layers]
+    singles = [stored(study, replace(whole_key, layers=(layer,))) for layer in layers]
     known = [result for result in singles if result is not None]
     return (known, whole) if len(known) == len(layers) else None

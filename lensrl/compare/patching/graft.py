@@ -1,7 +1,8 @@
-"""Weight patching: the weights of chosen parts of one model put into another.
+"""Weight patching: put the weights of chosen parts of one model into another model.
 
-Models are described by their weights alone: base + deltas of a run. A grafted model is a fresh copy of the base with
-those weights, never a copy of a trained model.
+The weights alone describe a model: base + deltas of a run. A grafted model is a fresh copy of the base with the grafted
+weights, never a copy of a trained model: accelerate binds a trained model's `forward` to the original, and a copy would
+run the original's weights.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ Weights = Mapping[str, torch.Tensor]
 
 
 def run_weights(run: Run, base: Base) -> dict[str, torch.Tensor]:
-    """Every parameter of a run, bit for bit as it was trained; the base's own tensors where nothing changed."""
+    """Return every parameter of a run, bit for bit as it was trained. Unchanged parameters are the base's own tensors.
+
+    Raises LensrlError when the run was made from another base model.
+    """
     check_base(run, base.name, base.fingerprint)
     weights = dict(base.weights)
     for part in run.deltas:
@@ -32,9 +36,9 @@ def run_weights(run: Run, base: Base) -> dict[str, torch.Tensor]:
 def graft(
     base: Base, into: Weights, donor: Weights, parts: Collection[int | str], component: PatchComponent = "block"
 ) -> dict[str, torch.Tensor]:
-    """`into` with the donor's weights in the given parts (layers, `embed`, `final_norm`, `lm_head`).
+    """Return the weights `into` with the donor's weights in `parts` (layers, `embed`, `final_norm`, `lm_head`).
 
-    `component` narrows a layer to its attention or MLP module, without the norms before them.
+    `component` narrows a layer to its attention or its MLP module, without the norm before the module.
     """
     blocks = base.blocks
     return {

@@ -1,4 +1,4 @@
-"""Measuring patched models: the part of patching that needs torch."""
+"""Measure patched models: the part of patching that needs torch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ Measured = Iterator[tuple[PatchKey, dict[str, Float64[np.ndarray, "model item"]]
 
 
 class Patcher:
-    """Two runs of a study with their weights in memory."""
+    """Patches one run of a study into another run and measures the result. Holds the weights of both in memory.
+
+    Raises LensrlError when the base model or the held-out items are not the study's.
+    """
 
     def __init__(self, study: Study, donor: Run, into: Run) -> None:
         self.recipe = study.recipe
@@ -40,19 +43,24 @@ class Patcher:
         self.weights = {role: run_weights(run, self.base) for role, run in self.runs.items()}
 
     def measure(self, keys: Sequence[PatchKey], on_progress: OnProgress | None) -> Measured:
-        """For keys of one kind and component: metric -> (into, donor, *patched) per item, and the patched's names."""
-        if keys[0].what == "weights":
-            return self._weights(keys, on_progress)
-        return self._activations(keys, keys[0].component, on_progress)
+        """Measure keys of one kind and component.
 
-    def _weights(self, keys: Sequence[PatchKey], on_progress: OnProgress | None) -> Measured:
+        Yields, for each key: the key, its metrics, and the names of its patched models. A metric is an array (model,
+        item) with the models in the order into, donor, patched models.
+        """
+        if keys[0].what == "weights":
+            return self._measure_grafts(keys, on_progress)
+        return self._measure_activations(keys, keys[0].component, on_progress)
+
+    def _measure_grafts(self, keys: Sequence[PatchKey], on_progress: OnProgress | None) -> Measured:
+        """Graft the parts of each key into one model, score it, and put the receiver's weights back."""
         into, donor = self.runs["into"].items, self.runs["donor"].items
         model = self.base.fresh(self.weights["into"], device=self.device)
         parameters = dict(model.named_parameters())
         for done, key in enumerate(keys):
             parts = [*key.layers, *(OUTSIDE if key.sets == "everything" else ())]
             grafted = graft(self.base, self.weights["into"], self.weights["donor"], parts, key.component)
-            inside = [name for name in parameters if self.base.blocks.part(name) in parts]
+            inside = [name for name in parameters if self.base.blocks.part(name) in parts]  # all that can have changed
             with torch.no_grad():
                 for name in inside:
                     parameters[name].copy_(grafted[name])
@@ -68,13 +76,15 @@ class Patcher:
             if on_progress is not None:
                 on_progress("weights", done + 1, len(keys))
 
-    def _activations(
+    def _measure_activations(
         self, keys: Sequence[PatchKey], component: PatchComponent, on_progress: OnProgress | None
     ) -> Measured:
+        """Patch all keys in the same pass over the items, so that the donor's activations are computed once."""
         bridges = {
             role: boot(self.base.fresh(weights, device=self.device), self.base.tokenizer)
             for role, weights in self.weights.items()
         }
+        # One patch per key, or one per head of its layer.
         heads = range(bridges["into"].cfg.n_heads) if component == "head" else [None]
         patches = {key: [Patch(key.layers, head) for head in heads] for key in keys}
         into, donor, patched = patch_activations(

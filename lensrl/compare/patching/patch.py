@@ -1,7 +1,8 @@
-"""`patch`: put layers of one run into another, by weights and by activations, and store what it recovers."""
+"""`patch`: put layers of one run into another run, and measure and store the recovery."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal
 
 import numpy as np
@@ -15,6 +16,7 @@ from lensrl.recipe.runs import BASE, FULL
 from lensrl.store.names import PATCH_FOLDER
 from lensrl.store.origin import provenance
 from lensrl.store.patch import PatchComponent, PatchKey, PatchResult, Sets, What, read_patch, write_patch
+from lensrl.store.run import Run
 from lensrl.store.study import Study
 
 
@@ -31,28 +33,43 @@ def patch(
     seed: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> pd.DataFrame:
-    """Patch each of `layers`, alone or in sets, from one run into another, and measure the recovery.
+    """Patch layers of one run into another run, alone or in sets, and measure the recovery of a metric M.
 
-    Sufficiency by default: the RL-trained layer in the base. `reverse` swaps the two, which asks for necessity: with
-    the base's layer in the RL model, a recovery of 1 means that the whole gain is lost.
+        recovery = (M(patched) - M(into)) / (M(from) - M(into))
 
-    - `weights`: the layer's weights are grafted; metrics `score` (the study's sampled score) and `reference_logprob`.
-    - `activations`: what the layer adds to the residual stream is patched on the same tokens; `reference_logprob` and
-      `logit_difference`.
+    By default the RL-trained layer goes into the base: is the layer sufficient? `reverse` swaps the two runs and puts
+    the base's layer into the RL model: is the layer necessary? A recovery of 1 then means that the whole gain is lost.
 
-    `component` narrows the layer to its attention (`attn`) or MLP (`mlp`). For activations only: `head`, each head
-    alone, and `stream`, the whole residual stream after the layer, which recovers what the donor computed up to there
-    by construction.
+    `what` names the kinds of patching:
 
-    `sets` patches several layers at once: `bottom`, 0 ... l for each layer l, and `top`, l ... n - 1, are cumulative;
-    `pairs`, every two of `layers`; `together`, all of them. Parts outside the layers stay the receiving run's; so
-    where a set holds all layers and whole blocks are grafted, a last row, `everything`, takes those parts along. It
-    is the donor, weight by weight, and recovers exactly 1: what is missing to 1 in the row before it is theirs.
+    - `weights` grafts the layer's weights. Metrics: `score` (the study's sampled score) and `reference_logprob`.
+    - `activations` replaces the layer's addition to the residual stream, on the same tokens. Metrics:
+      `reference_logprob` and `logit_difference`.
+    - `both` does the two, each with its own rows.
 
-    Returns one row per set, kind and metric (`PatchResult.COLUMNS`, and `contribution`, C_l, beside single layers).
-    Results are stored under `patches/` in the study and reused while the runs that they came from are unchanged.
+    `component` narrows the layer to its attention (`attn`) or its MLP (`mlp`). Two components are for activations
+    only. `head` patches each attention head alone. `stream` patches the whole residual stream after the layer. The
+    stream holds everything that the donor computed up to the layer, so its recovery grows with depth by construction.
 
-    Raises LensrlError for layers or runs that are not there, and for a component that `what` or `sets` cannot patch.
+    `sets` says which layers are patched at once:
+
+    - `single`: each of `layers` alone;
+    - `bottom`: layers 0 ... l, for each l of `layers`. For activations, the stream after l is then the donor's except
+      for the embedding, so recovery grows with depth by construction;
+    - `top`: layers l ... n - 1, for each l of `layers`;
+    - `pairs`: every two of `layers`;
+    - `together`: all of `layers`.
+
+    The parts outside the layers (`embed`, `final_norm`, `lm_head`) stay the receiving run's. Where a set holds all
+    layers and whole blocks are grafted, a last row, `everything`, also grafts these parts. The patched model is then
+    the donor, weight for weight, and recovers exactly 1. The row before it lacks only the effect of these parts.
+
+    Returns one row per set, kind and metric, with `PatchResult.COLUMNS` and the three columns of `with_context`:
+    `contribution`, `trained` and `share_of`. Results are stored under `patches/` in the study's folder. A stored
+    result is used again until one of its two runs is replaced. `seed=None`: see `lensrl.store.runs.Runs`.
+
+    Raises LensrlError for layers or runs that do not exist, for a run that diverged, and for a component that `what`
+    or `sets` cannot patch.
     """
     check_component(component, what, sets)
     chosen = parse_layers(layers, study.n_layers)
@@ -62,18 +79,28 @@ def patch(
         donor, into = into, donor
     if donor.run_id == into.run_id:
         raise LensrlError(f"--from and --into both name {donor.name!r}: there is nothing to recover")
+    # One key per result, in the order of the returned rows.
     kinds: list[What] = ["weights", "activations"] if what == "both" else [what]
     keys = [
-        PatchKey(kind, component, unit, donor.name, into.name, training_seed, named)
+        PatchKey(
+            what=kind,
+            component=component,
+            layers=unit,
+            donor=donor.name,
+            into=into.name,
+            seed=training_seed,
+            sets=named,
+        )
         for kind in kinds
         for named, unit in layer_sets(
             sets, chosen, study.n_layers, everything=kind == "weights" and component == "block"
         )
     ]
+    # Stored results are read; only missing ones need the models. Each is written at once: an interruption loses one.
     results = {key: found for key in keys if (found := stored(study, key))}
     missing = [key for key in keys if key not in results]
     if missing:
-        from lensrl.compare.patching.measure import Patcher  # torch and transformers, only where there is work for them
+        from lensrl.compare.patching.measure import Patcher  # torch and transformers, only where they are needed
 
         patcher = Patcher(study, donor, into)
         sources = {"donor": donor.run_id, "into": into.run_id}
@@ -84,29 +111,69 @@ def patch(
                 benchmark = into.items["benchmark"].tolist()
                 results[key] = PatchResult(key, metrics, benchmark, sources, record, patched)
                 write_patch(study.path / PATCH_FOLDER, results[key])
-    return with_contributions(pd.DataFrame([row for key in keys for row in results[key].rows()]), study)
+    return with_context(pd.DataFrame([row for key in keys for row in results[key].rows()]), study)
 
 
-def with_contributions(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """Add the contribution C_l of each single layer, measured with the row's seed; NaN where there is none."""
-    measured: dict[tuple[int, int], float] = {}
+def with_context(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """Add the columns that say how to read a recovery. `rows` come from `PatchResult.rows` or `Study.patches`.
+
+    - `contribution`: the layer contribution C_l, measured with the row's seed, beside a single layer. NaN beside a
+      set of layers, and where C_l is not defined.
+    - `trained`: True where one of the two runs trained the patched component in at least one of the patched layers.
+      Where False, both runs hold the base's weights there. A graft then changes nothing and its recovery says nothing
+      about RL. Patched activations may still differ, because earlier layers changed.
+    - `share_of`: `gain` or `loss`, see `share_of`.
+    """
+    contributions: dict[tuple[int, int], float] = {}
     for seed in rows["seed"].unique():
         if (FULL, seed) in study and study.layers:
             table = study.contributions(int(seed))
-            measured |= {(seed, layer): c for layer, c in zip(table["layer"], table["contribution"], strict=True)}
+            contributions |= {(seed, layer): c for layer, c in zip(table["layer"], table["contribution"], strict=True)}
+    beside = [
+        contributions.get((seed, layer), np.nan) if sets == "single" else np.nan
+        for seed, layer, sets in zip(rows["seed"], rows["layer"], rows["sets"], strict=True)
+    ]
+    places = rows[["from", "into", "seed", "layers", "component"]]
+    known = {place: _trained(study, *place) for place in places.drop_duplicates().itertuples(index=False, name=None)}
+    trained = [known[place] for place in places.itertuples(index=False, name=None)]
     return rows.assign(
-        contribution=[
-            measured.get((seed, layer), np.nan) if sets == "single" else np.nan
-            for seed, layer, sets in zip(rows["seed"], rows["layer"], rows["sets"], strict=True)
-        ]
+        contribution=np.array(beside, float), trained=np.array(trained, bool), share_of=share_of(rows).to_numpy()
     )
 
 
+def share_of(rows: pd.DataFrame) -> pd.Series:
+    """Whether each row's recovery is a share of a `gain` or of a `loss`: did RL raise or lower the metric?
+
+    RL lowers a metric where the run that is not the base has the lower value. Recovery is then the share of that
+    loss, in both directions. Empty where the recovery is not defined, and between two runs that are both trained.
+    """
+    trained_donor = (rows["from"] != BASE) & (rows["into"] == BASE)
+    trained_receiver = (rows["from"] == BASE) & (rows["into"] != BASE)
+    raised = (rows["from_value"] > rows["into_value"]) == trained_donor
+    told = (rows["status"] == "defined") & (trained_donor | trained_receiver)
+    return pd.Series(np.where(told, np.where(raised, "gain", "loss"), ""), index=rows.index, dtype=object)
+
+
 def stored(study: Study, key: PatchKey) -> PatchResult | None:
-    """The stored result of a patch; None when there is none, or when one of its runs has been replaced since."""
+    """Return the stored result of a patch. None when there is none, or when one of its two runs was replaced since."""
     path = study.path / PATCH_FOLDER / key.file_name
     if not path.exists():
         return None
     result = read_patch(path)
     current = {"donor": study[key.donor, key.seed].run_id, "into": study[key.into, key.seed].run_id}
     return result if result.sources == current else None
+
+
+def _trained(study: Study, donor: str, into: str, seed: int, layers: str, component: PatchComponent) -> bool:
+    """Whether one of two runs trained this component of these layers (`3`, `0-5`, or `everything`)."""
+    patched = parse_layers("all" if layers == "everything" else layers, study.n_layers)
+    return any(_trains(study.runs.find(name, int(seed)), patched, component) for name in (donor, into))
+
+
+def _trains(run: Run, layers: Collection[int], component: PatchComponent) -> bool:
+    """Whether a run trained this component of any of the layers. A set of layers may train one component alone."""
+    if set(layers).isdisjoint(run.layers):
+        return False
+    part = "block" if run.layer_set is None else run.layer_set.component
+    patched = "attn" if component == "head" else component
+    return part == "block" or patched in (part, "block", "stream")

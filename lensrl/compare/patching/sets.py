@@ -1,4 +1,4 @@
-"""Which layers are patched at once: each alone, more and more of them from one end, pairs, or all that were named."""
+"""Sets of layers that are patched at once: single, cumulative from one end, pairs, or all together."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lensrl.store.patch import PatchComponent, Sets, What
 def layer_sets(
     sets: Sets, layers: Sequence[int], n_layers: int, *, everything: bool = False
 ) -> list[tuple[Sets | Literal["everything"], tuple[int, ...]]]:
-    """The sets of layers to patch, one result each, for the layers that were asked for (ascending).
+    """Return the sets of layers to patch, each as (word, layers). `layers` are in ascending order.
 
     - `single`: each layer l alone;
     - `bottom`: cumulative from the bottom, 0 ... l for each l;
@@ -21,7 +21,8 @@ def layer_sets(
     - `pairs`: every two of the layers;
     - `together`: all of the layers.
 
-    With `everything`, a set of all layers is followed by one that takes the parts outside the layers along.
+    With `everything`, a set that holds all layers of the model is followed by the set `everything`: all layers and the
+    parts outside them.
 
     >>> layer_sets("bottom", [0, 2], 4)
     [('bottom', (0,)), ('bottom', (0, 1, 2))]
@@ -45,8 +46,10 @@ def layer_sets(
 
 
 def check_component(component: PatchComponent, what: str, sets: Sets) -> None:
-    """Raises LensrlError for a word that is not known, for a component that has no weights of its own, and for sets of
-    one that would mean nothing.
+    """Check that the words are known and can be combined.
+
+    Raises LensrlError for an unknown word, for a graft of a component that has no weights (`head`, `stream`), and for
+    sets of such a component.
     """
     for name, given, known in (
         ("what", what, (*get_args(What), "both")),

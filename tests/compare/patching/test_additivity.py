@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lensrl.compare.patching.additivity import additivity
+from lensrl.compare.patching.additivity import additivity, additivity_table
+from lensrl.store.names import PATCH_FOLDER
+from lensrl.store.patch import PatchKey, PatchResult, Sets, write_patch
+from lensrl.store.study import Study
 
 ITEMS = 40
 RNG = np.random.default_rng(0)
@@ -49,3 +52,25 @@ def test_no_change_to_share_is_undefined() -> None:
     found = additivity(INTO, INTO, SINGLES, SUM, BENCHMARK)
     assert (found.status, np.isnan(found.interaction.value)) == ("undefined", True)
     assert "M(from) - M(into)" in found.reason
+
+
+def keep(study: Study, seed: int, donor: str, into: str, *, together: float) -> None:
+    """Store a result for each layer alone, which recovers 0.1, and for all layers together."""
+    before = RNG.normal(size=ITEMS)
+    sources = {"donor": study[donor, seed].run_id, "into": study[into, seed].run_id}
+    sets: list[tuple[Sets, tuple[int, ...], float]] = [("single", (layer,), 0.1) for layer in range(8)]
+    for word, layers, share in [*sets, ("together", tuple(range(8)), together)]:
+        key = PatchKey(what="weights", component="block", layers=layers, donor=donor, into=into, seed=seed, sets=word)
+        metrics = {"reference_logprob": np.stack([before, before + 1, before + share])}
+        (study.path / PATCH_FOLDER).mkdir(exist_ok=True)
+        write_patch(study.path / PATCH_FOLDER, PatchResult(key, metrics, BENCHMARK, sources, {}))
+
+
+def test_without_a_seed_the_table_is_of_the_lowest_that_both_runs_have(uneven_seeds: Study) -> None:
+    for seed, together in ((0, 0.5), (1, 0.9)):
+        keep(uneven_seeds, seed, "full-rl", "base", together=together)
+    keep(uneven_seeds, 1, "layer-3", "full-rl", together=0.3)
+    found = [additivity_table(uneven_seeds, seed=seed)["together"].tolist() for seed in (None, 0, 1)]
+    assert found == [pytest.approx([0.5]), pytest.approx([0.5]), pytest.approx([0.9])]
+    shared = additivity_table(uneven_seeds, "layer-3", "full-rl")
+    assert (shared["together"].tolist(), shared["single_sum"].tolist()) == (pytest.approx([0.3]), pytest.approx([0.8]))

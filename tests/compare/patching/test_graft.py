@@ -59,7 +59,10 @@ def test_run_weights_are_the_trained_weights_bit_for_bit(base: Base, tmp_path: P
     """A file gives back what training left in memory."""
     training = train(base, load_task(SMALL), SMALL, layers=[3], seed=0)
     trained = {name: p.detach() for name, p in training.model.named_parameters()}
-    header = Header("s", "layer-3", 0, [3], "completed", "", "tiny:qwen3", base.fingerprint, 8, "{}", {})
+    header = Header(
+        study="s", run="layer-3", seed=0, layers=[3], status="completed", reason="", base="tiny:qwen3",
+        fingerprint=base.fingerprint, n_layers=8, recipe="{}", provenance={},
+    )  # fmt: skip
     before = {name: w.numpy() for name, w in base.weights.items()}
     after = {name: w.numpy() for name, w in trained.items()}
     write_run(tmp_path / "x.h5", header, parameter_table(base), before, after=after)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from lensrl import open_study, patch
 from lensrl.compare.patching import measure
+from lensrl.compare.patching.patch import share_of, with_context
 from lensrl.errors import LensrlError
+from lensrl.recipe.runs import BASE
+from lensrl.store.names import run_path
 from lensrl.store.study import Study
 from tests.reseal import resealed
+from tests.store.synthetic import PARAMETERS, add_run, before_weights, header, make_study, write_run
 
 
 def test_sufficiency_of_a_single_layer_run_is_total(small_study: Study) -> None:
@@ -102,6 +108,108 @@ def test_without_a_seed_both_runs_have_the_lowest_that_they_share(finished_study
     with open_study(folder) as study:
         table = patch(study, from_run="layer-3", into_run="full-rl", layers=3, what="weights")
         assert set(table["seed"]) == {1}
+
+
+def test_without_a_seed_a_run_that_diverged_is_passed_over(uneven_seeds: Study) -> None:
+    """The lowest seed that has weights to put anywhere."""
+    folder = uneven_seeds.path
+    add_run(folder, "layer-3", None, status="diverged", reason="the loss is not finite", n_layers=8)
+    with resealed(folder / "layer-3.seed-0.h5") as file:
+        file.attrs["fingerprint"] = uneven_seeds["base"].fingerprint
+    with open_study(folder) as study:
+        assert [*study.runs.of("layer-3")] == [0, 1]
+        assert set(patch(study, from_run="layer-3", layers=3, what="weights")["seed"]) == {1}
+        with pytest.raises(LensrlError, match="no weights and no scores: the loss is not finite"):
+            patch(study, from_run="layer-3", layers=3, what="weights", seed=0)
+
+
+def rows_of(*recoveries: tuple[str, str, str, str], **more: str | int) -> pd.DataFrame:
+    """Rows of recoveries, by donor, receiver, layers and component."""
+    rows = pd.DataFrame(recoveries, columns=["from", "into", "layers", "component"])
+    usual: dict[str, str | int | float] = {
+        "layer": 0,
+        "seed": 0,
+        "sets": "pairs",
+        "status": "defined",
+        "into_value": 0.0,
+        "from_value": 1.0,
+    }
+    return rows.assign(**usual | more)
+
+
+TRAINED_OR_NOT = {
+    ("layer-3", BASE, "3"): True,
+    ("layer-3", BASE, "2"): False,
+    (BASE, "layer-3", "3"): True,
+    (BASE, "layer-3", "2"): False,
+    ("full-rl", BASE, "2"): True,
+    (BASE, "full-rl", "2"): True,
+    ("layer-7", "layer-3", "3"): True,
+    ("layer-7", "layer-3", "7"): True,
+    ("layer-7", "layer-3", "2"): False,
+    ("layer-7", "full-rl", "2"): True,
+    ("layer-3", BASE, "2,4"): False,
+    ("layer-3", BASE, "0-3"): True,
+    ("layer-3", BASE, "everything"): True,
+    ("ends", BASE, "0"): True,
+    ("ends", BASE, "1-6"): False,
+}
+
+
+def test_a_graft_says_something_where_one_of_the_two_runs_trained_the_layer(small_study: Study) -> None:
+    table = with_context(rows_of(*((*runs, "block") for runs in TRAINED_OR_NOT)), small_study)
+    assert table["trained"].tolist() == [*TRAINED_OR_NOT.values()]
+    assert table["trained"].dtype == bool
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_graft_of_a_layer_that_was_not_trained_is_the_receiving_run(small_study: Study, *, reverse: bool) -> None:
+    table = patch(small_study, from_run="layer-7", layers=[2, 7], what="weights", reverse=reverse)
+    assert table["trained"].tolist() == [False, False, True, True]
+    idle, trained = table[~table["trained"]], table[table["trained"] & (table["metric"] == "reference_logprob")]
+    np.testing.assert_allclose(idle["patched_value"], idle["into_value"], atol=1e-6)
+    assert (trained["patched_value"] - trained["into_value"]).abs().min() > 1e-5
+
+
+def test_a_set_that_trains_one_component_leaves_the_other_untrained(tmp_path: Path) -> None:
+    make_study(tmp_path / "study")
+    add_run(tmp_path / "study", BASE, {"only": [0.0] * 4})
+    about = replace(
+        header("minds", layers=[1]),
+        recipe='{"model": "tiny:none", "sets": {"minds": {"layers": [1], "component": "attn"}}}',
+    )
+    write_run(run_path(tmp_path / "study", "minds", 0), about, PARAMETERS, before_weights())
+    components = ("block", "attn", "mlp", "head", "stream")
+    with open_study(tmp_path / "study") as study:
+        table = with_context(rows_of(*(("minds", BASE, "1", component) for component in components)), study)
+    assert dict(zip(components, table["trained"], strict=True)) == {
+        "block": True, "attn": True, "mlp": False, "head": True, "stream": True,
+    }  # fmt: skip
+
+
+def test_recovery_is_the_share_of_a_loss_where_rl_lowered_the_metric() -> None:
+    sides = [("full-rl", BASE), (BASE, "full-rl"), ("full-rl", "layer-3")]
+    rows = rows_of(*((*runs, "0", "block") for runs in sides))
+    up, down = (share_of(rows.assign(into_value=0.0, from_value=value)).tolist() for value in (1.0, -1.0))
+    assert up == ["gain", "loss", ""], "the base's layer in the RL model: the donor, the base, has the higher value"
+    assert down == ["loss", "gain", ""]
+    nothing = rows.assign(status="undefined", from_value=np.nan, reason="no gain")
+    assert share_of(nothing).tolist() == ["", "", ""]
+
+
+def test_the_columns_are_there_when_nothing_was_patched(uneven_seeds: Study) -> None:
+    table = with_context(uneven_seeds.patches(), uneven_seeds)
+    assert len(table) == 0
+    assert {"contribution", "trained", "share_of"} <= set(table)
+    assert len(table[~table["trained"]]) == 0
+
+
+def test_the_contribution_beside_a_layer_is_that_of_the_rows_seed(uneven_seeds: Study) -> None:
+    rows = rows_of(("full-rl", BASE, "7", "block"), sets="single", layer=7)
+    table = with_context(pd.concat([rows.assign(seed=seed) for seed in (0, 1)]), uneven_seeds)
+    expected = [uneven_seeds.contributions(seed).set_index("layer")["contribution"][7] for seed in (0, 1)]
+    np.testing.assert_array_equal(table["contribution"], expected)
+    assert np.isnan(with_context(rows.assign(sets="bottom"), uneven_seeds)["contribution"]).all()
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,9 @@ def test_everything_follows_a_set_of_all_layers_alone(sets: Sets) -> None:
 
 def test_a_result_stands_at_the_layer_that_its_set_ends_at() -> None:
     def key(sets: Sets, *layers: int) -> PatchKey:
-        return PatchKey("weights", "block", layers, "full-rl", "base", 0, sets)
+        return PatchKey(
+            what="weights", component="block", layers=layers, donor="full-rl", into="base", seed=0, sets=sets
+        )
 
     assert [key("single", 3).layer, key("bottom", 0, 1, 2).layer, key("top", 2, 3).layer] == [3, 2, 2]
     names = {key(sets, 0, 1).file_name for sets in ("bottom", "top", "pairs", "together")} | {

@@ -1,0 +1,72 @@
+"""The activations of two runs of a study that really ran, compared: below a trained layer they are the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lensrl import LensrlError, Study, compare_activations, compare_layers
+from lensrl.compare.activations import distances_to
+from lensrl.measures.similarity import linear_cka
+
+
+def test_a_run_beside_itself_is_all_alike(small_study: Study) -> None:
+    table = compare_activations(small_study, "base", "base")
+    assert table["layer"].tolist() == list(range(8))
+    for column, value in {"cka": 1, "one_minus_cka": 0, "procrustes": 0, "relative_l2": 0, "cosine": 1}.items():
+        np.testing.assert_allclose(table[column], value, atol=1e-7)
+    np.testing.assert_allclose(table["high"] - table["low"], 0, atol=1e-9)
+
+
+def test_what_lies_below_the_trained_layer_is_the_same_and_what_lies_above_is_not(small_study: Study) -> None:
+    table = compare_activations(small_study, "base", "layer-3").set_index("layer")
+    assert (table.loc[:2, "relative_l2"] == 0).all()
+    assert (table.loc[3:, "relative_l2"] > 0).all()
+    assert (table.loc[3:, "one_minus_cka"] > 0).all()
+    below = compare_activations(small_study, "base", "layer-3", site="mlp_out").set_index("layer")
+    assert (below.loc[:2, "relative_l2"] == 0).all()
+
+
+def test_the_diagonal_of_the_map_is_the_profile(small_study: Study) -> None:
+    table, profile = compare_layers(small_study), compare_activations(small_study)
+    assert table.shape == (8, 8)
+    np.testing.assert_allclose(np.diag(table), profile["cka"], atol=1e-10)
+    x = small_study["base"].activations["block_out"][2]
+    y = small_study["full-rl"].activations["block_out"][6]
+    assert table[2, 6] == pytest.approx(linear_cka(x, y))
+
+
+def test_the_first_token_of_a_sequence_can_be_left_out(small_study: Study) -> None:
+    found = compare_activations(small_study, first_token=False)["cka"][4]
+    probe, x, y = small_study["base"].probe, *(small_study[n].activations["block_out"][4] for n in ("base", "full-rl"))
+    rest = (probe["position"] > 0).to_numpy()
+    assert 0 < (~rest).sum() == probe["prompt"].nunique()
+    assert found == pytest.approx(linear_cka(x[rest], y[rest]))
+
+
+def test_bad_questions_are_answered_in_a_line(small_study: Study) -> None:
+    with pytest.raises(LensrlError, match="did you mean 'mlp_out'"):
+        compare_activations(small_study, site="mlp_ou")
+    with pytest.raises(LensrlError, match="no run 'full-lr'; did you mean 'full-rl'"):
+        compare_activations(small_study, other="full-lr")
+
+
+def test_without_a_seed_both_runs_have_the_lowest_that_they_share(uneven_seeds: Study) -> None:
+    found, asked = (compare_activations(uneven_seeds, "layer-3", seed=seed) for seed in (None, 1))
+    assert found.equals(asked)
+    assert not found.equals(compare_activations(uneven_seeds, "layer-0", seed=0))
+    assert compare_activations(uneven_seeds).equals(compare_activations(uneven_seeds, seed=0))
+    assert not compare_activations(uneven_seeds).equals(compare_activations(uneven_seeds, seed=1))
+    shared = compare_layers(uneven_seeds, "layer-3")
+    np.testing.assert_array_equal(shared, compare_layers(uneven_seeds, "layer-3", seed=1))
+    np.testing.assert_array_equal(np.diag(shared), found["cka"])
+
+
+def test_distances_are_those_of_one_seed_and_leave_out_runs_that_lack_it(uneven_seeds: Study) -> None:
+    runs = ["base", "layer-0", "layer-3"]
+    by_seed = [distances_to(uneven_seeds, "full-rl", runs, seed=seed) for seed in (0, 1)]
+    assert [list(found) for found in by_seed] == [["base", "layer-0"], ["base", "layer-3"]]
+    for seed, found in enumerate(by_seed):
+        expected = compare_activations(uneven_seeds, "base", "full-rl", seed=seed)["one_minus_cka"]
+        np.testing.assert_allclose(found["base"], expected, atol=1e-12)
+    assert distances_to(uneven_seeds, "full-rl", runs, seed=2) == {}
