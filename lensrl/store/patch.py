@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Float64
 
 from lensrl.errors import Damaged, StoreError, TooNew, Unfinished, reason
-from lensrl.measures.contribution import GainRatio, gain_ratios, mean_score
+from lensrl.measures.contribution import GainRatio, gain_ratios
+from lensrl.measures.score import mean_score
 from lensrl.recipe.layers import spell_layers
 from lensrl.store.file.atomic import new_file
 from lensrl.store.file.checked import DAMAGE, attribute, group_at, members, open_for_reading, read_array, read_strings

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from lensrl.errors import Damaged, LensrlError, reason
-from lensrl.measures.contribution import mean_score
+from lensrl.measures.score import mean_score
 from lensrl.recipe import LayerSet
 from lensrl.recipe.layers import OUTSIDE
 from lensrl.store.contents import fold, list_contents

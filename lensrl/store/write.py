@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32
 
-from lensrl.measures.contribution import mean_score
+from lensrl.measures.score import mean_score
 from lensrl.recipe.layers import OUTSIDE
 from lensrl.store.file.deltas import Change, Parameter, Weights, write_deltas
 from lensrl.store.file.hdf5 import Compression, axis, create, create_file
