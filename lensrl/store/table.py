@@ -1,4 +1,4 @@
-"""A profile of contributions that somebody published, as a CSV file."""
+"""A published profile of contributions, read from a CSV file."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from lensrl.measures.gains import Gains
 
 
 def read_contributions(path: str | Path) -> pd.DataFrame:
-    """A table of contributions: layer, contribution, low, high, from a CSV file; rows without a layer are left out.
+    """Read a table of contributions from a CSV file. Columns: layer, contribution, low, high.
 
-    A layer without a number keeps its row, with NaN: it is a layer of the model all the same. Where the file has no
-    `low` and `high`, they come from the profile's roughness (`Gains.from_profile`). Raises LensrlError when it is not
-    such a table.
+    Rows without a layer are left out. A layer without a contribution keeps its row, with NaN, because it is a layer of
+    the model. When the file has no columns `low` and `high`, the intervals are estimated from the roughness of the
+    profile (`Gains.from_profile`). Raises LensrlError when the file is not such a table.
     """
+    # The columns, as numbers.
     try:
         table = pd.read_csv(path)
     except (OSError, ValueError) as error:
@@ -32,6 +33,7 @@ def read_contributions(path: str | Path) -> pd.DataFrame:
         )
     ends = ["low", "high"] if {"low", "high"} <= set(table) else []
     numbers = table[["layer", "contribution", *ends]].apply(pd.to_numeric, errors="coerce")
+    # The rows of layers, each layer once, in order.
     rows = numbers[np.isfinite(numbers["layer"])].replace([np.inf, -np.inf], np.nan)
     layers, measured = rows["layer"].to_numpy(), rows["contribution"].notna()
     if measured.sum() < 3 or (layers % 1 != 0).any() or (layers < 0).any() or len(np.unique(layers)) < len(layers):
@@ -39,6 +41,7 @@ def read_contributions(path: str | Path) -> pd.DataFrame:
     rows = rows.sort_values("layer").astype({"layer": int}).reset_index(drop=True)
     if ends:
         return rows
+    # The intervals, where the file has none.
     known = rows.index[rows["contribution"].notna()]
     estimated = Gains.from_profile(rows.loc[known, "contribution"].to_numpy(float)).ratios()
     return rows.join(pd.DataFrame(estimated, index=known)[["low", "high"]])
