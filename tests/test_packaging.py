@@ -42,7 +42,7 @@ def metadata(wheel: ZipFile, file: str) -> str:
     [
         "lensrl/__init__.py",
         "lensrl_cli/main.py",
-        "lensrl/report/templates/report.html.j2",
+        "lensrl/show/templates/report.html.j2",
         *(
             f"lensrl/models/tiny/{family}/{name}"
             for family in ("qwen3", "qwen2.5")
