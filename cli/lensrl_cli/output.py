@@ -48,7 +48,7 @@ FigureFile = Annotated[
     ),
 ]
 
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)  # a pipe has no width of its own
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)  # a pipe has no width
 
 FOLDED_KEY = 40  # a text in a key column is not folded below this number of characters
 FOLDED = 28  # the same for a text in any other column

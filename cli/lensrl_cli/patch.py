@@ -1,4 +1,4 @@
-"""`lensrl patch`: put layers of one run into another, and measure what that recovers."""
+"""`lensrl patch`: put layers of one run into another, and measure the recovery of the gain."""
 
 from __future__ import annotations
 

@@ -303,7 +303,7 @@ class Run:
         return self._read(scores, "score").mean(axis=1, dtype=np.float64)
 
     def _group(self, name: str, absence: str) -> h5py.Group:
-        """The group with this name. `absence` says in an error what a run without the group lacks."""
+        """Return the group with this name. An error message names the missing data as `absence`."""
         with located(self.file, name):
             if has(self.file, name):
                 return group_at(self.file, name)

@@ -212,7 +212,7 @@ class Runs(dict[tuple[str, int], Run]):
             )  # fmt: skip
 
     def _planned(self) -> list[RunSpec]:
-        """The runs in the recipe; none if the recipe is wrong: a function that needs the recipe says what is wrong."""
+        """Return the runs in the recipe; none if the recipe is wrong: a function that needs the recipe raises."""
         n_layers = next((run.n_layers for run in self.values()), None)
         try:
             if n_layers is None:

@@ -109,7 +109,9 @@ def write_run(
         changes, digests = [Change(0.0, 0)] * len(parameters), {}
         for name, weights in trees.items():
             root = file.require_group(name)
-            written, hashed = write_deltas(root, path, parameters, before, weights, header.compression)
+            written, hashed = write_deltas(
+                root, path, parameters, before=before, after=weights, compression=header.compression
+            )
             digests |= hashed
             if name == "/":
                 changes = written
