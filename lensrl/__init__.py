@@ -4,7 +4,7 @@
     >>> study = lensrl.open_study("runs/tiny")
     >>> study.contributions()
 
-Importing this package imports neither torch nor transformers; what needs them imports them when it is called.
+Importing this package is fast: every public name is imported when it is first used, and torch when a function needs it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 
-_HOMES = {
+_HOMES = {  # public name -> the module that defines it
     "LensrlError": "lensrl.errors",
     "Run": "lensrl.store.run",
     "Study": "lensrl.store.study",

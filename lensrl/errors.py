@@ -1,4 +1,4 @@
-"""Errors meant for a person: one line that says what was given, where, what was expected, and what to type next."""
+"""Errors for a person: one line that names the input, the place, the expected value, and the command to type next."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ class LensrlError(Exception):
 
 
 class RecipeError(LensrlError):
-    """A recipe that cannot be run as it stands."""
+    """A recipe that cannot be run."""
 
 
 class StoreError(LensrlError):
-    """A run file or a study folder that cannot be read or written. `status` is what listings call such a file."""
+    """A run file or a study folder that cannot be read or written. Listings show `status` for such a file."""
 
     status: ClassVar[str] = "damaged"
 
 
 class Damaged(StoreError):
-    """A file whose bytes are not those that were written."""
+    """A file whose bytes differ from the bytes that were written."""
 
 
 class Unfinished(StoreError):
-    """A file without a seal: its writing did not end, or another program has changed it since."""
+    """A file without a seal: its writing did not end, or another program changed it later."""
 
     status = "unfinished"
 
 
 class TooNew(StoreError):
-    """A file of a later version of the format than this lensrl knows."""
+    """A file whose format version is later than the versions that this lensrl reads."""
 
     status = "too new"
 
@@ -42,7 +42,7 @@ class Taken(StoreError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'steps'?`, or the list of what is known when nothing is near."""
+    """Return `; did you mean 'steps'?`, or `; known: ...` with all known words when no known word is near."""
     known = list(known)
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     if near:
@@ -51,6 +51,6 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """The first line of an exception's message, or its name where it has none."""
+    """Return the first line of an exception's message, or the exception's name when it has no message."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

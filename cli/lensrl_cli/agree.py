@@ -1,4 +1,4 @@
-"""`lensrl agree`: whether studies agree on their layer contribution profiles."""
+"""`lensrl agree`: compare the layer contribution profiles of several studies."""
 
 from __future__ import annotations
 
@@ -9,37 +9,38 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lensrl import Study, agree, open_study
-from lensrl_cli.output import Csv, FigureFile, Json, note, number, print_json, saved, show, write_csv
+import lensrl
+from lensrl_cli.output import Csv, FigureFile, Json, note, number, print_json, print_table, saved, write_csv
 
 if TYPE_CHECKING:
-    from lensrl import StudyAgreement
+    from lensrl import Study, StudyAgreement
 
-Studies = Annotated[list[Path] | None, typer.Argument(metavar="STUDY ...", help="Studies' folders.")]
+Studies = Annotated[list[Path] | None, typer.Argument(metavar="STUDY", help="The folders of studies.")]
 Tables = Annotated[
     list[Path] | None,
-    typer.Option("--contributions", metavar="FILE", help="A CSV file with layer and contribution; may be repeated."),
+    typer.Option("--contributions", metavar="FILE", help="A CSV file with columns layer and contribution; repeatable."),
 ]
 
 
-def agree_on_layers(
+def agree(
     studies: Studies = None,
     contributions: Tables = None,
+    *,
     json: Json = False,
     csv: Csv = None,
     figure: FigureFile = None,
 ) -> None:
     """Compare the layer contribution profiles of several studies, two at a time.
 
-    Studies may differ in algorithm, task or model; where they differ in layers, relative depth is what they share.
+    Studies may differ in algorithm, task and model. Profiles with different layers are compared over relative depth.
 
-    Example: lensrl agree runs/tiny-3-seeds --contributions runs/published/qwen3-1.7b-grpo-math.csv
+    Example: lensrl agree runs/tiny runs/tiny-3-seeds
     """
     opened: list[Study] = []
     try:
         for path in studies or []:
-            opened.append(open_study(path))
-        found = agree(*opened, *(contributions or []))
+            opened.append(lensrl.open_study(path))
+        found = lensrl.agree(*opened, *(contributions or []))
     finally:
         for study in opened:
             study.close()
@@ -59,7 +60,7 @@ def agree_on_layers(
 def _show(found: StudyAgreement) -> None:
     numbers = {name: str(i + 1) for i, name in enumerate(found.studies["study"])}
     columns = {"": "right", "study": "left", "layers": "right", "seeds": "right", "reliability": "right"}
-    show(
+    print_table(
         "Layer contribution profiles",
         columns | {"errors": "left"},
         [_study(s, numbers) for s in _rows(found.studies)],
@@ -69,7 +70,7 @@ def _show(found: StudyAgreement) -> None:
     defined = [pair for pair in _rows(found.pairs) if pair["status"] == "defined"]
     if defined:
         note("")
-        show("Their agreement", columns, [_pair(pair, numbers) for pair in defined])
+        print_table("Agreement of the profiles", columns, [_pair(pair, numbers) for pair in defined])
     for study in _rows(found.studies):
         if study["reason"]:
             note(f"{numbers[study['study']]} has no profile to compare: {study['reason']}", style="red")
@@ -117,18 +118,18 @@ def _interval(pair: Mapping[str, Any], name: str) -> str:
 
 
 def _explained(found: StudyAgreement) -> list[str]:
-    """What the columns are, and whose errors the intervals carry."""
+    """Return sentences about the columns, and about the errors that the intervals include."""
     lines = [
-        "Brackets are 95 % intervals of the agreement of the true profiles, over just these layers. Ceiling: about "
-        "what would be seen with these errors if the true profiles agreed wholly.",
-        "Beyond depth: the correlation that a quadratic in depth does not account for; p by circular shifts of depth.",
+        "Brackets are 95 % intervals of the agreement of the true profiles over these layers. Ceiling: the agreement "
+        "to expect with these errors if the true profiles were identical.",
+        "Beyond depth: the correlation of the residuals of a quadratic in depth; p by circular shifts over depth.",
     ]
     tables = found.studies["errors"].str.startswith("none")
     if tables.any():
         which = ", ".join(str(i + 1) for i in found.studies.index[tables])
-        lines.append(f"Taken as it is, without errors: {which}. Intervals carry the other profile's errors only.")
+        lines.append(f"Used without errors: {which}. The intervals include the errors of the other profile only.")
     if found.pairs["layers"].nunique() > 1 or found.studies["of"].nunique() > 1:
-        lines.append("Profiles with different layers meet at the relative depths of the one with fewer.")
+        lines.append("Profiles with different layers are compared at the relative depths of the shorter profile.")
     return lines
 
 

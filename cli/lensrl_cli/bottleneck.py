@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from lensrl import open_study
+import lensrl
 from lensrl_cli.output import (
     Contributions,
     Csv,
@@ -24,9 +24,9 @@ from lensrl_cli.output import (
     plain,
     print_json,
     saved,
-    with_rivals,
     write_csv,
 )
+from lensrl_cli.progress import measure_rivals
 
 if TYPE_CHECKING:
     from lensrl import Verdict
@@ -46,6 +46,7 @@ def bottleneck(
     study: StudyOrTable = None,
     contributions: Contributions = None,
     beside: Beside = None,
+    *,
     json: Json = False,
     csv: Csv = None,
     figure: FigureFile = None,
@@ -56,17 +57,15 @@ def bottleneck(
 
     A table of contributions can say less than a study, which has items, seeds and weights.
 
-    Example: lensrl bottleneck --contributions runs/published/qwen3-1.7b-grpo-math.csv
+    Example: lensrl bottleneck runs/tiny
     """
-    from lensrl.judge.verdict import verdict
-
     given = either(study, contributions)
     if contributions is None:
-        with open_study(given) as opened:
-            with_rivals(opened, quiet=json)
-            found = verdict(opened, *(beside or []))
+        with lensrl.open_study(given) as opened:
+            measure_rivals(opened, quiet=json)
+            found = lensrl.verdict(opened, *(beside or []))
     else:
-        found = verdict(given, *(beside or []))
+        found = lensrl.verdict(given, *(beside or []))
     if json:
         print_json(found.as_dict())
     else:

@@ -1,12 +1,12 @@
-"""`lensrl cka`: how alike two runs represent the same tokens."""
+"""`lensrl cka`: compare how two runs represent the same tokens."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from lensrl import open_study
+import lensrl
 from lensrl_cli.output import (
     Csv,
     FigureFile,
@@ -17,8 +17,8 @@ from lensrl_cli.output import (
     note,
     number,
     print_json,
+    print_table,
     saved,
-    show,
     write_csv,
 )
 
@@ -26,44 +26,32 @@ from lensrl_cli.output import (
 def cka(
     study: StudyArgument,
     one: Annotated[str, typer.Option("--from", metavar="RUN", help="One of the two runs.")] = "base",
-    other: Annotated[str, typer.Option("--into", metavar="RUN", help="The other.")] = "full-rl",
-    site: Annotated[str, typer.Option("--site", help="block_out, attn_out or mlp_out.")] = "block_out",
-    seed: Annotated[int | None, typer.Option("--seed", help="Training seed; by default the lowest.")] = None,
-    skip_first: Annotated[bool, typer.Option("--skip-first", help="Leave out each sequence's first token.")] = False,
+    other: Annotated[str, typer.Option("--into", metavar="RUN", help="The other run.")] = "full-rl",
+    site: Annotated[str, typer.Option("--site", metavar="SITE", help="block_out, attn_out or mlp_out.")] = "block_out",
+    *,
+    seed: Annotated[
+        int | None, typer.Option("--seed", metavar="N", help="The training seed; by default the lowest.")
+    ] = None,
+    skip_first: Annotated[
+        bool, typer.Option("--skip-first", help="Leave out the first token of each sequence.")
+    ] = False,
     json: Json = False,
     csv: Csv = None,
     figure: FigureFile = None,
 ) -> None:
-    """Compare two runs' activations on the probe set: debiased linear CKA by layer, with 95 % intervals.
+    """Compare the activations of two runs on the probe set by debiased linear CKA, layer by layer.
+
+    Intervals are 95 % intervals over sequences.
 
     Example: lensrl cka runs/tiny --from base --into full-rl
     """
-    from lensrl.compare.activations import compare_activations
-
-    with open_study(study) as opened:
-        table = compare_activations(opened, one, other, site=site, seed=seed, first_token=not skip_first)
+    with lensrl.open_study(study) as opened:
+        table = lensrl.compare_activations(opened, one, other, site=site, seed=seed, first_token=not skip_first)
         name = opened.name
     if json:
         print_json(table.to_dict("records"))
     else:
-        high = max(table["one_minus_cka"].max(), 1e-6)
-        rows = [
-            {
-                "layer": str(row["layer"]),
-                "CKA": number(4)(row["cka"]),
-                "95 % interval": interval(row["low"], row["high"], 4),
-                "1 - CKA": bar(row["one_minus_cka"], width=14, full=high),
-                "Procrustes": number()(row["procrustes"]),
-                "relative L2": number()(row["relative_l2"]),
-                "cosine": number()(row["cosine"]),
-            }
-            for row in table.to_dict("records")
-        ]
-        columns = {"layer": "right", "CKA": "right", "95 % interval": "right", "1 - CKA": "left",
-                   "Procrustes": "right", "relative L2": "right", "cosine": "right"}  # fmt: skip
-        show(f"{one} and {other} at {site}, {name}", columns, rows)
-        note("CKA is blind to rotations and led by directions of large variance; relative L2 and cosine are not",
-             style="dim")  # fmt: skip
+        _show(f"{one} and {other} at {site}, {name}", table)
     if csv is not None:
         write_csv(table, csv)
     if figure is not None:
@@ -71,3 +59,24 @@ def cka(
 
         save_figure(cka_figure(table, f"{name}: {one} and {other} at {site}, 95 % intervals over sequences"), figure)
         saved("figure", figure)
+
+
+def _show(title: str, table: Any) -> None:
+    largest = max(table["one_minus_cka"].max(), 1e-6)
+    rows = [
+        {
+            "layer": str(row["layer"]),
+            "CKA": number(4)(row["cka"]),
+            "95 % interval": interval(row["low"], row["high"], 4),
+            "1 - CKA": bar(row["one_minus_cka"], width=14, full=largest),
+            "Procrustes": number()(row["procrustes"]),
+            "relative L2": number()(row["relative_l2"]),
+            "cosine": number()(row["cosine"]),
+        }
+        for row in table.to_dict("records")
+    ]
+    print_table(title, dict.fromkeys(rows[0], "right") | {"1 - CKA": "left"}, rows)
+    note(
+        "CKA ignores rotations, and directions of large variance dominate it. Relative L2 and cosine change with both.",
+        style="dim",
+    )

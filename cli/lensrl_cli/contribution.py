@@ -1,4 +1,4 @@
-"""`lensrl contribution`: the C_l profile."""
+"""`lensrl contribution`: show the contribution of each layer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lensrl import open_study
+import lensrl
 from lensrl_cli.output import (
     Contributions,
     Csv,
@@ -21,8 +21,8 @@ from lensrl_cli.output import (
     note,
     number,
     print_json,
+    print_table,
     saved,
-    show,
     write_csv,
 )
 
@@ -35,23 +35,27 @@ BAR = "0      full RL"
 def contribution(
     study: StudyOrTable = None,
     contributions: Contributions = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="One training seed; by default all together.")] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", metavar="N", help="One training seed; by default all seeds together.")
+    ] = None,
+    *,
     json: Json = False,
     csv: Csv = None,
     figure: FigureFile = None,
 ) -> None:
     """Show the layer contribution C_l = (S_l - S_base) / (S_full - S_base) with 95 % intervals.
 
-    Sets of layers, and every layer at the learning rate that suits it best, follow where the recipe asks for them.
+    If the recipe has sets of layers or other learning rates, tables of these contributions follow.
 
-    --csv and --figure take the single layers.
+    --csv and --figure hold the single layers only.
 
     Example: lensrl contribution runs/tiny --figure profile.png
     """
+    # From a study: layers, sets, learning rates. From a file: layers alone.
     given = either(study, contributions)
     sets = rates = None
     if contributions is None:
-        with open_study(given) as opened:
+        with lensrl.open_study(given) as opened:
             sets, rates = opened.set_contributions(seed), opened.rate_control(seed)
             table = opened.contributions(seed) if opened.layers or not len(sets) else sets.iloc[:0]
             scores = opened.scores()
@@ -61,9 +65,7 @@ def contribution(
     else:
         if seed is not None:
             raise typer.BadParameter("--seed is for a STUDY: a table of contributions has no seeds")
-        from lensrl import read_contributions
-
-        table, scores, name = read_contributions(given), None, given.stem
+        table, scores, name = lensrl.read_contributions(given), None, given.stem
     if json:
         parts = {"layers": table, "sets": sets, "rates": rates}
         print_json({part: [] if rows is None else rows.to_dict("records") for part, rows in parts.items()})
@@ -99,7 +101,8 @@ def _show_study(name: str, table: pd.DataFrame, scores: pd.DataFrame) -> None:
     ]
     columns = {"layer": "right", "C_l": "right", "95 % interval": "right", "S_l - S_base": "right",
                BAR: "left", "status": "left"}  # fmt: skip
-    show(f"Layer contribution, {name}", columns, rows)
+    print_table(f"Layer contribution, {name}", columns, rows)
+    # Below the table: the reasons of undefined layers, remarks, and the gain of full RL.
     for (status, reason), part in table[table["status"] != "defined"].groupby(["status", "reason"], sort=False):
         which = "all layers" if len(part) == len(table) else f"layer {', '.join(map(str, part['layer']))}"
         note(f"{which} {status}: {reason}", style="red")
@@ -125,19 +128,19 @@ def _show_sets(name: str, table: pd.DataFrame) -> None:
     ]
     columns = {"set": "left", "C": "right", "95 % interval": "right", "S - S_base": "right", "trained": "left",
                "status": "left"}  # fmt: skip
-    show(f"Layer sets, {name}", columns, rows)
+    print_table(f"Layer sets, {name}", columns, rows)
     for row in table[table["status"] != "defined"].to_dict("records"):
         note(f"{row['set']} {row['status']}: {row['reason']}", style="red")
     chosen = table.loc[table["items"] == "other half", "set"]
     if len(chosen):
-        note(f"{', '.join(chosen)}: chosen on one half of the items, scored on the other", style="dim")
+        note(f"{', '.join(chosen)}: chosen on one half of the items, scored on the other half", style="dim")
 
 
 def _show_rates(name: str, table: pd.DataFrame) -> None:
     own = f"C at {table['recipe_rate'].iloc[0]:g}"
     rows = [
         {
-            "layer": _who(row),
+            "layer": _unit(row),
             "best rate": "–" if isnan(row["rate"]) else f"{row['rate']:g}",
             "C": number(2)(row["contribution"]),
             "95 % interval": interval(row["low"], row["high"]),
@@ -148,37 +151,38 @@ def _show_rates(name: str, table: pd.DataFrame) -> None:
         for row in table.to_dict("records")
     ]
     columns = dict.fromkeys(("layer", "best rate", "C", "95 % interval", own, "95 % interval "), "right")
-    show(f"Every layer at its best learning rate, {name}", columns | {"status": "left"}, rows)
+    print_table(f"Every layer at its best learning rate, {name}", columns | {"status": "left"}, rows)
     for (status, reason), part in table[table["status"] != "defined"].groupby(["status", "reason"], sort=False):
         note(f"{_which(part)} {status}: {reason}", style="red")
     full = table.iloc[0]
     gains = f"{number()(full['numerator'])}, {number()(full['recipe_numerator'])} at the recipe's rate"
-    note(f"full RL gains {gains}; rates are chosen on one half of the items, C is measured on the other")
+    note(f"full RL gains {gains}; rates are chosen on one half of the items, and C is measured on the other half")
     for (end, rate), part in table[table["at_end"] != ""].groupby(["at_end", "rate"], sort=False):
-        note(f"{_which(part)}: best at the {end} rate, {rate:g}, so a better one may lie beyond", style="dim")
+        note(f"{_which(part)}: best at the {end} rate, {rate:g}; a rate beyond it may be better", style="dim")
     for left_out, part in table[table["left_out"] != ""].groupby("left_out", sort=False):
         note(f"{_which(part)}: not every seed has a score at {left_out}", style="dim")
 
 
-def _who(row: Mapping[Any, Any]) -> str:
+def _unit(row: Mapping[Any, Any]) -> str:
     return "full RL" if row["run"] == "full-rl" else f"{row['layer']:.0f}"
 
 
 def _which(table: pd.DataFrame) -> str:
-    who = [_who(row) for row in table.to_dict("records")]
-    layers = [w for w in who if w != "full RL"]
+    """Name the rows of a table of rates: `full RL, layers 1, 3`."""
+    units = [_unit(row) for row in table.to_dict("records")]
+    layers = [unit for unit in units if unit != "full RL"]
     named = [f"layer{'s' * (len(layers) > 1)} {', '.join(layers)}"] if layers else []
-    return ", ".join([*(["full RL"] if "full RL" in who else []), *named])
+    return ", ".join([*(["full RL"] if "full RL" in units else []), *named])
 
 
 def _show_table(name: str, table: pd.DataFrame) -> None:
     columns = {"layer": "right", "C_l": "right", "95 % interval": "right", BAR: "left"}
-    show(f"Layer contribution, {name}", columns, [_row(row) for row in table.to_dict("records")])
+    print_table(f"Layer contribution, {name}", columns, [_row(row) for row in table.to_dict("records")])
     note(
-        "Intervals are those of the file."
+        "Intervals come from the file."
         if not (table["interval_from"] == "roughness").any()
-        else "The file has no intervals: these are estimated from how rough the profile is over depth, and a cliff "
-        "makes them wider than they are.",
+        else "The file has no intervals. These intervals are estimated from the roughness of the profile over depth; a "
+        "cliff in the profile makes them too wide.",
         style="dim",
     )
 

@@ -1,10 +1,10 @@
-"""`lensrl correlate`: what goes with the layer contribution."""
+"""`lensrl correlate`: correlate predictors with the layer contribution."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from lensrl import open_study
+import lensrl
 from lensrl_cli.output import (
     Csv,
     FigureFile,
@@ -15,25 +15,24 @@ from lensrl_cli.output import (
     number,
     p_value,
     print_json,
+    print_table,
     saved,
-    show,
-    with_rivals,
     write_csv,
 )
+from lensrl_cli.progress import measure_rivals
 
 
-def correlate(study: StudyArgument, json: Json = False, csv: Csv = None, figure: FigureFile = None) -> None:
-    """Correlate what RL did to each layer, and what the base says about it, with the layer contribution C_l.
+def correlate(study: StudyArgument, *, json: Json = False, csv: Csv = None, figure: FigureFile = None) -> None:
+    """Correlate predictors of each layer with its contribution C_l: weight deltas, measures of the base model, depth.
 
     Example: lensrl correlate runs/tiny --figure scatter.png
     """
-    from lensrl.compare.predictors import PREDICTORS, predictors
-    from lensrl.judge.correlate import correlate_study
+    from lensrl.compare.predictors import PREDICTORS
 
-    with open_study(study) as opened:
-        with_rivals(opened, quiet=json)
-        per_layer = predictors(opened)
-        table = correlate_study(opened, per_layer)
+    with lensrl.open_study(study) as opened:
+        measure_rivals(opened, quiet=json)
+        per_layer = lensrl.predictors(opened)
+        table = lensrl.correlate_study(opened, per_layer)
         name = opened.name
     if json:
         print_json(table.to_dict("records"))
@@ -49,7 +48,7 @@ def correlate(study: StudyArgument, json: Json = False, csv: Csv = None, figure:
 
 
 def _show(name: str, table: Any, labels: dict[str, str]) -> None:
-    """One row per predictor: raw on the left, beyond a trend in depth on the right."""
+    """Print one row per predictor: the raw correlation on the left, the correlation beyond depth on the right."""
     raw, beyond = (
         table[table["method"] == method].set_index("predictor", drop=False) for method in ("spearman", "detrended")
     )
@@ -68,18 +67,18 @@ def _show(name: str, table: Any, labels: dict[str, str]) -> None:
     ]
     numbers = [heading for heading in rows[0] if heading != "predictor"]
     layers = "–".join(str(n) for n in sorted({int(raw["n"].min()), int(raw["n"].max())}))
-    show(
+    print_table(
         f"Correlation with C_l over {layers} layers, {name}",
         {"predictor": "left"} | dict.fromkeys(numbers, "right"),
         rows,
     )
     for kind, part in (("", raw), (" beyond depth", beyond)):
-        for reason, those in part[part["coefficient"].isna()].groupby("reason", sort=False):
-            which = "all" if len(those) == len(part) else ", ".join(labels[key] for key in those["predictor"])
+        for reason, undefined in part[part["coefficient"].isna()].groupby("reason", sort=False):
+            which = "all" if len(undefined) == len(part) else ", ".join(labels[key] for key in undefined["predictor"])
             note(f"no coefficient{kind} for {which}: {reason}", style="dim")
     note(
-        "Spearman's p is by permutation of layers: optimistic for whatever drifts with depth, as depth itself does. "
-        "Beyond depth is Pearson's r of what a quadratic in depth leaves; shift p turns those residuals around depth. "
-        f"No p is corrected for the {len(raw)} predictors.",
+        "Spearman's p comes from permutations of the layers. It is too small for a predictor that drifts with depth. "
+        "Beyond depth: Pearson's r of the residuals of a quadratic in depth; shift p comes from circular shifts of "
+        f"these residuals over depth. No p is corrected for the {len(raw)} predictors.",
         style="dim",
     )

@@ -1,14 +1,25 @@
-"""`lensrl deltas`: what training did to the weights."""
+"""`lensrl deltas`: show how training changed the weights."""
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from lensrl import open_study
-from lensrl_cli.output import Csv, FigureFile, Json, StudyArgument, note, number, print_json, saved, show, write_csv
+import lensrl
+from lensrl_cli.output import (
+    Csv,
+    FigureFile,
+    Json,
+    StudyArgument,
+    note,
+    number,
+    print_json,
+    print_table,
+    saved,
+    write_csv,
+)
 
 
 class By(StrEnum):
@@ -17,6 +28,7 @@ class By(StrEnum):
     parameter = "parameter"
 
 
+# A column of `compare_weights` -> its heading and its decimals.
 SHOWN = {
     "relative": ("‖ΔW‖ / ‖W‖", 4),
     "spectral": ("‖ΔW‖₂", 3),
@@ -31,44 +43,31 @@ SHOWN = {
 
 def deltas(
     study: StudyArgument,
-    by: Annotated[By, typer.Option("--by", help="One row for each of these.")] = By.layer,
+    by: Annotated[
+        By, typer.Option("--by", metavar="UNIT", help="One row for each layer, component or parameter.")
+    ] = By.layer,
     run: Annotated[str, typer.Option("--run", metavar="RUN", help="The trained run.")] = "full-rl",
-    seed: Annotated[int | None, typer.Option("--seed", help="Training seed; by default the lowest.")] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", metavar="N", help="The training seed; by default the lowest.")
+    ] = None,
+    *,
     json: Json = False,
     csv: Csv = None,
     figure: FigureFile = None,
 ) -> None:
-    """Show what training did to the weights: size, rank, spectrum, angles, support.
+    """Show how training changed the weights: size, rank, spectrum, angles and support of the weight deltas.
 
     Example: lensrl deltas runs/tiny --run full-rl
     """
-    from lensrl.compare.weights import compare_weights
-
-    with open_study(study) as opened:
-        table = compare_weights(opened, run, by=by.value, seed=seed)
-        parameters = compare_weights(opened, run, seed=seed) if figure is not None else table
+    with lensrl.open_study(study) as opened:
+        table = lensrl.compare_weights(opened, run, by=by.value, seed=seed)
+        parameters = lensrl.compare_weights(opened, run, seed=seed) if figure is not None else table
         name = opened.name
     records = table.astype(object).where(table.notna(), None).to_dict("records")
     if json:
         print_json(records)
     else:
-        rows = [
-            {
-                "layer": "–" if row["layer"] is None else str(row["layer"]),
-                "part": row["parameter"] or row["component"],
-                **{head: number(digits)(row[key]) for key, (head, digits) in SHOWN.items()},
-            }
-            for row in records
-        ]
-        columns = {"layer": "right", "part": "left"} | dict.fromkeys((head for head, _ in SHOWN.values()), "right")
-        if not any(row["part"] for row in rows):
-            del columns["part"]
-        show(f"Weight deltas of {run}, {name}", columns, rows, keys=1 + ("part" in columns))
-        note(
-            "‖ΔW‖₂, ranks, spectral shift and angle: medians over the matrices; angle: the largest between leading "
-            "left spaces, in degrees; on largest: share of the update's largest tenth that is on W's, 0.1 by chance",
-            style="dim",
-        )
+        _show(f"Weight deltas of {run}, {name}", records)
     if csv is not None:
         write_csv(table, csv)
     if figure is not None:
@@ -76,3 +75,24 @@ def deltas(
 
         save_figure(weight_figure(parameters, f"{name}: weight deltas of {run}"), figure)
         saved("figure", figure)
+
+
+def _show(title: str, records: list[dict[Any, Any]]) -> None:
+    rows = [
+        {
+            "layer": "–" if row["layer"] is None else str(row["layer"]),
+            "part": row["parameter"] or row["component"],
+            **{heading: number(digits)(row[key]) for key, (heading, digits) in SHOWN.items()},
+        }
+        for row in records
+    ]
+    columns = {"layer": "right", "part": "left"} | dict.fromkeys((heading for heading, _ in SHOWN.values()), "right")
+    if not any(row["part"] for row in rows):
+        del columns["part"]
+    print_table(title, columns, rows, keys=1 + ("part" in columns))
+    note(
+        "‖ΔW‖₂, the ranks, spectral shift and angle are medians over the matrices. Angle: the largest angle between "
+        "the leading left singular spaces, in degrees. On largest: the share of the 10 % largest entries "
+        "of ΔW that are also among the 10 % largest entries of W; 0.1 by chance.",
+        style="dim",
+    )

@@ -1,32 +1,65 @@
-"""The command and its verbs; every error a person can cause is one line on stderr and exit code 2."""
+"""The command and its verbs. Every error that a person can cause is one line on stderr, with exit code 2."""
 
 from __future__ import annotations
 
 import sys
+from importlib import import_module
+from typing import Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-from lensrl import LensrlError, __version__
-from lensrl_cli import agree, bottleneck, cka, contribution, correlate, deltas, patch, report, run, show, verify
+from lensrl import __version__
+from lensrl.errors import LensrlError
 from lensrl_cli.output import plain
 
+# A verb -> its line in `lensrl --help`. The function VERB in lensrl_cli/VERB.py does the work and has the full help.
+VERBS = {
+    "run": "Train, score and measure every run of a recipe.",
+    "contribution": "Show the contribution C_l of each layer, with intervals.",
+    "patch": "Put layers of one run into another; measure the recovery.",
+    "correlate": "Correlate weight deltas and other predictors with C_l.",
+    "bottleneck": "Judge the middle-layer account, claim by claim.",
+    "agree": "Compare the contribution profiles of several studies.",
+    "deltas": "Show how training changed the weights.",
+    "cka": "Compare the activations of two runs, layer by layer.",
+    "report": "Write an HTML report about a study.",
+    "show": "List the contents of a folder, a study or a file.",
+    "verify": "Check that every file holds the bytes that were written.",
+}
+
+
+class LazyVerbs(TyperGroup):
+    """The verbs of `VERBS`. The module of a verb is imported when the verb is called or asked for its own help.
+
+    Importing all verbs takes half a second, and `lensrl --help` needs none of them.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        for verb, line in VERBS.items():
+            self.add_command(TyperCommand(verb, help=line))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """Return the verb that `args` names with its real command. Raises TyperException for an unknown verb."""
+        verb, listed, rest = super().resolve_command(ctx, args)
+        return verb, listed if verb is None else _load(verb), rest
+
+
+def _load(verb: str) -> Any:
+    """Import a verb and return its command."""
+    alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    alone.command(verb)(getattr(import_module(f"lensrl_cli.{verb}"), verb))
+    return typer.main.get_command(alone)
+
+
 app = typer.Typer(
+    cls=LazyVerbs,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("run")(run.run)
-app.command("contribution")(contribution.contribution)
-app.command("patch")(patch.patch)
-app.command("correlate")(correlate.correlate)
-app.command("bottleneck")(bottleneck.bottleneck)
-app.command("agree")(agree.agree_on_layers)
-app.command("deltas")(deltas.deltas)
-app.command("cka")(cka.cka)
-app.command("report")(report.report)
-app.command("show")(show.show_path)
-app.command("verify")(verify.verify_path)
 
 
 @app.callback(invoke_without_command=True)
@@ -53,21 +86,21 @@ def main() -> None:
         sys.exit(2)
     except typer.Abort:
         sys.exit(130)
-    except BrokenPipeError:  # the reader of our output went away: `lensrl ... | head`
+    except BrokenPipeError:  # the program that reads the output has ended: `lensrl ... | head`
         sys.stderr.close()
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _line(error: LensrlError | typer.TyperException) -> str:
+    """Return an error in one line, with the command to type next."""
     if isinstance(error, LensrlError):
         return " ".join(str(error).split())
     message = " ".join(error.format_message().split()).replace("Value error, ", "").removesuffix(".")
-    verbs = [command.name or "" for command in app.registered_commands]
     given = sys.argv[1]
-    if given in verbs:
+    if given in VERBS:
         return f"{message} (see: lensrl {given} --help)"
-    known = "" if given.startswith("-") or "Did you mean" in message else f"; known: {', '.join(verbs)}"
+    known = "" if given.startswith("-") or "Did you mean" in message else f"; known: {', '.join(VERBS)}"
     return f"{message}{known} (see: lensrl --help)"
 
 

@@ -1,4 +1,4 @@
-"""How verbs show a table: in the terminal, as JSON, as CSV."""
+"""Arguments and output that the verbs share: tables in the terminal, JSON, CSV."""
 
 from __future__ import annotations
 
@@ -7,30 +7,35 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.cells import cell_len
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from lensrl import LensrlError, Study, open_study
+import lensrl
+from lensrl.errors import LensrlError
 from lensrl.show.words import figure_format
 
-StudyArgument = Annotated[Path, typer.Argument(metavar="STUDY", help="A study's folder, such as runs/tiny.")]
-StudyOrTable = Annotated[Path | None, typer.Argument(metavar="STUDY", help="A study's folder, such as runs/tiny.")]
+if TYPE_CHECKING:
+    from lensrl import Study
+
+StudyArgument = Annotated[Path, typer.Argument(metavar="STUDY", help="The folder of a study, such as runs/tiny.")]
+StudyOrTable = Annotated[Path | None, typer.Argument(metavar="STUDY", help="The folder of a study, such as runs/tiny.")]
 Contributions = Annotated[
     Path | None,
-    typer.Option("--contributions", metavar="FILE", help="Instead of STUDY, a CSV file with layer and contribution."),
+    typer.Option(
+        "--contributions", metavar="FILE", help="Instead of STUDY: a CSV file with columns layer and contribution."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 Csv = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Also write the table to FILE.")]
 
 
 def _drawable(path: Path | None) -> Path | None:
-    """Checked before the work, which may take minutes, not after it."""
+    """Refuse an unknown figure format before the work, which may take minutes."""
     if path is not None:
         figure_format(path)
     return path
@@ -43,44 +48,45 @@ FigureFile = Annotated[
     ),
 ]
 
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)  # a pipe has no edge to fold lines at
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)  # a pipe has no width
 
-FOLDED, FOLDED_KEY = (
-    28,
-    40,
-)  # characters that text keeps at least, where it has as many: elsewhere, and in a first column
+FOLDED_KEY = 40  # a text in a key column is not folded below this number of characters
+FOLDED = 28  # the same for a text in any other column
 GAP = 2  # characters between columns
 
 Formatter = Callable[[Any], str]
 
 
 def number(digits: int = 3) -> Formatter:
+    """Return a function that formats a number with so many decimals, and a missing number as a dash."""
     return lambda value: (
         "–" if value is None or (isinstance(value, float) and math.isnan(value)) else f"{value:.{digits}f}"
     )
 
 
 def interval(low: Any, high: Any, digits: int = 2) -> str:
+    """Return `0.40 … 0.60`, or a dash when there is no interval."""
     return "–" if math.isnan(low) else f"{low:.{digits}f} … {high:.{digits}f}"
 
 
 def p_value(p: float) -> str:
+    """Return a p-value with three decimals, or `<0.001`."""
     return "<0.001" if p < 0.001 else number()(p)
 
 
 def note(text: str, style: str = "") -> None:
-    """A line under a table: folded between words in a terminal, whole in a pipe, and never read as markup."""
+    """Print a line: folded between words in a terminal, unfolded in a pipe, and never read as markup."""
     console.print(Text(plain(text), style=style), soft_wrap=not console.is_terminal)
 
 
 def plain(text: str) -> str:
-    """Text from a file without what would steer the terminal."""
+    """Return text without control characters: text from a file must not steer the terminal."""
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def print_json(value: Any) -> None:
-    """JSON has no NaN: undefined numbers become null."""
-    typer.echo(json.dumps(_finite(value), indent=2, default=_plain, allow_nan=False))
+    """Print JSON. Numbers that are not finite become null: JSON has no NaN."""
+    typer.echo(json.dumps(_finite(value), indent=2, default=lambda scalar: scalar.item(), allow_nan=False))
 
 
 def _finite(value: Any) -> Any:
@@ -92,6 +98,7 @@ def _finite(value: Any) -> Any:
 
 
 def write_csv(table: Any, path: Path) -> None:
+    """Write a DataFrame to a CSV file, atomically, and say so."""
     from lensrl.store.file.atomic import new_file
 
     with new_file(path) as partial:
@@ -100,16 +107,17 @@ def write_csv(table: Any, path: Path) -> None:
 
 
 def saved(what: str, path: Path) -> None:
-    """Say where something went, on stderr: what a verb prints on stdout stays JSON, or a table."""
+    """Say on stderr which file was written: stdout holds only the table or the JSON."""
     typer.echo(f"{what}: {path}", err=True)
 
 
-def show(title: str, columns: Mapping[str, str], rows: Sequence[Mapping[str, str]], *, keys: int = 1) -> None:
-    """A terminal table; `columns` maps a heading to its justification; one in which no row has anything is left out.
+def print_table(title: str, columns: Mapping[str, str], rows: Sequence[Mapping[str, str]], *, keys: int = 1) -> None:
+    """Print a table. `columns` maps a heading to its justification. Columns without any text are left out.
 
-    Numbers stand right and are never cut, text stands left and is folded. Where a terminal is too narrow for all
-    columns, the rest follow below, again after the first `keys` columns, which say what a row is.
+    Numbers are justified right and never cut; text is justified left and folded. The first `keys` columns identify a
+    row. When the terminal is too narrow for all columns, the other columns follow below, after the key columns again.
     """
+    # The width of every column: its longest line, or less when its text may be folded.
     lines = {
         heading: [line for text in (heading, *(row.get(heading, "") for row in rows)) for line in text.split("\n")]
         for heading in columns
@@ -118,6 +126,7 @@ def show(title: str, columns: Mapping[str, str], rows: Sequence[Mapping[str, str
     natural = {heading: max(cell_len(plain(line)) for line in texts) for heading, texts in lines.items()}
     folded = {heading: FOLDED_KEY if number < keys else FOLDED for number, heading in enumerate(columns)}
     widths = {h: width if columns[h] == "right" else min(width, folded[h]) for h, width in natural.items()}
+    # One table below the other, each as wide as the terminal allows.
     for number, headings in enumerate(_side_by_side(widths, keys)):
         table = Table(
             title=Text(plain(title)) if number == 0 else None, title_justify="left", title_style="bold", box=None,
@@ -137,7 +146,10 @@ def show(title: str, columns: Mapping[str, str], rows: Sequence[Mapping[str, str
 
 
 def _fit(widths: dict[str, int], natural: Mapping[str, int], texts: Sequence[str]) -> dict[str, int]:
-    """Widths that fill the terminal and no more: Rich, left to choose, cuts letters off a column that it narrows."""
+    """Widen and narrow the columns `texts` until the table fits the terminal.
+
+    Rich would narrow a column by cutting letters off.
+    """
     room = console.width - sum(widths.values()) - GAP * (len(widths) - 1)
     while room > 0 and (cut := [name for name in texts if widths[name] < natural[name]]):
         widths[max(cut, key=lambda name: natural[name] - widths[name])] += 1
@@ -149,7 +161,7 @@ def _fit(widths: dict[str, int], natural: Mapping[str, int], texts: Sequence[str
 
 
 def _side_by_side(widths: Mapping[str, int], keys: int) -> list[list[str]]:
-    """The columns in groups that fit into the terminal, each with the first `keys` columns before it."""
+    """Return groups of columns that fit into the terminal, each with the first `keys` columns in front."""
     first, rest = [*widths][:keys], [*widths][keys:]
     room = console.width - sum(widths[name] + GAP for name in first)
     groups: list[list[str]] = [[]]
@@ -161,7 +173,7 @@ def _side_by_side(widths: Mapping[str, int], keys: int) -> list[list[str]]:
 
 
 def bar(value: float, *, width: int = 20, full: float = 1.0) -> str:
-    """A bar from 0 to `full`; nothing for a value that is missing or below 0."""
+    """Return a bar from 0 to `full`, cut at 1.25 times `full`; empty when the value is missing or negative."""
     if math.isnan(value) or value <= 0:
         return ""
     eighths = round(min(value / full, 1.25) * width * 8)
@@ -169,54 +181,22 @@ def bar(value: float, *, width: int = 20, full: float = 1.0) -> str:
 
 
 def find_study(path: Path | None) -> Study:
-    """The given study, or the only one under runs/."""
+    """Open the given study; by default, the only study under runs/."""
     if path is not None:
-        return open_study(path)
+        return lensrl.open_study(path)
     found = sorted(kept.parent for kept in Path("runs").glob("*/base.h5"))
     if len(found) == 1:
-        return open_study(found[0])
+        return lensrl.open_study(found[0])
     if not found:
         raise LensrlError("no study under runs/: name a study's folder, or make one with lensrl run runs/tiny.toml")
     raise LensrlError(f"several studies under runs/: name one of {', '.join(map(str, found))}")
 
 
 def either(study: Path | None, contributions: Path | None) -> Path:
-    """The one of the two that is given."""
+    """Return the argument that is given. Raises BadParameter when both are given, or none."""
     if study is not None and contributions is not None:
         raise typer.BadParameter("give either a STUDY or --contributions FILE, not both")
     given = study or contributions
     if given is None:
         raise typer.BadParameter("give a STUDY, or a table with --contributions FILE")
     return given
-
-
-def with_rivals(study: Study, *, quiet: bool) -> None:
-    """See that what the base model says about its layers is stored; where it cannot be measured, say so and go on.
-
-    `quiet`: stdout is JSON.
-    """
-    from lensrl import base_rivals
-
-    try:
-        with Progress(
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
-            console=console, transient=True, disable=quiet or not console.is_terminal,
-        ) as progress:  # fmt: skip
-            bars: dict[str, TaskID] = {}
-
-            def on_progress(kind: str, done: int, of: int) -> None:
-                if kind not in bars:
-                    bars[kind] = progress.add_task(f"base model, {kind}", total=of)
-                progress.update(bars[kind], completed=done)
-
-            base_rivals(study, on_progress=on_progress)
-    except LensrlError as error:
-        why = f"without the rivals from the base model: {' '.join(str(error).split())}"
-        if quiet:
-            typer.echo(plain(why), err=True)
-        else:
-            note(why, style="dim")
-
-
-def _plain(value: Any) -> Any:
-    return value.item()

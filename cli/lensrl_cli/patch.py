@@ -1,30 +1,32 @@
-"""`lensrl patch`: put layers of one run into another, and measure what that recovers."""
+"""`lensrl patch`: put layers of one run into another, and measure the recovery of the gain."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from lensrl.recipe.runs import BASE
+import lensrl
 from lensrl.show.words import METRIC_LABELS, SET_LABELS
 from lensrl_cli.output import (
     Csv,
     FigureFile,
     Json,
-    console,
     find_study,
     interval,
     note,
     number,
     print_json,
+    print_table,
     saved,
-    show,
     write_csv,
 )
+from lensrl_cli.progress import progress_bars
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class What(StrEnum):
@@ -49,110 +51,106 @@ class Sets(StrEnum):
     together = "together"
 
 
+# A component or a kind of set -> a sentence below the table that tells how to read it.
 NOTES = {
-    "stream": "The stream after layer l holds all that the donor computed up to l, its embedding too: recovery grows "
-    "with depth by construction, and what it lacks to 1 after the last layer is what final_norm and lm_head changed.",
-    "bottom": "activations: with every block up to l replaced, the stream after l is the donor's, but for the "
-    "embedding: recovery grows with depth by construction.",
-    "head": "A head is patched before the output projection: the receiver's own projection carries it to the stream.",
+    "stream": "The stream after layer l holds everything that the donor computed up to l, with its embedding. Recovery "
+    "therefore grows with depth by construction. After the last layer, its distance from 1 is due to the changes of "
+    "final_norm and lm_head.",
+    "bottom": "activations: all blocks up to l are replaced, so the stream after l is the donor's stream except for "
+    "the embedding. Recovery therefore grows with depth by construction.",
+    "head": "A head is patched before the output projection, and the receiver's own projection carries it to the "
+    "stream.",
 }
 
 
 def patch(
-    layer: Annotated[str, typer.Option("--layer", metavar="L", help="20, a range 0-7, a list 1,3,5, or all.")],
-    from_run: Annotated[str, typer.Option("--from", metavar="RUN", help="The run whose layer is taken.")] = "full-rl",
-    into_run: Annotated[str, typer.Option("--into", metavar="RUN", help="The run that receives it.")] = "base",
+    layer: Annotated[
+        str, typer.Option("--layer", metavar="L", help="One layer 20, a range 0-7, a list 1,3,5, or all.")
+    ],
+    from_run: Annotated[
+        str, typer.Option("--from", metavar="RUN", help="The run from which layers are taken.")
+    ] = "full-rl",
+    into_run: Annotated[str, typer.Option("--into", metavar="RUN", help="The run that receives the layers.")] = "base",
     study: Annotated[
-        Path | None, typer.Argument(metavar="STUDY", help="A study's folder; by default the only one under runs/.")
+        Path | None,
+        typer.Argument(metavar="STUDY", help="The folder of a study; by default the only study under runs/."),
     ] = None,
     what: Annotated[
         What, typer.Option("--what", metavar="KIND", help="weights (graft), activations (patch), or both.")
     ] = What.both,
     component: Annotated[
         Component,
-        typer.Option("--component", metavar="PART", help="block, attn or mlp; head or stream with activations."),
+        typer.Option("--component", metavar="PART", help="block, attn or mlp; for activations also head or stream."),
     ] = Component.block,
     sets: Annotated[
         Sets,
-        typer.Option(
-            "--sets", metavar="SET_LABELS", help="single, bottom (0 to l), top (l to last), pairs or together."
-        ),
+        typer.Option("--sets", metavar="SETS", help="single, bottom (0 to l), top (l to last), pairs or together."),
     ] = Sets.single,
-    reverse: Annotated[bool, typer.Option("--reverse", help="Necessity: the base's layer into the RL model.")] = False,
-    seed: Annotated[int | None, typer.Option("--seed", help="The training seed; by default the lowest.")] = None,
+    *,
+    reverse: Annotated[
+        bool, typer.Option("--reverse", help="Test necessity: put layers of the base into the RL model.")
+    ] = False,
+    seed: Annotated[
+        int | None, typer.Option("--seed", metavar="N", help="The training seed; by default the lowest.")
+    ] = None,
     json: Json = False,
     csv: Csv = None,
     figure: FigureFile = None,
 ) -> None:
-    """Put layers of one run into another, alone or in sets, and measure the recovery of the gain.
+    """Put layers of one run into another, one layer or a set at a time, and measure how much of the gain they recover.
 
-    weights: the layer's trained weights are grafted.
+    weights: the trained weights of the layer replace the weights of the other run.
 
-    activations: what the layer adds to the stream in one model replaces the other's, same tokens.
+    activations: the output that the layer adds to the stream replaces the other run's output on the same tokens.
 
-    --sets together, beside each layer alone, says whether the layers' recoveries add up.
+    --sets together compares all layers at once with the sum of single layers.
 
     Example: lensrl patch --from full-rl --layer 3
     """
-    from lensrl import patch as patch_layers
-    from lensrl.compare.patching.additivity import additivity_table
-
-    with find_study(study) as opened, Progress(
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
-        console=console, transient=True, disable=json or not console.is_terminal,
-    ) as progress:  # fmt: skip
-        bars: dict[str, TaskID] = {}
-
-        def on_progress(kind: str, done: int, of: int) -> None:
-            if kind not in bars:
-                bars[kind] = progress.add_task(f"patching {kind}", total=of)
-            progress.update(bars[kind], completed=done)
-
-        table = patch_layers(
-            opened, layers=layer, from_run=from_run, into_run=into_run, reverse=reverse,
-            what=what.value, component=component.value, sets=sets.value, seed=seed, on_progress=on_progress,
-        )  # fmt: skip
-        name = opened.name
-        donor, into, used = table.iloc[0][["from", "into", "seed"]]
-        sums = additivity_table(opened, donor, into, int(used), component.value)
-    plain_title = f"{component.value} of {donor} into {into}, {name}, seed {used}"
-    title = plain_title + (f", {SET_LABELS[sets.value]}" if sets != Sets.single else "")
-    if json:
-        print_json(table.to_dict("records"))
-    else:
-        for kind, part in table.groupby("what", sort=False):
-            _show_kind(f"{kind}: {title}", part)
-        undefined = table[table["reason"] != ""]
-        for (kind, metric, reason), part in undefined.groupby(["what", "metric", "reason"], sort=False):
-            layers = ", ".join(part["layers"].unique())
-            note(f"{kind}, {METRIC_LABELS[str(metric)]}, layer {layers} undefined: {reason}", style="red")
-        for asked in (component.value, sets.value if what != What.weights else ""):
-            if asked in NOTES:
-                note(NOTES[asked])
-        lost = table[table["share_of"] == "loss"]
-        if len(lost):
-            metrics = " and ".join(METRIC_LABELS[metric] for metric in lost["metric"].unique())
-            note(f"RL lowered {metrics}: recovery is the share of a loss there")
-        idle = table.loc[(table["what"] == "weights") & ~table["trained"], "layers"].unique()
-        if len(idle):
-            trained = " and ".join(run for run in (donor, into) if run != BASE)
-            part = "" if component == Component.block else f"{component.value} of "
-            note(f"{trained} did not train {part}layer {', '.join(idle)}: its weights there are the base's, and "
-                 f"grafting them says nothing")  # fmt: skip
-        sums = sums[sums["what"].isin(table["what"])]
-        if len(sums) and (sets == Sets.together or (sets == Sets.single and layer == "all")):
-            _show_additivity(plain_title, sums)
+    with find_study(study) as opened:
+        with progress_bars("patching", quiet=json) as on_progress:
+            table = lensrl.patch(
+                opened, layers=layer, from_run=from_run, into_run=into_run, reverse=reverse,
+                what=what.value, component=component.value, sets=sets.value, seed=seed, on_progress=on_progress,
+            )  # fmt: skip
+        donor, into, used_seed = table.iloc[0][["from", "into", "seed"]]
+        title = f"{component.value} of {donor} into {into}, {opened.name}, seed {used_seed}"
+        title_of_sets = title + (f", {SET_LABELS[sets.value]}" if sets != Sets.single else "")
+        if json:
+            print_json(table.to_dict("records"))
+        else:
+            _show_kinds(title_of_sets, table)
+            for asked in (component.value, sets.value if what != What.weights else ""):
+                if asked in NOTES:
+                    note(NOTES[asked])
+            _note_losses(table)
+            _note_untrained(table, component)
+            if sets == Sets.together or (sets == Sets.single and layer == "all"):
+                sums = lensrl.additivity_table(
+                    opened, from_run=donor, into_run=into, seed=int(used_seed), component=component.value
+                )
+                _show_additivity(title, sums[sums["what"].isin(table["what"])])
     if csv is not None:
         write_csv(table, csv)
     if figure is not None:
         from lensrl.show.figures import patch_figure, save_figure
 
-        save_figure(patch_figure(table, title), figure)
+        save_figure(patch_figure(table, title_of_sets), figure)
         saved("figure", figure)
 
 
-def _show_kind(title: str, table: Any) -> None:
-    """One row per set of layers (or head) and metric."""
+def _show_kinds(title: str, table: pd.DataFrame) -> None:
+    """Print one table for weights and one for activations, then the reasons of undefined recoveries."""
+    for kind, part in table.groupby("what", sort=False):
+        _show_kind(f"{kind}: {title}", part)
+    undefined = table[table["reason"] != ""]
+    for (kind, metric, reason), part in undefined.groupby(["what", "metric", "reason"], sort=False):
+        layers = ", ".join(part["layers"].unique())
+        note(f"{kind}, {METRIC_LABELS[str(metric)]}, layer {layers} undefined: {reason}", style="red")
+
+
+def _show_kind(title: str, table: pd.DataFrame) -> None:
+    """Print one row per set of layers, or head, and metric."""
     alone, heads = (table["sets"] == "single").all(), table["head"].notna().all()
     where = "layer" if alone else "layers"
     columns = {where: "right"} | ({"head": "right"} if heads else {}) | {"metric": "left"}
@@ -171,11 +169,32 @@ def _show_kind(title: str, table: Any) -> None:
         }
         for row in table.to_dict("records")
     ]
-    show(title, columns | ({"C_l": "right"} if alone else {}), rows, keys=2 + bool(heads))
+    print_table(title, columns | ({"C_l": "right"} if alone else {}), rows, keys=2 + bool(heads))
 
 
-def _show_additivity(title: str, sums: Any) -> None:
-    """Each layer alone, summed, against all layers together."""
+def _note_losses(table: pd.DataFrame) -> None:
+    """Say for which metrics RL lowered the value, so that recovery is the share of a loss."""
+    lost = table.loc[table["share_of"] == "loss", "metric"].unique()
+    if len(lost):
+        metrics = " and ".join(METRIC_LABELS[metric] for metric in lost)
+        note(f"RL lowered {metrics}: there, recovery is the share of a loss")
+
+
+def _note_untrained(table: pd.DataFrame, component: Component) -> None:
+    """Say which grafted layers no run trained: a graft changes nothing there."""
+    donor, into = table.iloc[0][["from", "into"]]
+    idle = table.loc[(table["what"] == "weights") & ~table["trained"], "layers"].unique()
+    if len(idle):
+        trained = " and ".join(run for run in (donor, into) if run != "base")
+        part = "" if component == Component.block else f"{component.value} of "
+        note(f"{trained} did not train {part}layer {', '.join(idle)}: its weights there are the base's, and a graft of "
+             f"them says nothing")  # fmt: skip
+
+
+def _show_additivity(title: str, sums: pd.DataFrame) -> None:
+    """Print the sum of the recoveries of single layers beside the recovery of all layers together."""
+    if not len(sums):
+        return
     terms = {"sum": "single_sum", "together": "together", "interaction": "interaction"}
     rows = [
         {"kind": row["what"], "metric": METRIC_LABELS[row["metric"]]}
@@ -184,6 +203,6 @@ def _show_additivity(title: str, sums: Any) -> None:
         for row in sums.to_dict("records")
     ]
     columns = {"kind": "left", "metric": "left"} | dict.fromkeys([*terms, "95 % interval"], "right")
-    show(f"do single layers add up? {title}", columns, rows, keys=2)
-    note("An interaction under 0 says that layers bring the same gain, or that the metric saturates; over 0, that they "
-         "need each other.")  # fmt: skip
+    print_table(f"do single layers add up? {title}", columns, rows, keys=2)
+    note("An interaction below 0 means that layers bring the same gain or that the metric saturates. An interaction "
+         "above 0 means that layers need each other.")  # fmt: skip

@@ -1,4 +1,4 @@
-"""`lensrl report`: one HTML page about a study."""
+"""`lensrl report`: an HTML report about a study."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from typing import Annotated
 
 import typer
 
-from lensrl import open_study
+import lensrl
 from lensrl_cli.output import StudyArgument, note
 
 
 def report(
     study: StudyArgument,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Where to write; by default report.html in the study.")
+        Path | None, typer.Option("--out", metavar="FILE", help="The file to write; by default STUDY/report.html.")
     ] = None,
 ) -> None:
-    """Write a self-contained HTML report: profile, training, deltas, patching, correlations, provenance.
+    """Write an HTML report about a study: profile, training, deltas, patching, correlations, provenance.
+
+    The report is one file that loads nothing from elsewhere.
 
     Example: lensrl report runs/tiny
     """
-    from lensrl import write_report
-
-    with open_study(study) as opened:
-        path = write_report(opened, out)
+    with lensrl.open_study(study) as opened:
+        path = lensrl.write_report(opened, out)
     note(f"report: {path}")

@@ -1,30 +1,38 @@
-"""`lensrl show`: what is in a folder, a study, a run file, one dataset, or a result of patching."""
+"""`lensrl show`: list the contents of a folder, a study, a run file, a dataset, or a result of patching."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lensrl import LensrlError, Run, Study
-from lensrl.recipe.runs import set_run
+import lensrl
+from lensrl.errors import LensrlError, StoreError
 from lensrl.show.words import METRIC_LABELS
-from lensrl_cli.output import Json, interval, note, number, print_json, show
+from lensrl_cli.output import Json, interval, note, number, print_json, print_table
+
+if TYPE_CHECKING:
+    from lensrl import Run, Study
+
+Row = Mapping[str, object]
 
 
-def show_path(
+def show(
     path: Annotated[
         Path,
         typer.Argument(
             metavar="PATH",
-            help="A study, a folder of studies, a run or patch file, or a dataset: runs/tiny/base.h5/scores/score.",
+            help="A study, a folder of studies, a run file, a patching result, or a dataset in a run file.",
         ),
     ],
+    *,
     json: Json = False,
 ) -> None:
-    """Show what is in a study, a run file, or one dataset, from headers alone; or what patching gave.
+    """List the contents of a folder, a study or a run file; show the first rows of a dataset, or a patching result.
+
+    Listings read headers only.
 
     Example: lensrl show runs/tiny/full-rl.seed-0.h5/deltas/4
     """
@@ -37,10 +45,10 @@ def show_path(
             raise LensrlError(f"{file} is shown as a whole: lensrl show {file}")
         _show_patch(file, json=json)
     elif file is not None:
-        with Run(file) as run:
+        with lensrl.open_run(file) as run:
             _show_run(run, path.relative_to(file).as_posix(), json=json)
     elif (path / RECIPE_FILE).is_file():
-        with Study(path) as study:
+        with lensrl.open_study(path) as study:
             _show_study(study, json=json)
     elif path.is_dir():
         _show_folder(path, json=json)
@@ -51,61 +59,61 @@ def show_path(
 def _show_study(study: Study, *, json: bool) -> None:
     from lensrl.store.look import size
 
-    table = study.runs.table()
+    rows = study.runs.rows()
     if json:
-        print_json(table.to_dict("records"))
+        print_json(rows)
         return
-    note(f"{study.name}: model {study.model}, seeds {', '.join(map(str, study.seeds)) or 'none'}, "
-         f"{size(int(table['bytes'].sum()))}")  # fmt: skip
-    _show_runs("Runs", table.to_dict("records"), [])
+    seeds = ", ".join(map(str, study.seeds)) or "none"
+    note(f"{study.name}: model {study.model}, seeds {seeds}, {size(sum(row['bytes'] for row in rows))}")
+    _show_runs("Runs", rows, [])
 
 
 def _show_folder(path: Path, *, json: bool) -> None:
-    from lensrl import runs
+    from lensrl.store.folder import run_rows
     from lensrl.store.patch import is_patch
 
-    table = runs(path)
+    rows = run_rows(path)
     results = [file for file in sorted(path.glob("*.h5")) if is_patch(file)]
-    if not len(table) and not results:
+    if not rows and not results:
         raise LensrlError(f"{path} holds no studies and no run files; studies are made by lensrl run")
     found, broken = _read_results(results)
     if json:
-        print_json([*table.to_dict("records"), *found, *broken])
+        print_json([*rows, *found, *broken])
         return
-    if len(table):
-        _show_runs(str(path), table.to_dict("records"), ["study"])
+    if rows:
+        _show_runs(str(path), rows, ["study"])
     if found:
         _show_results(f"{path}: results of patching", found)
     for row in broken:
         note(str(row["reason"]), style="red")
 
 
-def _show_runs(title: str, records: list[dict], first: list[str]) -> None:  # type: ignore[type-arg]
+def _show_runs(title: str, rows: Sequence[Row], first: list[str]) -> None:
+    """Print one row per run, with the columns `first` in front."""
     from lensrl.store.look import size
 
-    rows = [
+    cells = [
         {
-            **{name: row[name] for name in first},
-            "run": row["run"],
+            **{name: str(row[name]) for name in first},
+            "run": str(row["run"]),
             "seed": str(row["seed"]),
             "score": number()(row["score"]),
             "gain": number()(row["gain"]),
-            "size": size(row["bytes"]) if row["bytes"] else "–",
-            "status": row["status"] + (f": {row['reason']}" if row["reason"] else ""),
+            "size": size(int(str(row["bytes"]))) if row["bytes"] else "–",
+            "status": f"{row['status']}: {row['reason']}" if row["reason"] else str(row["status"]),
         }
-        for row in records
+        for row in rows
     ]
     columns = {"run": "left", "seed": "right", "score": "right", "gain": "right", "size": "right", "status": "left"}
-    show(title, {**dict.fromkeys(first, "left"), **columns}, rows, keys=len(first) + 2)
+    print_table(title, {**dict.fromkeys(first, "left"), **columns}, cells, keys=len(first) + 2)
 
 
-def _read_results(files: list[Path]) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
-    """What patch files hold, and which of them cannot be read, and why."""
-    from lensrl.errors import StoreError
+def _read_results(files: list[Path]) -> tuple[list[Row], list[Row]]:
+    """Return the rows of all patching results, and a row with the reason for each file that cannot be read."""
     from lensrl.store.patch import read_patch
 
-    found: list[dict[str, object]] = []
-    broken: list[dict[str, object]] = []
+    found: list[Row] = []
+    broken: list[Row] = []
     for file in files:
         try:
             found += [{"file": file.name, **row} for row in read_patch(file).rows()]
@@ -114,10 +122,10 @@ def _read_results(files: list[Path]) -> tuple[list[dict[str, object]], list[dict
     return found, broken
 
 
-def _show_results(title: str, found: list[dict[str, object]]) -> None:
-    """What was put where, and how much that recovers."""
+def _show_results(title: str, found: Sequence[Row]) -> None:
+    """Print the recovery of each patching result, by file and metric."""
     columns = {"file": "left", "metric": "left", "recovery": "right", "95 % interval": "right"}
-    rows = [
+    cells = [
         {
             "file": str(row["file"]),
             "metric": METRIC_LABELS[str(row["metric"])],
@@ -126,7 +134,7 @@ def _show_results(title: str, found: list[dict[str, object]]) -> None:
         }
         for row in found
     ]
-    show(title, columns, rows, keys=2)
+    print_table(title, columns, cells, keys=2)
 
 
 def _show_patch(path: Path, *, json: bool) -> None:
@@ -137,8 +145,12 @@ def _show_patch(path: Path, *, json: bool) -> None:
     if json:
         print_json(found)
         return
+    # A line about the patch, then one row per metric, or per head and metric.
+    layers = f"layer{'s' * (len(key.layers) > 1)} {key.layer_names}"
+    part = key.layer_names if key.sets == "everything" else f"{key.component} of {layers}"
+    note(f"{key.what}: {part} of {key.donor} into {key.into}, seed {key.seed}, {len(result.benchmark)} items")
     heads = {"head": "right"} if key.component == "head" else {}
-    rows = [
+    cells = [
         {
             "head": str(row["head"]),
             "metric": METRIC_LABELS[str(row["metric"])],
@@ -151,51 +163,52 @@ def _show_patch(path: Path, *, json: bool) -> None:
         for row in found
     ]
     numbers = dict.fromkeys(("recovery", "95 % interval", "into", "patched", "from"), "right")
-    layers = f"layer{'s' * (len(key.layers) > 1)} {key.layer_names}"
-    part = key.layer_names if key.sets == "everything" else f"{key.component} of {layers}"
-    note(f"{key.what}: {part} of {key.donor} into {key.into}, seed {key.seed}, {len(result.benchmark)} items")
-    show("Recovery", {**heads, "metric": "left", **numbers}, rows)
+    print_table("Recovery", {**heads, "metric": "left", **numbers}, cells)
+    # The reasons of undefined recoveries, each once.
     undefined = [(METRIC_LABELS[str(row["metric"])], row["status"], row["reason"]) for row in found if row["reason"]]
     for metric, status, why in dict.fromkeys(undefined):
         note(f"{metric} {status}: {why}", style="red")
 
 
 def _show_run(run: Run, inside: str, *, json: bool) -> None:
+    """Print the datasets of a run; with a path inside the file, the datasets below it."""
     from lensrl.store.contents import fold, list_contents
     from lensrl.store.look import size
 
-    table = list_contents(run.file)
+    contents = list_contents(run.file)
     if inside != ".":
-        below = table["dataset"].str.startswith(f"{inside}/")
-        chosen = table[(table["dataset"] == inside) | below]
-        if not len(chosen):
+        contents = [row for row in contents if row.dataset == inside or row.dataset.startswith(f"{inside}/")]
+        if not contents:
             raise LensrlError(f"{run.path} holds no {inside!r}; see: lensrl show {run.path}")
-        table = chosen
     if json:
-        print_json(table.to_dict("records"))
+        print_json([row._asdict() for row in contents])
         return
     if inside == ".":
-        note(f"{run.name} seed {run.seed} of {run.study}: {run.status}{f': {run.reason}' if run.reason else ''}, "
-             f"score {number()(run.score)}, {size(run.bytes)}, format version {run.format_version}")  # fmt: skip
+        status = f"{run.status}: {run.reason}" if run.reason else run.status
+        note(f"{run.name} seed {run.seed} of {run.study}: {status}, score {number()(run.score)}, {size(run.bytes)}, "
+             f"format version {run.format_version}")  # fmt: skip
         made = run.provenance.get("created", "at an unknown time")
-        note(f"model {run.base}, {run.n_layers} layers, trained: {_layers(run)}; made {made}")
-        table = fold(table)
-    rows = [
+        note(f"model {run.base}, {run.n_layers} layers, trained: {_trained(run)}; made {made}")
+        contents = fold(contents)
+    cells = [
         {
-            "dataset": row["dataset"],
-            "shape": _extent(row["axes"], row["shape"]),
-            "type": "text" if row["dtype"].startswith("|S") else row["dtype"],
-            "size": size(row["bytes"]),
+            "dataset": row.dataset,
+            "shape": _extent(row.axes, row.shape),
+            "type": "text" if row.dtype.startswith("|S") else row.dtype,
+            "size": size(row.bytes),
         }
-        for row in table.to_dict("records")
+        for row in contents
     ]
-    show("Datasets", {"dataset": "left", "shape": "left", "type": "left", "size": "right"}, rows)
-    if len(table) == 1:
-        note(run.preview(table["dataset"].iloc[0]))
+    print_table("Datasets", {"dataset": "left", "shape": "left", "type": "left", "size": "right"}, cells)
+    if len(contents) == 1:
+        note(run.preview(contents[0].dataset))
 
 
 def _extent(axes: str, shape: Sequence[int]) -> str:
-    """`item 256, sample 4`; `row 96` for an axis that has its length in its name; of a folded part, its arrays."""
+    """Return the shape of a dataset with its axes: `item 256, sample 4`.
+
+    An axis whose name ends in its length is named once: `row 96` for `row_96`. A folded part has its arrays instead.
+    """
     if not axes:
         return f"an axis of {shape[0]}" if shape else "a number"
     if not shape:
@@ -203,7 +216,10 @@ def _extent(axes: str, shape: Sequence[int]) -> str:
     return ", ".join(f"{a.removesuffix(f'_{n}')} {n}" for a, n in zip(axes.split(", "), shape, strict=False))
 
 
-def _layers(run: Run) -> str:
+def _trained(run: Run) -> str:
+    """Return the layers that a run trained, in words."""
+    from lensrl.recipe.runs import set_run
+
     if run.layer_set is not None:
         return set_run(run.name, run.layer_set, run.n_layers).trained
     if not run.layers:

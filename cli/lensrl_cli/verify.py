@@ -1,4 +1,4 @@
-"""`lensrl verify`: is every file what was written?"""
+"""`lensrl verify`: check that every file holds the bytes that were written."""
 
 from __future__ import annotations
 
@@ -8,34 +8,35 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from lensrl import verify
-from lensrl_cli.output import Json, console, note, print_json, show
+import lensrl
+from lensrl_cli.output import Json, console, note, print_json, print_table
 
 
-def verify_path(
+def verify(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A file, a study, or a folder of studies.")],
+    *,
     json: Json = False,
 ) -> int:
-    """Re-hash files and check them against the format: good, damaged (where), unfinished, too new.
+    """Compare files with their hashes and with the format: good, damaged (and where), unfinished, or too new.
 
-    Exits with 0 when every file is good, with 1 when one is not.
+    The exit code is 0 when every file is good, and 1 otherwise.
 
     Example: lensrl verify runs/tiny
     """
-    verdicts = []
-    with console.status("verifying") as status:  # says nothing where there is no terminal
-        for verdict in verify(path):
-            verdicts.append(verdict)
-            status.update(f"verifying: {len(verdicts)} files done, {escape(verdict.path.name)} the last")
-    bad = [verdict for verdict in verdicts if verdict.status != "good"]
+    checks = []
+    with console.status("verifying") as status:  # prints nothing when the output is not a terminal
+        for check in lensrl.verify(path):
+            checks.append(check)
+            status.update(f"verifying: {len(checks)} files done, {escape(check.path.name)} the last")
+    bad = [check for check in checks if check.status != "good"]
     if json:
-        print_json([{"file": str(v.path), "status": v.status, "where": v.where} for v in verdicts])
+        print_json([{"file": str(c.path), "status": c.status, "where": c.where} for c in checks])
     else:
         root = path if path.is_dir() else path.parent
         rows = [
-            {"file": str(v.path.relative_to(root)), "status": v.status, "where": v.where.removeprefix(f"{v.path} ")}
-            for v in verdicts
+            {"file": str(c.path.relative_to(root)), "status": c.status, "where": c.where.removeprefix(f"{c.path} ")}
+            for c in checks
         ]
-        show(str(root), {"file": "left", "status": "left", "where": "left"}, rows)
-        note(f"{len(verdicts) - len(bad)} of {len(verdicts)} files are good", style="red" if bad else "")
+        print_table(str(root), {"file": "left", "status": "left", "where": "left"}, rows)
+        note(f"{len(checks) - len(bad)} of {len(checks)} files are good", style="red" if bad else "")
     return 1 if bad else 0

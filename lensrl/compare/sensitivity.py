@@ -27,8 +27,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lensrl.compare.patching import OnProgress
-from lensrl.measures.contribution import mean_score
-from lensrl.measures.gains import item_weights
+from lensrl.measures.score import item_weights, mean_score
 from lensrl.models.base import Base, load_base, pick_device
 from lensrl.models.blocks import Blocks, train_only
 from lensrl.models.evaluate import evaluate

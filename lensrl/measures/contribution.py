@@ -21,7 +21,7 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Float
 
-from lensrl.measures.gains import CONFIDENCE, Gains, Interval, item_weights
+from lensrl.measures.gains import CONFIDENCE, Gains, Interval
 
 Key = TypeVar("Key")
 
@@ -79,8 +79,3 @@ def gain_ratios(
         key: GainRatio(ratio, numerator, denominator, status, reason)
         for key, ratio, numerator in zip(parts, ratios, numerators, strict=True)
     }
-
-
-def mean_score(scores: Float[np.ndarray, " item"], benchmark: Sequence[str]) -> float:
-    """Return the mean over benchmarks of the mean over each benchmark's items."""
-    return float(scores @ item_weights(benchmark))

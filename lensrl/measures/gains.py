@@ -27,6 +27,7 @@ from jaxtyping import Float, Float64
 from scipy import special, stats
 
 from lensrl.errors import LensrlError
+from lensrl.measures.score import item_weights
 
 CONFIDENCE = 0.95
 
@@ -216,12 +217,6 @@ def _end(excess: Callable[[np.ndarray], np.ndarray], start: np.ndarray, side: in
         rejected = excess(start + side * middle) > 0
         inside, outside = np.where(rejected, inside, middle), np.where(rejected, middle, outside)
     return np.where(within, side * np.inf, start + side * inside)
-
-
-def item_weights(benchmark: Sequence[str]) -> Float64[np.ndarray, " item"]:
-    """Return weights that turn a sum over items into the mean over benchmarks of the mean over items."""
-    names, index, counts = np.unique(np.asarray(benchmark), return_inverse=True, return_counts=True)
-    return 1.0 / (len(names) * counts[index])
 
 
 @lru_cache(maxsize=8)

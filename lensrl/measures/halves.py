@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float64, Int
 
-from lensrl.measures.gains import Gains, Interval, item_weights
+from lensrl.measures.gains import Gains, Interval
+from lensrl.measures.score import item_weights
 
 
 def best_layer(

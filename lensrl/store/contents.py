@@ -1,47 +1,69 @@
-"""The contents of a run file: one row per dataset, from its structure alone."""
+"""The contents of a run file: one row per dataset, read from the file's structure and from no array."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import h5py
-import pandas as pd
 
 from lensrl.store.file.checked import axis_names, check_tree, dataset_at, located
 
+_WEIGHTS_OF_A_PART = re.compile(r"((?:.*/)?(?:deltas|repairs)/[^/]+)/.*")
 
-def list_contents(file: h5py.File) -> pd.DataFrame:
-    """One row per dataset of a run file: dataset, axes, shape, dtype, bytes (as stored)."""
+
+class DatasetRow(NamedTuple):
+    """One dataset of a run file, or all weights of one part (`fold`)."""
+
+    dataset: str  # its name
+    axes: str  # `item, sample`; empty for an axis
+    shape: tuple[int, ...]
+    dtype: str
+    bytes: int  # as stored
+
+
+def list_contents(file: h5py.File) -> list[DatasetRow]:
+    """Return one row per dataset of a run file: first the root, then the groups, numbers in their natural order."""
     rows = []
     with located(file, "its structure"):
         for name in sorted(check_tree(file), key=_natural):
-            node = file[name]
-            if not hasattr(node, "shape"):
-                continue
+            if not hasattr(file[name], "shape"):
+                continue  # a group
             dataset = dataset_at(file, name)
             axes = "" if dataset.is_scale else ", ".join(axis_names(dataset))
-            rows.append((name, axes, dataset.shape, str(dataset.dtype),
-                         dataset.id.get_storage_size()))  # fmt: skip
-    return pd.DataFrame(rows, columns=["dataset", "axes", "shape", "dtype", "bytes"])
+            rows.append(DatasetRow(name, axes, dataset.shape, str(dataset.dtype), dataset.id.get_storage_size()))
+    return rows
 
 
-def fold(contents: pd.DataFrame) -> pd.DataFrame:
-    """The contents of a run file at a glance: axes left out, the weights of a part in one row.
+def fold(contents: Sequence[DatasetRow]) -> list[DatasetRow]:
+    """Return the contents at a glance: without axes, and with one row for the weights of each part.
 
-    `dtype` is empty for the repairs of a part, which are places (int64) and values (float32).
+    The row of a part has the number of its arrays under `axes` and no shape. Its `dtype` is empty where the arrays
+    differ: repairs are places (int64) and values (float32).
     """
-    shown = contents[(contents["axes"] != "") | (contents["shape"].map(len) == 0)]
-    weights = shown["dataset"].str.contains("(?:^|/)(?:deltas|repairs)/")
-    part = shown["dataset"].str.replace(r"((?:^|/)(?:deltas|repairs)/[^/]+)/.*", r"\1", regex=True)
-    rows = []
-    for name, group in shown.groupby(part.where(weights, shown["dataset"]), sort=False):
-        axes, shape = group.iloc[0][["axes", "shape"]]
-        if weights[group.index[0]]:
-            axes, shape = f"{len(group)} array{'s' * (len(group) > 1)}", ""
-        dtypes = group["dtype"].unique()
-        rows.append((name, axes, shape, dtypes[0] if len(dtypes) == 1 else "", group["bytes"].sum()))
-    return pd.DataFrame(rows, columns=["dataset", "axes", "shape", "dtype", "bytes"])
+    parts: dict[str, list[DatasetRow]] = {}
+    for row in contents:
+        if row.axes or not row.shape:  # everything but axes
+            weights = _WEIGHTS_OF_A_PART.fullmatch(row.dataset)
+            parts.setdefault(weights[1] if weights else row.dataset, []).append(row)
+    return [_folded(name, rows) for name, rows in parts.items()]
+
+
+def _folded(name: str, rows: Sequence[DatasetRow]) -> DatasetRow:
+    if name == rows[0].dataset:
+        return rows[0]
+    dtypes = {row.dtype for row in rows}
+    return DatasetRow(
+        dataset=name,
+        axes=f"{len(rows)} array{'s' * (len(rows) > 1)}",
+        shape=(),
+        dtype=dtypes.pop() if len(dtypes) == 1 else "",
+        bytes=sum(row.bytes for row in rows),
+    )
 
 
 def _natural(name: str) -> list[object]:
-    """`deltas/10` after `deltas/9`; what is at the root first."""
+    """Sort key of a dataset's name: the root before groups, `deltas/9` before `deltas/10`."""
     parts = name.split("/")
     return [len(parts) > 1, *((not p.isdecimal(), int(p) if p.isdecimal() else 0, p) for p in parts)]

@@ -20,8 +20,9 @@ import pandas as pd
 from jaxtyping import Float64, Int
 
 from lensrl.errors import LensrlError, StoreError
-from lensrl.measures.contribution import GainRatio, gain_ratios, mean_score
+from lensrl.measures.contribution import GainRatio, gain_ratios
 from lensrl.measures.halves import split_items
+from lensrl.measures.score import mean_score
 from lensrl.recipe import LayerSet
 from lensrl.recipe.runs import BASE, FULL, layer_run, rate_run, run_layer, set_run
 from lensrl.store.run import Run

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from lensrl.errors import LensrlError, StoreError
 from lensrl.store.names import RECIPE_FILE
@@ -13,31 +12,38 @@ from lensrl.store.run import Run
 from lensrl.store.runs import COLUMNS, as_table, run_row, unread_row
 from lensrl.store.study import Study
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 def runs(folder: str | Path) -> pd.DataFrame:
-    """Every study and run below a folder: the columns of `Runs.table` after `study`, the study's folder.
+    """Return one row per run of every study below a folder: `study`, the study's folder, then `Runs.table`'s columns.
 
-    Run files that lie outside a study are listed with an empty `study`; results of patching are no runs. Raises
-    LensrlError when there is no folder.
+    A run file outside every study has an empty `study`. Results of patching are not listed. Raises LensrlError when
+    there is no such folder.
     """
+    return as_table(run_rows(folder), ["study", *COLUMNS])
+
+
+def run_rows(folder: str | Path) -> list[dict[str, object]]:
+    """Return the rows of `runs` as dictionaries, without pandas."""
     folder = Path(folder)
     if not folder.is_dir():
         raise LensrlError(f"no folder at {folder}")
-    studies = sorted(kept.parent for kept in folder.rglob(RECIPE_FILE))
-    tables = []
+    rows: list[dict[str, object]] = []
+    studies = sorted(recipe.parent for recipe in folder.rglob(RECIPE_FILE))
     for path in studies:
         with Study(path) as study:
-            tables.append(study.runs.table().assign(study=str(path)))
-    stray = [f for f in sorted(folder.rglob("*.h5")) if not any(path in f.parents for path in studies)]
-    rows = []
-    for file in stray:
+            rows += [{"study": str(path), **row} for row in study.runs.rows()]
+    for file in sorted(folder.rglob("*.h5")):
+        if any(path in file.parents for path in studies):
+            continue
         try:
             with Run(file) as run:
-                rows.append(run_row(run) | {"file": str(file)})
+                row = run_row(run)
         except StoreError as error:
-            if not is_patch(file):
-                rows.append(unread_row(file, error) | {"file": str(file)})
-    if rows:
-        tables.append(as_table(rows).assign(study=""))
-    columns = ["study", *COLUMNS]
-    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+            if is_patch(file):
+                continue
+            row = unread_row(file, error)
+        rows.append({"study": "", **row, "file": str(file)})
+    return rows

@@ -1,4 +1,4 @@
-"""The names of a study's files, and the order in which runs are listed."""
+"""The names of the files of a study, and the order of its runs in listings."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ PATCH_FOLDER = "patches"
 
 
 def run_path(folder: Path, run: str, seed: int) -> Path:
-    """The file of a run: `base.h5` (the base has no training seed), `layer-3.seed-0.h5`."""
+    """Return the path of a run's file: `layer-3.seed-0.h5`, or `base.h5`, since the base has no training seed."""
     return folder / (f"{BASE}.h5" if run == BASE else f"{run}.seed-{seed}.h5")
 
 
 def run_of(path: Path) -> tuple[str, int]:
-    """The run and seed that a file's name says: the inverse of `run_path`."""
+    """Return the run and the seed in the name of a run's file: the inverse of `run_path`."""
     name, _, seed = path.name.removesuffix(".h5").partition(".seed-")
     return name, int(seed) if seed.isdecimal() else 0
 
 
 def order(name: str, seed: int) -> tuple[object, ...]:
-    """Sort key of runs: base, full RL, single layers from the bottom up, sets; then other learning rates by rate."""
+    """Return the sort key of a run: base, full RL, single layers by depth, sets; then the same at each other rate."""
     run, rate = run_rate(name) or (name, 0.0)
     layer = run_layer(run)
     return (rate, run != BASE, run != FULL, layer is None, layer or 0, run, seed)

@@ -1,8 +1,8 @@
-"""Where a result came from: versions, git state, machine, base model, items; and whether two share it.
+"""The origin of a result (versions, git state, machine, base model, items), and checks that two results share it.
 
-A run's weights are its base's plus a delta, and scores are paired item by item. Files may be edited, data sets of the
-hub move on, and packages that make problems change: a run keeps what it was made with, and whoever measures beside it
-asks here first.
+The weights of a run are the weights of its base plus a delta, and scores are compared item by item. Files may be
+edited, data sets on the hub may change, and so may packages that generate problems. A run therefore keeps its origin,
+and `check_base` and `check_items` are called before anything is measured beside it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,11 @@ PACKAGES = ("lensrl", "torch", "transformers", "trl", "transformer-lens", "numpy
 
 
 def provenance(*, device: str, dtypes: Mapping[str, str], items: Mapping[Any, str] | None = None) -> dict[str, object]:
-    """`device` names the hardware; `dtypes` what the masters and the compute were in; `items` the sha256 by split."""
+    """Return the provenance of a result that is made now: time, versions, git state, platform, and the arguments.
+
+    `device` names the hardware. `dtypes` gives the dtypes of the master weights and of the computation. `items` gives
+    the sha256 of the items of every split (`lensrl.tasks.digest`).
+    """
     record: dict[str, object] = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
@@ -34,7 +38,7 @@ def provenance(*, device: str, dtypes: Mapping[str, str], items: Mapping[Any, st
 
 
 def git_state() -> str:
-    """`git describe` of the working folder: a commit, with `-dirty` when there are uncommitted changes."""
+    """Return `git describe` of the working folder: a commit, with `-dirty` when there are uncommitted changes."""
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True, timeout=10
@@ -45,7 +49,7 @@ def git_state() -> str:
 
 
 def check_base(run: Run, name: str, fingerprint: str) -> None:
-    """Raises LensrlError when `run` was trained from another base model than `name`, whose weights hash to this."""
+    """Raise LensrlError when `run` has another base model than `name`, whose weights have this fingerprint."""
     if run.fingerprint != fingerprint:
         raise LensrlError(
             f"{run.path} was made from another base model (fingerprint {run.fingerprint[:12]}) than {name} "
@@ -54,16 +58,16 @@ def check_base(run: Run, name: str, fingerprint: str) -> None:
 
 
 def check_items(run: Run, digests: Mapping[str, str]) -> None:
-    """Raises LensrlError when `run` was made with other items (`lensrl.tasks.digest`).
+    """Raise LensrlError when `run` was made with other items than `digests`: split -> sha256 (`lensrl.tasks.digest`).
 
-    Older files do not say with which.
+    Older files do not hold the digests of their items. For such a file there is no check.
     """
     kept = run.provenance.get("items")
-    for what, digest in digests.items():
-        made = str(kept.get(what, digest)) if isinstance(kept, dict) else digest
-        if made != digest:
+    for split, digest in digests.items():
+        recorded = str(kept.get(split, digest)) if isinstance(kept, dict) else digest
+        if recorded != digest:
             raise LensrlError(
-                f"{run.path} was made with other {_named(what)} (sha256 {made[:12]}) than its recipe gives now "
+                f"{run.path} was made with other {_items_of(split)} (sha256 {recorded[:12]}) than its recipe gives now "
                 f"({digest[:12]}): a file, a data set or a package has changed; put it back, or give the new items "
                 f"their own study folder with --out"
             )
@@ -76,5 +80,5 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _named(what: str) -> str:
-    return what if what.endswith("answers") else f"{what} items"
+def _items_of(split: str) -> str:
+    return split if split.endswith("answers") else f"{split} items"

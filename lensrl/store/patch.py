@@ -1,4 +1,7 @@
-"""The result of patching one layer, or one set of layers: a file of its own, since run files are never changed."""
+"""The result of patching one layer or one set of layers.
+
+Every result is a separate file, because run files are never changed.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +9,25 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float64
 
 from lensrl.errors import Damaged, StoreError, TooNew, Unfinished, reason
-from lensrl.measures.contribution import GainRatio, gain_ratios, mean_score
+from lensrl.measures.score import mean_score
 from lensrl.recipe.layers import spell_layers
 from lensrl.store.file.atomic import new_file
 from lensrl.store.file.checked import DAMAGE, attribute, group_at, members, open_for_reading, read_array, read_strings
 from lensrl.store.file.hdf5 import axis, create, create_file
 from lensrl.store.file.seal import read_seal, write_seal
 
+if TYPE_CHECKING:
+    from lensrl.measures.contribution import GainRatio
+
 PATCH_FORMAT = "lensrl-patch"
 PATCH_VERSION = 3
-SETS_SINCE = 3  # format version; before it, a result was of one layer
+SETS_SINCE = 3  # the first format version with sets of layers; before it, a result had one layer
 
 What = Literal["weights", "activations"]
 PatchComponent = Literal["block", "attn", "mlp", "head", "stream"]
@@ -32,11 +38,11 @@ PATCHED = ("patched",)
 
 @dataclass(frozen=True)
 class PatchKey:
-    """What was patched: part `component` of `layers`, all at once, taken from run `donor` and put into run `into`.
+    """The patch: part `component` of `layers`, all at once, is taken from run `donor` and put into run `into`.
 
-    `sets` says what the layers are to each other: one alone (`single`), the lowest 0 ... l (`bottom`), the highest
-    l ... n - 1 (`top`), two of them (`pairs`), any others (`together`); `everything` is all layers and the parts
-    outside them, which leaves nothing of the receiving run.
+    `sets` says how the layers belong together: one layer (`single`), the lowest layers 0 ... l (`bottom`), the highest
+    layers l ... n - 1 (`top`), two layers (`pairs`), or any other layers (`together`). `everything` means all layers
+    and all parts outside the layers: nothing of the receiving run is left.
     """
 
     what: What
@@ -49,16 +55,17 @@ class PatchKey:
 
     @property
     def layer(self) -> int:
-        """Where the result stands over depth: the last layer of a `bottom` set, the first of any other."""
+        """The place of the result over depth: the last layer of a `bottom` set, the first layer of any other set."""
         return self.layers[-1] if self.sets == "bottom" else self.layers[0]
 
     @property
     def layer_names(self) -> str:
-        """`3`, `0-5`, `3,5`: as they are typed; or `everything`."""
+        """The layers as a person types them: `3`, `0-5`, `3,5`; or `everything`."""
         return self.sets if self.sets == "everything" else spell_layers(self.layers)
 
     @property
     def file_name(self) -> str:
+        """The name of the result's file."""
         named = {"single": f"layer-{self.layer_names}", "everything": "everything"}
         unit = named.get(self.sets, f"{self.sets}-{self.layer_names}")
         return f"{self.what}.{self.component}.{self.donor}-into-{self.into}.{unit}.seed-{self.seed}.h5"
@@ -66,17 +73,18 @@ class PatchKey:
 
 @dataclass(frozen=True)
 class PatchResult:
-    """Per-item metrics of the receiving run, the donor, and the patched model.
+    """Per-item metrics of the receiving run, the donor and the patched model.
 
-    `metrics` maps a metric's name to (into, donor, *patched) values per item: `score` (mean over samples),
-    `reference_logprob` (nats per token), `logit_difference` (reference token minus its strongest rival). There is one
-    patched model; for the heads of a layer there is one for each, `head-0` ..., with that head alone patched.
+    `metrics` maps the name of a metric to values per item, in the order (into, donor, *patched): `score` (mean over
+    samples), `reference_logprob` (nats per token), `logit_difference` (the reference token minus its strongest rival).
+    There is one patched model, except for heads: then there is one for each head, `head-0` ..., in which this head
+    alone is patched.
     """
 
     key: PatchKey
     metrics: Mapping[str, Float64[np.ndarray, "model item"]]
     benchmark: Sequence[str]
-    sources: Mapping[str, str]  # run_id of the donor and of the receiving run
+    sources: Mapping[str, str]  # the run_id of the donor and of the receiving run
     provenance: Mapping[str, object]
     patched: Sequence[str] = PATCHED
 
@@ -86,13 +94,18 @@ class PatchResult:
     ]  # fmt: skip
 
     def recoveries(self, metric: str) -> dict[str, GainRatio]:
-        """(M(patched) - M(into)) / (M(from) - M(into)) of every patched model, with intervals paired over items."""
+        """Return the recovery of every patched model, with intervals paired over items.
+
+        recovery = (M(patched) - M(into)) / (M(from) - M(into)) for the metric M.
+        """
+        from lensrl.measures.contribution import gain_ratios  # SciPy, which reading a result does without
+
         into, donor, *patched = (values[None] for values in self.metrics[metric])
         models = dict(zip(self.patched, patched, strict=True))
         return gain_ratios(into, donor, models, self.benchmark, gain="M(from) - M(into)")
 
     def rows(self) -> Iterator[dict[str, object]]:
-        """One row per patched model and metric, with the columns of `COLUMNS`."""
+        """Yield one row per patched model and metric, with the columns of `COLUMNS`."""
         for metric in (name for name in METRICS if name in self.metrics):
             into, donor, *patched = (mean_score(values, self.benchmark) for values in self.metrics[metric])
             for (name, result), value in zip(self.recoveries(metric).items(), patched, strict=True):
@@ -108,7 +121,7 @@ class PatchResult:
 
 
 def write_patch(folder: Path, result: PatchResult) -> Path:
-    """Write a result atomically; an older result of the same patch is replaced."""
+    """Write a result atomically and return its path. An older result of the same patch is replaced."""
     path = folder / result.key.file_name
     with new_file(path) as partial:
         _write(partial, result)
@@ -132,13 +145,13 @@ def _write(path: Path, result: PatchResult) -> None:
 
 
 def is_patch(path: Path) -> bool:
-    """Whether a file says that it is of the patch format, of whatever version, whole or not."""
+    """Return whether a file says that it has the patch format, in any version, complete or not."""
     try:
         seal = read_seal(path)
         if seal is not None:
             return seal.format == PATCH_FORMAT
         open_for_reading(path, PATCH_FORMAT, PATCH_VERSION).close()
-    except (TooNew, Unfinished):  # said of nothing but a file of the format that was asked for
+    except (TooNew, Unfinished):  # only raised for a file of the format that was asked for
         return True
     except (StoreError, OSError):
         return False

@@ -1,4 +1,4 @@
-"""Reading one run file, lazily."""
+"""One run file, read lazily."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
-import pandas as pd
 
 from lensrl.errors import Damaged, LensrlError, reason
-from lensrl.measures.contribution import mean_score
+from lensrl.measures.score import mean_score
 from lensrl.recipe import LayerSet
 from lensrl.recipe.layers import OUTSIDE
 from lensrl.store.contents import fold, list_contents
@@ -36,14 +35,15 @@ from lensrl.store.file.seal import Seal, dataset_holds, read_seal
 from lensrl.store.look import run_html, size
 from lensrl.store.write import RUN_FORMAT, RUN_VERSION
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # both are imported where they are used: opening a run does without them
+    import pandas as pd
     import xarray
 
-MOST_LAYERS = 10_000  # far more than any model has, and still listed at once
+MOST_LAYERS = 10_000  # far more than any model has, and few enough to list at once
 
 
 class Run:
-    """One run of a study, read lazily: attributes and small tables at once, arrays when they are sliced.
+    """One run of a study. Opening it reads the attributes; arrays are read when they are sliced.
 
     >>> run.scores                       # DataFrame: benchmark, item, sample, score, length, truncated
     >>> run.training                     # DataFrame: one row per step
@@ -52,7 +52,7 @@ class Run:
     >>> run.deltas[4].frobenius
     >>> run.activations["block_out"][4]  # (token, feature)
 
-    It keeps its file open until `close()`, or the end of a `with` block. Pickling one pickles its path.
+    The file stays open until `close()` or the end of a `with` block. Pickling a run pickles its path.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -69,8 +69,8 @@ class Run:
             self.fingerprint = str(attribute(self.file, "fingerprint"))
             self.n_layers = int(attribute(self.file, "n_layers"))
             if not 0 <= self.n_layers == len(dataset_at(self.file, "layer")) <= MOST_LAYERS:
-                raise ValueError(f"{self.n_layers} layers are not those of its axis, or too many")
-            self.bytes = os.fstat(self.file.id.get_vfd_handle()).st_size  # of the file
+                raise ValueError(f"{self.n_layers} layers are too many, or differ from the length of the layer axis")
+            self.bytes = os.fstat(self.file.id.get_vfd_handle()).st_size  # the size of the file
             self.run_id = str(attribute(self.file, "run_id"))
             self.format_version = int(attribute(self.file, "format_version"))
             self._score = float(attribute(self.file, "score")) if self.format_version > 1 else None
@@ -83,15 +83,15 @@ class Run:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """The recipe that the run was made with."""
+        """The recipe with which the run was made, as JSON data."""
         return self._json("recipe")
 
     @property
     def layer_set(self) -> LayerSet | None:
-        """The set of layers that the run trained, as its recipe had it; None for a run that is no set's."""
+        """The named set of layers that the run trained, from its recipe; None when the run is not the run of a set."""
         with located(self.file, "its recipe"):
-            made = dict(self.recipe.get("sets", {})).get(self.name)
-            return None if made is None else LayerSet.model_validate(made)
+            found = dict(self.recipe.get("sets", {})).get(self.name)
+            return None if found is None else LayerSet.model_validate(found)
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -113,29 +113,35 @@ class Run:
     @cached_property
     def items(self) -> pd.DataFrame:
         """One row per held-out item: benchmark, item, score (mean over samples), reference_logprob (nats per token)."""
+        import pandas as pd
+
         with located(self.file, "scores"):
             group = self._group("scores", "no scores")
             return pd.DataFrame({
                 "benchmark": self._strings(group, "benchmark"),
                 "item": self._strings(self.file, "item"),
-                "score": self._read(group, "score").mean(axis=1, dtype=np.float64),
+                "score": self._item_scores(group),
                 "reference_logprob": self._read(group, "reference_logprob").astype(np.float64),
             })  # fmt: skip
 
     @property
     def score(self) -> float:
-        """The mean over benchmarks of the mean per-item score; NaN for a run without scores."""
+        """The mean over benchmarks of the mean per-item score; NaN when the run has no scores."""
         if self._score is not None:
             return self._score
         return self.item_score() if self.has_scores else float("nan")
 
     def item_score(self) -> float:
-        """The score, computed from the per-item scores rather than read from the header."""
-        return mean_score(self.items["score"].to_numpy(), self.items["benchmark"].tolist())
+        """Compute the score from the per-item scores, instead of reading it from the header."""
+        with located(self.file, "scores"):
+            group = self._group("scores", "no scores")
+            return mean_score(self._item_scores(group), self._strings(group, "benchmark"))
 
     @property
     def scores(self) -> pd.DataFrame:
         """One row per item and sample: benchmark, item, sample, score, length (tokens), truncated."""
+        import pandas as pd
+
         with located(self.file, "scores"):
             group = self._group("scores", "no scores")
             score = self._read(group, "score")
@@ -151,12 +157,23 @@ class Run:
 
     @property
     def training(self) -> pd.DataFrame:
-        """One row per step: step (from 1); reward_mean and reward_std over its completions; loss; grad_norm (before
-        clipping) and the same for each part, grad_norm_3, grad_norm_embed; completion_length (tokens); truncated_share
-        (of completions, or of episodes out of turns) and zero_spread_share (of groups whose rewards are all equal);
-        step_time (seconds); peak_memory (bytes). In a task in turns also turns (mean per episode), under GiGPO
-        anchor_group_size (turns taken in one state, mean) and shared_anchor_share (of turns).
+        """One row per training step, with the columns:
+
+        - `step`, from 1;
+        - `reward_mean`, `reward_std`: over the completions of the step;
+        - `loss`;
+        - `grad_norm`: before clipping; also for each part, `grad_norm_3`, `grad_norm_embed`;
+        - `completion_length`: tokens;
+        - `truncated_share`: the share of completions that were cut, or of episodes that ran out of turns;
+        - `zero_spread_share`: the share of groups whose rewards are all equal;
+        - `step_time`: seconds;
+        - `peak_memory`: bytes;
+        - `turns`, in a task in turns: the mean per episode;
+        - `anchor_group_size`, under GiGPO: the mean number of turns taken in one state;
+        - `shared_anchor_share`, under GiGPO: the share of turns whose state another turn of the group has, too.
         """
+        import pandas as pd
+
         with located(self.file, "training"):
             group = self._group("training", "no training curve")
             curves = {name: self._read(group, name) for name in members(group)}
@@ -167,9 +184,13 @@ class Run:
             return pd.DataFrame(columns)
 
     def delta_norms(self) -> pd.DataFrame:
-        """One row per parameter: parameter, layer (<NA> outside the layers), part, component, size, norm, base_norm,
-        relative_norm (norm / base_norm), changed_share (of entries whose bits changed). Frobenius norms.
+        """Return one row per parameter: the size of its weights and of their change, as Frobenius norms.
+
+        Columns: parameter, layer (<NA> outside the layers), part, component, size (entries), norm (of the delta),
+        base_norm, relative_norm (norm / base_norm), changed_share (the share of entries whose bits changed).
         """
+        import pandas as pd
+
         with located(self.file, "parameters"):
             group = self._group("parameters", "no parameter table")
             part = self._strings(group, "part")
@@ -188,7 +209,7 @@ class Run:
             })  # fmt: skip
 
     def layer_delta_norms(self) -> pd.DataFrame:
-        """One row per layer: norm, base_norm, relative_norm, over all of the layer's parameters together."""
+        """Return one row per layer: norm, base_norm and relative_norm over all parameters of the layer together."""
         table = self.delta_norms().dropna(subset=["layer"])
         squares = (table[["norm", "base_norm"]] ** 2).groupby(table["layer"].astype(int)).sum() ** 0.5
         squares["relative_norm"] = squares["norm"] / squares["base_norm"]
@@ -201,7 +222,7 @@ class Run:
 
     @property
     def snapshots(self) -> dict[int, Deltas]:
-        """Step -> weight deltas after that step, for the steps that the recipe asked for (`store.snapshots`)."""
+        """Step -> weight deltas after this step, for the recipe's `store.snapshots`."""
         with located(self.file, "snapshots"):
             kept = members(group_at(self.file, "snapshots")) if has(self.file, "snapshots") else []
         return {
@@ -213,7 +234,7 @@ class Run:
 
     @property
     def activations(self) -> Mapping[str, LazyArray]:
-        """Site (`block_out`, `attn_out`, `mlp_out`) -> lazy (layer, token, feature) array."""
+        """Site (`block_out`, `attn_out`, `mlp_out`) -> lazy array (layer, token, feature)."""
         group = self._group("activations", "no activations")
         with located(self.file, "activations"):
             return Sites({site: LazyArray(dataset_at(group, site)) for site in members(group)})
@@ -221,18 +242,20 @@ class Run:
     @property
     def probe(self) -> pd.DataFrame:
         """One row per token of the probe set: token_id, prompt, position, text."""
+        import pandas as pd
+
         with located(self.file, "probe"):
             group = self._group("probe", "no probe set")
             columns = {name: self._read(group, name) for name in ("token_id", "prompt", "position")}
             return pd.DataFrame({**columns, "text": self._strings(group, "text")})
 
     def preview(self, name: str, rows: int = 4) -> str:
-        """The first rows of one dataset, as text. Raises Damaged when its bytes are not those that were written."""
+        """Return the first rows of one dataset as text. Raises Damaged when the seal has another hash of its bytes."""
         with located(self.file, name):
             dataset = dataset_at(self.file, name)
             extent = None if self._seal is None else self._seal.datasets.get(str(dataset.name).lstrip("/"))
             if extent is not None and not dataset_holds(self.file.id.get_vfd_handle(), extent):
-                raise ValueError("its sha256 is not that in the seal")
+                raise ValueError("its sha256 differs from the sha256 in the seal")
             corner = tuple(slice(min(n, rows if i == 0 else 6)) for i, n in enumerate(dataset.shape))
             values = dataset[corner]
         if dataset.dtype.kind == "S":
@@ -240,10 +263,10 @@ class Run:
         return str(np.array2string(np.asarray(values), precision=4, suppress_small=False))
 
     def to_xarray(self) -> xarray.DataTree:
-        """The file as an xarray.DataTree with named, coordinated variables, read lazily; close it when done.
+        """Return the file as an xarray.DataTree of named variables with coordinates, read lazily. Close it when done.
 
-        A node inherits the coordinates above it: `tree["parameters"].to_dataset(inherit=False)` has its own alone.
-        Raises LensrlError when xarray or h5netcdf is not installed.
+        A node inherits the coordinates of the nodes above it: `tree["parameters"].to_dataset(inherit=False)` leaves
+        them out. Raises LensrlError when xarray or h5netcdf is not installed.
         """
         from lensrl.store.file.tree import open_tree
 
@@ -269,12 +292,18 @@ class Run:
         about = f"seed {self.seed} of {self.study}, model {self.base}, {size(self.bytes)}"
         score = f"{self.status}, score {self.score:.3f}"
         status = f"{self.status}: {self.reason}" if self.reason else score if self.has_scores else self.status
-        return run_html(self.name, about, status, fold(list_contents(self.file)))
+        contents = [row._asdict() for row in fold(list_contents(self.file))]
+        return run_html(self.name, about, status, contents)
 
     def __repr__(self) -> str:
         return f"<Run {self.name} seed {self.seed} of {self.study}: {self.status}, score {self.score:.3f}>"
 
+    def _item_scores(self, scores: h5py.Group) -> np.ndarray:
+        """The mean score of every item over its samples."""
+        return self._read(scores, "score").mean(axis=1, dtype=np.float64)
+
     def _group(self, name: str, absence: str) -> h5py.Group:
+        """Return the group with this name. An error message names the missing data as `absence`."""
         with located(self.file, name):
             if has(self.file, name):
                 return group_at(self.file, name)
@@ -284,7 +313,7 @@ class Run:
         with located(self.file, name):
             value = json.loads(attribute(self.file, name))
             if not isinstance(value, dict):
-                raise ValueError("it is no JSON object")
+                raise ValueError("it is not a JSON object")
             return value
 
     def _read(self, group: h5py.Group, name: str) -> np.ndarray:
@@ -297,5 +326,5 @@ class Run:
 
 
 def open_run(path: str | Path) -> Run:
-    """Open a run file for reading. Raises StoreError when it is missing, damaged, or newer than this lensrl."""
+    """Open a run file for reading. Raises StoreError when it is missing, damaged or too new."""
     return Run(path)

@@ -1,14 +1,11 @@
-"""The runs of one study: found by name and seed, listed with whatever is damaged, running or missing."""
+"""The runs of one study: found by name and seed, and listed together with damaged, running and missing runs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NoReturn
-
-import numpy as np
-import pandas as pd
+from typing import TYPE_CHECKING, NoReturn, TypedDict
 
 from lensrl.errors import LensrlError, StoreError, did_you_mean
 from lensrl.recipe import Recipe, read_kept_recipe
@@ -20,24 +17,41 @@ from lensrl.store.names import RECIPE_FILE, order, run_of, run_path
 from lensrl.store.patch import is_patch
 from lensrl.store.run import Run
 
-COLUMNS = ["run", "seed", "status", "score", "gain", "bytes", "reason", "file"]
+if TYPE_CHECKING:  # pandas is imported where a DataFrame is made: a listing in the terminal does without
+    import pandas as pd
+
+
+class RunRow(TypedDict):
+    """One row of a listing of runs."""
+
+    run: str
+    seed: int
+    status: str  # see `Runs.table`
+    score: float  # NaN for a run without scores
+    gain: float  # over the base
+    bytes: int  # of the file
+    reason: str  # why the run is not completed
+    file: str
+
+
+COLUMNS = list(RunRow.__annotations__)
 NOT_READ = ("damaged", "unfinished", "too new", "running", "missing")  # statuses of runs that cannot be read
 
 
 class Runs(dict[tuple[str, int], Run]):
-    """(name, seed) -> run, for the runs of a study's folder that can be read. Opening reads headers and no array.
+    """(name, seed) -> run, for the readable runs in a study's folder. Opening reads headers and no array.
 
-    The rule for seeds, here and in every function that takes `seed`:
+    The rule for seeds, here and in every function with the argument `seed`:
 
-    - A question about particular runs, with `seed=None`, means the lowest training seed that all of those runs have
+    - A question about particular runs, with `seed=None`, uses the lowest training seed that all these runs have
       (`shared_seed`). Where a function needs weights, only runs with scores count: a diverged run has none. The base
-      is trained with no seed and goes with each.
-    - A table over a study, with `seed=None`, takes all seeds together (contributions, scores, patches).
+      has no training seed and matches every seed.
+    - A table over a study, with `seed=None`, uses all seeds together (contributions, scores, patches).
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.unreadable: dict[str, StoreError] = {}  # file name, relative to the folder -> why it cannot be read
+        self.unreadable: dict[str, StoreError] = {}  # file name in the folder -> the error that reading it raised
         for file in sorted(folder.glob("*.h5"), key=lambda f: (f.name != f"{BASE}.h5", f.name)):
             try:
                 run = Run(file)
@@ -48,43 +62,46 @@ class Runs(dict[tuple[str, int], Run]):
                 self._accept(run)
 
     def note_unreadable(self, file: str, error: StoreError) -> None:
-        """Keep why a file cannot be read, without the traceback, whose frames would keep the file open."""
+        """Keep the error of a file that cannot be read.
+
+        The error is copied without its traceback: the traceback's frames would keep the file open.
+        """
         self.unreadable[file] = type(error)(str(error))
 
     @cached_property
     def recipe(self) -> Recipe:
-        """The study's recipe, with its paths resolved."""
+        """The study's recipe. Its paths are absolute."""
         return read_kept_recipe(self.folder / RECIPE_FILE)
 
     @property
     def n_layers(self) -> int:
-        """How many layers the model has."""
+        """The number of layers of the model."""
         return self.find(BASE).n_layers
 
     @property
     def layers(self) -> list[int]:
-        """The layers trained alone: those that the recipe asks for, and any others that have a run."""
+        """The layers that are trained alone: the layers in the recipe, and any other layer that has a run."""
         made = [layer for name, _ in self if (layer := run_layer(name)) is not None]
         return sorted({*parse_layers(self.recipe.layers, self.n_layers), *made})
 
     @property
     def seeds(self) -> list[int]:
-        """The training seeds that have any run."""
+        """The training seeds for which there is any run."""
         return sorted({seed for name, seed in self if name != BASE})
 
     def of(self, name: str, seed: int | None = None, *, scored: bool = False) -> dict[int, Run]:
-        """Seed -> run, for the runs of this name: those of all seeds, or of one. `scored`: only runs with scores.
+        """Return seed -> run for the runs with this name, of all seeds or of one.
 
-        The base is one run, under seed 0, whatever `seed` is.
+        With `scored`, only runs that have scores. The base is always one run, under seed 0.
         """
         seeds = sorted(s for n, s in self if n == name and (seed in (None, s) or name == BASE))
         found = {s: self[name, s] for s in seeds}
         return {s: run for s, run in found.items() if run.has_scores} if scored else found
 
     def find(self, name: str, seed: int | None = None) -> Run:
-        """The run of this name and seed; by default the lowest seed that it has.
+        """Return the run with this name and seed; by default, the run with the lowest seed.
 
-        Raises LensrlError with the reason why there is none: see `why_missing`.
+        Raises LensrlError when there is no such run, with the reason: see `why_missing`.
         """
         runs = self.of(name, seed)
         if not runs:
@@ -92,28 +109,28 @@ class Runs(dict[tuple[str, int], Run]):
         return runs[min(runs)]
 
     def find_scored(self, name: str, seed: int | None = None) -> Run:
-        """As `find`, for a run that has weights and scores. Raises LensrlError for one that diverged, too."""
+        """Return the same run as `find`. Raises LensrlError also when it diverged: it has no weights and no scores."""
         run = self.find(name, seed)
         if not run.has_scores:
             raise LensrlError(f"run {name!r} of {self.folder} has no weights and no scores: {run.reason}")
         return run
 
     def shared_seed(self, *names: str, scored: bool = False) -> int:
-        """The lowest training seed that all of the named runs have; 0 where only the base is named.
+        """Return the lowest training seed that all named runs have; 0 when only the base is named.
 
-        `scored`: with scores in every run. Raises LensrlError for a run that is missing, or when no seed is shared.
+        With `scored`, every run must have scores. Raises LensrlError when a run is missing or no seed is shared.
         """
         trained = [name for name in names if name != BASE]
         seeds = [[*self.of(name, scored=scored)] for name in trained]
         shared = set.intersection(*map(set, seeds)) if seeds else {0}
         if not shared:
             for name in (name for name, of in zip(trained, seeds, strict=True) if not of):
-                (self.find_scored if scored else self.find)(name)  # raises with the reason
+                (self.find_scored if scored else self.find)(name)  # raises LensrlError with the reason
             raise LensrlError(f"{' and '.join(trained)} share no seed in {self.folder}: {seeds}")
         return min(shared)
 
     def why_missing(self, name: str, seed: int | None = None) -> LensrlError:
-        """Why there is no such run to read: its file is damaged or too new, it is still to be made, or unknown."""
+        """Return an error that says why this run cannot be read: damaged, too new, not made yet, or unknown."""
         for file, error in self.unreadable.items():
             if file.startswith(f"{name}." if seed is None else (f"{name}.h5", f"{name}.seed-{seed}.")):
                 return type(error)(str(error))
@@ -129,25 +146,29 @@ class Runs(dict[tuple[str, int], Run]):
             f"study {self.folder} has no run {name!r}{did_you_mean(str(name), dict.fromkeys(n for n, _ in self))}"
         )
 
-    def rows(self) -> list[dict[str, object]]:
-        """One row per run that the study has or its recipe asks for, with the keys of `COLUMNS`: see `table`."""
+    def rows(self) -> list[RunRow]:
+        """Return the rows of `table` as dictionaries, without pandas."""
         rows = [run_row(run) for run in self.values()]
         paths = ((self.folder / file, error) for file, error in self.unreadable.items())
         rows += [unread_row(path, error) for path, error in paths if path.parent == self.folder]
         known = {row["file"] for row in rows}
         rows += [row for row in self._without_file() if row["file"] not in known]
-        base = next((run.score for run in self.of(BASE).values()), np.nan)
+        base = next((run.score for run in self.of(BASE).values()), float("nan"))
         for row in rows:
-            row["gain"] = np.nan if row["score"] is None else float(str(row["score"])) - base
-        return sorted(rows, key=lambda row: order(str(row["run"]), int(str(row["seed"]))))
+            row["gain"] = row["score"] - base
+        return sorted(rows, key=lambda row: order(row["run"], row["seed"]))
 
     def table(self) -> pd.DataFrame:
-        """One row per run that the study has or its recipe asks for, with the columns of `COLUMNS`.
+        """Return one row per run in the folder or in the recipe, with the columns of `RunRow`.
 
-        `status` is `completed`, `collapsed` or `diverged` as the run ended; for a file that cannot be read the word
-        that `verify` has for it: `damaged`, `unfinished` or `too new`; `running` while a process makes it;
-        `unfinished` also when that process was killed; `missing` when there is nothing yet. While no run can be read,
-        the number of layers is unknown: then only base, full RL, and begun files are listed.
+        `status` is one of:
+
+        - `completed`, `collapsed` or `diverged`: how the run ended;
+        - `damaged`, `unfinished` or `too new`: the file cannot be read, as `verify` says it;
+        - `running`: a process is making the run; `unfinished` also when this process was killed;
+        - `missing`: there is no file yet.
+
+        While no run can be read, the number of layers is unknown. Then only base, full RL and begun files are listed.
         """
         return as_table(self.rows())
 
@@ -157,7 +178,7 @@ class Runs(dict[tuple[str, int], Run]):
             run.close()
 
     def _accept(self, run: Run) -> None:
-        """Keep a run that is what its file's name says and comes from this study's base, which is read first."""
+        """Keep a run if its file name is right and its base model is the study's. The base must be read first."""
         base = next(iter(self.of(BASE).values()), run)
         if run.path != run_path(self.folder, run.name, run.seed):
             why = f"{run.path} holds the run {run.name} with seed {run.seed}: rename it back"
@@ -172,8 +193,8 @@ class Runs(dict[tuple[str, int], Run]):
         self.note_unreadable(run.path.name, StoreError(why))
         run.close()
 
-    def _without_file(self) -> Iterator[dict[str, object]]:
-        """The runs that the recipe asks for or a process began to write, as if none had a file yet."""
+    def _without_file(self) -> Iterator[RunRow]:
+        """Yield a row for every run in the recipe and every begun file. The caller drops runs that have a file."""
         begun = [part.with_name(part.name[1 : -len(".partial")]) for part in sorted(self.folder.glob(".*.h5.partial"))]
         planned = [run_path(self.folder, spec.name, spec.seed) for spec in self._planned()]
         for path in dict.fromkeys([*planned, *begun]):
@@ -186,21 +207,23 @@ class Runs(dict[tuple[str, int], Run]):
             else:
                 status, reason = "missing", "not made yet: lensrl run continues with it"
             name, seed = run_of(path)
-            yield dict.fromkeys(COLUMNS) | {
-                "run": name, "seed": seed, "status": status, "reason": reason, "bytes": 0, "file": path.name
-            }  # fmt: skip
+            yield RunRow(
+                run=name, seed=seed, status=status, score=float("nan"), gain=float("nan"), bytes=0, reason=reason,
+                file=path.name,
+            )  # fmt: skip
 
     def _planned(self) -> list[RunSpec]:
+        """Return the runs in the recipe; none if the recipe is wrong: a function that needs the recipe raises."""
         n_layers = next((run.n_layers for run in self.values()), None)
         try:
             if n_layers is None:
                 return plan(self.recipe.model_copy(update={"layers": [], "sets": {}}), 0)
             return plan(self.recipe, n_layers)
-        except LensrlError:  # whoever uses the recipe is told what is wrong with it; the runs are listed all the same
+        except LensrlError:
             return []
 
     def __missing__(self, key: object) -> NoReturn:
-        """Raises KeyError with the reason that `study[key]` would give."""
+        """Raise KeyError with the reason that `study[key]` gives."""
         if isinstance(key, str):
             raise KeyError(
                 f"{key!r} is a name without a seed: study.runs[{key!r}, 0], or study[{key!r}] for the lowest"
@@ -209,38 +232,40 @@ class Runs(dict[tuple[str, int], Run]):
         raise KeyError(str(self.why_missing(name, seed)))
 
     def __repr__(self) -> str:
-        return as_text(self.table())
+        return as_text(self.rows())
 
     def _repr_html_(self) -> str:
-        return str(table_html(self.table()))
+        return str(table_html(self.rows()))
 
     def _ipython_key_completions_(self) -> list[str | tuple[str, int]]:
-        """Names, for any version of IPython; then keys, for those that complete one part of a key after the other."""
+        """Return names, for every version of IPython, then keys, for versions that complete a key part by part."""
         return [*dict.fromkeys(name for name, _ in self), *self]
 
 
-def as_table(rows: Iterable[dict[str, object]]) -> pd.DataFrame:
-    """Rows of runs as a DataFrame with the columns of `COLUMNS`."""
-    return pd.DataFrame(rows, columns=COLUMNS).astype({"score": float, "gain": float, "bytes": int})
+def as_table(rows: Sequence[Mapping[str, object]], columns: Sequence[str] = COLUMNS) -> pd.DataFrame:
+    """Return rows of runs as a DataFrame with these columns, also when there is no row."""
+    import pandas as pd
+
+    return pd.DataFrame(rows, columns=list(columns)).astype({"score": float, "gain": float, "bytes": int})
 
 
-def run_row(run: Run) -> dict[str, object]:
-    """The row of a run that can be read, without its gain."""
-    return {
-        "run": run.name, "seed": run.seed, "status": run.status, "reason": run.reason, "score": run.score,
-        "gain": np.nan, "bytes": _bytes(run.path), "file": run.path.name,
-    }  # fmt: skip
+def run_row(run: Run) -> RunRow:
+    """Return the row of a run. Its gain is NaN: the base is not known here."""
+    return RunRow(
+        run=run.name, seed=run.seed, status=run.status, score=run.score, gain=float("nan"), bytes=_bytes(run.path),
+        reason=run.reason, file=run.path.name,
+    )  # fmt: skip
 
 
-def unread_row(path: Path, error: StoreError) -> dict[str, object]:
-    """The row of a file that cannot be read; its reason without the path, which the row has."""
+def unread_row(path: Path, error: StoreError) -> RunRow:
+    """Return the row of a file that cannot be read. Its reason leaves out the path, which the row has."""
     name, seed = run_of(path)
-    return dict.fromkeys(COLUMNS) | {
-        "run": name, "seed": seed, "status": error.status, "reason": str(error).removeprefix(f"{path} "),
-        "bytes": _bytes(path), "file": path.name,
-    }  # fmt: skip
+    return RunRow(
+        run=name, seed=seed, status=error.status, score=float("nan"), gain=float("nan"), bytes=_bytes(path),
+        reason=str(error).removeprefix(f"{path} "), file=path.name,
+    )  # fmt: skip
 
 
 def _bytes(path: Path) -> int:
-    """The size of a file, which may be gone since it was looked for."""
+    """Return the size of a file; 0 if it was deleted in the meantime."""
     return path.stat().st_size if path.exists() else 0

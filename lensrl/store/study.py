@@ -1,30 +1,35 @@
-"""Reading a study: a folder of run files made from one recipe."""
+"""A study: a folder of run files made from one recipe, read lazily."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from lensrl.errors import LensrlError, RecipeError, StoreError
 from lensrl.recipe import Recipe
 from lensrl.recipe.runs import BASE, FULL, run_layer
-from lensrl.store.contributions import layer_contributions, rate_control, set_contributions
 from lensrl.store.look import size, study_html
 from lensrl.store.names import PATCH_FOLDER, RECIPE_FILE, order
 from lensrl.store.patch import PatchResult, read_patch
 from lensrl.store.run import Run
 from lensrl.store.runs import Runs
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+# `lensrl.store.contributions` needs SciPy and pandas, half a second that opening a study does not need: the three
+# methods that compute contributions import it.
+
 
 class Study:
-    """The runs of one recipe. Opening it reads the headers of its run files and no array.
+    """The runs of one recipe. Opening a study reads the headers of its run files and no array.
 
     >>> study = lensrl.open_study("runs/tiny")
     >>> study["full-rl"].scores          # seed 0; study["full-rl", 2] for seed 2
-    >>> study.runs                       # every run: status, score, gain, size; also what is damaged or missing
+    >>> study.runs                       # every run: status, score, gain, size; also damaged and missing runs
     >>> study.contributions()            # DataFrame: one row per layer
     """
 
@@ -39,17 +44,17 @@ class Study:
 
     @property
     def broken(self) -> dict[str, str]:
-        """File name -> why it cannot be read."""
+        """File name -> the reason why the file cannot be read."""
         return {file: str(error) for file, error in self.runs.unreadable.items()}
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe, with its paths resolved."""
+        """The recipe. Its paths are absolute."""
         return self.runs.recipe
 
     @property
     def model(self) -> str:
-        """The base model, as the recipe names it; as the runs do where the recipe cannot be read."""
+        """The name of the base model in the recipe; in the runs, when the recipe cannot be read."""
         try:
             return self.recipe.model
         except RecipeError:
@@ -57,23 +62,23 @@ class Study:
 
     @property
     def n_layers(self) -> int:
-        """How many layers the model has."""
+        """The number of layers of the model."""
         return self.runs.n_layers
 
     @property
     def layers(self) -> list[int]:
-        """The layers trained alone: those that the recipe asks for, and any others that have a run."""
+        """The layers that are trained alone: the layers in the recipe, and any other layer that has a run."""
         return self.runs.layers
 
     @property
     def seeds(self) -> list[int]:
-        """The training seeds that have any run."""
+        """The training seeds for which there is any run."""
         return self.runs.seeds
 
     def __getitem__(self, key: str | tuple[str, int]) -> Run:
-        """A run by name (the lowest seed that it has) or by (name, seed). The base is the same for every seed.
+        """Return a run by name (its lowest seed) or by (name, seed). The base is the same run for every seed.
 
-        Raises LensrlError with the reason why there is none: see `Runs.why_missing`.
+        Raises LensrlError when there is no such run, with the reason: see `Runs.why_missing`.
         """
         name, seed = key if isinstance(key, tuple) and len(key) == 2 else (key, None)
         return self.runs.find(name, seed)
@@ -82,7 +87,13 @@ class Study:
         return key in self.runs or any(name == key for name, _ in self.runs)
 
     def scores(self) -> pd.DataFrame:
-        """One row per run and seed: run, seed, status, reason, score, gain over the base, length, truncated."""
+        """Return one row per run and seed.
+
+        Columns: run, seed, status, reason, score, gain (over the base), length (mean tokens per completion), truncated
+        (the share of completions that were cut). The last two are NaN for a run without scores.
+        """
+        import pandas as pd
+
         base = self[BASE].score
         rows = []
         for run in sorted(self.runs.values(), key=lambda run: order(run.name, run.seed)):
@@ -100,22 +111,31 @@ class Study:
         return pd.DataFrame(rows)
 
     def contributions(self, seed: int | None = None) -> pd.DataFrame:
-        """C_l of every layer that was asked for, over all seeds or for one: see `layer_contributions`."""
+        """Return C_l of every layer, over all seeds or for one: see `contributions.layer_contributions`."""
+        from lensrl.store.contributions import layer_contributions
+
         return layer_contributions(self.runs, seed)
 
     def set_contributions(self, seed: int | None = None) -> pd.DataFrame:
-        """The contribution of every named set of layers: see `lensrl.store.contributions.set_contributions`."""
+        """Return the contribution of every named set of layers: see `contributions.set_contributions`."""
+        from lensrl.store.contributions import set_contributions
+
         return set_contributions(self.runs, seed)
 
     def rate_control(self, seed: int | None = None) -> pd.DataFrame:
-        """C_l with every layer, and full RL, at the learning rate that suits it best: see `rate_control` there."""
+        """Return C_l with every layer, and full RL, at its best learning rate: see `contributions.rate_control`."""
+        from lensrl.store.contributions import rate_control
+
         return rate_control(self.runs, seed)
 
     def patches(self) -> pd.DataFrame:
-        """Every stored patching result, one row per metric; see `PatchResult.rows`.
+        """Return every stored patching result, one row per metric: see `PatchResult.rows`.
 
-        Left out: results of runs that have been replaced since, and damaged files, which are listed in `broken`.
+        Results of runs that were made again later are left out. Damaged files are left out, too, and listed in
+        `broken`.
         """
+        import pandas as pd
+
         rows: list[dict[str, object]] = []
         current = {run.run_id for run in self.runs.values()}
         for file in sorted((self.path / PATCH_FOLDER).glob("*.h5")):
@@ -125,12 +145,11 @@ class Study:
                 self.runs.note_unreadable(f"{PATCH_FOLDER}/{file.name}", error)
             else:
                 rows += result.rows() if current.issuperset(result.sources.values()) else []
-        columns = PatchResult.COLUMNS
-        return pd.DataFrame(rows, columns=columns).sort_values(
-            ["what", "component", "into", "layer"], ignore_index=True
-        )
+        table = pd.DataFrame(rows, columns=PatchResult.COLUMNS)
+        return table.sort_values(["what", "component", "into", "layer"], ignore_index=True)
 
     def close(self) -> None:
+        """Close the files of all runs."""
         self.runs.close()
 
     def __enter__(self) -> Study:
@@ -146,18 +165,23 @@ class Study:
         return f"<Study {self.name}: {len(self.runs)} runs, seeds {self.seeds}, model {self.model}>\n{self.runs!r}"
 
     def _repr_html_(self) -> str:
-        table = self.runs.table()
+        rows = self.runs.rows()
         seeds = ", ".join(map(str, self.seeds)) or "none"
-        about = f"model {self.model}, seeds {seeds}, {size(int(table['bytes'].sum()))}"
-        gains = {run: float(part.mean()) for run, part in table.groupby("run")["gain"]}
-        of_layers = {layer: gain for run, gain in gains.items() if (layer := run_layer(str(run))) is not None}
+        about = f"model {self.model}, seeds {seeds}, {size(sum(row['bytes'] for row in rows))}"
+        # The mean gain of each run over the seeds that have one.
+        measured: dict[str, list[float]] = {}
+        for row in rows:
+            if not np.isnan(row["gain"]):
+                measured.setdefault(row["run"], []).append(row["gain"])
+        gains = {row["run"]: float(np.mean(measured.get(row["run"], np.nan))) for row in rows}
+        of_layers = {layer: gain for run, gain in gains.items() if (layer := run_layer(run)) is not None}
         full = gains.get(FULL, float("nan"))
-        return study_html(self.name, about, of_layers if not np.isnan(full) else {}, full, table)
+        return study_html(self.name, about, {} if np.isnan(full) else of_layers, full, rows)
 
     def _ipython_key_completions_(self) -> list[str | tuple[str, int]]:
         return self.runs._ipython_key_completions_()
 
 
 def open_study(path: str | Path) -> Study:
-    """Open a study folder for reading. Raises LensrlError when it is none."""
+    """Open a study folder for reading. Raises LensrlError when the folder is not a study."""
     return Study(path)

@@ -25,6 +25,7 @@ def read_contributions(path: str | Path) -> pd.DataFrame:
 
     Raises LensrlError when the file is not such a table.
     """
+    # The columns, as numbers.
     try:
         table = pd.read_csv(path)
     except (OSError, ValueError) as error:
@@ -39,12 +40,13 @@ def read_contributions(path: str | Path) -> pd.DataFrame:
         )
     ends = ["low", "high"] if {"low", "high"} <= set(table) else []
     numbers = table[["layer", "contribution", *ends]].apply(pd.to_numeric, errors="coerce")
+    # The rows of layers, each layer once, in order.
     rows = numbers[np.isfinite(numbers["layer"])].replace([np.inf, -np.inf], np.nan)
     layers, measured = rows["layer"].to_numpy(), rows["contribution"].notna()
     if measured.sum() < 3 or (layers % 1 != 0).any() or (layers < 0).any() or len(np.unique(layers)) < len(layers):
         raise LensrlError(f"{path} needs at least three layers, numbered from 0, each once, with a contribution")
     rows = rows.sort_values("layer").astype({"layer": int}).reset_index(drop=True)
-    if not ends:
+    if not ends:  # The intervals, where the file has none.
         known = rows.index[rows["contribution"].notna()]
         estimated = Gains.from_profile(rows.loc[known, "contribution"].to_numpy(float)).ratios()
         rows = rows.join(pd.DataFrame(estimated, index=known)[["low", "high"]])

@@ -1,7 +1,4 @@
-"""Writing a run file: one HDF5 file per (run, seed), written once.
-
-The layout is described in `runs/FORMAT.md`.
-"""
+"""Write a run file: one HDF5 file per (run, seed), written once. `runs/FORMAT.md` describes the layout."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ import h5py
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32
 
-from lensrl.measures.contribution import mean_score
+from lensrl.measures.score import mean_score
 from lensrl.recipe.layers import OUTSIDE
 from lensrl.store.file.deltas import Change, Parameter, Weights, write_deltas
 from lensrl.store.file.hdf5 import Compression, axis, create, create_file
@@ -27,32 +24,32 @@ RUN_VERSION = 2
 
 @dataclass(frozen=True)
 class Header:
-    """What a run file says about itself without opening an array."""
+    """The attributes of a run file, which are read without opening an array."""
 
     study: str
     run: str
     seed: int
-    layers: Sequence[int]  # the layers that were trained: none for base, all for full-rl
+    layers: Sequence[int]  # the trained layers: none for base, all for full-rl
     status: str  # completed | collapsed | diverged
-    reason: str  # why, for a run that is not completed
+    reason: str  # why the run is not completed; empty for a completed run
     base: str
     fingerprint: str
     n_layers: int
     recipe: str  # JSON
     provenance: Mapping[str, object]
     compression: Compression = "none"
-    snapshots: Sequence[int] = ()  # the steps whose deltas are kept; the last may be the end of training
-    run_id: str = field(default_factory=lambda: uuid.uuid4().hex)  # tells a rewritten run from the one it replaced
+    snapshots: Sequence[int] = ()  # the steps whose deltas are kept; the last step may be the end of training
+    run_id: str = field(default_factory=lambda: uuid.uuid4().hex)  # differs between a run and its later replacement
 
 
 @dataclass(frozen=True)
 class Scores:
     """The results of one model on the held-out items, per item and sample.
 
-    `length` counts a completion's tokens, with its end-of-sequence token. `truncated` marks completions that reached
-    the limit without one. In a task in turns, `length` counts the tokens that the model wrote in all its turns, and
-    `truncated` marks episodes that ran out of turns. `reference_logprob` is the mean log-probability, in nats per
-    token, of the reference answer and the end-of-sequence token after it, given the prompt.
+    `length` counts the tokens of a completion, including the end-of-sequence token. `truncated` marks completions that
+    reached the limit without an end-of-sequence token. In a task in turns, `length` counts the tokens that the model
+    wrote in all turns, and `truncated` marks episodes that ran out of turns. `reference_logprob` is the mean
+    log-probability, in nats per token, of the reference answer and the end-of-sequence token, given the prompt.
     """
 
     item: Sequence[str]
@@ -68,7 +65,7 @@ class Probe:
     """The probe set, one entry per token."""
 
     token_id: Int32[np.ndarray, " token"]
-    prompt: Int32[np.ndarray, " token"]  # which probe item the token is of
+    prompt: Int32[np.ndarray, " token"]  # the number of the probe item that holds the token
     position: Int32[np.ndarray, " token"]
     text: Sequence[str]
 
@@ -86,15 +83,18 @@ def write_run(
     probe: Probe | None = None,
     activations: Mapping[str, Float32[np.ndarray, "layer token feature"]] | None = None,
 ) -> None:
-    """Write a whole run file at `path`, the partial file of `new_file`; what a diverged run lacks is left out.
+    """Write a complete run file at `path`, which is the partial file of `new_file`.
 
-    `snapshots` maps a step to the weights that were trained so far. Raises OSError when the disk is full, and
-    StoreError when weights are not finite, or when what is read back from the file is not what was written.
+    `before` and `after` are the weights of the base and of the run. `snapshots` maps a step to the weights after this
+    step. A diverged run leaves out the arguments that it does not have. Raises OSError when the disk is full, and
+    StoreError when weights are not finite or when the written deltas do not read back bit for bit.
     """
+    # `/` is the end of training: its deltas stand at the root of the file.
     trees = {f"snapshots/{step}": weights for step, weights in (snapshots or {}).items()}
     if after is not None:
         trees["/"] = after
     with create_file(path) as file:
+        # The header and the axes come first: datasets refer to their axes.
         _write_header(file, header, scores)
         axis(file, "layer", header.n_layers)
         axis(file, "outside", list(OUTSIDE))
@@ -105,14 +105,19 @@ def write_run(
             _write_scores(file, scores)
         if probe is not None and activations is not None:
             _write_activations(file, probe, activations, header.compression)
+        # The deltas, the largest part. They are hashed while they are written, so the seal need not read them again.
         changes, digests = [Change(0.0, 0)] * len(parameters), {}
         for name, weights in trees.items():
             root = file.require_group(name)
-            changes, written = write_deltas(root, path, parameters, before, weights, header.compression)
-            digests |= written
-            if name != "/":
-                _write_changes(root, changes)
-        _write_parameters(file, parameters, changes if after is not None else [Change(0.0, 0)] * len(parameters))
+            written, hashed = write_deltas(
+                root, path, parameters, before=before, after=weights, compression=header.compression
+            )
+            digests |= hashed
+            if name == "/":
+                changes = written
+            else:
+                _write_changes(root, written)
+        _write_parameters(file, parameters, changes)
     write_seal(path, RUN_FORMAT, RUN_VERSION, digests)
 
 
@@ -131,7 +136,7 @@ def _write_header(file: h5py.File, header: Header, scores: Scores | None) -> Non
 
 
 def _write_training(file: h5py.File, training: Mapping[str, np.ndarray]) -> None:
-    steps = max(map(len, training.values()))  # a step that diverged has a reward and a gradient but no loss
+    steps = max(map(len, training.values()))  # the step that diverged has a reward and a gradient, but no loss
     axis(file, "step", np.arange(1, steps + 1, dtype=np.int32))
     group = file.create_group("training")
     trailing = {"layer_grad_norm": "layer", "outside_grad_norm": "outside"}

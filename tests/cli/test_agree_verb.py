@@ -30,8 +30,8 @@ def test_a_study_and_a_table_have_a_row_an_interval_and_whose_errors_it_carries(
     ends = "spearman", "spearman_low", "spearman_high"
     assert "{:.2f} [{:.2f}, {:.2f}]".format(*(pair[end] for end in ends)) in row
     assert f"{pair['beyond_depth']:.2f}, p {pair['shift_p']:.2f}" in row
-    assert "Taken as it is, without errors: 2. Intervals carry the other profile's errors only." in lines
-    assert "Profiles with different layers meet at the relative depths of the one with fewer." in lines
+    assert "Used without errors: 2. The intervals include the errors of the other profile only." in lines
+    assert "Profiles with different layers are compared at the relative depths of the shorter profile." in lines
 
 
 def test_the_table_and_the_heat_map_are_saved_and_json_has_no_nan(study: Path, tmp_path: Path) -> None:

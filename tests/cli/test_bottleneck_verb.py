@@ -70,7 +70,7 @@ def test_the_table_and_the_figure_are_saved(tmp_path: Path) -> None:
 
 def test_the_profile_of_a_table_says_where_its_intervals_come_from(tmp_path: Path) -> None:
     done = lensrl("contribution", "--contributions", PUBLISHED, "--figure", tmp_path / "c.png")
-    assert "estimated from how rough the profile is" in done.stdout
+    assert "estimated from the roughness of the profile" in done.stdout
     assert [line.split()[1] for line in done.stdout.splitlines()[2:5]] == ["0.89", "0.87", "1.03"]
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
     rows = json.loads(lensrl("contribution", "--contributions", PUBLISHED, "--json").stdout)["layers"]
@@ -79,7 +79,7 @@ def test_the_profile_of_a_table_says_where_its_intervals_come_from(tmp_path: Pat
     given.write_text("layer,contribution,low,high\n0,0.5,0.4,0.6\n1,0.7,0.6,0.8\n2,0.9,0.8,1.0\n")
     done = lensrl("contribution", "--contributions", given)
     assert "0.40 … 0.60" in done.stdout
-    assert "Intervals are those of the file." in done.stdout
+    assert "Intervals come from the file." in done.stdout
 
 
 @pytest.fixture

@@ -71,7 +71,7 @@ def test_an_interrupted_study_says_so_in_one_line_and_keeps_only_whole_runs(tmp_
     lines = [line for line in output.splitlines() if line]
     assert "Traceback" not in output
     assert [line for line in lines if "stop" in line] == [lines[-1]]
-    assert lines[-1] == "stopped; the same command continues with what is missing"
+    assert lines[-1] == "stopped; the same command continues with the missing runs"
     assert {path.name for path in study.iterdir()} == {"base.h5", "recipe.json"}
     assert {path.name for path in tmp_path.iterdir()} == {"scratch", "study", "study.toml"}
     assert temporary() == []
@@ -92,7 +92,7 @@ def test_an_interrupt_that_a_library_swallows_is_raised_again_at_the_next_step(
         watcher.scoring(RunSpec("base", (), 0))
         asked.append("went on")
 
-    monkeypatch.setattr("lensrl_cli.run.run_study", swallowing)
+    monkeypatch.setattr("lensrl.run_study", swallowing)
     (tmp_path / "study.toml").write_text(RECIPE)
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(typer.Exit) as caught:

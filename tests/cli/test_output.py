@@ -22,7 +22,7 @@ COLUMNS = {"file": "left", "status": "left", "p": "right", "where": "left"}
 def test_no_letter_is_lost_and_no_line_is_longer_than_the_terminal(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     console = Console(width=width, file=io.StringIO())
     monkeypatch.setattr(output, "console", console)
-    output.show("", COLUMNS, ROWS)
+    output.print_table("", COLUMNS, ROWS)
     assert isinstance(console.file, io.StringIO)
     lines = console.file.getvalue().splitlines()
     assert max(map(len, lines)) <= width

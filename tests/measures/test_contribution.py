@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import stats
 
-from lensrl.measures.contribution import GainRatio, gain_ratios, mean_score
+from lensrl.measures.contribution import GainRatio, gain_ratios
 from lensrl.measures.gains import Interval
+from lensrl.measures.score import mean_score
 
 ITEMS = 60
 ONE = ["only"] * ITEMS

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 
 from lensrl.store.contents import fold, list_contents
@@ -40,7 +41,7 @@ def test_the_contents_are_those_that_h5py_finds(path: Path) -> None:
 
     with h5py.File(path) as file:
         file.visititems(visit)
-    found = {row[0]: row[1:] for row in table.itertuples(index=False, name=None)}
+    found = {row.dataset: tuple(row[1:]) for row in table}
     assert found == expected
     assert len(table) == len(expected)
 
@@ -51,7 +52,7 @@ def test_contents_begin_at_the_root_and_layer_10_follows_layer_9(tmp_path: Path)
     before, after = ({p.name: weights * factor for p in parameters} for factor in (1, 2))
     write_run(tmp_path / "run.h5", header("full-rl", n_layers=11), parameters, before, after=after)
     with Run(tmp_path / "run.h5") as run:
-        names = list_contents(run.file)["dataset"].tolist()
+        names = [row.dataset for row in list_contents(run.file)]
     depth = ["/" in name for name in names]
     assert depth == sorted(depth)
     assert [name for name in names if name.endswith("/w")] == ["deltas/9/w", "deltas/10/w", "deltas/embed/w"]
@@ -59,8 +60,8 @@ def test_contents_begin_at_the_root_and_layer_10_follows_layer_9(tmp_path: Path)
 
 def test_folding_leaves_axes_out_and_adds_up_the_weights_of_a_part(path: Path) -> None:
     with Run(path) as run:
-        contents = list_contents(run.file)
-        table = fold(contents).set_index("dataset")
+        rows = list_contents(run.file)
+        contents, table = pd.DataFrame(rows), pd.DataFrame(fold(rows)).set_index("dataset")
     weights = contents[contents["axes"] != ""].set_index("dataset")
     for part, names in {
         "deltas/0": ["attn.q.weight", "mlp.conv.weight"],

@@ -1,0 +1,57 @@
+"""A command loads only the libraries that it uses: each case in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from lensrl_cli.main import VERBS
+
+NEVER = {"datasets", "matplotlib", "pandas", "scipy", "torch", "transformers", "trl"}  # in help and listings
+UNREAD = {"h5py", "numpy"}  # as long as no file is read; typer itself loads pydantic for the options of a verb
+
+
+def loaded_by(code: str, *arguments: object) -> set[str]:
+    """The heavy libraries that a fresh process has loaded after running `code`."""
+    code = f"import sys\n{code}\nprint(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return (NEVER | UNREAD) & set(done.stderr.split())
+
+
+def loaded_by_command(*arguments: object) -> set[str]:
+    return loaded_by("from lensrl_cli.main import app\napp(sys.argv[1:], standalone_mode=False)", *arguments)
+
+
+def test_importing_lensrl_loads_no_library() -> None:
+    assert loaded_by("import lensrl") == set()
+
+
+@pytest.mark.parametrize("verb", ["", *VERBS])
+def test_help_loads_no_library(verb: str) -> None:
+    assert loaded_by_command(*verb.split(), "--help") == set()
+
+
+@pytest.mark.parametrize(
+    ("verb", "path"),
+    [("show", ""), ("show", "base.h5"), ("show", "base.h5/scores/score"), ("verify", "")],
+)
+def test_listings_load_no_library_of_analysis(verb: str, path: str, small_study_folder: Path) -> None:
+    assert loaded_by_command(verb, small_study_folder / path) & NEVER == set()
+
+
+def test_the_process_that_verifies_files_loads_no_library_of_analysis() -> None:
+    assert loaded_by("import lensrl.store.verify") & NEVER == set()
+
+
+def test_contributions_load_no_model_and_no_figure(small_study_folder: Path) -> None:
+    assert loaded_by_command("contribution", small_study_folder) & NEVER == {"pandas", "scipy"}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_is_a_function_of_its_module_and_has_a_line_that_fits_the_list(verb: str) -> None:
+    module = __import__(f"lensrl_cli.{verb}", fromlist=[verb])
+    assert (getattr(module, verb).__doc__ or "").count("Example: lensrl ") == 1
+    assert len(VERBS[verb]) <= 62  # at 80 columns, one line a verb
