@@ -45,7 +45,7 @@ def write_both(folder: Path) -> tuple[Path, Path]:
     for path, compression in zip(paths, kinds, strict=True):
         write_run(
             path,
-            replace(header("full-rl", layers=range(N_LAYERS)), compression=compression, snapshots=[2, 3]),
+            replace(header("full-rl"), compression=compression, snapshots=[2, 3]),
             PARAMETERS,
             before_weights(),
             after=after_weights(CHANGED),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import h5py
 import numpy as np
 
-from lensrl.store.file.checked import attribute, axis_names, check_tree, dataset_at, has, node_at
+from lensrl.store.file.checked import attribute, axis_names, check_tree, dataset_at, node_at
+from lensrl.store.file.completeness import COLUMNS, COLUMNS_OF_GIGPO, COLUMNS_OF_TURNS, SITES
 from lensrl.store.file.hdf5 import ENCODING
 
 
@@ -49,7 +50,7 @@ RULES = {
         (r"scores/reference_logprob", ("item",), "float32"),
         (r"training/layer_grad_norm", ("step", "layer"), "float64"),
         (r"training/outside_grad_norm", ("step", "outside"), "float64"),
-        (r"training/[^/]+", ("step",), "float64"),
+        (rf"training/({'|'.join((*COLUMNS, *COLUMNS_OF_TURNS, *COLUMNS_OF_GIGPO))})", ("step",), "float64"),
         (r"parameters/(part|component)", ("parameter",), "string"),
         (r"parameters/(size|changed)|snapshots/\d+/changed", ("parameter",), "int64"),
         (r"parameters/(norm|base_norm)|snapshots/\d+/norm", ("parameter",), "float64"),
@@ -58,13 +59,13 @@ RULES = {
         (REPAIRS + "/value", ("repair",), "float32"),
         (r"probe/(token_id|prompt|position)", ("token",), "int32"),
         (r"probe/text", ("token",), "string"),
-        (r"activations/(block_out|attn_out|mlp_out)", ("layer", "token", "feature"), "float32"),
+        (rf"activations/({'|'.join(SITES)})", ("layer", "token", "feature"), "float32"),
     ),
     "lensrl-patch": _rules(
         (r"item", (), "int32"),
         (r"model", (), "string"),
         (r"benchmark", ("item",), "string"),
-        (r"metrics/[^/]+", ("model", "item"), "float64"),
+        (r"metrics/(score|reference_logprob|logit_difference)", ("model", "item"), "float64"),
     ),
 }
 
@@ -89,22 +90,24 @@ OF_HDF5 = {"CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST"}  # attributes of
 
 _NO_TEXT = re.compile("[\ud800-\udfff]")  # what h5py makes of bytes that are no UTF-8
 
-TOGETHER = {  # groups that are whole or absent
-    "scores": ("benchmark", "score", "length", "truncated", "reference_logprob"),
-    "parameters": ("part", "component", "size", "changed", "norm", "base_norm"),
-    "probe": ("token_id", "prompt", "position", "text"),
-    r"snapshots/\d+": ("changed", "norm"),
-    REPAIRS: ("where", "value"),
-}
+class Names(NamedTuple):
+    """The names of all datasets and of all groups in a file."""
+
+    datasets: list[str]
+    groups: list[str]
 
 
-def check_names(file: h5py.File) -> list[str]:
-    """The names of all datasets, after looking at every name, type and axis in the file, and reading no array."""
+def check_names(file: h5py.File) -> Names:
+    """Compare every name, attribute, type and axis in a file with its format. Reads no array.
+
+    Raises ValueError for a name that is not part of the format, and for a wrong type or axis; KeyError for an attribute
+    that is missing.
+    """
     format, version = str(attribute(file, "format")), int(attribute(file, "format_version"))
     for (kind, since), attributes in ATTRIBUTES.items():
         for name in attributes if kind == format and since <= version else ():
             _check_attribute(file, name)
-    datasets, groups = [], ["parameters"] if format == "lensrl-run" else []
+    datasets, groups = [], []
     for name in check_tree(file):
         if isinstance(node_at(file, name), h5py.Dataset):
             _check_dataset(dataset_at(file, name), name, RULES[format])
@@ -113,17 +116,7 @@ def check_names(file: h5py.File) -> list[str]:
             groups.append(name)
         else:
             raise ValueError(f"{name} is not part of the format")
-    for pattern, members in TOGETHER.items():
-        for group in groups if format == "lensrl-run" else []:
-            check_whole(file, group, members if re.fullmatch(pattern, group) else ())
-    return datasets
-
-
-def check_whole(file: h5py.File, group: str, members: Iterable[str]) -> None:
-    """Raises KeyError where one of the members of a group is not there."""
-    for member in members:
-        if not has(file, f"{group}/{member}"):
-            raise KeyError(f"there is no {group}/{member}")
+    return Names(datasets, groups)
 
 
 def _check_attribute(file: h5py.File, name: str) -> None:

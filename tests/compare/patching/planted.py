@@ -18,6 +18,7 @@ from lensrl.store.write import Header, write_run
 from lensrl.tasks import evaluation_items, load_task
 from lensrl.train.workshop import parameter_table, probe_items
 from tests.conftest import SMALL
+from tests.store.synthetic import training
 
 TASK = load_task(SMALL)
 ITEMS = evaluation_items(TASK, SMALL)
@@ -65,7 +66,7 @@ def plant(folder: Path, run: str, base: Base, weights: Weights, layers: Sequence
     with new_file(folder / f"{run}.seed-0.h5") as partial:
         write_run(
             partial, header, parameter_table(base), before, after=after, scores=scores,
-            probe=probe_set(base.tokenizer, chosen),
+            training=training(base.blocks.n_layers), probe=probe_set(base.tokenizer, chosen),
             activations=capture(base.fresh(weights), base.tokenizer, chosen, base.blocks.n_layers),
         )  # fmt: skip
 
