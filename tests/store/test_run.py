@@ -202,7 +202,9 @@ def test_weights_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
 def test_every_axis_of_every_dataset_has_one_scale_of_its_length(path: Path) -> None:
     with h5py.File(path) as file:
         found = datasets(file)
-        assert {"scores/score", "training/reward_mean", "deltas/0/mlp.conv.weight", "activations/block_out"} <= set(found)
+        assert {"scores/score", "training/reward_mean", "deltas/0/mlp.conv.weight", "activations/block_out"} <= set(
+            found
+        )
         for name, dataset in found.items():
             if dataset.is_scale:
                 continue
