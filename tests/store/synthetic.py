@@ -159,8 +159,12 @@ def add_run(
     reason: str = "",
     n_layers: int = N_LAYERS,
     prefix: str = "",
+    probed: bool = True,
 ) -> Path:
-    """Write a run with one score per item, given per benchmark; a run that diverged has none."""
+    """Write a run with one score per item, given per benchmark; a run that diverged has none.
+
+    A run that is not `probed` has no activations: `verify` calls it damaged, and what reads scores alone takes it.
+    """
     path = run_path(folder, run, seed)
     arrays = None
     if scores is not None:
@@ -168,7 +172,9 @@ def add_run(
         benchmark = [name for name, part in scores.items() for _ in part]
         arrays = score_arrays(values[:, None], benchmark, [f"{prefix}{i}" for i in range(len(values))])
     about = header(run, seed, status=status, reason=reason, n_layers=n_layers)
-    measured = {} if scores is None else {"scores": arrays, "probe": probe(), "activations": activations(n_layers)}
+    measured: dict[str, Any] = {"scores": arrays}
+    if scores is not None and probed:
+        measured |= {"probe": probe(), "activations": activations(n_layers)}
     curve = None if run == BASE else training(n_layers)
     write_run(path, about, PARAMETERS, before_weights(), training=curve, **measured)
     return path

@@ -18,7 +18,6 @@ from lensrl.store.file.seal import read_seal
 from lensrl.store.run import Run
 from lensrl.store.verify import check_file
 from tests.store.synthetic import (
-    N_LAYERS,
     PARAMETERS,
     Weights,
     activations,

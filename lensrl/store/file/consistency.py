@@ -127,7 +127,7 @@ def _check_patch(file: h5py.File) -> None:
 
 
 def _check_header(file: h5py.File) -> None:
-    """Check the attributes `run`, `layers` and `n_layers` against each other and against the axes `layer`, `outside`."""
+    """Check that `run`, `layers` and `n_layers` agree with each other and with the axes `layer` and `outside`."""
     run, n_layers = str(attribute(file, "run")), int(attribute(file, "n_layers"))
     if not run or "/" in run:
         raise ValueError(f"attribute run is {run!r}, which names no run")

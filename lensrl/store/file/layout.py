@@ -90,6 +90,7 @@ OF_HDF5 = {"CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST"}  # attributes of
 
 _NO_TEXT = re.compile("[\ud800-\udfff]")  # what h5py makes of bytes that are no UTF-8
 
+
 class Names(NamedTuple):
     """The names of all datasets and of all groups in a file."""
 
