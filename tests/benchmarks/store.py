@@ -111,7 +111,10 @@ def weights_rows(folder: Path) -> list[tuple[str, ...]]:
 
 def write_ours(path: Path, weights: tuple[Weights, Weights, list[Parameter]]) -> None:
     before, after, parameters = weights
-    header = Header("bench", "full-rl", 0, range(LAYERS), "completed", "", "none", "0", LAYERS, "{}", {})
+    header = Header(
+        study="bench", run="full-rl", seed=0, layers=range(LAYERS), status="completed", reason="", base="none",
+        fingerprint="0", n_layers=LAYERS, recipe="{}", provenance={},
+    )  # fmt: skip
     one = np.ones((1, 1), np.float32)
     scores = Scores(["0"], ["math"], one, one.astype(np.int32), one > 1, one[0])
     with new_file(path) as partial:
@@ -284,7 +287,10 @@ def make_study(folder: Path) -> Path:
         changed = {p.name for p in parameters if run == "full-rl" or run == f"layer-{p.part}"}
         after = {name: w * np.float32(1.5) if name in changed else w for name, w in before.items()}
         layers = [int(p.part) for p in parameters[::11] if p.name in changed]
-        header = Header("bench", run, 0, layers, "completed", "", "none", "0", n_layers, recipe.model_dump_json(), {})
+        header = Header(
+            study="bench", run=run, seed=0, layers=layers, status="completed", reason="", base="none",
+            fingerprint="0", n_layers=n_layers, recipe=recipe.model_dump_json(), provenance={},
+        )  # fmt: skip
         trained = {} if run == "base" else {"after": after, "training": training(n_layers)}
         with new_file(run_path(folder, run, 0)) as partial:
             write_run(

@@ -1,4 +1,7 @@
-"""What a file of each format must hold: the tables of `runs/FORMAT.md`, for `verify` to check against."""
+"""The names, types and axes of each format, as in the tables of `runs/FORMAT.md`, and their check.
+
+`completeness.py` says which groups and datasets must be there.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,11 @@ from lensrl.store.file.hdf5 import ENCODING
 
 
 class Rule(NamedTuple):
-    """Datasets whose name matches: their axes (None: the axes named after the lengths of a weight), and what they hold:
-    a NumPy type of little-endian numbers, or `string`, which is fixed-length UTF-8.
-    """
+    """The axes and the type of all datasets whose name matches a pattern."""
 
     name: re.Pattern[str]
-    axes: tuple[str, ...] | None
-    dtype: str
+    axes: tuple[str, ...] | None  # (): the dataset is an axis; None: axes with the lengths of a weight in their names
+    dtype: str  # a NumPy type of little-endian numbers, or `string`, which is fixed-length UTF-8
 
 
 def _rules(*table: tuple[str, tuple[str, ...] | None, str]) -> tuple[Rule, ...]:
@@ -81,14 +82,14 @@ ATTRIBUTES = {
     ("lensrl-patch", 3): ("layers", "sets"),
 }  # fmt: skip
 
-NUMBERS = {  # NumPy kind and dimensions; all other attributes are text
+NUMBERS = {  # attribute -> NumPy kind and number of dimensions; all other attributes are text
     "format_version": ("i", 0), "seed": ("i", 0), "n_layers": ("i", 0), "layer": ("i", 0), "score": ("f", 0),
     "layers": ("i", 1), "snapshots": ("i", 1),
 }  # fmt: skip
 
-OF_HDF5 = {"CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST"}  # attributes of axes, and of what has axes
+OF_HDF5 = {"CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST"}  # attributes of axes, and of datasets with axes
 
-_NO_TEXT = re.compile("[\ud800-\udfff]")  # what h5py makes of bytes that are no UTF-8
+_NO_TEXT = re.compile("[\ud800-\udfff]")  # h5py decodes bytes that are no UTF-8 to such characters
 
 
 class Names(NamedTuple):
@@ -122,12 +123,13 @@ def check_names(file: h5py.File) -> Names:
 
 def _check_attribute(file: h5py.File, name: str) -> None:
     value = attribute(file, name)
-    found = "text" if isinstance(value, str) else (np.asarray(value).dtype.kind, np.ndim(value))
-    if found != NUMBERS.get(name, "text") or (isinstance(value, str) and _NO_TEXT.search(value)):
+    kind = "text" if isinstance(value, str) else (np.asarray(value).dtype.kind, np.ndim(value))
+    if kind != NUMBERS.get(name, "text") or (isinstance(value, str) and _NO_TEXT.search(value)):
         raise ValueError(f"attribute {name} holds {value!r}")
 
 
 def _check_dataset(dataset: h5py.Dataset, name: str, rules: Sequence[Rule]) -> None:
+    """Check the name, the type, the storage, the attributes and the axes of a dataset, in this order."""
     rule = next((rule for rule in rules if rule.name.fullmatch(name)), None)
     if rule is None:
         raise ValueError(f"{name} is not part of the format")
@@ -139,27 +141,34 @@ def _check_dataset(dataset: h5py.Dataset, name: str, rules: Sequence[Rule]) -> N
         raise ValueError(f"{name} lies in chunks without fletcher32 checksums")
     if dataset.chunks is None and dataset.shape and dataset.size and not re.fullmatch(DELTA, name):
         raise ValueError(f"{name} lies in one piece, and so has no checksum")
-    _check_attached(dataset, name, dtype)
+    _check_attributes(dataset, name, dtype)
+    _check_axes(dataset, name, rule)
+
+
+def _check_axes(dataset: h5py.Dataset, name: str, rule: Rule) -> None:
     if rule.axes == ():
         if len(dataset.shape) != 1 or not dataset.is_scale:
             raise ValueError(f"{name} is no axis")
+        return
+    found = axis_names(dataset)
+    if rule.axes is None:
+        fine = all(
+            re.fullmatch(rf"(row|column|entry|axis\d+)_{n}", a) for a, n in zip(found, dataset.shape, strict=True)
+        )
     else:
-        found = axis_names(dataset)
-        if rule.axes is None:
-            fine = all(
-                re.fullmatch(rf"(row|column|entry|axis\d+)_{n}", a) for a, n in zip(found, dataset.shape, strict=True)
-            )
-        else:
-            in_version_1 = [f"repair_{dataset.size}"] if rule.axes == ("repair",) else None
-            fine = tuple(found) == rule.axes or found == in_version_1
-        if not fine or any(len(scales[0]) != n for scales, n in zip(dataset.dims, dataset.shape, strict=True)):
-            raise ValueError(f"{name} has the axes {found} for the shape {dataset.shape}")
-        if any(len(scales) > 1 for scales in dataset.dims):  # h5netcdf takes the last, and its length
-            raise ValueError(f"{name} has two axes for one dimension")
+        in_version_1 = [f"repair_{dataset.size}"] if rule.axes == ("repair",) else None
+        fine = tuple(found) == rule.axes or found == in_version_1
+    if not fine or any(len(scales[0]) != n for scales, n in zip(dataset.dims, dataset.shape, strict=True)):
+        raise ValueError(f"{name} has the axes {found} for the shape {dataset.shape}")
+    if any(len(scales) > 1 for scales in dataset.dims):  # h5netcdf would take the last axis, and its length
+        raise ValueError(f"{name} has two axes for one dimension")
 
 
-def _check_attached(dataset: h5py.Dataset, name: str, dtype: str) -> None:
-    """A `scale_factor`, a `_FillValue` or `units` would have xarray compute other values than the file's."""
+def _check_attributes(dataset: h5py.Dataset, name: str, dtype: str) -> None:
+    """Refuse attributes of a dataset that are not part of the format.
+
+    With `scale_factor`, `_FillValue` or `units`, xarray would compute other values than the values in the file.
+    """
     known = set(OF_HDF5)
     if re.fullmatch(DELTA, name):
         known.add("parameter")

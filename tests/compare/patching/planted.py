@@ -60,8 +60,8 @@ def plant(folder: Path, run: str, base: Base, weights: Weights, layers: Sequence
     scores = evaluate(base.fresh(weights), base.tokenizer, TASK, ITEMS, SMALL)
     before, after = ({name: w.numpy() for name, w in each.items()} for each in (base.weights, weights))
     header = Header(
-        "planted", run, 0, list(layers), "completed", "", SMALL.model, base.fingerprint, base.blocks.n_layers,
-        SMALL.model_dump_json(), {},
+        study="planted", run=run, seed=0, layers=list(layers), status="completed", reason="", base=SMALL.model,
+        fingerprint=base.fingerprint, n_layers=base.blocks.n_layers, recipe=SMALL.model_dump_json(), provenance={},
     )  # fmt: skip
     with new_file(folder / f"{run}.seed-0.h5") as partial:
         write_run(

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lensrl.store.file.checked import dataset_at, group_at
 from lensrl.store.file.completeness import COLUMNS, COLUMNS_OF_GIGPO, COLUMNS_OF_TURNS, GROUPS
 from lensrl.store.file.hdf5 import create
 from lensrl.store.verify import check_file
@@ -63,7 +64,7 @@ def columns_of(path: Path, algorithm: str, *names: str) -> tuple[str, str]:
     with resealed(path) as file:
         file.attrs["recipe"] = json.dumps({"rl": {"algorithm": algorithm}})
         for name in names:
-            create(file["training"], name, np.ones(3), ["step"])
+            create(group_at(file, "training"), name, np.ones(3), ["step"])
     return found(path)
 
 
@@ -88,7 +89,7 @@ def test_a_run_has_the_groups_of_its_kind(tmp_path: Path, group: str, kind: str)
         if group == "deltas" and need == "MAY":  # a run may leave every parameter as it was
             del file["repairs"]
             for column in ("changed", "norm"):
-                file[f"parameters/{column}"][...] = 0
+                dataset_at(file, f"parameters/{column}")[...] = 0
     if need == "MAY":
         assert found(path) == ("good", "")
     else:
