@@ -1,8 +1,8 @@
-"""`verify`: is every file what was written?
+"""`verify`: check that files are as they were written, and as `runs/FORMAT.md` says.
 
-A file's bytes are compared with its seal without HDF5 having to parse them. Only a file whose bytes are all as they
-were written, or an old one that has no seal, is then read through HDF5 and compared with the format; and since a
-forged file might crash that library, it is read in a child process, whose death is reported like any other damage.
+First the bytes of a file are compared with its seal, without HDF5. If they agree, or if the file is of version 1 and
+has no seal, then the file is read through HDF5 and compared with the format. A forged file could crash the HDF5
+library. Therefore a child process reads the files. If it dies, the file that it was reading is reported as damaged.
 """
 
 from __future__ import annotations
@@ -34,13 +34,16 @@ VERSIONS = {RUN_FORMAT: RUN_VERSION, PATCH_FORMAT: PATCH_VERSION}
 SECONDS = 30  # for a small file
 SECONDS_TO_START = 120  # on a machine that is busy
 BYTES_PER_SECOND = 20 << 20  # a slow disk
-READINGS = 3  # of a file's bytes: for its seal, for its format, and what it takes to decompress them
+READINGS = 3  # times that a file is read: for its seal, for its format, and as much again for decompression
 PARTIAL = ".*.h5.partial"
 
 
 @dataclass(frozen=True)
 class FileCheck:
-    """`status` is `good`, `damaged`, `unfinished` or `too new`; `where` says what is wrong, and where."""
+    """The state of one file: `status` is `good`, `damaged`, `unfinished` or `too new`.
+
+    `where` says what is wrong and where, without the path.
+    """
 
     path: Path
     status: str
@@ -48,16 +51,17 @@ class FileCheck:
 
 
 def verify(path: str | Path) -> Iterator[FileCheck]:
-    """Check one file, or every file of a study or of a folder of studies; partial files count as unfinished.
+    """Check one file, or every file of a study or of a folder of studies.
 
-    Raises LensrlError when there is nothing to check.
+    Partial files, and files without a seal that are not of version 1, are `unfinished`. Raises LensrlError when there
+    is no file to check.
     """
     path = Path(path)
     closed: list[OSError] = []
     if path.is_dir():
-        for _ in os.walk(path, onerror=closed.append):  # rglob passes over a folder that it may not look into
+        for _ in os.walk(path, onerror=closed.append):  # rglob skips a folder that it may not read, and says nothing
             pass
-        partial = sorted(path.rglob(PARTIAL))  # first: what is finished between the two is among the files
+        partial = sorted(path.rglob(PARTIAL))  # before the files: a file that is finished in between is in both lists
         files = sorted(path.rglob("*.h5"))
     elif path.match(PARTIAL) and path.exists():
         files, partial = [], [path]
@@ -76,16 +80,16 @@ def verify(path: str | Path) -> Iterator[FileCheck]:
             yield FileCheck(part, "unfinished", "being written")
         elif part.exists():
             yield FileCheck(part, "unfinished", "its process was killed; lensrl run removes it")
-        elif final.exists() and final not in files:  # it was finished meanwhile
+        elif final.exists() and final not in files:  # its writer has finished it
             yield from _in_children([final])
 
 
 def check_file(path: Path) -> FileCheck:
-    """Check one file in this process. What `where` says does not begin with the path."""
+    """Check one file in this process. A file that is replaced while it is read is read again."""
     for _ in range(ATTEMPTS - 1):
         before = identity(path)
         verdict = _check_file(path)
-        if verdict.status == "good" or identity(path) == before:  # else it was replaced while it was read
+        if verdict.status == "good" or identity(path) == before:  # otherwise it was replaced
             return verdict
     return _check_file(path)
 
@@ -93,7 +97,7 @@ def check_file(path: Path) -> FileCheck:
 def _check_file(path: Path) -> FileCheck:
     try:
         if not path.is_file():
-            return FileCheck(path, "damaged", _instead_of_a_file(path))
+            return FileCheck(path, "damaged", _why_no_file(path))
         seal = read_seal(path)
         if seal is not None and seal.format_version <= VERSIONS.get(seal.format, seal.format_version):
             damaged = damaged_datasets(path, seal)
@@ -103,23 +107,19 @@ def _check_file(path: Path) -> FileCheck:
                 return FileCheck(path, "damaged", ", ".join(damaged))
         _check_format(path)
     except StoreError as error:
-        return FileCheck(path, error.status, _without(path, error))
+        return FileCheck(path, error.status, str(error).removeprefix(f"{path} "))
     except PermissionError as error:
         return FileCheck(path, "damaged", f"cannot be opened ({error.strerror})")
     except DAMAGE as error:
-        return FileCheck(path, "damaged", f"not as the format says: {_plain(error)}")
+        return FileCheck(path, "damaged", f"not as the format says: {_message(error)}")
     return FileCheck(path, "good", "" if seal is not None else "format version 1: no seal, only HDF5's own checksums")
 
 
-def _without(path: Path, error: StoreError) -> str:
-    return str(error).removeprefix(f"{path} ")
-
-
-def _plain(error: Exception) -> str:
+def _message(error: Exception) -> str:
     return str(error.args[0]) if isinstance(error, KeyError) and error.args else reason(error)  # KeyError adds quotes
 
 
-def _instead_of_a_file(path: Path) -> str:
+def _why_no_file(path: Path) -> str:
     if path.is_dir():
         return "a folder, not a file"
     if path.is_symlink() and not path.exists():
@@ -128,6 +128,7 @@ def _instead_of_a_file(path: Path) -> str:
 
 
 def _check_format(path: Path) -> None:
+    """Read a file through HDF5 and compare it with its format. Raises StoreError, or one of DAMAGE."""
     seal = read_seal(path)
     format = seal.format if seal is not None else _format(path)
     with open_for_reading(
@@ -153,7 +154,10 @@ def _format(path: Path) -> str:
 
 
 def _in_children(files: Sequence[Path]) -> Iterator[FileCheck]:
-    """One child reads file after file; when it dies or hangs, the file it was at is damaged and another goes on."""
+    """Check files in a child process, one after the other.
+
+    When the child dies or hangs, the file that it was reading is damaged, and another child continues with the next.
+    """
     todo = list(files)
     while todo:
         child = subprocess.Popen(
@@ -163,18 +167,20 @@ def _in_children(files: Sequence[Path]) -> Iterator[FileCheck]:
         assert child.stdin is not None
         assert child.stdout is not None
         lines: Queue[str] = Queue()
-        pump = Thread(target=_pump, args=(child.stdout, lines), daemon=True)
-        pump.start()
+        reader = Thread(target=_forward_lines, args=(child.stdout, lines), daemon=True)
+        reader.start()
         started = False
         try:
+            # Importing lensrl takes the child a while: a slow start says nothing about the first file.
             with suppress(Empty):
-                started = _answer(lines, SECONDS_TO_START) != ""
+                started = _next_line(lines, SECONDS_TO_START) != ""
             if not started:
                 raise LensrlError(f"files are read in a process of their own, and {sys.executable} could not start one")
+            # One path to the child, one line of JSON back; an empty line says that the child is gone.
             while todo:
                 child.stdin.write(json.dumps(str(todo[0].absolute())) + "\n")
                 child.stdin.flush()
-                line = _answer(lines, _patience(todo[0]))
+                line = _next_line(lines, _timeout(todo[0]))
                 if not line:
                     break
                 answer = json.loads(line)
@@ -191,37 +197,42 @@ def _in_children(files: Sequence[Path]) -> Iterator[FileCheck]:
         finally:
             child.kill()
             child.wait()
-            pump.join()
+            reader.join()
             with suppress(BrokenPipeError):
                 child.stdin.close()
             child.stdout.close()
 
 
-def _patience(path: Path) -> int:
-    """Seconds that reading a file may take; of one that is gone by now, that is soon found."""
+def _timeout(path: Path) -> int:
+    """Return the seconds that a child may take to check a file, by its size. The file may be gone by now."""
     return SECONDS + (READINGS * path.stat().st_size // BYTES_PER_SECOND if path.exists() else 0)
 
 
-def _answer(lines: Queue[str], seconds: int) -> str:
-    """The next line. Waited for in steps: while everything is stopped (^Z), time passes and nobody reads."""
+def _next_line(lines: Queue[str], seconds: int) -> str:
+    """Return the next line of the child. Raises Empty after so many seconds without one.
+
+    The wait is in steps of one second: while both processes are stopped (^Z), time passes, and only one step runs out.
+    """
     for _ in range(seconds - 1):
         with suppress(Empty):
             return lines.get(timeout=1)
     return lines.get(timeout=1)
 
 
-def _pump(stream: Iterable[str], lines: Queue[str]) -> None:
+def _forward_lines(stream: Iterable[str], lines: Queue[str]) -> None:
+    """Put the lines of a stream into a queue, and an empty line when the stream ends."""
     for line in stream:
         lines.put(line)
     lines.put("")
 
 
 def _child() -> None:
+    """Read paths from the standard input, check each file, and write its state to the standard output."""
     print("ready", flush=True)
     for line in sys.stdin:
         try:
             verdict = check_file(Path(json.loads(line)))
             answer = {"status": verdict.status, "where": verdict.where}
-        except LensrlError as error:  # nothing that the file can help: a package is missing
+        except LensrlError as error:  # not the fault of the file: a package is missing
             answer = {"refused": str(error)}
         print(json.dumps(answer), flush=True)

@@ -33,7 +33,7 @@ from lensrl.store.run import Run
 from lensrl.store.study import Study
 from lensrl.store.verify import check_file
 from lensrl.store.write import Header, Scores, write_run
-from lensrl.train.curve import TrainingCurve
+from tests.store.synthetic import activations, probe, training
 
 LAYERS, SIDE = 6, 2048  # four matrices of 16.8 MB a layer: 403 MB
 ROUNDS = 9
@@ -111,15 +111,17 @@ def weights_rows(folder: Path) -> list[tuple[str, ...]]:
 
 def write_ours(path: Path, weights: tuple[Weights, Weights, list[Parameter]]) -> None:
     before, after, parameters = weights
-    header = Header("bench", "full-rl", 0, range(LAYERS), "completed", "", "none", "0", LAYERS, "{}", {})
-    curve = TrainingCurve(LAYERS)
-    for name, values in vars(curve).items():
-        if name != "n_layers":
-            values.append({"layer_grad_norm": [1.0] * LAYERS, "outside_grad_norm": [1.0] * 3}.get(name, 1.0))
+    header = Header(
+        study="bench", run="full-rl", seed=0, layers=range(LAYERS), status="completed", reason="", base="none",
+        fingerprint="0", n_layers=LAYERS, recipe="{}", provenance={},
+    )  # fmt: skip
     one = np.ones((1, 1), np.float32)
     scores = Scores(["0"], ["math"], one, one.astype(np.int32), one > 1, one[0])
     with new_file(path) as partial:
-        write_run(partial, header, parameters, before, after=after, training=curve.arrays(), scores=scores)
+        write_run(
+            partial, header, parameters, before, after=after, training=training(LAYERS), scores=scores,
+            probe=probe(), activations=activations(LAYERS),
+        )  # fmt: skip
 
 
 def write_peer(path: Path, deltas: Tensors) -> None:
@@ -272,7 +274,7 @@ def make_study(folder: Path) -> Path:
     (folder / RECIPE_FILE).write_text(recipe.model_dump_json(), encoding="utf-8")
     n_layers = RUNS - 2
     parameters = [
-        Parameter(f"model.layers.{layer}.{i}", str(layer), f"{i}.weight", "mlp", 64, 8.0)
+        Parameter(f"model.layers.{layer}.{i}.weight", str(layer), f"{i}.weight", "mlp", 64, 8.0)
         for layer in range(n_layers)
         for i in range(11)
     ]
@@ -284,9 +286,17 @@ def make_study(folder: Path) -> Path:
     for run in ("base", "full-rl", *(f"layer-{layer}" for layer in range(n_layers))):
         changed = {p.name for p in parameters if run == "full-rl" or run == f"layer-{p.part}"}
         after = {name: w * np.float32(1.5) if name in changed else w for name, w in before.items()}
-        header = Header("bench", run, 0, [], "completed", "", "none", "0", n_layers, recipe.model_dump_json(), {})
+        layers = [int(p.part) for p in parameters[::11] if p.name in changed]
+        header = Header(
+            study="bench", run=run, seed=0, layers=layers, status="completed", reason="", base="none",
+            fingerprint="0", n_layers=n_layers, recipe=recipe.model_dump_json(), provenance={},
+        )  # fmt: skip
+        trained = {} if run == "base" else {"after": after, "training": training(n_layers)}
         with new_file(run_path(folder, run, 0)) as partial:
-            write_run(partial, header, parameters, before, after=None if run == "base" else after, scores=scores)
+            write_run(
+                partial, header, parameters, before, **trained, scores=scores, probe=probe(),
+                activations=activations(n_layers),
+            )  # fmt: skip
     return folder
 
 

@@ -156,7 +156,7 @@ def test_rivals_appear_once_they_are_stored_and_only_for_these_runs(copied: Path
 def test_a_study_without_activations_or_trained_weights_has_depth_alone(tmp_path: Path) -> None:
     make_study(tmp_path / "study")
     for run in (BASE, FULL, *(f"layer-{layer}" for layer in range(4))):
-        add_run(tmp_path / "study", run, {"only": [float(run != BASE), 0.0] * 20}, n_layers=4)
+        add_run(tmp_path / "study", run, {"only": [float(run != BASE), 0.0] * 20}, n_layers=4, probed=False)
     with open_study(tmp_path / "study") as study:
         assert not {"cka_distance", "cka_growth", "approach", "sufficiency"} & set(predictors(study))
 

@@ -16,12 +16,13 @@ from tests.store.synthetic import add_run, make_study
 
 def synthetic(folder: Path, gains: list[int], *, collapsed: int | None = None) -> Study:
     make_study(folder)
-    add_run(folder, BASE, {"only": [0.0] * 60}, n_layers=len(gains))
-    add_run(folder, FULL, {"only": [1.0] * 50 + [0.0] * 10}, n_layers=len(gains))
+    add_run(folder, BASE, {"only": [0.0] * 60}, n_layers=len(gains), probed=False)
+    add_run(folder, FULL, {"only": [1.0] * 50 + [0.0] * 10}, n_layers=len(gains), probed=False)
     for layer, solved in enumerate(gains):
         add_run(
             folder, f"layer-{layer}", {"only": [1.0] * solved + [0.0] * (60 - solved)}, n_layers=len(gains),
             status="collapsed" if layer == collapsed else "completed", reason="fell" if layer == collapsed else "",
+            probed=False,
         )  # fmt: skip
     return open_study(folder)
 
@@ -58,6 +59,6 @@ def test_too_few_layers_have_a_reason_and_no_contribution_is_an_error(small_stud
     }
     make_study(tmp_path / "none")
     for run in (BASE, FULL, "layer-0"):
-        add_run(tmp_path / "none", run, {"only": [1.0, 0.0] * 20})
+        add_run(tmp_path / "none", run, {"only": [1.0, 0.0] * 20}, probed=False)
     with open_study(tmp_path / "none") as study, pytest.raises(LensrlError, match="no contribution to correlate"):
         correlate_study(study)

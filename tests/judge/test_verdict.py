@@ -153,7 +153,8 @@ def write_study(
         chance = easiness + gain * share + (0 if run == BASE else rng.normal(0, 0.01))
         scores = rng.binomial(8, np.clip(chance, 0, 1)) / 8
         halves = {"easy": scores[: ITEMS // 2].tolist(), "hard": scores[ITEMS // 2 :].tolist()}
-        add_run(folder, run, halves, seed, n_layers=n, status=status, reason="fell" if status == "collapsed" else "")
+        reason = "fell" if status == "collapsed" else ""
+        add_run(folder, run, halves, seed, n_layers=n, status=status, reason=reason, probed=False)
 
     add(BASE, 0.0, 0)
     for seed in range(seeds):

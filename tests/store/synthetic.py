@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lensrl.recipe import Recipe
+from lensrl.recipe.runs import BASE, run_layer
 from lensrl.store.file.atomic import new_file
 from lensrl.store.file.deltas import Parameter
 from lensrl.store.names import RECIPE_FILE, run_path
@@ -61,16 +62,17 @@ def header(
     run: str,
     seed: int = 0,
     *,
-    layers: Sequence[int] = (),
     status: str = "completed",
     reason: str = "",
     n_layers: int = N_LAYERS,
 ) -> Header:
+    """The header of a run that trained the layers in its name; all layers where the name is of a set."""
+    layer = run_layer(run.partition("@")[0])
     return Header(
         study="synthetic",
         run=run,
         seed=seed,
-        layers=layers,
+        layers=() if run == BASE else range(n_layers) if layer is None else (layer,),
         status=status,
         reason=reason,
         base="tiny:none",
@@ -102,17 +104,25 @@ def probe() -> Probe:
     return Probe(token_id=counts + 5, prompt=counts // 2, position=counts % 2, text=["a", "é", "語"])
 
 
-def activations() -> Weights:
-    values = np.random.default_rng(2).normal(size=(N_LAYERS, 3, 5)).astype(np.float32)
-    return {"block_out": values, "attn_out": -values}
+def activations(n_layers: int = N_LAYERS) -> Weights:
+    values = np.random.default_rng(2).normal(size=(n_layers, 3, 5)).astype(np.float32)
+    return {"block_out": values, "attn_out": -values, "mlp_out": 2 * values}
 
 
-def training() -> Weights:
+def training(n_layers: int = N_LAYERS) -> Weights:
+    """The curve of three steps; the last step diverged before it had a loss."""
     return {
-        "reward": np.array([0.1, 0.2, 0.4]),
-        "loss": np.array([1.0, 0.5]),  # the last step diverged
-        "layer_grad_norm": np.arange(6.0).reshape(3, N_LAYERS),
+        "reward_mean": np.array([0.1, 0.2, 0.4]),
+        "reward_std": np.array([0.3, 0.4, 0.5]),
+        "loss": np.array([1.0, 0.5]),
+        "grad_norm": np.array([2.0, 3.0, 4.0]),
+        "layer_grad_norm": np.arange(3.0 * n_layers).reshape(3, n_layers),
         "outside_grad_norm": np.arange(9.0).reshape(3, 3),
+        "completion_length": np.array([5.0, 6.0, 7.0]),
+        "truncated_share": np.array([0.0, 0.25, 0.5]),
+        "zero_spread_share": np.array([1.0, 0.5, 0.0]),
+        "step_time": np.array([0.125, 0.25]),
+        "peak_memory": np.array([1e6, 2e6]),
     }
 
 
@@ -120,7 +130,7 @@ def write_full_run(path: Path) -> None:
     """A run file that has everything."""
     write_run(
         path,
-        header("full-rl", seed=3, layers=[0, 1]),
+        header("full-rl", seed=3),
         PARAMETERS,
         before_weights(),
         after=after_weights([p.name for p in PARAMETERS[:5]]),
@@ -149,8 +159,12 @@ def add_run(
     reason: str = "",
     n_layers: int = N_LAYERS,
     prefix: str = "",
+    probed: bool = True,
 ) -> Path:
-    """Write a run with one score per item, given per benchmark; without scores for one that diverged."""
+    """Write a run with one score per item, given per benchmark; a run that diverged has none.
+
+    A run that is not `probed` has no activations: `verify` calls it damaged, and what reads scores alone takes it.
+    """
     path = run_path(folder, run, seed)
     arrays = None
     if scores is not None:
@@ -158,7 +172,11 @@ def add_run(
         benchmark = [name for name, part in scores.items() for _ in part]
         arrays = score_arrays(values[:, None], benchmark, [f"{prefix}{i}" for i in range(len(values))])
     about = header(run, seed, status=status, reason=reason, n_layers=n_layers)
-    write_run(path, about, PARAMETERS, before_weights(), scores=arrays)
+    measured: dict[str, Any] = {"scores": arrays}
+    if scores is not None and probed:
+        measured |= {"probe": probe(), "activations": activations(n_layers)}
+    curve = None if run == BASE else training(n_layers)
+    write_run(path, about, PARAMETERS, before_weights(), training=curve, **measured)
     return path
 
 

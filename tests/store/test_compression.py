@@ -18,7 +18,6 @@ from lensrl.store.file.seal import read_seal
 from lensrl.store.run import Run
 from lensrl.store.verify import check_file
 from tests.store.synthetic import (
-    N_LAYERS,
     PARAMETERS,
     Weights,
     activations,
@@ -45,7 +44,7 @@ def write_both(folder: Path) -> tuple[Path, Path]:
     for path, compression in zip(paths, kinds, strict=True):
         write_run(
             path,
-            replace(header("full-rl", layers=range(N_LAYERS)), compression=compression, snapshots=[2, 3]),
+            replace(header("full-rl"), compression=compression, snapshots=[2, 3]),
             PARAMETERS,
             before_weights(),
             after=after_weights(CHANGED),

@@ -23,11 +23,22 @@ from lensrl.store.run import Run
 from lensrl.store.study import Study
 from lensrl.store.verify import check_file
 from lensrl.store.write import write_run as write_partial
-from tests.store.synthetic import add_run, header, make_study, score_arrays, training, write_run
+from tests.store.synthetic import (
+    activations,
+    add_run,
+    header,
+    make_study,
+    probe,
+    score_arrays,
+    training,
+    write_run,
+)
 
 FORK = multiprocessing.get_context("fork")
 WIDE = Parameter("model.layers.0.wide", "0", "wide", "mlp", 100_000, 1.0)
-MEASURED: dict[str, Any] = {"training": training(), "scores": score_arrays(np.ones((2, 1)))}
+MEASURED: dict[str, Any] = {
+    "training": training(), "scores": score_arrays(np.ones((2, 1))), "probe": probe(), "activations": activations(),
+}  # fmt: skip
 FEW, MANY = 7, 70  # kills for each of the three things that a process may be at
 
 

@@ -15,6 +15,7 @@ from lensrl.recipe import Recipe
 from lensrl.store.file.checked import axis_names
 from lensrl.store.file.layout import ATTRIBUTES
 from lensrl.store.patch import PatchKey, PatchResult, write_patch
+from lensrl.store.verify import check_file
 
 TEXT = (Path(__file__).parents[2] / "runs" / "FORMAT.md").read_text(encoding="utf-8")
 RUN, PATCH = TEXT[TEXT.index("## Run file") :].split("## Patching result")
@@ -84,6 +85,7 @@ def test_every_dataset_of_a_run_is_described_and_every_description_is_of_a_datas
 ) -> None:
     rows = table(RUN, "dataset")
     met = set().union(*(check(file, rows) for file in files(small_study_folder)))
+    assert check_file(agents_run).status == "good"
     with h5py.File(agents_run, locking=False) as file:
         met |= check(file, rows)
     assert met == {row[0] for row in rows}

@@ -39,7 +39,7 @@ RELEASED = Path(__file__).parent / "released"
 FEW, MANY = 300, 10_000
 MEMORY = 1 << 30
 SECONDS = 5
-KILLER = 216  # the dice that forge of released/run-2.h5 what HDF5 2.0.0 aborts on
+KILLER = 594  # the dice that forge of released/run-2.h5 what HDF5 2.0.0 aborts on
 FINE = {"unchanged", "not made"} | {
     f"{status}{read}"
     for status in ("good", "damaged", "unfinished", "too new")

@@ -1,4 +1,7 @@
-"""Files written by every version of the format, kept for good: this lensrl reads them all."""
+"""Files written by every version of the format, kept for good: this lensrl reads them all.
+
+`run-N.h5` holds the arrays of `tests.store.synthetic`, written by the code that introduced version N.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +90,7 @@ def test_a_released_run_has_the_tables_that_were_written(path: Path, tmp_path: P
         for name in ("delta_norms", "layer_delta_norms"):  # sums, which another processor rounds otherwise
             assert_frame_equal(getattr(run, name)(), getattr(today, name)(), rtol=1e-12, atol=0)
         assert run.scores["score"].tolist() == [0.0, 1.0, 1.0, 1.0, 0.25, 0.5]
-        assert run.training["reward"].tolist() == training()["reward"].tolist()
+        assert run.training["reward_mean"].tolist() == training()["reward_mean"].tolist()
         assert run.probe["text"].tolist() == list(probe().text)
 
 

@@ -83,7 +83,7 @@ def test_the_training_curve_comes_back_padded_where_a_step_has_no_loss(path: Pat
     with Run(path) as run:
         table = run.training.set_index("step")
     assert table.index.tolist() == [1, 2, 3]
-    assert table["reward"].tolist() == [0.1, 0.2, 0.4]
+    assert table["reward_mean"].tolist() == [0.1, 0.2, 0.4]
     np.testing.assert_array_equal(table["loss"], [1.0, 0.5, np.nan])
     assert table["grad_norm_1"].tolist() == training()["layer_grad_norm"][:, 1].tolist()
     assert table["grad_norm_lm_head"].tolist() == training()["outside_grad_norm"][:, 2].tolist()
@@ -179,7 +179,7 @@ def test_activations_and_probe_come_back(path: Path) -> None:
 
 
 def test_a_diverged_run_has_a_curve_and_says_why_it_has_no_scores(tmp_path: Path) -> None:
-    about = header("layer-0", layers=[0], status="diverged", reason="the loss is not finite at step 3")
+    about = header("layer-0", status="diverged", reason="the loss is not finite at step 3")
     write_run(tmp_path / "run.h5", about, PARAMETERS, before_weights(), training=training())
     with Run(tmp_path / "run.h5") as run:
         assert not run.has_scores
@@ -202,7 +202,9 @@ def test_weights_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
 def test_every_axis_of_every_dataset_has_one_scale_of_its_length(path: Path) -> None:
     with h5py.File(path) as file:
         found = datasets(file)
-        assert {"scores/score", "training/reward", "deltas/0/mlp.conv.weight", "activations/block_out"} <= set(found)
+        assert {"scores/score", "training/reward_mean", "deltas/0/mlp.conv.weight", "activations/block_out"} <= set(
+            found
+        )
         for name, dataset in found.items():
             if dataset.is_scale:
                 continue

@@ -183,7 +183,7 @@ FORGED: dict[str, tuple[Edit, str]] = {
 def path(tmp_path: Path) -> Path:
     write_run(
         tmp_path / "run.h5",
-        replace(header("full-rl", layers=[0, 1]), snapshots=[2, 3]),
+        replace(header("full-rl"), snapshots=[2, 3]),
         PARAMETERS,
         before_weights(),
         after=after_weights(CHANGED),

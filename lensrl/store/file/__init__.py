@@ -1,1 +1,1 @@
-"""One HDF5 file, written once: nobody opens this folder to understand a study."""
+"""One HDF5 file: write it once, seal it, read it, check it. Studies can be understood without this folder."""

@@ -1,11 +1,15 @@
 """Files that appear whole or not at all, each written by one process at a time.
 
-`new_file(path)` gives a partial file in the same folder, `.NAME.partial`, and holds a lock on it (`flock`). When the
-block ends, the partial file is synced, renamed to `path`, and the folder is synced; when the block raises, it is
-removed and `path` is as it was. A second writer of the same path cannot have the lock and stops. A process that is
-killed loses its lock and leaves the partial file behind, which is how `remove_litter` knows it for litter.
+`new_file(path)` yields a partial file in the same folder, `.NAME.partial`, and holds a lock on it (`flock`).
 
-It covers processes of one machine, and of several where the file system carries `flock` between them (NFS does).
+- The block ends: the partial file is synced and renamed to `path`, and the folder is synced.
+- The block raises: the partial file is removed, and `path` is as it was.
+- A second process writes the same path: it cannot get the lock, and stops.
+- The process is killed: it loses the lock and leaves the partial file. `remove_litter` removes partial files without a
+  lock.
+
+The lock works between processes of one machine. It works between machines if their file system passes `flock` on, as
+NFS does.
 """
 
 from __future__ import annotations
@@ -22,18 +26,19 @@ from pathlib import Path
 
 from lensrl.errors import LensrlError, StoreError, Taken, reason
 
-# What a killed process leaves in a study's folder, and in the folder of patches inside it; nothing else is ours.
+# The files that a killed process leaves in the folder of a study, and in the folder of patches inside it. No other file
+# may be removed.
 PARTIALS = (".*.h5.partial", ".*.json.partial", ".*.html.partial", "[!.]*/.*.h5.partial")
 SCRATCH = ".*.h5.scratch"
-PATIENCE = 0.2  # seconds: whoever only looks whether a partial file is held lets go of it at once
+PATIENCE = 0.2  # seconds to wait for a lock: a process that only asks for the lock's state releases it at once
 
 
 @contextmanager
 def new_file(path: Path, *, replace: bool = True) -> Iterator[Path]:
-    """Yield a path to write; on success it becomes `path`.
+    """Yield the path of a partial file, and rename it to `path` when the block ends.
 
-    Raises Taken when another process is writing `path`, or, unless `replace`, when `path` is there already. Raises
-    StoreError when the disk says no.
+    Raises Taken when another process is writing `path`, and, unless `replace`, when `path` exists. Raises StoreError
+    when the disk refuses a write.
     """
     partial = partial_path(path)
     claim = None
@@ -44,7 +49,7 @@ def new_file(path: Path, *, replace: bool = True) -> Iterator[Path]:
             raise Taken(f"{path} is being written by another process: wait until it has ended, or stop it")
         if not replace and path.exists():
             raise Taken(f"{path} was made by another process meanwhile: run the same command again to go on")
-        if os.fstat(claim).st_size:  # litter of a process that was killed
+        if os.fstat(claim).st_size:  # a process that was killed left it
             os.ftruncate(claim, 0)
         yield partial
         sync(partial)
@@ -59,24 +64,27 @@ def new_file(path: Path, *, replace: bool = True) -> Iterator[Path]:
         ) from error
     finally:
         if claim is not None:
-            with suppress(OSError):  # a folder that is gone, say: the error above tells it better
+            with suppress(OSError):  # the folder may be gone, for example; the error above says it better
                 _unlink(partial, claim)
             os.close(claim)
 
 
 def partial_path(path: Path) -> Path:
-    """Where `path` is while it is being written."""
+    """Return the path of the partial file of `path`: `.NAME.partial` in the same folder."""
     return path.with_name(f".{path.name}.partial")
 
 
 def scratch_folder(partial: Path) -> Path:
-    """A folder for what the writer of a partial file needs meanwhile; litter when the partial file is."""
+    """Return the path of a folder for temporary files of the writer of a partial file.
+
+    `remove_litter` removes the folder together with the partial file.
+    """
     return partial.with_suffix(".scratch")
 
 
 @contextmanager
 def removed_at_end(folder: Path) -> Iterator[None]:
-    """Remove a folder that may have been made inside the block."""
+    """Remove `folder` when the block ends, if the block has made it."""
     try:
         yield
     finally:
@@ -84,12 +92,12 @@ def removed_at_end(folder: Path) -> Iterator[None]:
 
 
 def is_being_written(path: Path) -> bool:
-    """Whether a living process is writing `path`."""
+    """Return whether a living process is writing `path`."""
     try:
-        claim = _claim(partial_path(path), os.O_RDONLY, fcntl.LOCK_SH)  # shared: who looks is no writer to the next
+        claim = _claim(partial_path(path), os.O_RDONLY, fcntl.LOCK_SH)  # shared: two who ask do not see each other
     except FileNotFoundError:
         return False
-    except PermissionError:  # another user's: it may well be
+    except PermissionError:  # the partial file of another user, who may be writing
         return True
     if claim is not None:
         os.close(claim)
@@ -97,15 +105,18 @@ def is_being_written(path: Path) -> bool:
 
 
 def remove_litter(folder: Path) -> list[Path]:
-    """Remove what writers left in a study's folder and no living process holds. Returns the partial files removed."""
+    """Remove the partial files and scratch folders in a study's folder that no living process is writing.
+
+    Returns the partial files that were removed.
+    """
     removed = []
     for scratch in folder.glob(SCRATCH):
         if not is_being_written(scratch.with_name(scratch.stem.removeprefix("."))):
             shutil.rmtree(scratch, ignore_errors=True)
     for partial in sorted(path for pattern in PARTIALS for path in folder.glob(pattern)):
         if not partial.is_file():
-            continue  # gone, or none that a writer made
-        with suppress(FileNotFoundError, PermissionError):  # its writer was quicker, or is another user
+            continue  # it is gone, or it is no file
+        with suppress(FileNotFoundError, PermissionError):  # its writer has renamed it, or is another user
             claim = _claim(partial, os.O_RDWR, patience=PATIENCE)
             if claim is not None:
                 _unlink(partial, claim)
@@ -115,13 +126,13 @@ def remove_litter(folder: Path) -> list[Path]:
 
 
 def _claim(partial: Path, flags: int, lock: int = fcntl.LOCK_EX, *, patience: float = 0.0) -> int | None:
-    """An open and locked descriptor of a partial file; None when another process has the lock.
+    """Open and lock a partial file. Returns its descriptor, or None when another process holds the lock.
 
-    Where NFS stands in for `flock`, an exclusive lock wants a descriptor that may write, a shared one any.
+    NFS emulates `flock`: there, an exclusive lock needs a descriptor that is open for writing.
     """
     until = time.monotonic() + patience
     while True:
-        claim = os.open(partial, flags | os.O_NONBLOCK, 0o666)  # a pipe by that name is not waited for
+        claim = os.open(partial, flags | os.O_NONBLOCK, 0o666)  # never wait for a pipe of this name
         try:
             fcntl.flock(claim, lock | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -135,11 +146,11 @@ def _claim(partial: Path, flags: int, lock: int = fcntl.LOCK_EX, *, patience: fl
             raise
         if _is_at(partial, claim):
             return claim
-        os.close(claim)  # renamed or removed by its writer before we had the lock: what is there now is another
+        os.close(claim)  # its writer renamed or removed it before the lock was ours: open the file that is there now
 
 
 def _unlink(partial: Path, claim: int) -> None:
-    if _is_at(partial, claim):  # after the rename, the name may belong to the next writer
+    if _is_at(partial, claim):  # after the rename, the name may belong to another writer
         partial.unlink()
 
 
@@ -151,7 +162,7 @@ def _is_at(path: Path, descriptor: int) -> bool:
 
 
 def sync(path: Path) -> None:
-    """Have the disk keep a file, or a folder's names."""
+    """Sync a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -163,12 +174,12 @@ def _sync_names(folder: Path) -> None:
     try:
         sync(folder)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems keep names without being asked
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems sync names on their own, and refuse
             raise
 
 
 def _cause(error: OSError) -> str:
-    """HDF5 wraps the system's message in its own; keep the part that a person can act on."""
+    """Return the message of the system, without the message of HDF5 around it."""
     message = reason(error)
     inner = re.search(r"error message = '([^']+)'", message)
     return inner[1] if inner else error.strerror or message

@@ -1,8 +1,9 @@
-"""Reading HDF5 files that may come from anywhere.
+"""Read HDF5 files of unknown origin safely.
 
-Nothing in a file is followed out of it (links, external storage, virtual datasets), no object is unpickled, and what a
-dataset declares is compared with what is stored before memory is asked for. A file's seal is checked before the HDF5
-library sees it.
+- The seal of a file is checked before the HDF5 library reads the file.
+- Nothing outside the file is read: links, external storage and virtual datasets are refused.
+- No object is unpickled.
+- The declared size of a dataset is compared with its stored size before any memory is allocated.
 """
 
 from __future__ import annotations
@@ -25,20 +26,20 @@ from lensrl.store.file.seal import read_seal, structure_holds
 
 LARGEST_CHUNK = 16 << 20  # bytes
 SEALED_SINCE = 2  # format version
-ATTEMPTS = 10  # to open a file that is being replaced
-LOCKING = (None, False, True)  # how a program may have told HDF5 to open it
-# What h5py raises on a file with wrong bytes in it, and NumPy and pandas on tables that do not fit together.
+ATTEMPTS = 10  # at opening a file that another process replaces meanwhile
+LOCKING = (None, False, True)  # all values of h5py's argument `locking`
+# The exceptions of h5py for a file with wrong bytes, and of NumPy and pandas for tables that do not fit together.
 DAMAGE = (OSError, KeyError, OverflowError, RuntimeError, ValueError, TypeError)
 
 _BLOSC2 = 32026  # registered number of the HDF5 filter
-_LEAST_BLOSC2 = 32  # bytes of a compressed chunk: its header
+_LEAST_BLOSC2 = 32  # bytes of a compressed chunk: at least its header
 
 
 def open_for_reading(path: Path, expected: str, version: int) -> h5py.File:
-    """Open a lensrl file: check its seal and structure, and what it says it is.
+    """Open a file of the format `expected`, up to version `version`, and check its seal and its structure.
 
-    Raises Damaged, Unfinished or TooNew (all StoreError) with the file and what to do. No lock is kept: files are
-    written once, and a lock would only get in the way of others.
+    Raises Damaged, Unfinished or TooNew (all StoreError); the message names the file and what to do. The file is not
+    locked: it was written once, and a lock would only hinder other processes.
     """
     for _ in range(ATTEMPTS):
         before = identity(path)
@@ -51,15 +52,15 @@ def open_for_reading(path: Path, expected: str, version: int) -> h5py.File:
             now = os.fstat(file.id.get_vfd_handle())
             if (now.st_dev, now.st_ino, now.st_mtime_ns) == before:
                 return file
-            file.close()  # it was replaced meanwhile: what was checked is not what was opened
-    raise StoreError(f"{path} is replaced faster than it can be opened: who writes it?")
+            file.close()  # it was replaced meanwhile: the file that was checked is not the file that was opened
+    raise StoreError(f"{path} is replaced faster than it can be opened: find the process that writes it, and stop it")
 
 
 def identity(path: Path) -> tuple[int, int, int] | None:
-    """What changes when a file is replaced or written to."""
+    """Return numbers that change when a file is replaced or written to; None when it cannot be looked at."""
     try:
         found = path.stat()
-    except OSError:  # which opening it tells better
+    except OSError:  # opening the file gives the better message
         return None
     return found.st_dev, found.st_ino, found.st_mtime_ns
 
@@ -99,8 +100,10 @@ def _open_checked(path: Path, expected: str, version: int) -> h5py.File:
 
 
 def _open(path: Path) -> h5py.File:
-    """As h5py and xarray open it when nothing else is said, or else as this process has it open already: HDF5 wants
-    the two alike.
+    """Open a file for reading with the first value of `locking` that HDF5 accepts.
+
+    If this process has the file open already, HDF5 accepts only the value that was used then. The first value that is
+    tried is the default of h5py and xarray.
     """
     for locking in LOCKING:
         try:
@@ -109,8 +112,8 @@ def _open(path: Path) -> h5py.File:
             if locking == LOCKING[-1]:
                 raise
         else:
-            if file.mode == "r":  # else this process is writing to it by other means, under a lock of its own
-                with suppress(OSError):  # a file system without locks
+            if file.mode == "r":  # otherwise this process has it open for writing, and the lock belongs to the writer
+                with suppress(OSError):  # some file systems have no locks
                     fcntl.flock(file.id.get_vfd_handle(), fcntl.LOCK_UN)
             return file
     raise AssertionError
@@ -126,7 +129,11 @@ def _check_kind(path: Path, found: Any, found_version: Any, expected: str, versi
 
 
 def node_at(parent: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
-    """What is at `name` below `parent`, in this very file. Raises KeyError when there is nothing of ours."""
+    """Return the group or dataset at `name` below `parent`.
+
+    Raises KeyError when there is none, and when a link, or an object of another kind, is on the way. Raises ValueError
+    as `check_dataset` does.
+    """
     node: Any = parent
     for part in filter(None, name.split("/")):
         link = node.get(part, getlink=True) if isinstance(node, h5py.Group) else None
@@ -143,7 +150,7 @@ def node_at(parent: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
 
 
 def has(parent: h5py.Group, name: str) -> bool:
-    """Whether there is anything at `name`, not asking where links lead."""
+    """Return whether there is an object at `name`. Links other than hard links count as nothing."""
     node: Any = parent
     for part in filter(None, name.split("/")):
         if not isinstance(node, h5py.Group) or not isinstance(node.get(part, getlink=True), h5py.HardLink):
@@ -153,7 +160,7 @@ def has(parent: h5py.Group, name: str) -> bool:
 
 
 def group_at(parent: h5py.Group, name: str) -> h5py.Group:
-    """The group at `name`. Raises KeyError when there is none."""
+    """Return the group at `name`. Raises KeyError when there is none."""
     found = node_at(parent, name)
     if not isinstance(found, h5py.Group):
         raise KeyError(f"{name} is not a group")
@@ -161,7 +168,7 @@ def group_at(parent: h5py.Group, name: str) -> h5py.Group:
 
 
 def dataset_at(parent: h5py.Group, name: str) -> h5py.Dataset:
-    """The dataset at `name`, unread. Raises KeyError when there is none."""
+    """Return the dataset at `name`, without reading it. Raises KeyError when there is none."""
     found = node_at(parent, name)
     if not isinstance(found, h5py.Dataset):
         raise KeyError(f"{name} is not a dataset")
@@ -169,7 +176,11 @@ def dataset_at(parent: h5py.Group, name: str) -> h5py.Dataset:
 
 
 def check_dataset(dataset: h5py.Dataset) -> None:
-    """Raises ValueError for what no lensrl file holds, and where more is declared than stored."""
+    """Compare the type and the storage of a dataset with the format, without reading it.
+
+    Raises ValueError for a type that no lensrl file holds, for storage outside the file, for chunks that are too large,
+    and for a dataset that stores less than it declares.
+    """
     kind, itemsize = dataset.dtype.kind, dataset.dtype.itemsize
     if kind not in "iufS":
         raise ValueError(f"{dataset.name} holds {dataset.dtype}, not numbers or fixed-length strings")
@@ -194,17 +205,17 @@ def check_dataset(dataset: h5py.Dataset) -> None:
 
 
 def members(group: h5py.Group) -> list[str]:
-    """The names in a group."""
+    """Return the names in a group."""
     return [str(name) for name in group]
 
 
 def read_array(parent: h5py.Group, name: str) -> np.ndarray:
-    """A whole dataset. HDF5 checks the checksum of a chunked one and raises OSError when it is damaged."""
+    """Read a whole dataset. If it is chunked, HDF5 compares its checksums, and raises OSError when one is wrong."""
     return dataset_at(parent, name)[...]
 
 
 def read_strings(parent: h5py.Group, name: str) -> list[str]:
-    """A whole dataset of fixed-length UTF-8 strings."""
+    """Read a whole dataset of fixed-length UTF-8 strings. Raises ValueError when it holds anything else."""
     found = read_array(parent, name)
     if found.dtype.kind != "S" or found.ndim != 1:
         raise ValueError(f"{name} holds {found.dtype} of shape {found.shape}, not texts in a row")
@@ -212,18 +223,21 @@ def read_strings(parent: h5py.Group, name: str) -> list[str]:
 
 
 def attribute(node: h5py.Group | h5py.Dataset, name: str) -> Any:
-    """An attribute: str, a NumPy number, or a short array of numbers. Raises KeyError when there is none."""
+    """Return an attribute: a str, a NumPy number, or a one-dimensional array of numbers of up to 1 MiB.
+
+    Raises KeyError when there is none, and ValueError when it holds anything else.
+    """
     kind = node.attrs.get_id(name)
     text = h5py.check_string_dtype(kind.dtype) is not None
-    most = 0 if text else 1  # axes: texts in a row may all be the same megabytes, stored once
-    if not (text or kind.dtype.kind in "iuf") or len(kind.shape) > most or math.prod(kind.shape) > CHUNK_BYTES:
+    most_axes = 0 if text else 1  # an array of texts could point to one text of many megabytes again and again
+    if not (text or kind.dtype.kind in "iuf") or len(kind.shape) > most_axes or math.prod(kind.shape) > CHUNK_BYTES:
         raise ValueError(f"attribute {name} is no text and no number")
     return node.attrs[name]
 
 
 @contextmanager
 def located(node: h5py.Group | h5py.Dataset, where: str) -> Iterator[None]:
-    """Say which file is damaged, and where, when h5py stumbles over what is at `node` or below it."""
+    """Turn every error of h5py inside the block into Damaged, naming the file of `node` and the place `where`."""
     if not node:
         raise LensrlError("the run is closed: open it again with lensrl.open_run or lensrl.open_study")
     try:
@@ -234,7 +248,10 @@ def located(node: h5py.Group | h5py.Dataset, where: str) -> Iterator[None]:
 
 
 def check_tree(group: h5py.Group) -> list[str]:
-    """Look at everything below `group`, following no link. Returns the names; raises as `node_at` does."""
+    """Return the names of all groups and datasets below `group`.
+
+    Raises KeyError and ValueError as `node_at` does, and ValueError for a group that is below itself or there twice.
+    """
     names: list[str] = []
     seen: set[int] = set()
     todo = [("", group)]
@@ -253,5 +270,5 @@ def check_tree(group: h5py.Group) -> list[str]:
 
 
 def axis_names(dataset: h5py.Dataset) -> list[str]:
-    """The axis of each dimension; empty where there is none."""
+    """Return the name of the first axis of each dimension, without its groups; empty where there is no axis."""
     return [str(scales[0].name).rpartition("/")[2] if len(scales) else "" for scales in dataset.dims]

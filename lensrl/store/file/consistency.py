@@ -1,4 +1,8 @@
-"""Whether what stands in a file fits together, as `runs/FORMAT.md` says: for `verify`, which reads all of it."""
+"""Check that the contents of a file agree with each other and with `runs/FORMAT.md`.
+
+`verify` calls `check_layout`, which reads the whole file. Names, types and axes are checked in `layout.py`; which
+groups and datasets a run must have is checked in `completeness.py`.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +17,14 @@ import numpy as np
 from jaxtyping import Int64
 
 from lensrl.recipe.layers import OUTSIDE
-from lensrl.recipe.runs import BASE
+from lensrl.recipe.runs import BASE, FULL, run_layer, run_rate
 from lensrl.store.file.checked import attribute, dataset_at, group_at, has, members, read_array, read_strings
+from lensrl.store.file.completeness import check_complete
 from lensrl.store.file.deltas import sum_of_squares
 from lensrl.store.file.exact import flat
-from lensrl.store.file.layout import DELTA, REPAIRS, check_names, check_whole
+from lensrl.store.file.layout import DELTA, REPAIRS, Names, check_names
 
-CHOICES = {
+CHOICES = {  # attribute -> its allowed values
     "status": ("completed", "collapsed", "diverged"),
     "compression": ("none", "blosc2-zstd"),
     "what": ("weights", "activations"),
@@ -27,48 +32,50 @@ CHOICES = {
     "sets": ("single", "bottom", "top", "pairs", "together", "everything"),
 }
 
-COLUMNS = ("reward_mean", "reward_std", "loss", "grad_norm", "layer_grad_norm", "outside_grad_norm",
-           "completion_length", "truncated_share", "zero_spread_share", "step_time", "peak_memory")  # fmt: skip
-SITES = ("block_out", "attn_out", "mlp_out")
-
-TRAINED = ("deltas", "repairs", "snapshots")
 FINITE = re.compile(rf"scores/score|activations/.*|{REPAIRS}/value")
-OWN_FILTERS = 256  # HDF5's own have smaller numbers; all others are plugins
+FIRST_PLUGIN = 256  # filters of HDF5 itself have smaller numbers; filters with this number or a larger one are plugins
+PIECE_BYTES = 16 << 20  # read at a time
 
 
 def check_layout(file: h5py.File) -> None:
-    """Compare a whole file with its format. Raises KeyError or ValueError at the first thing that is not as written.
+    """Compare a whole file with its format.
 
-    Every dataset is read: HDF5 checks the checksums on the way.
+    Every dataset is read, so that HDF5 compares all of its checksums. Raises KeyError for the first part of the file
+    that is missing, ValueError for the first part that is wrong, and OSError for a wrong checksum.
     """
     names = check_names(file)
     for name, allowed in CHOICES.items():
-        if name in file.attrs and (said := attribute(file, name)) not in allowed:
-            raise ValueError(f"attribute {name} is {said!r}, not one of {', '.join(allowed)}")
-    for name in names:
-        _check_numbers(dataset_at(file, name), name)
+        if name in file.attrs and (value := attribute(file, name)) not in allowed:
+            raise ValueError(f"attribute {name} is {value!r}, not one of {', '.join(allowed)}")
+    for name in names.datasets:
+        _check_values(dataset_at(file, name), name)
     if str(attribute(file, "format")) == "lensrl-run":
         _check_run(file, names)
     else:
-        _check_models(file)
+        _check_patch(file)
 
 
-def _check_run(file: h5py.File, names: Sequence[str]) -> None:
+def _check_run(file: h5py.File, names: Names) -> None:
+    # First the header, then the groups that a run of this kind has, then the contents of the groups.
     _check_header(file)
-    _check_groups(file)
-    _check_filters(file, names)
+    check_complete(file, names.groups)
+    _check_filters(file, names.datasets)
     _check_snapshots(file)
+    # The deltas of the run are below the root of the file, the deltas of a snapshot below snapshots/STEP.
     parameters = _read_parameters(file)
-    for root in sorted({"", *(name[: found.end()] for name in names if (found := re.match(r"snapshots/\d+/", name)))}):
-        inside = [name for name in names if name.startswith(f"{root}deltas/")]
-        _check_changes(file, root, parameters, [name for name in inside if re.fullmatch(DELTA, name)])
-    for name in names:
+    for root in ("", *(f"{group}/" for group in names.groups if re.fullmatch(r"snapshots/\d+", group))):
+        below = [name for name in names.datasets if name.startswith(f"{root}deltas/")]
+        _check_changes(file, root, parameters, deltas=[name for name in below if re.fullmatch(DELTA, name)])
+    for name in names.datasets:
         if re.fullmatch(REPAIRS + "/where", name):
             _check_repairs(file, name)
 
 
-def _check_numbers(dataset: h5py.Dataset, name: str) -> None:
-    """Texts are UTF-8, axes count up, and what must be finite is. Deltas are read later."""
+def _check_values(dataset: h5py.Dataset, name: str) -> None:
+    """Check that texts are UTF-8, that axes count up, and that scores, activations and repairs are finite.
+
+    Deltas are not read here: `_check_changes` reads them.
+    """
     if dataset.dtype.kind == "S":
         for piece in _pieces(dataset):
             _check_utf8(piece, name)
@@ -78,7 +85,7 @@ def _check_numbers(dataset: h5py.Dataset, name: str) -> None:
         if not math.isfinite(_square(dataset)):
             raise ValueError(f"{name} holds numbers that are not finite")
     elif not re.fullmatch(DELTA, name):
-        for _ in _pieces(dataset):  # HDF5 compares the checksums
+        for _ in _pieces(dataset):  # HDF5 compares the checksums while it reads
             pass
 
 
@@ -91,7 +98,7 @@ def _check_utf8(texts: np.ndarray, name: str) -> None:
 
 
 def _check_count(axis: h5py.Dataset, name: str) -> None:
-    """Axes are 0, 1, ..., of the length that is in their names; steps are 1, 2, ..."""
+    """Check that an axis holds 0, 1, ..., or 1, 2, ... for `step`, and that it has the length that its name gives."""
     first = done = 1 if name == "step" else 0
     for piece in _pieces(axis):
         if not np.array_equal(piece, np.arange(done, done + len(piece))):
@@ -102,8 +109,8 @@ def _check_count(axis: h5py.Dataset, name: str) -> None:
         raise ValueError(f"{name} has the length {len(axis)}")
 
 
-def _check_models(file: h5py.File) -> None:
-    """The models of a patching result."""
+def _check_patch(file: h5py.File) -> None:
+    """Check the models, the layers and the JSON attributes of a patching result."""
     models = read_strings(file, "model")
     patched = models[2:]
     if models[:2] != ["into", "donor"] or patched not in (["patched"], [f"head-{i}" for i in range(len(patched))]):
@@ -120,76 +127,68 @@ def _check_models(file: h5py.File) -> None:
 
 
 def _check_header(file: h5py.File) -> None:
-    """The attributes of a run, and the axes that go with them."""
+    """Check that `run`, `layers` and `n_layers` agree with each other and with the axes `layer` and `outside`."""
     run, n_layers = str(attribute(file, "run")), int(attribute(file, "n_layers"))
     if not run or "/" in run:
         raise ValueError(f"attribute run is {run!r}, which names no run")
-    layers = attribute(file, "layers").tolist()
-    if not all(0 <= layer < n_layers for layer in layers) or (run == BASE and layers):
-        raise ValueError(f"attribute layers is {layers}, of the {n_layers} layers of run {run!r}")
     if len(dataset_at(file, "layer")) != n_layers:
         raise ValueError(f"layer has the length {len(dataset_at(file, 'layer'))}, attribute n_layers is {n_layers}")
     if read_strings(file, "outside") != [*OUTSIDE]:
         raise ValueError(f"outside is not {', '.join(OUTSIDE)}")
+    layers, named = attribute(file, "layers").tolist(), _named_layers(run, n_layers)
+    known = all(0 <= layer < n_layers for layer in layers)
+    if not known or (layers != named if named is not None else not layers):
+        raise ValueError(f"attribute layers is {layers}, of the {n_layers} layers of run {run!r}")
 
 
-def _check_groups(file: h5py.File) -> None:
-    """What a run of this kind must have, and what it must not."""
-    base, diverged = str(attribute(file, "run")) == BASE, str(attribute(file, "status")) == "diverged"
-    needed = [] if diverged else ["scores"] if base else ["scores", "training"]
-    banned = (["training", *TRAINED] if base else []) + (
-        ["scores", "probe", "activations", *TRAINED] if diverged else []
-    )
-    for group in needed:
-        if not has(file, group):
-            raise KeyError(f"there is no {group}, and the run is {'the base' if base else 'not diverged'}")
-    for group in banned:
-        if has(file, group):
-            raise ValueError(f"{group} is there, and the run is {'the base' if base else 'diverged'}")
-    if has(file, "probe") != has(file, "activations"):
-        raise KeyError("there is no probe for the activations, or there are no activations for the probe")
-    if has(file, "training/reward"):  # as in the small files that tests write, of which some are kept for good
-        return
-    for group, whole in (("training", COLUMNS), ("activations", SITES)):
-        if has(file, group):
-            check_whole(file, group, whole)
+def _named_layers(run: str, n_layers: int) -> list[int] | None:
+    """Return the layers that a run trains by its name: layer 20 for `layer-20@0.0004`; None for the name of a set."""
+    name, _ = run_rate(run) or (run, None)
+    if name in (BASE, FULL):
+        return [] if name == BASE else [*range(n_layers)]
+    single = run_layer(name)
+    return None if single is None else [single]
 
 
 def _check_filters(file: h5py.File, names: Sequence[str]) -> None:
-    """Nothing needs a plugin unless the run says that it is compressed."""
+    """Check that no dataset needs a plugin, unless the run says that it is compressed."""
     if "compression" in file.attrs and attribute(file, "compression") != "none":
         return
     for name in names:
         plan = dataset_at(file, name).id.get_create_plist()
-        if any(plan.get_filter(i)[0] >= OWN_FILTERS for i in range(plan.get_nfilters())):
+        if any(plan.get_filter(i)[0] >= FIRST_PLUGIN for i in range(plan.get_nfilters())):
             raise ValueError(f"{name} is compressed, and attribute compression says that nothing is")
 
 
 def _check_snapshots(file: h5py.File) -> None:
-    """Each step in the attribute has its group, but for the last of training, whose deltas are the run's own."""
-    said = [int(step) for step in attribute(file, "snapshots")] if "snapshots" in file.attrs else []
-    kept = members(group_at(file, "snapshots")) if has(file, "snapshots") else []
+    """Check that each step in the attribute `snapshots` has its group, and that no other step has one.
+
+    The last step of training may have no group: its deltas are the deltas of the run.
+    """
+    steps = [int(step) for step in attribute(file, "snapshots")] if "snapshots" in file.attrs else []
+    groups = members(group_at(file, "snapshots")) if has(file, "snapshots") else []
     last = len(dataset_at(file, "step")) if has(file, "training") else 0
-    if said != sorted({*said}) or not all(0 < step <= last for step in said):
-        raise ValueError(f"attribute snapshots is {said}, not steps from 1 to {last}, ascending")
-    for step in said:
-        if str(step) not in kept and step != last:
+    if steps != sorted({*steps}) or not all(0 < step <= last for step in steps):
+        raise ValueError(f"attribute snapshots is {steps}, not steps from 1 to {last}, ascending")
+    for step in steps:
+        if str(step) not in groups and step != last:
             raise KeyError(f"there is no snapshots/{step}, which attribute snapshots names")
-    for name in kept:
-        if name not in map(str, said):
-            raise ValueError(f"snapshots/{name} is there, and attribute snapshots is {said}")
+    for group in groups:
+        if group not in map(str, steps):
+            raise ValueError(f"snapshots/{group} is there, and attribute snapshots is {steps}")
 
 
 class _Parameters(NamedTuple):
-    """The rows of `parameters`; `places` are where their deltas are: PART/NAME."""
+    """The rows of `parameters`."""
 
     names: list[str]
     size: Int64[np.ndarray, " parameter"]
-    places: list[str]
+    places: list[str]  # PART/NAME: the place of the delta below `deltas`
+    trained: list[bool]  # whether the run trains the part; a parameter of another part is frozen
 
 
 def _read_parameters(file: h5py.File) -> _Parameters:
-    """Raises ValueError for a row that no model has."""
+    """Read the table of parameters. Raises ValueError for a row that no model has."""
     names, parts = read_strings(file, "parameter"), read_strings(file, "parameters/part")
     if len({*names}) != len(names):
         raise ValueError("parameter holds a name twice")
@@ -202,23 +201,27 @@ def _read_parameters(file: h5py.File) -> _Parameters:
     size, base_norm = read_array(file, "parameters/size"), read_array(file, "parameters/base_norm")
     if not ((size >= 0) & np.isfinite(base_norm) & (base_norm >= 0)).all():
         raise ValueError("parameters/size or parameters/base_norm is negative or not finite")
-    return _Parameters(names, size, _places(names, parts))
+    trained = {str(layer) for layer in attribute(file, "layers").tolist()}
+    if trained == layers:  # a run that trains every layer may train the parts outside the layers as well
+        trained |= {*OUTSIDE}
+    return _Parameters(names, size, _places(names, parts), [part in trained for part in parts])
 
 
 def _places(names: Sequence[str], parts: Sequence[str]) -> list[str]:
-    """PART/NAME of every parameter: `3/mlp.up.weight` of `model.layers.3.mlp.up.weight`.
+    """Return PART/NAME of every parameter: `3/mlp.up.weight` for `model.layers.3.mlp.up.weight`.
 
-    Raises ValueError where `parts` says another layer than a name.
+    Raises ValueError where the names say other layers than `parts`, and where no parameter is in a layer.
     """
     inside = [(name, part) for name, part in zip(names, parts, strict=True) if part not in OUTSIDE]
+    outside = [name for name, part in zip(names, parts, strict=True) if part in OUTSIDE]
     if not inside:
-        return [f"{part}/{name}" for name, part in zip(names, parts, strict=True)]
+        raise ValueError("parameters/part says that no parameter is in a layer")
+    # The prefix (`model.layers.`) ends where the number of the layer begins. A name may hold this number more than
+    # once; the prefix is the longest one that is right for all names.
     first, layer = inside[0]
-    prefixes = [first[: found.start() + 1] for found in re.finditer(rf"\.{layer}\.", first)]  # model.layers.
+    prefixes = [first[: found.start() + 1] for found in re.finditer(rf"\.{layer}\.", first)]
     prefix = next((p for p in reversed(prefixes) if all(name.startswith(f"{p}{part}.") for name, part in inside)), None)
-    if prefix is None or any(
-        re.match(rf"{re.escape(prefix)}\d+\.", name) for name, part in zip(names, parts, strict=True) if part in OUTSIDE
-    ):
+    if prefix is None or any(re.match(rf"{re.escape(prefix)}\d+\.", name) for name in outside):
         raise ValueError("parameters/part says other layers than the names of the parameters")
     return [
         f"{part}/{name if part in OUTSIDE else name.removeprefix(f'{prefix}{part}.')}"
@@ -226,21 +229,28 @@ def _places(names: Sequence[str], parts: Sequence[str]) -> list[str]:
     ]
 
 
-def _check_changes(file: h5py.File, root: str, parameters: _Parameters, deltas: Sequence[str]) -> None:
-    """Each parameter that changed has its delta, in its place and of its size and norm; no other has one."""
+def _check_changes(file: h5py.File, root: str, parameters: _Parameters, *, deltas: Sequence[str]) -> None:
+    """Check that each changed parameter has its delta, in its place, of its size and norm, and that no other has one.
+
+    `root` is empty for the deltas of the run, and `snapshots/STEP/` for the deltas of a snapshot.
+    """
     table = root or "parameters/"
     changed, norm = read_array(file, f"{table}changed"), read_array(file, f"{table}norm")
-    rows = {f"{root}deltas/{place}": row for row, place in enumerate(parameters.places)}
+    # The table alone: counts that are possible, and no change of a parameter that the run froze.
     for row, (name, size) in enumerate(zip(parameters.names, parameters.size, strict=True)):
         if not 0 <= changed[row] <= size:
             raise ValueError(f"{table}changed says {changed[row]} of the {size} entries of {name}")
         if changed[row] == 0 and norm[row] != 0:
             raise ValueError(f"{table}norm says {norm[row]} of {name}, of which nothing changed")
+        if changed[row] and not parameters.trained[row]:
+            raise ValueError(f"{table}changed says {changed[row]} of {name}, which attribute layers says is frozen")
+    # Each delta against its row of the table.
+    rows = {f"{root}deltas/{place}": row for row, place in enumerate(parameters.places)}
     for delta in deltas:
         dataset, row = dataset_at(file, delta), rows.get(delta)
-        said = str(attribute(dataset, "parameter"))
-        if row is None or parameters.names[row] != said:
-            raise ValueError(f"{delta} is not the place of {said}, which its attribute parameter names")
+        named = str(attribute(dataset, "parameter"))
+        if row is None or parameters.names[row] != named:
+            raise ValueError(f"{delta} is not the place of {named}, which its attribute parameter names")
         if changed[row] == 0:
             raise ValueError(f"{delta} is there, and {table}changed says 0")
         if dataset.size != parameters.size[row]:
@@ -248,13 +258,14 @@ def _check_changes(file: h5py.File, root: str, parameters: _Parameters, deltas: 
         found = math.sqrt(_square(dataset))
         if not (math.isfinite(found) and math.isclose(found, norm[row], rel_tol=1e-6)):
             raise ValueError(f"{delta} has the norm {found}, not {norm[row]}")
+    # Each row that changed against the deltas.
     for delta, row in rows.items():
         if changed[row] and delta not in deltas:
             raise KeyError(f"there is no {delta}, and {table}changed says {changed[row]}")
 
 
 def _check_repairs(file: h5py.File, name: str) -> None:
-    """Positions in the delta, ascending, each once."""
+    """Check that the positions of repairs are in their delta, ascending, each once."""
     delta = name.replace("repairs/", "deltas/", 1).removesuffix("/where")
     if not has(file, delta):
         raise KeyError(f"there is no {delta} for {name}")
@@ -264,17 +275,17 @@ def _check_repairs(file: h5py.File, name: str) -> None:
 
 
 def _square(dataset: h5py.Dataset) -> float:
-    """The sum of squares, which is finite where all entries of a float32 dataset are."""
+    """Return the sum of squares of a float32 dataset. It is finite if and only if all entries are finite."""
     with np.errstate(all="ignore"):
         return sum(sum_of_squares(flat(piece)) for piece in _pieces(dataset))
 
 
 def _pieces(dataset: h5py.Dataset) -> Iterator[np.ndarray]:
-    """A dataset in pieces of about 16 MiB."""
+    """Yield a dataset in pieces of about 16 MiB."""
     if not dataset.shape:
         yield np.asarray(dataset[()])
         return
-    row = max(1, dataset.dtype.itemsize * math.prod(dataset.shape[1:]))
-    rows = max(1, (16 << 20) // row)
+    row_bytes = max(1, dataset.dtype.itemsize * math.prod(dataset.shape[1:]))
+    rows = max(1, PIECE_BYTES // row_bytes)
     for start in range(0, len(dataset), rows):
         yield dataset[start : start + rows]

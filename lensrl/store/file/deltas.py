@@ -1,9 +1,11 @@
-"""Writing a model's weight deltas, block by block, and reading them back exactly.
+"""Write the weight deltas of a model block by block, and read them back exactly.
 
-Deltas are most of a run file. They lie in it as one piece each (contiguous, unless the recipe asks for compression),
-so that reading them is as fast as the disk, and their place is known before their bytes are: HDF5 lays them out, then
-every core takes a parameter and goes through it block by block: subtract, write into place, read back, compare, hash.
-Only blocks of about a MiB are ever held in memory, however large the model is.
+Deltas are most of a run file. Each delta lies in the file in one piece (contiguous), unless the recipe asks for
+compression. Reading it is then as fast as the disk.
+
+HDF5 first gives every delta its place in the file. Then each core takes one parameter at a time and goes through it
+block by block: subtract, write into place, read back, compare, hash. Only blocks of about 1 MiB are held in memory,
+however large the model is.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import NamedTuple
 
 import h5py
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 
 from lensrl.errors import StoreError
 from lensrl.store.file.checked import dataset_at, has, read_array
@@ -28,15 +30,15 @@ from lensrl.store.file.hdf5 import CHUNK_BYTES, Compression, axis, chunk_shape, 
 from lensrl.store.file.seal import Seal, dataset_holds
 
 THREADS = min(8, os.cpu_count() or 1)
-SYNCED = 32 << 20  # bytes written before the disk is asked to keep them, while the processors go on
-ROW = 1 << 10  # entries squared and summed in fp32 before float64 goes on; BLAS starts no threads for so few
-SAFE = 1e-24  # of such a sum: squares that fell below fp32's smallest number are less than 1e-7 of it
+SYNCED = 32 << 20  # bytes between two syncs; a thread of its own syncs while the others go on
+ROW = 1 << 10  # entries whose squares are summed in fp32; float64 sums the rows. BLAS starts no threads for so few
+SAFE = 1e-24  # below this, a row's fp32 sum of squares may have lost 1e-7 of itself to underflow: recompute in float64
 
 Weights = Mapping[str, Float32[np.ndarray, "..."]]
 
 
 class Parameter(NamedTuple):
-    """A parameter of the base: where it lives in the model, how many entries it has, its Frobenius norm."""
+    """A parameter of the base: its place in the model, its number of entries, its Frobenius norm."""
 
     name: str
     part: str  # "0" ... "n-1", embed, final_norm, lm_head
@@ -47,7 +49,7 @@ class Parameter(NamedTuple):
 
 
 class Change(NamedTuple):
-    """How far a parameter moved: the Frobenius norm of its delta, and how many entries changed a bit."""
+    """How far a parameter moved: the Frobenius norm of its delta, and the number of entries of which a bit changed."""
 
     norm: float
     changed: int
@@ -55,8 +57,9 @@ class Change(NamedTuple):
 
 class _Written(NamedTuple):
     change: Change
-    repairs: Delta  # without its delta
-    digest: str | None
+    where: Int64[np.ndarray, " repair"]
+    value: Float32[np.ndarray, " repair"]
+    digest: str | None  # sha256 of the delta; None where it is in chunks
 
 
 def write_deltas(
@@ -67,12 +70,13 @@ def write_deltas(
     after: Weights,
     compression: Compression,
 ) -> tuple[list[Change], dict[str, str]]:
-    """Write `deltas` and `repairs` below `root`, a group of the open file at `path`.
+    """Write the groups `deltas` and `repairs` below `root`, a group of the open file at `path`.
 
-    A parameter that did not change takes no space. Returns one Change per parameter, and the sha256 of what lies in
-    one piece by dataset name. Raises StoreError when weights are not finite, or when what is read back is not what was
-    written.
+    A parameter that did not change takes no space. Returns one Change per parameter, and a dict of dataset name ->
+    sha256 for the deltas that lie in one piece. Raises StoreError when weights are not finite, or when the disk gives
+    other bytes back than were written.
     """
+    # HDF5 makes every dataset first, so that the threads below need no HDF5 to write into their places.
     deltas = root.create_group("deltas")
     moved = [p for p in parameters if not unchanged(before[p.name], after[p.name])]
     datasets = [_create(deltas, parameter, after[parameter.name].shape, compression) for parameter in moved]
@@ -83,8 +87,9 @@ def write_deltas(
             return _write_delta(place, dataset, parameter.name, before[parameter.name], after[parameter.name])
 
         written = dict(zip((p.name for p in moved), pool.map(write, moved, datasets), strict=True))
+    # Repairs are few: HDF5 writes them, after the threads have found them.
     for parameter in moved:
-        _, where, value = written[parameter.name].repairs
+        _, where, value, _ = written[parameter.name]
         if where.size:
             repairs = root.require_group(f"repairs/{parameter.part}/{parameter.inner}")
             axis(repairs, "repair", where.size)
@@ -101,7 +106,7 @@ def write_deltas(
 
 def _create(deltas: h5py.Group, parameter: Parameter, shape: tuple[int, ...], compression: Compression) -> h5py.Dataset:
     axes, group, dtype = _axes(deltas, shape), deltas.require_group(parameter.part), np.dtype(np.float32)
-    if compression == "none" and shape:  # HDF5 gives a single number no place before its bytes
+    if compression == "none" and shape:  # HDF5 gives a single number its place only when it is written
         dataset = create_contiguous(group, parameter.inner, shape, dtype, axes)
     else:
         dataset = create_empty(group, parameter.inner, shape, dtype, axes, compression)
@@ -110,7 +115,7 @@ def _create(deltas: h5py.Group, parameter: Parameter, shape: tuple[int, ...], co
 
 
 def _extent(dataset: h5py.Dataset) -> tuple[int, int] | None:
-    """Where a dataset lies in the file, begin and end, if it lies there in one piece."""
+    """Return where in the file a dataset begins and ends; None where it does not lie in one piece."""
     if dataset.chunks is not None or not dataset.shape:
         return None
     offset = dataset.id.get_offset()
@@ -118,6 +123,7 @@ def _extent(dataset: h5py.Dataset) -> tuple[int, int] | None:
 
 
 def _write_delta(place: _Place, dataset: h5py.Dataset, name: str, before: np.ndarray, after: np.ndarray) -> _Written:
+    """Write one delta block by block, each block read back and compared with the memory that it was written from."""
     extent = _extent(dataset)
     scratch, digest = Scratch(CHUNK_BYTES // after.itemsize), hashlib.sha256()
     square, changed, where, value = 0.0, 0, [np.empty(0, np.int64)], [np.empty(0, np.float32)]
@@ -126,6 +132,7 @@ def _write_delta(place: _Place, dataset: h5py.Dataset, name: str, before: np.nda
             change = subtract(block.before, block.after, scratch)
         except StoreError as error:
             raise StoreError(f"{name}: {error}") from None
+        # Write the block, and have the disk give it back: in one piece by the system, in chunks by HDF5.
         if extent is not None:
             begin = extent[0] + change.delta.itemsize * block.start
             place.write(change.delta, begin)
@@ -136,17 +143,21 @@ def _write_delta(place: _Place, dataset: h5py.Dataset, name: str, before: np.nda
             stored = np.asarray(dataset[block.selection]).reshape(-1)
         if not same_bits(stored, change.delta, scratch):
             raise StoreError(f"{name}: what the disk gives back is not what was written; the run is not kept")
+        # Only now count the block.
         changed += count_changed(block.before, block.after, scratch)
         square += sum_of_squares(change.delta)
         if change.where.size:
             where.append(change.where + block.start)
             value.append(change.value)
-    repairs = Delta(np.empty(0, np.float32), np.concatenate(where), np.concatenate(value))
-    return _Written(Change(math.sqrt(square), changed), repairs, None if extent is None else digest.hexdigest())
+    sha256 = None if extent is None else digest.hexdigest()
+    return _Written(Change(math.sqrt(square), changed), np.concatenate(where), np.concatenate(value), sha256)
 
 
 class _Place:
-    """The file that HDF5 lays out, to write numbers into; the disk works on what is written while more comes."""
+    """A file in which HDF5 has laid out the deltas, opened once more to write their bytes.
+
+    A thread syncs every 32 MiB, so that the disk works while more is written.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -163,15 +174,19 @@ class _Place:
         self._disk.shutdown()
         os.close(self._file)
         for sync in self._syncs:
-            sync.result()  # the system reports a disk's error once: later syncs would not know of it
+            sync.result()  # the system reports an error of the disk to one sync only: ask each of them
 
     def reserve(self, extents: Sequence[tuple[int, int]]) -> None:
-        """Have the file system find the room at once: writing is a third faster, and a full disk is known now."""
+        """Allocate the disk space from the first extent to the last.
+
+        Writing is then a third faster, and a full disk raises OSError before anything is written.
+        """
         if extents and hasattr(os, "posix_fallocate"):
             begin, end = min(begin for begin, _ in extents), max(end for _, end in extents)
             os.posix_fallocate(self._file, begin, end - begin)
 
     def write(self, data: np.ndarray, offset: int) -> None:
+        """Write the bytes of an array at `offset`."""
         rest = data.data.cast("B")
         while rest:
             written = os.pwrite(self._file, rest, offset)
@@ -183,12 +198,16 @@ class _Place:
                 self._syncs.append(self._disk.submit(os.fdatasync, self._file))
 
     def read_back(self, into: np.ndarray, offset: int) -> np.ndarray:
-        """`into`, filled as far as the file goes."""
+        """Read from `offset` into an array. Returns the part of the array that the file could fill."""
         return into[: os.preadv(self._file, [into.data], offset) // into.itemsize]
 
 
 def read_delta(root: h5py.Group, part: str, inner: str, seal: Seal | None = None) -> Delta:
-    """A stored delta with its repairs. Raises Damaged when its bytes are not those that `seal` says."""
+    """Read a stored delta with its repairs.
+
+    Raises ValueError when the sha256 of the delta is not the one in `seal`, and when the repairs do not fit the delta.
+    Raises KeyError when there is no such delta.
+    """
     dataset = dataset_at(root, f"deltas/{part}/{inner}")
     extent = None if seal is None else seal.datasets.get(str(dataset.name).lstrip("/"))
     if extent is not None and not dataset_holds(dataset.file.id.get_vfd_handle(), extent):
@@ -205,14 +224,15 @@ def read_delta(root: h5py.Group, part: str, inner: str, seal: Seal | None = None
 
 
 def frobenius(array: Float32[np.ndarray, "..."]) -> float:
-    """Frobenius norm, accumulated in float64."""
+    """Return the Frobenius norm, with a relative error of about 1e-7 at most."""
     return math.sqrt(sum_of_squares(flat(array)))
 
 
 def sum_of_squares(array: Float32[np.ndarray, " entry"]) -> float:
-    """The sum of squares in float64, to about 1e-7 of itself.
+    """Return the sum of squares, with a relative error of about 1e-7 at most.
 
-    Rows of 1,024 entries are summed in fp32, five times as fast, unless their squares leave its range.
+    Rows of 1,024 entries are summed in fp32, which is five times as fast as float64. A row whose squares leave the
+    range of fp32 is summed again in float64.
     """
     whole = array.size // ROW * ROW
     rows = array[:whole].reshape(-1, 1, ROW)
@@ -227,21 +247,22 @@ def sum_of_squares(array: Float32[np.ndarray, " entry"]) -> float:
 
 
 def unchanged(before: Float32[np.ndarray, "..."], after: Float32[np.ndarray, "..."]) -> bool:
-    """Whether two arrays agree in every bit, stopping at the first block that does not."""
+    """Return whether two arrays agree in every bit. The comparison stops at the first block that differs."""
     return before is after or all(same_bits(block.before, block.after) for block in _blocks(before, after))
 
 
 class _Block(NamedTuple):
-    """A run of two arrays in row-major order: where it is, flat and as a selection, and what is there, flat."""
+    """The same entries of two arrays, contiguous in row-major order."""
 
-    start: int
+    start: int  # of the flat arrays
     stop: int
-    selection: tuple[slice, ...]
-    before: np.ndarray
-    after: np.ndarray
+    selection: tuple[slice, ...]  # the same entries in the arrays' own shape
+    before: np.ndarray  # flat
+    after: np.ndarray  # flat
 
 
 def _blocks(before: np.ndarray, after: np.ndarray) -> Iterator[_Block]:
+    """Yield two arrays of one shape in blocks that are the chunks of an HDF5 dataset of this shape."""
     flat_before, flat_after = flat(before), flat(after)
     chunk = chunk_shape(after.shape, after.itemsize) if after.size else (1,) * after.ndim
     stop = 0
@@ -253,6 +274,7 @@ def _blocks(before: np.ndarray, after: np.ndarray) -> Iterator[_Block]:
 
 
 def _axes(deltas: h5py.Group, shape: tuple[int, ...]) -> list[str]:
+    """Make the axes of a weight of this shape in `deltas`, unless they exist. Returns their names."""
     kinds = {1: ["entry"], 2: ["row", "column"]}.get(len(shape)) or [f"axis{i}" for i in range(len(shape))]
     names = [f"{kind}_{length}" for kind, length in zip(kinds, shape, strict=True)]
     for name, length in zip(names, shape, strict=True):

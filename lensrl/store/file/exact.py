@@ -1,10 +1,10 @@
 """Weight deltas that give the trained weights back bit for bit.
 
-`after - before` in fp32 is exact when the two are within a factor of two of each other (Sterbenz), and mostly is
-otherwise; where `before + delta` still differs from `after` in any bit (a tiny weight that grew, a zero that changed
-sign), the position and the trained value are kept beside the delta.
+`after - before` in fp32 is exact if the two are within a factor of two of each other (the lemma of Sterbenz). It often
+is exact otherwise. Where `before + delta` still differs from `after` in any bit, the position and the trained value are
+kept as a repair. This happens where a tiny weight grew, or where a zero changed its sign.
 
-Everything here works entry by entry, so that what holds for an array holds for its pieces.
+All functions work entry by entry, so that they may be applied to an array or to its blocks.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lensrl.errors import StoreError
 
 
 class Delta(NamedTuple):
-    """`delta` in the weights' shape; `where` (flat positions) and `value` repair what addition gets wrong."""
+    """A delta in the shape of the weights. Writing `value` at the flat positions `where` repairs `before + delta`."""
 
     delta: Float32[np.ndarray, "..."]
     where: Int64[np.ndarray, " repair"]
@@ -26,7 +26,7 @@ class Delta(NamedTuple):
 
 
 class Scratch:
-    """Arrays to compute in, for whoever goes through many blocks: fresh memory costs more than the arithmetic."""
+    """Arrays to compute in, reused from block to block: allocating fresh memory takes longer than the arithmetic."""
 
     def __init__(self, entries: int) -> None:
         self.delta = np.empty(entries, np.float32)
@@ -37,16 +37,17 @@ class Scratch:
 def subtract(
     before: Float32[np.ndarray, "..."], after: Float32[np.ndarray, "..."], scratch: Scratch | None = None
 ) -> Delta:
-    """The exact delta from `before` to `after`; it lies in `scratch` where that is given.
+    """Return the exact delta from `before` to `after`.
 
-    Raises StoreError when either holds a NaN or an infinity.
+    With `scratch`, the delta is a view of its memory, which the next call overwrites. Raises StoreError when `before`
+    or `after` holds a NaN or an infinity.
     """
     old, new = flat(before), flat(after)
     scratch = scratch or Scratch(new.size)
     delta, total, differ = (array[: new.size] for array in (scratch.delta, scratch.total, scratch.differ))
     with np.errstate(over="ignore", invalid="ignore"):
         np.subtract(new, old, out=delta)
-        if not np.isfinite(delta, out=differ).all():  # finite numbers can overflow; nothing else becomes finite
+        if not np.isfinite(delta, out=differ).all():  # a difference of finite numbers can overflow
             if not (np.isfinite(old).all() and np.isfinite(new).all()):
                 raise StoreError("weights hold a NaN or an infinity: their delta cannot be stored")
             np.nan_to_num(delta, copy=False)  # an overflow becomes the largest finite number
@@ -58,7 +59,10 @@ def subtract(
 def add(
     before: Float32[np.ndarray, "..."], change: Delta, scratch: Scratch | None = None
 ) -> Float32[np.ndarray, "..."]:
-    """The trained weights: `before + delta`, repaired. The inverse of `subtract`, bit for bit."""
+    """Return the trained weights: `before + delta`, with the repairs written in. Inverts `subtract` bit for bit.
+
+    With `scratch`, the weights are a view of its memory, which the next call overwrites.
+    """
     old = flat(before)
     after = np.empty_like(old) if scratch is None else scratch.total[: old.size]
     with np.errstate(over="ignore"):
@@ -68,21 +72,21 @@ def add(
 
 
 def same_bits(a: Float32[np.ndarray, "..."], b: Float32[np.ndarray, "..."], scratch: Scratch | None = None) -> bool:
-    """Equality that tells 0.0 from -0.0."""
+    """Return whether two arrays agree in shape and in every bit: 0.0 differs from -0.0."""
     differ = None if scratch is None else scratch.differ[: a.size]
     return a.shape == b.shape and not np.not_equal(bits(a), bits(b), out=differ).any()
 
 
 def count_changed(before: Float32[np.ndarray, "..."], after: Float32[np.ndarray, "..."], scratch: Scratch) -> int:
-    """How many entries differ in any bit."""
+    """Return the number of entries that differ in any bit."""
     return int(np.count_nonzero(np.not_equal(bits(before), bits(after), out=scratch.differ[: after.size])))
 
 
 def flat(array: Float32[np.ndarray, "..."]) -> Float32[np.ndarray, " entry"]:
-    """The entries in row-major order; a view where that is how they lie."""
+    """Return the entries in row-major order: a view of a contiguous array, a copy of any other."""
     return np.ascontiguousarray(array).reshape(-1)
 
 
 def bits(array: Float32[np.ndarray, "..."]) -> UInt32[np.ndarray, " entry"]:
-    """The entries in row-major order, as unsigned integers."""
+    """Return the bits of the entries as unsigned integers, in row-major order."""
     return flat(array).view(np.uint32)

@@ -1,8 +1,9 @@
-"""The few HDF5 habits that every lensrl file is written with.
+"""Write HDF5 files, datasets and axes as `runs/FORMAT.md` says.
 
-An axis is a dimension scale, at the file's root or in the group that it is for, so that a viewer (or xarray through
-h5netcdf) shows names instead of numbers. Strings are fixed-length UTF-8. Tables are chunked, with a fletcher32 checksum
-that HDF5 checks on reading.
+- An axis is a dimension scale, at the root of the file or in the group that uses it. Viewers, and xarray through
+  h5netcdf, then show names of dimensions instead of numbers.
+- Strings are fixed-length UTF-8.
+- Tables are chunked, with a fletcher32 checksum that HDF5 compares on reading.
 """
 
 from __future__ import annotations
@@ -22,18 +23,18 @@ import numpy as np
 from lensrl.errors import LensrlError
 
 CHUNK_BYTES = 1 << 20
-ALIGNED_FROM = 1 << 16  # bytes: what is larger begins on a page
+ALIGNED_FROM = 1 << 16  # bytes: a larger dataset begins on a page
 PAGE = 1 << 12
-ENCODING = "_Encoding"  # netCDF's attribute of texts, without which xarray takes them for bytes
+ENCODING = "_Encoding"  # the attribute by which netCDF marks texts: without it, xarray takes them for bytes
 
 Compression = Literal["none", "blosc2-zstd"]
 
 
 @contextmanager
 def create_file(path: Path) -> Iterator[h5py.File]:
-    """A new HDF5 file to write. Raises OSError when the block ends and the disk had said no."""
+    """Yield a new HDF5 file to write. Raises OSError at the end of the block if the disk refused a write."""
     path.touch()
-    with _Disk(path, "r+") as disk:  # not "w+": ext4 flushes a file that was truncated when it is closed, and we wait
+    with _Disk(path, "r+") as disk:  # not "w+": ext4 flushes a truncated file when it is closed, which takes time
         with h5py.File(disk, "w", alignment_threshold=ALIGNED_FROM, alignment_interval=PAGE) as file:
             yield file
         if disk.refusal is not None:
@@ -41,8 +42,10 @@ def create_file(path: Path) -> Iterator[h5py.File]:
 
 
 class _Disk(io.FileIO):
-    """A file that reads back whatever HDF5 writes, and keeps the disk's first refusal for later: HDF5 crashes the
-    process after a failed write.
+    """A file for HDF5 to write to. It reads back every write, and hides the errors of the disk from HDF5.
+
+    HDF5 crashes the process after a failed write. Therefore the first error is kept in `refusal`, to be raised later,
+    and all writes after it are dropped.
     """
 
     refusal: OSError | None = None
@@ -69,7 +72,7 @@ class _Disk(io.FileIO):
 
 
 def axis(group: h5py.Group, name: str, labels: Sequence[Any] | np.ndarray | int) -> None:
-    """Make the axis `name` with the given labels, or with 0, 1, ... for a length, for all that is below `group`."""
+    """Make the axis `name` in `group`, unless it exists. A length as `labels` stands for 0, 1, ..."""
     if name not in group:
         values = np.arange(labels, dtype=np.int32) if isinstance(labels, int) else labels
         dataset = create(group, name, values)
@@ -79,7 +82,7 @@ def axis(group: h5py.Group, name: str, labels: Sequence[Any] | np.ndarray | int)
 def create(
     group: h5py.Group, name: str, data: Any, axes: Sequence[str] = (), compression: Compression = "none"
 ) -> h5py.Dataset:
-    """Write a dataset with checksum, chunks of about a MiB, and the named axes attached."""
+    """Write a dataset with checksums, in chunks of about 1 MiB, and attach the named axes."""
     array = encode_strings(data)
     made = create_empty(group, name, array.shape, array.dtype, axes, compression)
     if array.dtype.kind == "S":
@@ -97,13 +100,16 @@ def create_empty(
     axes: Sequence[str],
     compression: Compression = "none",
 ) -> h5py.Dataset:
-    """A dataset to be written in chunks of `chunk_shape`, with checksums; a single number has neither."""
+    """Make a dataset without values, in chunks of `chunk_shape` with checksums, and attach the named axes.
+
+    A single number and an empty dataset have neither chunks nor checksums.
+    """
     filters: dict[str, Any] = {}
     if math.prod(shape) and shape:
         filters = {"chunks": chunk_shape(shape, dtype.itemsize), "fletcher32": True, "fill_time": "never"}
         if compression == "blosc2-zstd":
             filters |= compression_plugin().Blosc2("zstd", filters=compression_plugin().Blosc2.BITSHUFFLE)
-            filters["rdcc_nbytes"] = 1  # what is read back has been through the file, not HDF5's cache (h5py ignores 0)
+            filters["rdcc_nbytes"] = 1  # no cache: values are read back from the file (h5py ignores 0)
     made = group.create_dataset(name, shape, dtype, track_times=False, **filters)
     attach(made, axes)
     return made
@@ -112,7 +118,10 @@ def create_empty(
 def create_contiguous(
     group: h5py.Group, name: str, shape: tuple[int, ...], dtype: np.dtype, axes: Sequence[str]
 ) -> h5py.Dataset:
-    """A dataset whose place in the file (`dataset.id.get_offset()`) is settled and still to be written."""
+    """Make a dataset in one piece, without values, and attach the named axes.
+
+    Its place in the file, `dataset.id.get_offset()`, is known at once.
+    """
     plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     plan.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     plan.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
@@ -122,7 +131,10 @@ def create_contiguous(
 
 
 def attach(dataset: h5py.Dataset, axes: Sequence[str]) -> None:
-    """Name the dimensions of a dataset: each after the axis in the nearest group above it, as in netCDF."""
+    """Attach the named axes to the dimensions of a dataset, in order.
+
+    Each axis is looked up in the group of the dataset, then in the groups above it, as in netCDF.
+    """
     for dimension, name in enumerate(axes):
         group: Any = dataset.parent
         while name not in group and group.name != "/":
@@ -131,7 +143,7 @@ def attach(dataset: h5py.Dataset, axes: Sequence[str]) -> None:
 
 
 def encode_strings(data: Any) -> np.ndarray:
-    """Arrays as they are; a sequence of str as fixed-length UTF-8."""
+    """Return a sequence of str as an array of fixed-length UTF-8, and any other data as an array."""
     array = np.asarray(data)
     if array.dtype.kind not in "UO":
         return array
@@ -140,7 +152,10 @@ def encode_strings(data: Any) -> np.ndarray:
 
 
 def chunk_shape(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
-    """Whole trailing axes, and as much of the axis before them as fits: chunks are runs of the row-major array."""
+    """Return the shape of chunks of at most 1 MiB, each contiguous in the row-major array.
+
+    A chunk holds the trailing axes whole, as much as fits of the axis before them, and one entry of each other axis.
+    """
     chunk: list[int] = []
     row = itemsize * math.prod(shape)
     for length in shape:
@@ -150,9 +165,9 @@ def chunk_shape(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
 
 
 def compression_plugin() -> Any:
-    """The package that compresses for HDF5. Raises LensrlError when it is not there."""
+    """Import hdf5plugin, which registers its filters with HDF5. Raises LensrlError when it is not installed."""
     try:
-        import hdf5plugin  # registers the filter with HDF5
+        import hdf5plugin
     except ImportError:
         raise LensrlError("blosc2-zstd compression needs a package: pip install hdf5plugin") from None
     return hdf5plugin

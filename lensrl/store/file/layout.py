@@ -1,26 +1,28 @@
-"""What a file of each format must hold: the tables of `runs/FORMAT.md`, for `verify` to check against."""
+"""The names, types and axes of each format, as in the tables of `runs/FORMAT.md`, and their check.
+
+`completeness.py` says which groups and datasets must be there.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import h5py
 import numpy as np
 
-from lensrl.store.file.checked import attribute, axis_names, check_tree, dataset_at, has, node_at
+from lensrl.store.file.checked import attribute, axis_names, check_tree, dataset_at, node_at
+from lensrl.store.file.completeness import COLUMNS, COLUMNS_OF_GIGPO, COLUMNS_OF_TURNS, SITES
 from lensrl.store.file.hdf5 import ENCODING
 
 
 class Rule(NamedTuple):
-    """Datasets whose name matches: their axes (None: the axes named after the lengths of a weight), and what they hold:
-    a NumPy type of little-endian numbers, or `string`, which is fixed-length UTF-8.
-    """
+    """The axes and the type of all datasets whose name matches a pattern."""
 
     name: re.Pattern[str]
-    axes: tuple[str, ...] | None
-    dtype: str
+    axes: tuple[str, ...] | None  # (): the dataset is an axis; None: axes with the lengths of a weight in their names
+    dtype: str  # a NumPy type of little-endian numbers, or `string`, which is fixed-length UTF-8
 
 
 def _rules(*table: tuple[str, tuple[str, ...] | None, str]) -> tuple[Rule, ...]:
@@ -49,7 +51,7 @@ RULES = {
         (r"scores/reference_logprob", ("item",), "float32"),
         (r"training/layer_grad_norm", ("step", "layer"), "float64"),
         (r"training/outside_grad_norm", ("step", "outside"), "float64"),
-        (r"training/[^/]+", ("step",), "float64"),
+        (rf"training/({'|'.join((*COLUMNS, *COLUMNS_OF_TURNS, *COLUMNS_OF_GIGPO))})", ("step",), "float64"),
         (r"parameters/(part|component)", ("parameter",), "string"),
         (r"parameters/(size|changed)|snapshots/\d+/changed", ("parameter",), "int64"),
         (r"parameters/(norm|base_norm)|snapshots/\d+/norm", ("parameter",), "float64"),
@@ -58,13 +60,13 @@ RULES = {
         (REPAIRS + "/value", ("repair",), "float32"),
         (r"probe/(token_id|prompt|position)", ("token",), "int32"),
         (r"probe/text", ("token",), "string"),
-        (r"activations/(block_out|attn_out|mlp_out)", ("layer", "token", "feature"), "float32"),
+        (rf"activations/({'|'.join(SITES)})", ("layer", "token", "feature"), "float32"),
     ),
     "lensrl-patch": _rules(
         (r"item", (), "int32"),
         (r"model", (), "string"),
         (r"benchmark", ("item",), "string"),
-        (r"metrics/[^/]+", ("model", "item"), "float64"),
+        (r"metrics/(score|reference_logprob|logit_difference)", ("model", "item"), "float64"),
     ),
 }
 
@@ -80,31 +82,34 @@ ATTRIBUTES = {
     ("lensrl-patch", 3): ("layers", "sets"),
 }  # fmt: skip
 
-NUMBERS = {  # NumPy kind and dimensions; all other attributes are text
+NUMBERS = {  # attribute -> NumPy kind and number of dimensions; all other attributes are text
     "format_version": ("i", 0), "seed": ("i", 0), "n_layers": ("i", 0), "layer": ("i", 0), "score": ("f", 0),
     "layers": ("i", 1), "snapshots": ("i", 1),
 }  # fmt: skip
 
-OF_HDF5 = {"CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST"}  # attributes of axes, and of what has axes
+OF_HDF5 = {"CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST"}  # attributes of axes, and of datasets with axes
 
-_NO_TEXT = re.compile("[\ud800-\udfff]")  # what h5py makes of bytes that are no UTF-8
-
-TOGETHER = {  # groups that are whole or absent
-    "scores": ("benchmark", "score", "length", "truncated", "reference_logprob"),
-    "parameters": ("part", "component", "size", "changed", "norm", "base_norm"),
-    "probe": ("token_id", "prompt", "position", "text"),
-    r"snapshots/\d+": ("changed", "norm"),
-    REPAIRS: ("where", "value"),
-}
+_NO_TEXT = re.compile("[\ud800-\udfff]")  # h5py decodes bytes that are no UTF-8 to such characters
 
 
-def check_names(file: h5py.File) -> list[str]:
-    """The names of all datasets, after looking at every name, type and axis in the file, and reading no array."""
+class Names(NamedTuple):
+    """The names of all datasets and of all groups in a file."""
+
+    datasets: list[str]
+    groups: list[str]
+
+
+def check_names(file: h5py.File) -> Names:
+    """Compare every name, attribute, type and axis in a file with its format. Reads no array.
+
+    Raises ValueError for a name that is not part of the format, and for a wrong type or axis; KeyError for an attribute
+    that is missing.
+    """
     format, version = str(attribute(file, "format")), int(attribute(file, "format_version"))
     for (kind, since), attributes in ATTRIBUTES.items():
         for name in attributes if kind == format and since <= version else ():
             _check_attribute(file, name)
-    datasets, groups = [], ["parameters"] if format == "lensrl-run" else []
+    datasets, groups = [], []
     for name in check_tree(file):
         if isinstance(node_at(file, name), h5py.Dataset):
             _check_dataset(dataset_at(file, name), name, RULES[format])
@@ -113,27 +118,18 @@ def check_names(file: h5py.File) -> list[str]:
             groups.append(name)
         else:
             raise ValueError(f"{name} is not part of the format")
-    for pattern, members in TOGETHER.items():
-        for group in groups if format == "lensrl-run" else []:
-            check_whole(file, group, members if re.fullmatch(pattern, group) else ())
-    return datasets
-
-
-def check_whole(file: h5py.File, group: str, members: Iterable[str]) -> None:
-    """Raises KeyError where one of the members of a group is not there."""
-    for member in members:
-        if not has(file, f"{group}/{member}"):
-            raise KeyError(f"there is no {group}/{member}")
+    return Names(datasets, groups)
 
 
 def _check_attribute(file: h5py.File, name: str) -> None:
     value = attribute(file, name)
-    found = "text" if isinstance(value, str) else (np.asarray(value).dtype.kind, np.ndim(value))
-    if found != NUMBERS.get(name, "text") or (isinstance(value, str) and _NO_TEXT.search(value)):
+    kind = "text" if isinstance(value, str) else (np.asarray(value).dtype.kind, np.ndim(value))
+    if kind != NUMBERS.get(name, "text") or (isinstance(value, str) and _NO_TEXT.search(value)):
         raise ValueError(f"attribute {name} holds {value!r}")
 
 
 def _check_dataset(dataset: h5py.Dataset, name: str, rules: Sequence[Rule]) -> None:
+    """Check the name, the type, the storage, the attributes and the axes of a dataset, in this order."""
     rule = next((rule for rule in rules if rule.name.fullmatch(name)), None)
     if rule is None:
         raise ValueError(f"{name} is not part of the format")
@@ -145,27 +141,34 @@ def _check_dataset(dataset: h5py.Dataset, name: str, rules: Sequence[Rule]) -> N
         raise ValueError(f"{name} lies in chunks without fletcher32 checksums")
     if dataset.chunks is None and dataset.shape and dataset.size and not re.fullmatch(DELTA, name):
         raise ValueError(f"{name} lies in one piece, and so has no checksum")
-    _check_attached(dataset, name, dtype)
+    _check_attributes(dataset, name, dtype)
+    _check_axes(dataset, name, rule)
+
+
+def _check_axes(dataset: h5py.Dataset, name: str, rule: Rule) -> None:
     if rule.axes == ():
         if len(dataset.shape) != 1 or not dataset.is_scale:
             raise ValueError(f"{name} is no axis")
+        return
+    found = axis_names(dataset)
+    if rule.axes is None:
+        fine = all(
+            re.fullmatch(rf"(row|column|entry|axis\d+)_{n}", a) for a, n in zip(found, dataset.shape, strict=True)
+        )
     else:
-        found = axis_names(dataset)
-        if rule.axes is None:
-            fine = all(
-                re.fullmatch(rf"(row|column|entry|axis\d+)_{n}", a) for a, n in zip(found, dataset.shape, strict=True)
-            )
-        else:
-            in_version_1 = [f"repair_{dataset.size}"] if rule.axes == ("repair",) else None
-            fine = tuple(found) == rule.axes or found == in_version_1
-        if not fine or any(len(scales[0]) != n for scales, n in zip(dataset.dims, dataset.shape, strict=True)):
-            raise ValueError(f"{name} has the axes {found} for the shape {dataset.shape}")
-        if any(len(scales) > 1 for scales in dataset.dims):  # h5netcdf takes the last, and its length
-            raise ValueError(f"{name} has two axes for one dimension")
+        in_version_1 = [f"repair_{dataset.size}"] if rule.axes == ("repair",) else None
+        fine = tuple(found) == rule.axes or found == in_version_1
+    if not fine or any(len(scales[0]) != n for scales, n in zip(dataset.dims, dataset.shape, strict=True)):
+        raise ValueError(f"{name} has the axes {found} for the shape {dataset.shape}")
+    if any(len(scales) > 1 for scales in dataset.dims):  # h5netcdf would take the last axis, and its length
+        raise ValueError(f"{name} has two axes for one dimension")
 
 
-def _check_attached(dataset: h5py.Dataset, name: str, dtype: str) -> None:
-    """A `scale_factor`, a `_FillValue` or `units` would have xarray compute other values than the file's."""
+def _check_attributes(dataset: h5py.Dataset, name: str, dtype: str) -> None:
+    """Refuse attributes of a dataset that are not part of the format.
+
+    With `scale_factor`, `_FillValue` or `units`, xarray would compute other values than the values in the file.
+    """
     known = set(OF_HDF5)
     if re.fullmatch(DELTA, name):
         known.add("parameter")

@@ -1,4 +1,4 @@
-"""Arrays that are read when they are sliced, and the mappings that hold them."""
+"""Lazy arrays, which are read when they are sliced, and the mappings that hold them."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _PART = re.compile("|".join(("0|[1-9][0-9]*", *OUTSIDE)))
 
 
 class LazyArray:
-    """An array in a run file: `.shape` and `.dtype` are known, `[...]` and slices read just what they name.
+    """An array in a run file. `.shape` and `.dtype` are known at once; indexing reads the selected entries alone.
 
-    What lies in the file in one piece (weight deltas that are not compressed) is read as it is stored. `lensrl verify`,
-    and everything in lensrl that computes with deltas, compares it with the file's seal first.
+    An array that lies in the file in one piece (a delta that is not compressed) is read without a comparison with the
+    seal of the file. `lensrl verify` compares it, and so does every function of lensrl that computes with deltas.
     """
 
     def __init__(self, dataset: h5py.Dataset) -> None:
@@ -48,26 +48,28 @@ class LazyArray:
         return self.size * self.dtype.itemsize
 
     def __getitem__(self, key: Any) -> Any:
-        """What `key` selects. Raises IndexError where it selects nothing, or what HDF5 cannot read without the rest:
-        backwards, or in an order of its own.
+        """Read the entries that `key` selects.
+
+        Raises IndexError for a key outside the array, and for a selection that HDF5 cannot read: backwards, or in any
+        order but ascending.
         """
         with located(self._dataset, self.name):
             try:
                 return self._read(key)
-            except (TypeError, ValueError) as error:  # about the key; a file with wrong bytes raises OSError
+            except (TypeError, ValueError) as error:  # the key is wrong; wrong bytes raise OSError
                 raise IndexError(f"{self.name} of shape {self.shape} cannot be read so: {reason(error)}") from None
 
     def _read(self, key: Any) -> Any:
         offset = self._dataset.id.get_offset() if self._dataset.chunks is None else None
         if offset is None or not self.shape or not (key is Ellipsis or isinstance(key, slice | int)):
             return self._dataset[key]
-        # One read of whole rows into the array: HDF5 takes twice as long, by way of its own buffers.
+        # One read of whole rows into the array. HDF5 reads into buffers of its own first, and takes twice as long.
         first, last, _ = (key if isinstance(key, slice) else slice(None)).indices(self.shape[0])
         if isinstance(key, int) or (isinstance(key, slice) and key.step not in (None, 1)) or last <= first:
             return self._dataset[key]
         rows = np.empty((last - first, *self.shape[1:]), self.dtype)
         raw, offset = rows.reshape(-1).view(np.uint8), offset + first * (self.nbytes // self.shape[0])
-        raw[::PAGE] = 0  # fresh memory is mapped faster by us than by the kernel while it copies
+        raw[::PAGE] = 0  # maps the fresh memory page by page: the kernel would take longer to map it during the copy
         rest = raw.data
         while len(rest):  # Linux reads up to 2 GiB at a time
             count = os.preadv(self._dataset.file.id.get_vfd_handle(), [rest], offset)
@@ -87,9 +89,10 @@ class LazyArray:
 
 
 class Deltas(Mapping[int | str, "PartDeltas"]):
-    """Part (a layer's number, `embed`, `final_norm`, `lm_head`) -> its deltas. Parts that did not change are absent.
+    """Part (a layer's number, `embed`, `final_norm`, `lm_head`) -> deltas of its parameters.
 
-    `root` is where in the file the deltas are: `/`, or `/snapshots/15` for those of step 15.
+    Parts that did not change are absent. `root` is the group that holds the deltas: `/`, or `snapshots/15` for the
+    deltas after step 15.
     """
 
     def __init__(self, file: h5py.File, n_layers: int, seal: Seal | None, root: str = "/") -> None:
@@ -111,7 +114,10 @@ class Deltas(Mapping[int | str, "PartDeltas"]):
         raise KeyError(f"no part {part!r}{did_you_mean(str(part), map(str, self))}")
 
     def exact(self, part: int | np.integer | str) -> dict[str, tuple[str, Delta]]:
-        """Inner name -> (full parameter name, delta with what makes base + delta exact), checked against the seal."""
+        """Read the deltas of a part with their repairs, and compare them with the seal.
+
+        Returns name inside the layer -> (full name, delta). Raises Damaged when the bytes are not those in the seal.
+        """
         where = f"{self._path}/{part}"
         with located(self._file, where):
             root = group_at(self._file, self._root)
@@ -121,14 +127,14 @@ class Deltas(Mapping[int | str, "PartDeltas"]):
             }
 
     def _frobenius(self, part: str) -> float:
-        """The Frobenius norm of a part's deltas together, from the table that was written with them."""
+        """Return the Frobenius norm of all deltas of a part together, from the stored norms of its parameters."""
         table = "parameters" if self._root == "/" else self._root
         with located(self._file, table):
             parts = np.array(read_strings(self._file, "parameters/part"))
             return float(np.linalg.norm(np.where(parts == part, read_array(self._file, f"{table}/norm"), 0.0)))
 
     def _datasets(self, part: str) -> dict[str, h5py.Dataset]:
-        """Inner name -> dataset, unread."""
+        """Return name inside the layer -> dataset, without reading it."""
         if part not in self._parts():
             return {}
         with located(self._file, f"{self._path}/{part}"):
@@ -151,11 +157,11 @@ class Deltas(Mapping[int | str, "PartDeltas"]):
     def _parts(self) -> list[str]:
         with located(self._file, self._path):
             found = members(group_at(self._file, self._path)) if has(self._file, self._path) else []
-            return [name for name in found if _PART.fullmatch(name)]  # the rest are axes
+            return [name for name in found if _PART.fullmatch(name)]  # the other names are axes
 
 
 class PartDeltas(Mapping[str, LazyArray]):
-    """Parameter -> lazy array of its delta."""
+    """Parameter, by its name inside the layer -> lazy array of its delta."""
 
     def __init__(self, part: str, datasets: dict[str, h5py.Dataset], norm: Callable[[str], float]) -> None:
         self._part = part
@@ -164,7 +170,7 @@ class PartDeltas(Mapping[str, LazyArray]):
 
     @property
     def frobenius(self) -> float:
-        """The Frobenius norm of all of the part's deltas together."""
+        """The Frobenius norm of all deltas of the part together."""
         return self._norm(self._part)
 
     def __getitem__(self, name: str) -> LazyArray:

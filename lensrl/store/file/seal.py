@@ -1,15 +1,18 @@
-"""The seal: the end of a file says what all of its bytes must be.
+"""The seal: the last lines of a file, with the sha256 of all of its bytes.
 
-HDF5 reads a file up to the length that its superblock gives and does not mind what follows. There, after the HDF5
-data, stands the seal: a line of JSON with the sha256 of every dataset's bytes, where in the file they lie, and the
-sha256 of all the rest (the structure: headers, names, attributes, indices); then a last line with the length and the
-sha256 of the JSON. So
+HDF5 reads a file up to the length in its superblock and ignores the bytes after it. The seal follows there. It is one
+line of JSON, and a last line with the length and the sha256 of the JSON. The JSON holds
 
-- every single byte of a file is covered, and damage is found and named without HDF5 having to read it;
-- the structure is checked whenever a file is opened, before the HDF5 library parses it;
-- a program that changes the file afterwards breaks the seal.
+- for every dataset: the ranges of the file in which its bytes lie, and the sha256 of these bytes;
+- for all other bytes, the structure (headers, names, attributes, indices): their sha256.
 
-A seal is against accidents. It is no signature: whoever forges a file can seal it too.
+Consequences:
+
+- The seal covers every byte of the file. Damage is found, and the damaged dataset named, without HDF5.
+- The structure is checked whenever a file is opened, before the HDF5 library parses it.
+- A program that changes the file later breaks the seal.
+
+A seal finds accidents. It is no signature: a person who forges a file can seal the file, too.
 """
 
 from __future__ import annotations
@@ -32,14 +35,14 @@ from lensrl.errors import Damaged
 PIECE = 1 << 20  # bytes read and hashed at a time
 
 _LAST_LINE = re.compile(rb"\nlensrl-seal (\d{12}) ([0-9a-f]{64})\n")
-_LAST_BYTES = 91  # with the end of the line before
+_LAST_BYTES = 91  # the last line of 90 bytes, and the line break before it
 
 Ranges = tuple[tuple[int, int], ...]  # (offset, bytes)
 
 
 @dataclass(frozen=True)
 class Extent:
-    """Where a dataset's bytes lie in the file, in their order, and the sha256 of them."""
+    """The ranges of the file in which the bytes of a dataset lie, in order, and the sha256 of the bytes."""
 
     ranges: Ranges
     sha256: str
@@ -47,25 +50,26 @@ class Extent:
 
 @dataclass(frozen=True)
 class Seal:
-    """What a file's seal says. `size` is the length of the HDF5 data, without the seal."""
+    """The contents of a seal."""
 
     format: str
     format_version: int
-    size: int
-    structure: str
+    size: int  # bytes of the HDF5 data, without the seal
+    structure: str  # sha256 of all bytes that belong to no dataset
     datasets: Mapping[str, Extent]
 
     def gaps(self) -> Ranges:
-        """The ranges that belong to no dataset: the structure."""
+        """Return the ranges that belong to no dataset: the structure."""
         taken = sorted(r for extent in self.datasets.values() for r in extent.ranges)
         edges = [(0, 0), *taken, (self.size, 0)]
         return tuple((a + n, b - a - n) for (a, n), (b, _) in pairwise(edges) if b > a + n)
 
 
 def write_seal(path: Path, format: str, version: int, known: Mapping[str, str] | None = None) -> None:
-    """Append the seal to a finished HDF5 file. `known` are digests computed while the datasets were written.
+    """Append the seal to a finished HDF5 file.
 
-    Raises Damaged when the seal that the disk gives back is another.
+    `known` maps the name of a dataset to its sha256, where the writer has computed it already; the other datasets are
+    read and hashed. Raises Damaged when the disk gives another seal back than was written.
     """
     found: dict[str, Ranges] = {}
     with h5py.File(path, "r", locking=False) as file:
@@ -97,9 +101,10 @@ def write_seal(path: Path, format: str, version: int, known: Mapping[str, str] |
 
 
 def read_seal(path: Path, descriptor: int | None = None) -> Seal | None:
-    """The seal of a file, or None when it has none. Raises Damaged when what stands there is not a seal.
+    """Read the seal of a file. Returns None when the file has none.
 
-    With a `descriptor`, that of the file which is open, whatever is at `path` by now.
+    With a `descriptor`, the seal of this open file is read, even if another file is at `path` by now. Raises Damaged
+    when the seal does not agree with its last line, with the length of the file, or with the form of a seal.
     """
     with _descriptor(path if descriptor is None else descriptor) as file:
         length = os.fstat(file).st_size
@@ -125,26 +130,26 @@ def read_seal(path: Path, descriptor: int | None = None) -> Seal | None:
 
 
 def structure_holds(path: Path, seal: Seal) -> bool:
-    """Whether everything but the datasets' own bytes is as it was written."""
+    """Return whether all bytes that belong to no dataset are as they were written."""
     with _descriptor(path) as file:
         return _digest(file, seal.gaps()) == seal.structure
 
 
 def dataset_holds(file: Path | int, extent: Extent) -> bool:
-    """Whether one dataset's bytes are as they were written, in the file at a path or in an open one."""
+    """Return whether the bytes of one dataset are as they were written. `file` is a path or an open descriptor."""
     with _descriptor(file) as file:
         return _digest(file, extent.ranges) == extent.sha256
 
 
 def damaged_datasets(path: Path, seal: Seal) -> list[str]:
-    """The names of the datasets whose bytes are not as they were written, hashed on all cores."""
+    """Return the names of the datasets whose bytes are not as they were written. All cores hash."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         holds = pool.map(lambda extent: dataset_holds(path, extent), seal.datasets.values())
         return [name for name, fine in zip(seal.datasets, holds, strict=True) if not fine]
 
 
 def _ranges(dataset: h5py.Dataset) -> Ranges:
-    """Where the bytes of a dataset lie, neighbouring chunks joined."""
+    """Return the ranges in which the bytes of a dataset lie. Chunks that follow each other become one range."""
     found: list[tuple[int, int]] = []
     if dataset.chunks is not None:
         dataset.id.chunk_iter(lambda chunk: found.append((chunk.byte_offset, chunk.size)))
@@ -160,6 +165,7 @@ def _ranges(dataset: h5py.Dataset) -> Ranges:
 
 
 def _disjoint(seal: Seal) -> bool:
+    """Return whether the ranges of all datasets lie inside the HDF5 data, and no two of them overlap."""
     taken = sorted(r for extent in seal.datasets.values() for r in extent.ranges)
     edges = [(0, 0), *taken, (seal.size, 0)]
     return all(n >= 0 and a + n <= b for (a, n), (b, _) in pairwise(edges))
@@ -183,7 +189,7 @@ def _descriptor(path: Path | int) -> Iterator[int]:
     if isinstance(path, int):
         yield path
         return
-    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe is refused when it is read, not waited for
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe does not wait; reading it fails
     try:
         yield file
     finally:

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 
 def open_tree(path: Path, file: h5py.File) -> xarray.DataTree:
-    """The file at `path`, open as `file`, once more through h5netcdf; labels and texts are str.
+    """Open a run file once more, through h5netcdf, as a DataTree whose labels and texts are str.
 
-    Raises LensrlError when xarray or h5netcdf is not installed, StoreError when the file is gone or damaged.
+    `path` is the path of `file`, which is open. Raises LensrlError when xarray or h5netcdf is not installed, and
+    StoreError when the file is gone or damaged.
     """
     try:
         import h5netcdf  # noqa: F401
@@ -27,7 +28,7 @@ def open_tree(path: Path, file: h5py.File) -> xarray.DataTree:
     except ImportError:
         raise LensrlError("to_xarray needs two packages: pip install xarray h5netcdf") from None
     with located(file, "its structure"):
-        check_names(file)  # h5netcdf follows and opens whatever is there
+        check_names(file)  # h5netcdf follows every link and opens every object
     refusal = ""
     for locking in LOCKING:
         try:
@@ -35,7 +36,7 @@ def open_tree(path: Path, file: h5py.File) -> xarray.DataTree:
         except OSError as error:
             refusal = reason(error)
             continue
-        except Exception as error:  # h5netcdf takes the attributes of axes for what they should be
+        except Exception as error:  # h5netcdf does not check the attributes of axes, and may raise anything
             raise Damaged(f"{path} is damaged in its axes ({reason(error)}); delete it and run again") from None
         try:
             texts = tree.map_over_datasets(_with_text)
@@ -48,7 +49,10 @@ def open_tree(path: Path, file: h5py.File) -> xarray.DataTree:
 
 
 def _with_text(dataset: xarray.Dataset) -> xarray.Dataset:
-    """Texts as fixed-length str; without the attribute that says so they come as bytes, with it as objects."""
+    """Return the dataset with its texts as fixed-length str.
+
+    xarray reads a text as bytes where the attribute `_Encoding` is missing, and as objects where it is there.
+    """
     texts = {name: (v.dims, _text(v.values)) for name, v in dataset.variables.items() if v.dtype.kind in "SO"}
     labels = {name: text for name, text in texts.items() if name in dataset.coords}
     return dataset.assign_coords(labels).assign({name: text for name, text in texts.items() if name not in labels})

@@ -18,6 +18,7 @@ from lensrl.store.write import Header, write_run
 from lensrl.tasks import evaluation_items, load_task
 from lensrl.train.workshop import parameter_table, probe_items
 from tests.conftest import SMALL
+from tests.store.synthetic import training
 
 TASK = load_task(SMALL)
 ITEMS = evaluation_items(TASK, SMALL)
@@ -59,22 +60,13 @@ def plant(folder: Path, run: str, base: Base, weights: Weights, layers: Sequence
     scores = evaluate(base.fresh(weights), base.tokenizer, TASK, ITEMS, SMALL)
     before, after = ({name: w.numpy() for name, w in each.items()} for each in (base.weights, weights))
     header = Header(
-        study="planted",
-        run=run,
-        seed=0,
-        layers=list(layers),
-        status="completed",
-        reason="",
-        base=SMALL.model,
-        fingerprint=base.fingerprint,
-        n_layers=base.blocks.n_layers,
-        recipe=SMALL.model_dump_json(),
-        provenance={},
-    )
+        study="planted", run=run, seed=0, layers=list(layers), status="completed", reason="", base=SMALL.model,
+        fingerprint=base.fingerprint, n_layers=base.blocks.n_layers, recipe=SMALL.model_dump_json(), provenance={},
+    )  # fmt: skip
     with new_file(folder / f"{run}.seed-0.h5") as partial:
         write_run(
             partial, header, parameter_table(base), before, after=after, scores=scores,
-            probe=probe_set(base.tokenizer, chosen),
+            training=training(base.blocks.n_layers), probe=probe_set(base.tokenizer, chosen),
             activations=capture(base.fresh(weights), base.tokenizer, chosen, base.blocks.n_layers),
         )  # fmt: skip
 

@@ -19,6 +19,7 @@ from lensrl.models.base import Base
 from lensrl.models.bridge import boot, capture
 from lensrl.models.references import reference_logprobs
 from lensrl.store.study import Study
+from lensrl.store.verify import verify
 from tests.compare.patching.planted import ITEMS, Weights, helpful_delta, plant, plus, random_base, random_delta
 
 WHERE, NOISE, NORM = 4, 2, 1.0  # the layer of the planted change, of the random one, and the norm of both
@@ -35,7 +36,8 @@ def folder(base: Base, small_study_folder: Path, tmp_path_factory: pytest.TempPa
     helpful, random = helpful_delta(base, WHERE, NORM), random_delta(base, NOISE, NORM)
     plant(folder, "planted", base, plus(base, helpful), [WHERE])
     plant(folder, "both", base, plus(base, helpful, random), [NOISE, WHERE])
-    plant(folder, "copy", base, dict(base.weights), [])
+    plant(folder, "copy", base, dict(base.weights), [WHERE])
+    assert {verdict.status for verdict in verify(folder)} == {"good"}
     return folder
 
 

@@ -148,7 +148,7 @@ def written_and_read(path: Path, before: np.ndarray, after: np.ndarray, compress
     other = np.arange(40, dtype=np.float32)
     weights = [{"a": other, "w": before, "z": other}, {"a": other + 1, "w": after, "z": other * 3}]
     parameters = [parameter(name, "0", name, "mlp", values) for name, values in weights[0].items()]
-    about = replace(header("layer-0", layers=[0]), compression=compression)
+    about = replace(header("layer-0"), compression=compression)
     write_run(path, about, parameters, weights[0], after=weights[1])
     with Run(path) as run:
         changes = dict(run.deltas.exact(0).values())

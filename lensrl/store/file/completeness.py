@@ -1,0 +1,100 @@
+"""Which groups and datasets a run file must have, by the kind of the run and by its algorithm.
+
+The tables here are the tables of `runs/FORMAT.md`, section "Which of them are there". They hold for every version of
+the format.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from typing import Literal
+
+import h5py
+
+from lensrl.recipe.runs import BASE
+from lensrl.store.file.checked import attribute, has
+
+Kind = Literal["base", "trained", "diverged"]  # trained: full RL, a single layer or a set, completed or collapsed
+Need = Literal["MUST", "MAY", "MUST NOT"]
+
+GROUPS: dict[str, dict[Kind, Need]] = {
+    "parameters": {"base": "MUST", "trained": "MUST", "diverged": "MUST"},
+    "scores": {"base": "MUST", "trained": "MUST", "diverged": "MUST NOT"},
+    "probe": {"base": "MUST", "trained": "MUST", "diverged": "MUST NOT"},
+    "activations": {"base": "MUST", "trained": "MUST", "diverged": "MUST NOT"},
+    "training": {"base": "MUST NOT", "trained": "MUST", "diverged": "MUST"},
+    "deltas": {"base": "MUST NOT", "trained": "MAY", "diverged": "MUST NOT"},
+    "repairs": {"base": "MUST NOT", "trained": "MAY", "diverged": "MUST NOT"},
+    "snapshots": {"base": "MUST NOT", "trained": "MAY", "diverged": "MUST NOT"},
+}
+
+COLUMNS = ("reward_mean", "reward_std", "loss", "grad_norm", "layer_grad_norm", "outside_grad_norm",
+           "completion_length", "truncated_share", "zero_spread_share", "step_time", "peak_memory")  # fmt: skip
+COLUMNS_OF_TURNS = ("turns",)  # where the task is in turns
+COLUMNS_OF_GIGPO = ("anchor_group_size", "shared_anchor_share")  # where the algorithm is gigpo: its tasks are in turns
+SITES = ("block_out", "attn_out", "mlp_out")
+
+DATASETS = {  # pattern of a group -> the datasets that a group of this name must have, if it is there
+    "parameters": ("part", "component", "size", "changed", "norm", "base_norm"),
+    "scores": ("benchmark", "score", "length", "truncated", "reference_logprob"),
+    "training": COLUMNS,
+    "probe": ("token_id", "prompt", "position", "text"),
+    "activations": SITES,
+    r"snapshots/\d+": ("changed", "norm"),
+    r".*repairs/[^/]+/[^/]+": ("where", "value"),
+}
+
+
+def check_complete(file: h5py.File, groups: Iterable[str]) -> None:
+    """Compare the groups of a run file, and the datasets in them, with the tables above.
+
+    Raises KeyError for the first group or dataset that is missing, ValueError for the first that must not be there.
+    """
+    kind = _kind(file)
+    for group, needs in GROUPS.items():
+        if needs[kind] == "MUST" and not has(file, group):
+            raise KeyError(f"there is no {group}, and {_described(kind)}")
+        if needs[kind] == "MUST NOT" and has(file, group):
+            raise ValueError(f"{group} is there, and {_described(kind)}")
+    for group in groups:
+        for pattern, datasets in DATASETS.items():
+            for dataset in datasets if re.fullmatch(pattern, group) else ():
+                if not has(file, f"{group}/{dataset}"):
+                    raise KeyError(f"there is no {group}/{dataset}")
+    if has(file, "training"):
+        _check_columns_of_gigpo(file, kind)
+
+
+def _kind(file: h5py.File) -> Kind:
+    run, status = str(attribute(file, "run")), str(attribute(file, "status"))
+    if run == BASE:
+        if status != "completed":
+            raise ValueError(f"attribute status is {status!r}, and the base is always 'completed'")
+        return "base"
+    return "diverged" if status == "diverged" else "trained"
+
+
+def _described(kind: Kind) -> str:
+    return {"base": "the run is the base", "trained": "the run is not diverged", "diverged": "the run diverged"}[kind]
+
+
+def _check_columns_of_gigpo(file: h5py.File, kind: Kind) -> None:
+    """GiGPO records turns and anchors. A run may lack them only if it diverged before its first step had them."""
+    gigpo = _algorithm(file) == "gigpo"
+    for column in (*COLUMNS_OF_TURNS, *COLUMNS_OF_GIGPO):
+        there = has(file, f"training/{column}")
+        if gigpo and kind == "trained" and not there:
+            raise KeyError(f"there is no training/{column}, and the algorithm is gigpo")
+        if there and not gigpo and column in COLUMNS_OF_GIGPO:
+            raise ValueError(f"training/{column} is there, and the algorithm is not gigpo")
+
+
+def _algorithm(file: h5py.File) -> object:
+    """`rl.algorithm` of the recipe that the run was made with; None where the recipe names none."""
+    recipe = json.loads(attribute(file, "recipe"))
+    rl = recipe.get("rl", {}) if isinstance(recipe, dict) else None
+    if not isinstance(rl, dict):
+        raise ValueError("attribute recipe is no recipe: a JSON object whose `rl`, if it is there, is another")
+    return rl.get("algorithm")
