@@ -175,7 +175,8 @@ def test_a_set_that_trains_one_component_leaves_the_other_untrained(tmp_path: Pa
     make_study(tmp_path / "study")
     add_run(tmp_path / "study", BASE, {"only": [0.0] * 4})
     about = replace(
-        header("minds", layers=[1]),
+        header("minds"),
+        layers=[1],
         recipe='{"model": "tiny:none", "sets": {"minds": {"layers": [1], "component": "attn"}}}',
     )
     write_run(run_path(tmp_path / "study", "minds", 0), about, PARAMETERS, before_weights())
