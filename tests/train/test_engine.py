@@ -214,9 +214,10 @@ def test_only_the_named_runs_are_made(tmp_path: Path, only: list[str], made: lis
     with run_study(recipe, tmp_path / "some", only=only) as study:
         assert list(study.runs) == made
         assert study.recipe == recipe
-        assert sorted(study.runs.table().query("status == 'missing'")["run"].unique()) == sorted(
-            {"base", "full-rl", "layer-3"} - {name for name, _ in made}
-        )
+        rows = study.runs.rows()
+    planned = {("base", 0), *((name, seed) for name in ("full-rl", "layer-3") for seed in (0, 5))}
+    missing = {(row["run"], row["seed"]) for row in rows if row["status"] == "missing"}
+    assert missing == planned - {*made}
 
 
 def test_a_name_that_no_run_has_is_refused_before_anything_is_made(tmp_path: Path) -> None:
