@@ -52,10 +52,15 @@ class _HsicSums(NamedTuple):
 
     @classmethod
     def of(cls, x: Float64[np.ndarray, "token p"], y: Float64[np.ndarray, "token q"]) -> _HsicSums:
+        """Compute the sums of all tokens."""
         k, l = np.einsum("tp,tp->t", x, x), np.einsum("tq,tq->t", y, y)  # noqa: E741
-        return cls(len(x), x.T @ y, x.sum(0), y.sum(0), l @ x, k @ y, float(k.sum()), float(l.sum()), float(k @ l))
+        return cls(
+            n=len(x), cross=x.T @ y, x=x.sum(0), y=y.sum(0), xl=l @ x, yk=k @ y,
+            k=float(k.sum()), l=float(l.sum()), kl=float(k @ l),
+        )  # fmt: skip
 
     def plus(self, other: _HsicSums, sign: int = 1) -> _HsicSums:
+        """Add the sums of other tokens, or take them away with `sign` -1."""
         sums = (mine + sign * theirs for mine, theirs in zip(self, other, strict=True))
         return _HsicSums(*sums)  # pyright: ignore[reportArgumentType]
 

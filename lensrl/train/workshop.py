@@ -206,23 +206,23 @@ def check_fits(base: Base, task: Task | AgentTask, scored: Sequence[Item], recip
 
 
 def parameter_table(base: Base) -> list[Parameter]:
-    """Where each parameter of the model lives, in the model's order."""
+    """Return the place, the size and the norm of each parameter, in the model's order."""
     blocks = base.blocks
     return [
         Parameter(
-            name,
-            str(blocks.part(name)),
-            blocks.inner(name),
-            blocks.component(name) or "",
-            tensor.numel(),
-            frobenius(tensor.numpy()),
+            name=name,
+            part=str(blocks.part(name)),
+            inner=blocks.inner(name),
+            component=blocks.component(name) or "",
+            size=tensor.numel(),
+            norm=frobenius(tensor.numpy()),
         )
         for name, tensor in base.weights.items()
     ]
 
 
 def probe_items(items: Sequence[Item], count: int) -> list[Item]:
-    """The first items of every benchmark in turn, `count` of them."""
+    """Return `count` items: the first of each benchmark, then the second of each, and so on."""
     benchmarks: dict[str, list[Item]] = {}
     for item in items:
         benchmarks.setdefault(item.benchmark, []).append(item)

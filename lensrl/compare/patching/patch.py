@@ -109,7 +109,7 @@ def patch(
             todo = [key for key in missing if key.what == kind]
             for key, metrics, patched in patcher.measure(todo, on_progress) if todo else ():
                 benchmark = into.items["benchmark"].tolist()
-                results[key] = PatchResult(key, metrics, benchmark, sources, record, patched)
+                results[key] = PatchResult(key, metrics, benchmark, sources=sources, provenance=record, patched=patched)
                 write_patch(study.path / PATCH_FOLDER, results[key])
     return with_context(pd.DataFrame([row for key in keys for row in results[key].rows()]), study)
 

@@ -109,7 +109,7 @@ def _create(deltas: h5py.Group, parameter: Parameter, shape: tuple[int, ...], co
     if compression == "none" and shape:  # HDF5 gives a single number its place only when it is written
         dataset = create_contiguous(group, parameter.inner, shape, dtype, axes)
     else:
-        dataset = create_empty(group, parameter.inner, shape, dtype, axes, compression)
+        dataset = create_empty(group, parameter.inner, shape, dtype, axes=axes, compression=compression)
     dataset.attrs["parameter"] = parameter.name
     return dataset
 

@@ -84,7 +84,7 @@ def create(
 ) -> h5py.Dataset:
     """Write a dataset with checksums, in chunks of about 1 MiB, and attach the named axes."""
     array = encode_strings(data)
-    made = create_empty(group, name, array.shape, array.dtype, axes, compression)
+    made = create_empty(group, name, array.shape, array.dtype, axes=axes, compression=compression)
     if array.dtype.kind == "S":
         made.attrs[ENCODING] = "utf-8"
     if array.size:

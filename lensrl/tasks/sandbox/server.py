@@ -121,7 +121,10 @@ class Server:
             os.write(secret_in, secret)
         os.close(secret_in)
         deadline = time.monotonic() + PATIENCE
-        self.running[answer_out] = Program(request["id"], pid, answer_out, secret, deadline, request["timeout"], folder)
+        self.running[answer_out] = Program(
+            id=request["id"], pid=pid, answer=answer_out, secret=secret, deadline=deadline,
+            timeout=request["timeout"], folder=folder,
+        )  # fmt: skip
         self.poll.register(answer_out, select.POLLIN)
 
     def read_answer(self, program: Program) -> None:
