@@ -30,23 +30,23 @@ class Engine(Protocol):
     """A place where runs are made."""
 
     def make(self, jobs: Sequence[Job], watcher: Watcher) -> None:
-        """Return when every job has its run file, whoever made it.
+        """Return when every job has its run file. Another process may have made the file.
 
-        A run that diverges or collapses is a file, too. Errors propagate; the files made before stay.
+        A run that diverges or collapses has a file, too. Errors propagate, and the files made before stay.
         """
         ...
 
 
 class Here:
-    """Makes runs one after another in this process. `workshop` is one that is open already."""
+    """Makes runs one after another in this process, in `workshop` where one is open already."""
 
     def __init__(self, workshop: Workshop | None = None) -> None:
         self._workshop = workshop
 
     def make(self, jobs: Sequence[Job], watcher: Watcher) -> None:
-        """Make every job's run, but for those that other processes make; wait for these at the end.
+        """Make the run of every job, and wait at the end for the runs that other processes make.
 
-        A process that ends without its file, killed perhaps, leaves the run to be made here.
+        When another process ends without a file, because it was killed or failed, its run is made here.
         """
         waiting, told = list(jobs), False
         while waiting:
@@ -59,7 +59,7 @@ class Here:
             waiting = left
 
     def _settle(self, job: Job, watcher: Watcher) -> bool:
-        """Make a run, unless it is there by now. False while another process is making it."""
+        """Make a run, unless it has its file by now. Return False while another process is making it."""
         if is_being_written(job.path):
             return False
         if is_made(job):
@@ -68,15 +68,15 @@ class Here:
             return True
         try:
             self._open(job).make(job, watcher)
-        except Taken:  # by a process that was quicker
+        except Taken:  # another process was quicker
             return False
         with Run(job.path) as run:
             watcher.finished(job.spec, run)
         return True
 
     def _open(self, job: Job) -> Workshop:
-        """The workshop, opened for the first run that is made here: it loads torch and the base model."""
-        if self._workshop is None:
+        """Return the workshop of the job's study. Opening one loads torch, the task and the base model."""
+        if self._workshop is None or self._workshop.recipe.conflict(job.recipe):
             from lensrl.train.workshop import Workshop
 
             self._workshop = Workshop(job.recipe)

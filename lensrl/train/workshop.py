@@ -38,7 +38,7 @@ class Workshop:
     def __init__(self, recipe: Recipe) -> None:
         if recipe.store.compression != "none":
             compression_plugin()  # missed now, not after an hour of training
-        self.model = recipe.model
+        self.recipe = recipe  # without its sets chosen: a job has these
         self.task = load_task(recipe)
         check_algorithm(recipe, self.task)
         check_enough(self.task, recipe)
@@ -51,14 +51,14 @@ class Workshop:
         self.before = {name: tensor.numpy() for name, tensor in self.base.weights.items()}
 
     def check_trains(self, specs: Sequence[RunSpec]) -> None:
-        """Raises LensrlError for a run that would train nothing."""
+        """Raise LensrlError for a run that would train nothing."""
         trains = self.base.blocks.trains
         for spec in specs:
             if spec.layers != () and not any(trains(name, spec.layers, spec.component) for name in self.before):
-                raise LensrlError(f"sets.{spec.name}: {self.model} has no {spec.trained}: its blocks have none")
+                raise LensrlError(f"sets.{spec.name}: {self.recipe.model} has no {spec.trained}: its blocks have none")
 
     def check_same(self, run: Run) -> None:
-        """Raises LensrlError when `run` came from another base model or from other items."""
+        """Raise LensrlError when `run` came from another base model or from other items."""
         check_base(run, self.base.name, self.base.fingerprint)
         check_items(run, self.digests)
 
@@ -71,7 +71,7 @@ class Workshop:
         if job.fingerprint != self.base.fingerprint:
             raise LensrlError(
                 f"{job.path} is to be made from another base model (fingerprint {job.fingerprint[:12]}) than "
-                f"{self.model} is here ({self.base.fingerprint[:12]})"
+                f"{self.recipe.model} is here ({self.base.fingerprint[:12]})"
             )
         with new_file(job.path, replace=False) as partial, removed_at_end(scratch_folder(partial)):
             watcher.started(job.spec)
@@ -148,7 +148,7 @@ class Workshop:
             layers=range(n_layers) if spec.layers is None else spec.layers,
             status=status,
             reason=reason,
-            base=self.model,
+            base=self.recipe.model,
             fingerprint=self.base.fingerprint,
             n_layers=n_layers,
             recipe=run_recipe(job).model_dump_json(),
@@ -175,7 +175,7 @@ def run_recipe(job: Job) -> Recipe:
 
 
 def check_enough(task: Task | AgentTask, recipe: Recipe) -> None:
-    """Raises LensrlError where the training items do not fill a step: TRL passes over a step that is not full."""
+    """Raise LensrlError when the training items do not fill a step. TRL skips an incomplete step without a word."""
     found, needed = len(task.items("train")), recipe.rl.prompts_per_step
     if found < needed:
         raise LensrlError(
@@ -185,7 +185,7 @@ def check_enough(task: Task | AgentTask, recipe: Recipe) -> None:
 
 
 def check_fits(base: Base, task: Task | AgentTask, scored: Sequence[Item], recipe: Recipe) -> None:
-    """Raises LensrlError where a prompt and its completion, or its reference, outgrow a model's table of positions."""
+    """Raise LensrlError when a prompt with its completion or reference outgrows a model's table of positions."""
     limit = learned_positions(base.model)
     if limit is None:
         return
