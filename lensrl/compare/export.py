@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -131,10 +131,24 @@ def save_pretrained(
         raise LensrlError(f"dtype={dtype!r}: weights are not written as this{did_you_mean(dtype, get_args(Dtype))}")
     source = _find(study, run, seed=seed, layers=layers, into=into)
     base = load_base(source.run.base)
+    # The weights, and what the card says about them.
     exact = source.weights(base)
-    weights = exact if dtype == "float32" else _rounded(exact, dtype)
-    model = base.fresh(weights)
-    fingerprint = _fingerprint(model, base)
+    rounded = exact if dtype == "float32" else _rounded(exact, dtype)
+    model = base.fresh(rounded)
+    about = Exported(
+        study=study.name,
+        run=source.run,
+        into=source.into,
+        parts=source.parts,
+        base=study.runs.of(BASE).get(0),
+        dtype=dtype,
+        fingerprint=_fingerprint(base, model),
+        kept_share=None if dtype == "float32" else _kept_share(base.weights, exact, dtype),
+        changed=_changed_parts(base, exact),
+        tokenizer_class=_tokenizer_class(base.tokenizer),
+        generation_config=_original(base, GENERATION_CONFIG) is not None,
+    )
+    del exact, rounded  # a model and its weights may fill the memory
     # The folder of the base may hold code for its model. None of it was run, and none is copied.
     vars(model.config).pop("auto_map", None)
     with new_folder(path) as partial:
@@ -142,24 +156,11 @@ def save_pretrained(
             model.to(getattr(torch, dtype)).save_pretrained(partial)  # pyright: ignore[reportArgumentType]
         except SafetensorError as error:  # a full disk, for example
             raise StoreError(f"{path} could not be written ({reason(error)}); nothing was changed") from error
+        del model
         for shard in partial.glob("*.safetensors"):  # written for their owner alone
             shard.chmod((partial / "config.json").stat().st_mode)
-        del model  # a large model stands in memory twice at most: the base, and one more
         _copy_from_base(base, partial)
-        _check_opens(partial, base, fingerprint)
-        about = Exported(
-            study=study.name,
-            run=source.run,
-            into=source.into,
-            parts=source.parts,
-            base=study.runs.of(BASE).get(0),
-            dtype=dtype,
-            fingerprint=fingerprint,
-            kept_share=None if dtype == "float32" else _kept_share(base.weights, exact, dtype),
-            changed=_changed_parts(base, exact),
-            tokenizer_class=_tokenizer_class(base.tokenizer),
-            generation_config=(_original(base, GENERATION_CONFIG) is not None),
-        )
+        _check_opens(partial, base, about.fingerprint)
         (partial / CARD).write_text(model_card(about), encoding="utf-8")
     return path
 
@@ -261,9 +262,9 @@ def _changed_parts(base: Base, weights: Mapping[str, torch.Tensor]) -> list[int 
     return [part for part in (*range(base.blocks.n_layers), *OUTSIDE) if part in changed]
 
 
-def _fingerprint(model: PreTrainedModel, base: Base) -> str:
+def _fingerprint(base: Base, model: PreTrainedModel) -> str:
     """Return the fingerprint of an fp32 model with the parameters of the base: see `Base.fingerprint`."""
-    return Base(base.name, model, base.tokenizer, base.blocks).fingerprint
+    return replace(base, model=model).fingerprint
 
 
 def _check_opens(folder: Path, base: Base, fingerprint: str) -> None:
@@ -271,7 +272,7 @@ def _check_opens(folder: Path, base: Base, fingerprint: str) -> None:
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
     )
-    if _fingerprint(model, base) != fingerprint:
+    if _fingerprint(base, model) != fingerprint:
         raise LensrlError(
             f"transformers opens the files of this {type(model).__name__} to other weights than were written: nothing "
             f"is exported"
