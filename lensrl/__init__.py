@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lensrl.compare.activations import compare_activations, compare_layers
+    from lensrl.compare.adapter import save_adapter
     from lensrl.compare.export import LoadedModel, graft, load_model, save_pretrained
     from lensrl.compare.patching.additivity import additivity_table
     from lensrl.compare.patching.patch import patch
@@ -60,6 +61,7 @@ _HOMES = {  # public name -> the module that defines it
     "read_contributions": "lensrl.store.table",
     "run_study": "lensrl.train.study",
     "runs": "lensrl.store.folder",
+    "save_adapter": "lensrl.compare.adapter",
     "save_pretrained": "lensrl.compare.export",
     "verdict": "lensrl.judge.verdict",
     "verify": "lensrl.store.verify",
@@ -91,6 +93,7 @@ __all__ = [
     "read_contributions",
     "run_study",
     "runs",
+    "save_adapter",
     "save_pretrained",
     "verdict",
     "verify",

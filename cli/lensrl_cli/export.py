@@ -35,6 +35,10 @@ def export(
     into: Annotated[
         str | None, typer.Option("--into", metavar="RUN", help="The run that receives the layers; by default base.")
     ] = None,
+    *,
+    peft: Annotated[
+        bool, typer.Option("--peft", help="Write a LoRA adapter of the base, where the change has a low rank.")
+    ] = False,
 ) -> None:
     """Write a run as a Hugging Face folder: config, safetensors, tokenizer, generation config, model card.
 
@@ -43,10 +47,18 @@ def export(
     With --layers, the folder holds a graft: these layers of RUN in the run --into. The parts embed, final_norm and
     lm_head may be named, too.
 
+    With --peft, the folder holds a LoRA adapter of the base model. It is refused where the change has a high rank, as
+    the change of whole matrices in RL mostly has.
+
     Example: lensrl export runs/tiny full-rl my-model
     """
     with lensrl.open_study(study) as opened:
-        path = lensrl.save_pretrained(
-            opened, run, folder, seed=seed, dtype=dtype.value, layers=layers, into=into
-        )  # fmt: skip
+        if peft:
+            if dtype != Dtype.float32:
+                raise typer.BadParameter(f"an adapter is written in float32: leave out --dtype {dtype.value}")
+            path = lensrl.save_adapter(opened, run, folder, seed=seed, layers=layers, into=into)
+        else:
+            path = lensrl.save_pretrained(
+                opened, run, folder, seed=seed, dtype=dtype.value, layers=layers, into=into
+            )  # fmt: skip
     note(f"model: {path}")

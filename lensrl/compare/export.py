@@ -50,7 +50,7 @@ class LoadedModel(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Source:
+class Source:
     """The stored weights to take: all of `run`, or the `parts` of `run` put into the run `into`."""
 
     run: Run
@@ -80,7 +80,7 @@ def load_model(run: Run) -> LoadedModel:
 
     Raises LensrlError when the run diverged, and when its base model cannot be loaded or has changed.
     """
-    return _load(_Source(run))
+    return _load(Source(run))
 
 
 def graft(
@@ -93,7 +93,7 @@ def graft(
 
     Raises LensrlError as `load_model` does, for layers or runs that do not exist, and for a graft that changes nothing.
     """
-    return _load(_find(study, from_run, seed=seed, layers=layers, into=into_run))
+    return _load(find_source(study, from_run, seed=seed, layers=layers, into=into_run))
 
 
 def save_pretrained(
@@ -123,13 +123,10 @@ def save_pretrained(
     Raises LensrlError as `graft` does, when `folder` has files in it, when a weight is too large for `dtype`, and when
     the written folder does not open to the same weights.
     """
-    path = Path(folder).expanduser().resolve()
-    check_vacant(path)
-    if path == Path.cwd():
-        raise LensrlError(f"{path} is the folder you are in, and it would be replaced: name a new folder")
+    path = check_new_folder(folder)
     if dtype not in get_args(Dtype):
         raise LensrlError(f"dtype={dtype!r}: weights are not written as this{did_you_mean(dtype, get_args(Dtype))}")
-    source = _find(study, run, seed=seed, layers=layers, into=into)
+    source = find_source(study, run, seed=seed, layers=layers, into=into)
     base = load_base(source.run.base)
     # The weights, and what the card says about them.
     exact = source.weights(base)
@@ -142,9 +139,9 @@ def save_pretrained(
         parts=source.parts,
         base=study.runs.of(BASE).get(0),
         dtype=dtype,
-        fingerprint=_fingerprint(base, model),
+        fingerprint=fingerprint_of(base, model),
         kept_share=None if dtype == "float32" else _kept_share(base.weights, exact, dtype),
-        changed=_changed_parts(base, exact),
+        changed=changed_parts(base, exact),
         tokenizer_class=_tokenizer_class(base.tokenizer),
         generation_config=_original(base, GENERATION_CONFIG) is not None,
     )
@@ -165,7 +162,16 @@ def save_pretrained(
     return path
 
 
-def _find(study: Study, run: str, *, seed: int | None, layers: LayerSpec | None, into: str | None) -> _Source:
+def check_new_folder(folder: str | Path) -> Path:
+    """Return the absolute path of a folder to write. Raises LensrlError when something is there."""
+    path = Path(folder).expanduser().resolve()
+    check_vacant(path)
+    if path == Path.cwd():
+        raise LensrlError(f"{path} is the folder you are in, and it would be replaced: name a new folder")
+    return path
+
+
+def find_source(study: Study, run: str, *, seed: int | None, layers: LayerSpec | None, into: str | None) -> Source:
     """Find the runs of an export. Raises LensrlError where they do not exist, diverged, or make no graft."""
     if layers is None and into is not None:
         raise LensrlError(f"into {into!r} needs the layers to put there: add --layers 20, 0-7, 1,3,5, or all")
@@ -175,8 +181,8 @@ def _find(study: Study, run: str, *, seed: int | None, layers: LayerSpec | None,
     training_seed = study.runs.shared_seed(*names, scored=True) if seed is None else seed
     runs = [study.runs.find_scored(name, training_seed) for name in names]
     if layers is None:
-        return _Source(runs[0])
-    return _Source(runs[0], runs[1], _parse_parts(layers, study.n_layers))
+        return Source(runs[0])
+    return Source(runs[0], runs[1], _parse_parts(layers, study.n_layers))
 
 
 def _parse_parts(layers: LayerSpec, n_layers: int) -> tuple[int | str, ...]:
@@ -192,7 +198,7 @@ def _parse_parts(layers: LayerSpec, n_layers: int) -> tuple[int | str, ...]:
     return parts
 
 
-def _load(source: _Source) -> LoadedModel:
+def _load(source: Source) -> LoadedModel:
     check_has_weights(source.run)
     base = load_base(source.run.base)
     model = base.fresh(source.weights(base))
@@ -256,13 +262,13 @@ def _kept_share(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Te
     return kept / changed if changed else 1.0
 
 
-def _changed_parts(base: Base, weights: Mapping[str, torch.Tensor]) -> list[int | str]:
+def changed_parts(base: Base, weights: Mapping[str, torch.Tensor]) -> list[int | str]:
     """Return the parts in which a weight differs from the base: layers by depth, then the parts outside."""
     changed = {base.blocks.part(name) for name in weights if not torch.equal(weights[name], base.weights[name])}
     return [part for part in (*range(base.blocks.n_layers), *OUTSIDE) if part in changed]
 
 
-def _fingerprint(base: Base, model: PreTrainedModel) -> str:
+def fingerprint_of(base: Base, model: PreTrainedModel) -> str:
     """Return the fingerprint of an fp32 model with the parameters of the base: see `Base.fingerprint`."""
     return replace(base, model=model).fingerprint
 
@@ -272,7 +278,7 @@ def _check_opens(folder: Path, base: Base, fingerprint: str) -> None:
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
     )
-    if _fingerprint(base, model) != fingerprint:
+    if fingerprint_of(base, model) != fingerprint:
         raise LensrlError(
             f"transformers opens the files of this {type(model).__name__} to other weights than were written: nothing "
             f"is exported"

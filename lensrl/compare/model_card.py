@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from huggingface_hub import ModelCardData
 
@@ -17,6 +17,13 @@ from lensrl.recipe.layers import spell_layers
 from lensrl.recipe.runs import BASE, FULL, RunSpec, run_rate, set_run
 from lensrl.store.origin import provenance
 from lensrl.store.run import Run
+
+
+class Adapter(NamedTuple):
+    """A LoRA adapter: how well it gives back the weights of the study."""
+
+    ranks: Mapping[str, int]  # parameter -> rank of its change
+    error: float  # || merged - weights || / || weights - base ||, over all changed parameters
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,7 @@ class Exported:
     changed: Sequence[int | str]  # the parts that differ from the base, before rounding
     tokenizer_class: str  # the class of transformers that opens the tokenizer
     generation_config: bool  # whether the base has one
+    adapter: Adapter | None = None  # None: the folder holds whole weights
 
 
 def model_card(exported: Exported) -> str:
@@ -44,7 +52,7 @@ def model_card(exported: Exported) -> str:
     algorithms = sorted({str(_training_settings(r)["algorithm"]) for r in runs if "algorithm" in _training_settings(r)})
     front = ModelCardData(
         base_model=_printable(name),
-        library_name="transformers",
+        library_name="transformers" if exported.adapter is None else "peft",
         pipeline_tag="text-generation",
         tags=["lensrl", *(["reinforcement-learning"] if algorithms else []), *map(_printable, algorithms)],
     )
@@ -106,6 +114,14 @@ def _scores(exported: Exported) -> Iterator[str]:
 
 
 def _load(exported: Exported) -> Iterator[str]:
+    if exported.adapter is not None:
+        yield "```python"
+        yield "from peft import PeftModel"
+        yield ""
+        yield 'folder = "."  # the folder of this file'
+        yield "model = PeftModel.from_pretrained(base_model, folder)  # base_model: in fp32, by transformers"
+        yield "```"
+        return
     tokenizer = exported.tokenizer_class
     yield "```python"
     yield f"from transformers import AutoModelForCausalLM, {tokenizer}"
@@ -123,7 +139,13 @@ def _load(exported: Exported) -> Iterator[str]:
 
 
 def _weights(exported: Exported, base: str) -> Iterator[str]:
-    if exported.kept_share is None:
+    if exported.adapter is not None:
+        ranks = exported.adapter.ranks.values()
+        yield (
+            f"- a LoRA adapter of {len(ranks)} matrices, rank {min(ranks)} to {max(ranks)}, in fp32. Merged, it misses "
+            f"{exported.adapter.error:.2g} of the norm of the change, by **rounding**."
+        )
+    elif exported.kept_share is None:
         yield "- dtype: `float32`, bit for bit the weights of the study"
     else:
         yield (
@@ -131,7 +153,8 @@ def _weights(exported: Exported, base: str) -> Iterator[str]:
             f"from the base in fp32, {exported.kept_share:.1%} still differ when both are rounded."
         )
     yield f"- differ from the base in: {spell_parts(exported.changed)}"
-    yield f"- sha256 fingerprint: {_code(exported.fingerprint)}"
+    whose = "" if exported.adapter is None else " of the study's weights"
+    yield f"- sha256 fingerprint{whose}: {_code(exported.fingerprint)}"
     yield f"- base model: {_code(base)}, fingerprint {_code(exported.run.fingerprint)}"
     yield ""
     yield (

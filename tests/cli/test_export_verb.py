@@ -70,6 +70,8 @@ def test_a_seed_is_chosen(base: Base, finished_study_folder: Path, tmp_path: Pat
         (["full-rl", "x", "--into", "base"], "needs the layers to put there: add --layers"),
         (["layer-7", "x", "--layers", "3"], "the graft would be 'base'; 'layer-7' changed layer 7"),
         (["full-rl", "x", "--dtype", "int8"], "'int8' is not one of"),
+        (["full-rl", "x", "--peft", "--dtype", "bfloat16"], "leave out --dtype bfloat16"),
+        (["layer-3", "x", "--peft"], "an adapter would be no smaller than the change"),
         (["full-rl"], "Missing argument 'DIR'"),
         (["full-rl", "taken"], "is not empty: name a new folder"),
     ],
