@@ -44,11 +44,9 @@ def export(
 
     AutoModelForCausalLM.from_pretrained opens the folder to the weights of the run, bit for bit in float32.
 
-    With --layers, the folder holds a graft: these layers of RUN in the run --into. The parts embed, final_norm and
-    lm_head may be named, too.
+    --layers makes a graft: these layers of RUN in the run --into. It also knows embed, final_norm and lm_head.
 
-    With --peft, the folder holds a LoRA adapter of the base model. It is refused where the change has a high rank, as
-    the change of whole matrices in RL mostly has.
+    --peft is refused where a change has a high rank: RL on whole matrices changes them in all directions.
 
     Example: lensrl export runs/tiny full-rl my-model
     """
