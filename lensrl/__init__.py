@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lensrl.compare.activations import compare_activations, compare_layers
+    from lensrl.compare.adapter import save_adapter
+    from lensrl.compare.export import LoadedModel, graft, load_model, save_pretrained
     from lensrl.compare.patching.additivity import additivity_table
     from lensrl.compare.patching.patch import patch
     from lensrl.compare.predictors import predictors
@@ -36,6 +38,7 @@ __version__ = "0.2.0"
 
 _HOMES = {  # public name -> the module that defines it
     "LensrlError": "lensrl.errors",
+    "LoadedModel": "lensrl.compare.export",
     "Run": "lensrl.store.run",
     "Study": "lensrl.store.study",
     "StudyAgreement": "lensrl.judge.agreement",
@@ -48,6 +51,8 @@ _HOMES = {  # public name -> the module that defines it
     "compare_layers": "lensrl.compare.activations",
     "compare_weights": "lensrl.compare.weights",
     "correlate_study": "lensrl.judge.correlate",
+    "graft": "lensrl.compare.export",
+    "load_model": "lensrl.compare.export",
     "load_recipe": "lensrl.recipe",
     "open_run": "lensrl.store.run",
     "open_study": "lensrl.store.study",
@@ -56,6 +61,8 @@ _HOMES = {  # public name -> the module that defines it
     "read_contributions": "lensrl.store.table",
     "run_study": "lensrl.train.study",
     "runs": "lensrl.store.folder",
+    "save_adapter": "lensrl.compare.adapter",
+    "save_pretrained": "lensrl.compare.export",
     "verdict": "lensrl.judge.verdict",
     "verify": "lensrl.store.verify",
     "write_report": "lensrl.show.page",
@@ -63,6 +70,7 @@ _HOMES = {  # public name -> the module that defines it
 
 __all__ = [
     "LensrlError",
+    "LoadedModel",
     "Run",
     "Study",
     "StudyAgreement",
@@ -75,6 +83,8 @@ __all__ = [
     "compare_layers",
     "compare_weights",
     "correlate_study",
+    "graft",
+    "load_model",
     "load_recipe",
     "open_run",
     "open_study",
@@ -83,6 +93,8 @@ __all__ = [
     "read_contributions",
     "run_study",
     "runs",
+    "save_adapter",
+    "save_pretrained",
     "verdict",
     "verify",
     "write_report",

@@ -23,6 +23,7 @@ VERBS = {
     "agree": "Compare the contribution profiles of several studies.",
     "deltas": "Show how training changed the weights.",
     "cka": "Compare the activations of two runs, layer by layer.",
+    "export": "Write a run or a graft as a Hugging Face folder.",
     "report": "Write an HTML report about a study.",
     "show": "List the contents of a folder, a study or a file.",
     "verify": "Check that every file holds the bytes that were written.",

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 
 import torch
 
+from lensrl.errors import LensrlError
 from lensrl.models.base import Base
 from lensrl.store.file.exact import add
 from lensrl.store.origin import check_base
@@ -23,14 +24,21 @@ Weights = Mapping[str, torch.Tensor]
 def run_weights(run: Run, base: Base) -> dict[str, torch.Tensor]:
     """Return every parameter of a run, bit for bit as it was trained. Unchanged parameters are the base's own tensors.
 
-    Raises LensrlError when the run was made from another base model.
+    Raises LensrlError when the run was made from another base model, or has no weights because it diverged.
     """
+    check_has_weights(run)
     check_base(run, base.name, base.fingerprint)
     weights = dict(base.weights)
     for part in run.deltas:
         for name, change in run.deltas.exact(part).values():
             weights[name] = torch.from_numpy(add(base.weights[name].numpy(), change))
     return weights
+
+
+def check_has_weights(run: Run) -> None:
+    """Raise LensrlError when a run diverged. Its file holds no deltas, which would pass for the weights of the base."""
+    if run.status == "diverged":
+        raise LensrlError(f"run {run.name!r} with seed {run.seed} diverged and has no weights: {run.reason}")
 
 
 def graft(

@@ -10,6 +10,9 @@
 
 The lock works between processes of one machine. It works between machines if their file system passes `flock` on, as
 NFS does.
+
+`new_folder(path)` does the same for a folder, without a lock: each writer has a partial folder of its own, and the
+first one to end gets the name.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import errno
 import fcntl
 import os
 import re
+import secrets
 import shutil
 import time
 from collections.abc import Iterator
@@ -58,15 +62,49 @@ def new_file(path: Path, *, replace: bool = True) -> Iterator[Path]:
     except LensrlError:
         raise
     except OSError as error:
-        raise StoreError(
-            f"{path} could not be written ({_cause(error)}); nothing was changed: make room there or choose another "
-            f"folder, then run the same command again"
-        ) from error
+        raise _not_written(path, error) from error
     finally:
         if claim is not None:
             with suppress(OSError):  # the folder may be gone, for example; the error above says it better
                 _unlink(partial, claim)
             os.close(claim)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path`, `.NAME.RANDOM.partial`, and rename it to `path` when the block ends.
+
+    All files are synced before the rename. When the block raises, the partial folder is removed. A process that is
+    killed leaves it behind.
+
+    Raises StoreError when `path` is not vacant (`check_vacant`), or when the disk refuses a write.
+    """
+    check_vacant(path)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.mkdir()
+        yield partial
+        for inside in [*partial.rglob("*"), partial]:
+            (_sync_names if inside.is_dir() else sync)(inside)
+        check_vacant(path)
+        os.rename(partial, path)  # replaces an empty folder, and fails where the folder has been filled since
+        _sync_names(path.parent)
+    except LensrlError:
+        raise
+    except OSError as error:
+        raise _not_written(path, error) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_vacant(path: Path) -> None:
+    """Raise StoreError unless `path` is free for a new folder: nothing is there, or an empty folder."""
+    if path.is_dir():
+        if any(path.iterdir()):
+            raise StoreError(f"the folder {path} is not empty: name a new folder, or remove this one first")
+    elif path.exists() or path.is_symlink():
+        raise StoreError(f"{path} is a file: name a new folder")
 
 
 def partial_path(path: Path) -> Path:
@@ -176,6 +214,13 @@ def _sync_names(folder: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems sync names on their own, and refuse
             raise
+
+
+def _not_written(path: Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"{path} could not be written ({_cause(error)}); nothing was changed: make room there or choose another "
+        f"folder, then run the same command again"
+    )
 
 
 def _cause(error: OSError) -> str:

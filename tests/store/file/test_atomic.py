@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lensrl.errors import LensrlError, StoreError
-from lensrl.store.file.atomic import is_being_written, new_file, partial_path, remove_litter, scratch_folder
+from lensrl.store.file.atomic import is_being_written, new_file, new_folder, partial_path, remove_litter, scratch_folder
 from tests.store.synthetic import PARAMETERS, after_weights, before_weights, header, write_run
 
 
@@ -217,3 +217,45 @@ def test_a_disk_that_fails_while_more_is_written_is_heard(tmp_path: Path, monkey
         write_run(tmp_path / "base.h5", header("full-rl"), PARAMETERS, before_weights(),
                   after=after_weights([PARAMETERS[0].name]))  # fmt: skip
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_folder_appears_when_the_block_ends(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "model"
+    with new_folder(path) as partial:
+        (partial / "inside").mkdir()
+        (partial / "inside" / "file").write_text("whole")
+        assert not path.exists()
+    assert (path / "inside" / "file").read_text() == "whole"
+    assert [*path.parent.iterdir()] == [path]
+    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(path.parent.stat().st_mode), "as the umask has it"
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, LensrlError])
+def test_an_exception_leaves_no_folder(tmp_path: Path, error: type[BaseException]) -> None:
+    def interrupted() -> None:
+        with new_folder(tmp_path / "model") as partial:
+            (partial / "file").write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        interrupted()
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_folder_with_files_is_never_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    path.mkdir()
+    with new_folder(path) as partial:  # an empty one is
+        (partial / "first").touch()
+    with pytest.raises(StoreError, match="model is not empty: name a new folder"), new_folder(path):
+        pytest.fail("there are files in it")
+    path.rename(tmp_path / "moved")
+    with pytest.raises(StoreError, match="model is not empty"), new_folder(path), new_folder(path) as second:
+        (second / "second").touch()  # of two writers, the first to end gets the name, and the other stops
+    assert [*path.iterdir()] == [path / "second"]
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="file is a file: name a new folder"), new_folder(tmp_path / "file"):
+        pytest.fail("it is a file")
+    with pytest.raises(StoreError, match="could not be written"), new_folder(tmp_path / "file" / "inside"):
+        pytest.fail("no folder can be made in a file")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "model", "moved"]
