@@ -69,6 +69,12 @@ class Checkpoint(ModelPlace):
         same = last is not None and self.snapshots[last] == ModelPlace(model=self.model, revision=self.revision)
         return last if same else None
 
+    @property
+    def origin(self) -> dict[str, object]:
+        """The checkpoint as a run file records it, in JSON data: source, revision, snapshots."""
+        snapshots = {str(step): place.spelled for step, place in sorted(self.snapshots.items())}
+        return {"source": self.model, "revision": self.revision, "snapshots": snapshots}
+
 
 class CheckpointRun(Table):
     """A run that is taken from checkpoints, one for each training seed.

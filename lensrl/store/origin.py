@@ -20,11 +20,18 @@ from lensrl.store.run import Run
 PACKAGES = ("lensrl", "torch", "transformers", "trl", "transformer-lens", "numpy", "scipy", "h5py")
 
 
-def provenance(*, device: str, dtypes: Mapping[str, str], items: Mapping[Any, str] | None = None) -> dict[str, object]:
+def provenance(
+    *,
+    device: str,
+    dtypes: Mapping[str, str],
+    items: Mapping[Any, str] | None = None,
+    checkpoint: Mapping[str, object] | None = None,
+) -> dict[str, object]:
     """Return the provenance of a result that is made now: time, versions, git state, platform, and the arguments.
 
     `device` names the hardware. `dtypes` gives the dtypes of the master weights and of the computation. `items` gives
-    the sha256 of the items of every split (`lensrl.tasks.digest`).
+    the sha256 of the items of every split (`lensrl.tasks.digest`). `checkpoint` describes the checkpoint that a run was
+    taken from: source, revision, stored dtype.
     """
     record: dict[str, object] = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -34,7 +41,8 @@ def provenance(*, device: str, dtypes: Mapping[str, str], items: Mapping[Any, st
         "device": device,
         "dtypes": dtypes,
     }
-    return record | ({"items": items} if items else {})
+    given = {"items": items, "checkpoint": checkpoint}
+    return record | {name: value for name, value in given.items() if value}
 
 
 def git_state() -> str:
