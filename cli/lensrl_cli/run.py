@@ -124,7 +124,9 @@ class _StudyProgress:
             self._bar.start()
 
     def started(self, spec: RunSpec) -> None:
-        self._update(spec, 0, "loading" if spec.name == "base" or spec.checkpoint is not None else f"step 0/{self._steps}")
+        self._update(
+            spec, 0, "loading" if spec.name == "base" or spec.checkpoint is not None else f"step 0/{self._steps}"
+        )
 
     def stepped(self, spec: RunSpec, curve: TrainingCurve) -> None:
         self._update(spec, 1, f"step {len(curve)}/{self._steps}  reward {curve.reward_mean[-1]:.3f}")

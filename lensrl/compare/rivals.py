@@ -63,7 +63,7 @@ def base_rivals(study: Study, *, sampled: bool = False, on_progress: OnProgress 
       and one evaluation per layer then costs more than all other columns together;
     - `gradient_norm`: || dM/dw_l ||_F / || w_l ||_F at the base, from one backward pass over the held-out items;
     - `rl_gradient_norm`: (|| g_l || / || g ||) / || w_l ||_F, with g the RL gradient before clipping in the first step
-      of full RL, which starts at the base, and g_l its part in layer l; mean over seeds. A checkpoint has no first step;
+      of full RL, which starts at the base, and g_l its part in layer l; mean over seeds. NaN for a checkpoint;
     - `first_order_single`, `first_order_full`: <dM/dw_l, d_l>, the change of M if M were linear, in nats per token, for
       the layer's delta d_l when trained alone and in full RL; mean over seeds;
     - `parameters`: the number of the layer's parameters;

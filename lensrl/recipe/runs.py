@@ -29,7 +29,7 @@ class RunSpec:
     run's. `learning_rate` is the run's learning rate where it is not the recipe's; None takes the recipe's.
 
     `checkpoint` is the model that takes the place of training; None trains the run. In this model, the parts in `allow`
-    may have moved beside the layers. Two runs that differ in these two alone are equal: they have one name and one file.
+    may have moved beside the layers. Runs that differ in these two alone are equal: they have one name and one file.
     """
 
     name: str
@@ -111,7 +111,9 @@ def _checkpoint_runs(name: str, run: CheckpointRun, recipe: Recipe, n_layers: in
             parse_layers(layer, n_layers)  # raises for a layer that the model does not have
         one = RunSpec(name, None if layer is None else (layer,), 0) if known else set_run(name, run.layer_set, n_layers)
     except LensrlError as error:
-        raise LensrlError(f"checkpoints.{name}: {str(error).removeprefix(f'sets.{name}: ').removeprefix('sets: ')}") from None
+        raise LensrlError(
+            f"checkpoints.{name}: {str(error).removeprefix(f'sets.{name}: ').removeprefix('sets: ')}"
+        ) from None
     return [
         replace(one, seed=seed, checkpoint=checkpoint, allow=tuple(run.allow)) for seed, checkpoint in run.seeds.items()
     ]

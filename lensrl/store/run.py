@@ -101,7 +101,7 @@ class Run:
 
     @property
     def origin(self) -> str:
-        """Where the weights come from: `training`, or `checkpoint` for a model that was trained elsewhere."""
+        """Where the weights come from: `training`, or `checkpoint` for a model trained elsewhere."""
         with located(self.file, "attribute origin"):
             return origin_of(self.file)
 
@@ -109,8 +109,8 @@ class Run:
     def checkpoint(self) -> dict[str, Any] | None:
         """The checkpoint from which the run was taken; None for a run that was trained here.
 
-        Keys: source, revision, snapshots (step -> source), dtype, commit (empty for a folder). `dtype` names the stored types. The difference of two checkpoints in bfloat16 is mostly rounding where the
-        update was small.
+        Keys: source, revision, snapshots (step -> source), dtype, commit (empty for a folder). `dtype` names the stored
+        types. The difference of two checkpoints in bfloat16 is mostly rounding where the update was small.
         """
         if self.origin != CHECKPOINT:
             return None

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,11 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from lensrl.errors import LensrlError, reason
 from lensrl.models.base import Base
@@ -39,6 +42,7 @@ WRAPPERS = {  # a prefix or infix of tensor names -> how it comes there
     "base_model.model.": "PEFT: save the merged model, model.merge_and_unload()",
     "module.": "DataParallel or DeepSpeed: save model.module",
 }
+DEPTH = ("num_hidden_layers", "n_layer", "num_layers")  # names of the number of layers in configurations
 # Settings of a configuration that change no logit of a model whose tensors fit.
 HARMLESS = {
     "_name_or_path", "architectures", "bos_token_id", "chunk_size_feed_forward", "dtype", "eos_token_id", "id2label",
@@ -69,7 +73,8 @@ class CheckpointWeights(Mapping[str, np.ndarray]):
             if kind not in DTYPES:
                 raise LensrlError(f"{_what(place)} is quantised ({key} is stored as {kind}): give one in bf16 or fp32")
             if shape != expected:
-                rows = ": its vocabulary was resized or padded" if shape[1:] == expected[1:] else ""
+                ends = base.blocks.layer(name) is None and shape[1:] == expected[1:]
+                rows = ": its vocabulary was resized or padded" if ends else ""
                 raise LensrlError(f"{_what(place)}: {key} has the shape {shape}, the base's has {expected}{rows}")
             entries[DTYPES[kind]] += base.weights[name].numel()
         self.dtype = " and ".join(kind for kind, _ in entries.most_common())
@@ -163,28 +168,42 @@ def _check_config(folder: Path, place: ModelPlace, base: Base) -> Any:
     """Return the configuration of a checkpoint. Raises LensrlError where it is another model than the base."""
     if (folder / ADAPTER).exists():
         raise LensrlError(
-            f"{_what(place)} holds an adapter ({ADAPTER}): merge it with PEFT, model.merge_and_unload(), save the model, "
-            f"and give its folder"
+            f"{_what(place)} holds an adapter ({ADAPTER}): merge it with PEFT, model.merge_and_unload(), save the "
+            f"model, and give its folder"
         )
     if not (folder / "config.json").is_file():
         raise LensrlError(f"{_what(place)} has no config.json{_shards(folder)}")
+    # The file first, as it is written: transformers refuses some of what is refused here, in more words.
+    try:
+        written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        quantised = written.get("quantization_config")
+        method = quantised and quantised.get("quant_method", "quantization_config")
+    except (OSError, ValueError, AttributeError) as error:
+        raise LensrlError(f"{_what(place)}: config.json cannot be read ({reason(error)})") from None
+    if quantised:
+        raise LensrlError(f"{_what(place)} is quantised ({method}): give one in bf16 or fp32")
+    theirs = base.model.config.to_dict()
+    _check_settings(written, theirs, ["model_type", *DEPTH], place, base)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise LensrlError(f"{_what(place)}: config.json cannot be read ({reason(error)})") from None
-    own, theirs = config.to_dict(), base.model.config.to_dict()
-    if own.get("quantization_config") is not None:
-        method = dict(own["quantization_config"]).get("quant_method", "quantization_config")
-        raise LensrlError(f"{_what(place)} is quantised ({method}): give one in bf16 or fp32")
-    depth = ("num_hidden_layers", "n_layer", "num_layers")
-    names = sorted({*own} & {*theirs} - HARMLESS)
-    for name in sorted(names, key=lambda name: (name != "model_type", name not in depth)):
-        if own[name] != theirs[name] and "dropout" not in name:
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
+        raise LensrlError(f"{_what(place)}: config.json has {reason(error.__cause__ or error)}") from None
+    own = config.to_dict()
+    names = sorted(name for name in {*own} & {*theirs} - HARMLESS if "dropout" not in name)
+    _check_settings(own, theirs, names, place, base)
+    return config
+
+
+def _check_settings(
+    own: Mapping[str, Any], theirs: Mapping[str, Any], names: Sequence[str], place: ModelPlace, base: Base
+) -> None:
+    """Raise LensrlError for the first setting that a checkpoint and the base both have, with other values."""
+    for name in names:
+        if name in own and name in theirs and own[name] != theirs[name]:
             raise LensrlError(
                 f"{_what(place)} is another model than {base.name}: {name} is {own[name]!r} there and "
                 f"{theirs[name]!r} in the base"
             )
-    return config
 
 
 def _open_files(folder: Path, place: ModelPlace, files: ExitStack) -> dict[str, Any]:
@@ -222,43 +241,56 @@ def _shards(folder: Path) -> str:
 
 def _match(stored: Mapping[str, Any], base: Base, place: ModelPlace, *, tied: bool) -> dict[str, str]:
     """Return parameter name of the base -> stored tensor name. Raises LensrlError for missing or left-over tensors."""
-    model, keys = base.model, {*stored}
-    prefix = f"{model.base_model_prefix}."
-    # Every name of a tied parameter: transformers may have saved either of them.
-    names: dict[str, list[str]] = {name: [name] for name in base.weights}
+    model = base.model
+    # Every parameter by each of its names: a tied parameter has two, and may be stored under either.
     first = {id(parameter): name for name, parameter in model.named_parameters()}
-    for alias, parameter in model.named_parameters(remove_duplicate=False):
-        if alias != first[id(parameter)]:
-            names[first[id(parameter)]].append(alias)
+    names = {alias: first[id(parameter)] for alias, parameter in model.named_parameters(remove_duplicate=False)}
+    renamed = _renamed(stored, base, place)
     matched: dict[str, str] = {}
-    for name, known in names.items():
-        found = [key for alias in known for key in (alias, alias.removeprefix(prefix)) if key in keys]
-        if found:
-            matched[name] = found[0]
-    # An untied head of the base may be tied in the checkpoint: its weights are the embeddings then.
-    head, embed = (first.get(id(m.weight)) if m is not None else None for m in _ends(model))
-    if tied and head is not None and head not in matched and embed in matched:
-        matched[head] = matched[embed]
-    missing = next((name for name in names if name not in matched), None)
-    if missing is not None:
-        raise LensrlError(f"{_what(place)} lacks {missing}{_cause(keys, missing)}")
-    # What is left over must be a second name of a tied parameter, or a buffer that the base computes itself.
-    buffers = {name for name, _ in model.named_buffers()}
-    for key in sorted(keys - {*matched.values()}):
-        canonical = next((name for name, known in names.items() if key in known or prefix + key in known), None)
-        if canonical is not None:
-            one = matched[canonical]
-            if not torch.equal(stored[key].get_tensor(key), stored[one].get_tensor(one)):
+    for key, name in renamed.items():
+        if name in names:
+            one = matched.setdefault(names[name], key)
+            if one != key and not torch.equal(stored[key].get_tensor(key), stored[one].get_tensor(one)):
                 raise LensrlError(
                     f"{_what(place)}: {key} and {one} differ, and they are one parameter in {base.name}, whose head is "
                     f"tied to its embeddings"
                 )
-        elif not ({key, prefix + key} & buffers or key.endswith("rotary_emb.inv_freq")):
+    # The head and the embeddings: a head that is tied in one of the two models alone.
+    head, embed = (first.get(id(part.weight)) if part is not None else None for part in _ends(model))
+    if tied and head is not None and head not in matched and embed in matched:
+        matched[head] = matched[embed]
+    ends = {alias for alias, name in names.items() if name == head and alias != embed} if head == embed else set()
+    if not tied and ends and not ends & {*renamed.values()}:
+        raise LensrlError(f"{_what(place)} lacks {min(ends)}, and its config.json says tie_word_embeddings = false")
+    missing = next((name for name in base.weights if name not in matched), None)
+    if missing is not None:
+        raise LensrlError(f"{_what(place)} lacks {missing}{_cause({*stored}, missing)}")
+    # What is left over must be a buffer that the base computes itself.
+    buffers = {name for name, _ in model.named_buffers()}
+    for key, name in renamed.items():
+        if name not in names and name not in buffers and not key.endswith("rotary_emb.inv_freq"):
             raise LensrlError(
                 f"{_what(place)} has a tensor {key}, which {base.name} does not have: it is another architecture, or a "
                 f"head that RL added"
             )
     return matched
+
+
+def _renamed(stored: Mapping[str, Any], base: Base, place: ModelPlace) -> dict[str, str]:
+    """Return stored tensor name -> name in the model, by the rules by which transformers loads this architecture."""
+    transforms, prefix = get_model_conversion_mapping(base.model), base.model.base_model_prefix
+    renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
+    converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]
+    known = base.model.state_dict()
+    renamed = {}
+    for key in sorted(stored):
+        renamed[key], converted = rename_source_key(key, renamings, converters, prefix, known)
+        if converted is not None:
+            raise LensrlError(
+                f"{_what(place)} stores {key}, which transformers merges with other tensors when it loads them, as it "
+                f"does with single experts: such a checkpoint cannot be compared tensor by tensor"
+            )
+    return renamed
 
 
 def _ends(model: Any) -> tuple[Any, Any]:

@@ -55,7 +55,10 @@ def is_made(job: Job) -> bool:
 
 
 def _check_origin(run: Run, spec: RunSpec) -> None:
-    """Raises StoreError where a run was trained and the recipe names a checkpoint, or where it was taken from another."""
+    """Raises StoreError where a run was trained and the recipe names a checkpoint, or the other way round.
+
+    Raises StoreError also where a run was taken from another checkpoint.
+    """
     asked = None if spec.checkpoint is None else spec.checkpoint.origin
     kept = None if run.checkpoint is None else {key: run.checkpoint.get(key) for key in asked or run.checkpoint}
     if kept != asked:

@@ -123,9 +123,9 @@ class Workshop:
         write_run(
             path,
             self._header(job, status=status, reason=reason, snapshots=snapshot_steps, checkpoint=checkpoint),
-            self.parameters, self.before, after=None if weights is None else {name: w.numpy() for name, w in weights.items()},
-            snapshots=snapshots, training=training, scores=scores, probe=probe_set(base.tokenizer, chosen),
-            activations=activations,
+            self.parameters, self.before,
+            after=None if weights is None else {name: w.numpy() for name, w in weights.items()}, snapshots=snapshots,
+            training=training, scores=scores, probe=probe_set(base.tokenizer, chosen), activations=activations,
         )  # fmt: skip
 
     def _adopt(self, job: Job, path: Path, checkpoint: Checkpoint, watcher: Watcher) -> None:

@@ -71,7 +71,7 @@ def check_complete(file: h5py.File, groups: Iterable[str]) -> None:
 
 
 def origin_of(file: h5py.File) -> str:
-    """Return where the weights of a run come from: `training`, or `checkpoint` for a model that was trained elsewhere."""
+    """Return where the weights of a run come from: `training`, or `checkpoint` for a model trained elsewhere."""
     return str(attribute(file, "origin")) if "origin" in file.attrs else TRAINING
 
 
