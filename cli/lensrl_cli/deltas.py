@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 
 import lensrl
-from lensrl.show.words import rounding_note
 from lensrl_cli.output import (
     Csv,
     FigureFile,
@@ -60,16 +59,17 @@ def deltas(
 
     Example: lensrl deltas runs/tiny --run full-rl
     """
+    from lensrl.store.origin import rounding_note
+
     with lensrl.open_study(study) as opened:
         table = lensrl.compare_weights(opened, run, by=by.value, seed=seed)
         parameters = lensrl.compare_weights(opened, run, seed=seed) if figure is not None else table
-        name, checkpoint = opened.name, opened.runs.find_scored(run, seed).checkpoint
+        name, rounded = opened.name, rounding_note([opened.runs.find_scored(run, seed)])
     records = table.astype(object).where(table.notna(), None).to_dict("records")
     if json:
         print_json(records)
     else:
         _show(f"Weight deltas of {run}, {name}", records)
-        rounded = rounding_note([] if checkpoint is None else [checkpoint["dtype"]])
         if rounded:
             note(rounded, style="yellow")
     if csv is not None:

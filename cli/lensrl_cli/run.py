@@ -57,7 +57,8 @@ def run(
 
 
 def _run(recipe: Recipe, folder: Path, only: list[str] | None) -> None:
-    given = f"{len(recipe.checkpoints)} runs from checkpoints" if recipe.checkpoints else ""
+    count = len(recipe.checkpoints)
+    given = f"{count} run{'s' * (count > 1)} from checkpoints" if count else ""
     # Without layers and sets, and with full RL from a checkpoint, nothing is trained.
     idle = recipe.layers == [] and {"full-rl", *recipe.sets} <= recipe.checkpoints.keys()
     trained = "" if idle else f"{recipe.rl.algorithm}, {recipe.rl.steps} steps"

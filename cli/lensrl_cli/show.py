@@ -10,7 +10,7 @@ import typer
 
 import lensrl
 from lensrl.errors import LensrlError, StoreError
-from lensrl.show.words import METRIC_LABELS, rounding_note
+from lensrl.show.words import METRIC_LABELS
 from lensrl_cli.output import Json, interval, note, number, print_json, print_table
 
 if TYPE_CHECKING:
@@ -174,6 +174,7 @@ def _show_run(run: Run, inside: str, *, json: bool) -> None:
     """Print the datasets of a run; with a path inside the file, the datasets below it."""
     from lensrl.store.contents import fold, list_contents
     from lensrl.store.look import size
+    from lensrl.store.origin import rounding_note
 
     contents = list_contents(run.file)
     if inside != ".":
@@ -191,7 +192,7 @@ def _show_run(run: Run, inside: str, *, json: bool) -> None:
         note(f"model {run.base}, {run.n_layers} layers, trained: {_trained(run)}; made {made}")
         if run.checkpoint is not None:
             note(f"from checkpoint {_checkpoint(run.checkpoint)}")
-            if rounded := rounding_note([str(run.checkpoint["dtype"])]):
+            if rounded := rounding_note([run]):
                 note(rounded, style="yellow")
         contents = fold(contents)
     cells = [

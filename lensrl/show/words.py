@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from lensrl.errors import LensrlError
@@ -18,22 +17,7 @@ SET_LABELS = {
     "pairs": "pairs",
     "together": "together",
 }  # layers patched at once -> label in the titles of tables and figures
-ROUNDING = {"bfloat16": 0.4, "float16": 0.05}  # stored type -> the most that rounding moves a weight, in percent
 FIGURE_FORMATS = ("png", "svg", "pdf")
-
-
-def rounding_note(stored: Iterable[str]) -> str:
-    """Say how far rounding moves the weights of checkpoints with these stored types; empty for float32.
-
-    A stored type is the `dtype` of `Run.checkpoint`: `bfloat16`, or `bfloat16 and float32`.
-    """
-    kinds = {kind for types in stored for kind in types.split(" and ")}
-    return " ".join(
-        f"Checkpoints stored as {kind}: rounding alone moves a weight by up to {percent:g} % of its value. Smaller "
-        f"changes are lost in the deltas, and what the deltas show of them is mostly rounding."
-        for kind, percent in ROUNDING.items()
-        if kind in kinds
-    )
 
 
 def figure_format(path: Path) -> str:

@@ -91,6 +91,12 @@ def test_a_run_says_where_it_comes_from(folder: Path) -> None:
     assert "rounding alone" not in single
 
 
+def test_whatever_rests_on_rounded_deltas_says_so(folder: Path) -> None:
+    for verb in ("deltas", "correlate", "bottleneck"):
+        assert "Checkpoints stored as bfloat16: rounding alone" in " ".join(lensrl(verb, folder).stdout.split()), verb
+    assert "rounding" not in lensrl("deltas", folder, "--run", "layer-3").stdout
+
+
 def test_the_report_names_the_checkpoints_and_no_training(folder: Path) -> None:
     lensrl("report", folder)
     page = (folder / "report.html").read_text(encoding="utf-8")
