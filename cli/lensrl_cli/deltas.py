@@ -59,15 +59,19 @@ def deltas(
 
     Example: lensrl deltas runs/tiny --run full-rl
     """
+    from lensrl.store.origin import rounding_note
+
     with lensrl.open_study(study) as opened:
         table = lensrl.compare_weights(opened, run, by=by.value, seed=seed)
         parameters = lensrl.compare_weights(opened, run, seed=seed) if figure is not None else table
-        name = opened.name
+        name, rounded = opened.name, rounding_note([opened.runs.find_scored(run, seed)])
     records = table.astype(object).where(table.notna(), None).to_dict("records")
     if json:
         print_json(records)
     else:
         _show(f"Weight deltas of {run}, {name}", records)
+        if rounded:
+            note(rounded, style="yellow")
     if csv is not None:
         write_csv(table, csv)
     if figure is not None:

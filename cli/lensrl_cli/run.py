@@ -57,7 +57,13 @@ def run(
 
 
 def _run(recipe: Recipe, folder: Path, only: list[str] | None) -> None:
-    console.print(f"study {folder}: {recipe.model}, {recipe.task.name}, {recipe.rl.algorithm}, {recipe.rl.steps} steps")
+    count = len(recipe.checkpoints)
+    given = f"{count} run{'s' * (count > 1)} from checkpoints" if count else ""
+    # Without layers and sets, and with full RL from a checkpoint, nothing is trained.
+    idle = recipe.layers == [] and {"full-rl", *recipe.sets} <= recipe.checkpoints.keys()
+    trained = "" if idle else f"{recipe.rl.algorithm}, {recipe.rl.steps} steps"
+    what = ", ".join(filter(None, (recipe.model, recipe.task.name, trained, given)))
+    console.print(f"study {folder}: {what}")
     progress = _StudyProgress(recipe.rl.steps, sets=recipe.sets)
     before = signal.signal(signal.SIGINT, progress.interrupt)
     try:
@@ -119,7 +125,9 @@ class _StudyProgress:
             self._bar.start()
 
     def started(self, spec: RunSpec) -> None:
-        self._update(spec, 0, "loading" if spec.name == "base" else f"step 0/{self._steps}")
+        self._update(
+            spec, 0, "loading" if spec.name == "base" or spec.checkpoint is not None else f"step 0/{self._steps}"
+        )
 
     def stepped(self, spec: RunSpec, curve: TrainingCurve) -> None:
         self._update(spec, 1, f"step {len(curve)}/{self._steps}  reward {curve.reward_mean[-1]:.3f}")

@@ -174,6 +174,7 @@ def _show_run(run: Run, inside: str, *, json: bool) -> None:
     """Print the datasets of a run; with a path inside the file, the datasets below it."""
     from lensrl.store.contents import fold, list_contents
     from lensrl.store.look import size
+    from lensrl.store.origin import rounding_note
 
     contents = list_contents(run.file)
     if inside != ".":
@@ -189,6 +190,10 @@ def _show_run(run: Run, inside: str, *, json: bool) -> None:
              f"format version {run.format_version}")  # fmt: skip
         made = run.provenance.get("created", "at an unknown time")
         note(f"model {run.base}, {run.n_layers} layers, trained: {_trained(run)}; made {made}")
+        if run.checkpoint is not None:
+            note(f"from checkpoint {_checkpoint(run.checkpoint)}")
+            if rounded := rounding_note([run]):
+                note(rounded, style="yellow")
         contents = fold(contents)
     cells = [
         {
@@ -214,6 +219,12 @@ def _extent(axes: str, shape: Sequence[int]) -> str:
     if not shape:
         return axes
     return ", ".join(f"{a.removesuffix(f'_{n}')} {n}" for a, n in zip(axes.split(", "), shape, strict=False))
+
+
+def _checkpoint(record: Mapping[str, object]) -> str:
+    """Return the source of a checkpoint, its revision on the hub, and its stored type, in words."""
+    revision = record.get("commit") or record.get("revision")
+    return f"{record['source']}{f', revision {revision}' if revision else ''}, stored as {record['dtype']}"
 
 
 def _trained(run: Run) -> str:

@@ -63,7 +63,7 @@ def base_rivals(study: Study, *, sampled: bool = False, on_progress: OnProgress 
       and one evaluation per layer then costs more than all other columns together;
     - `gradient_norm`: || dM/dw_l ||_F / || w_l ||_F at the base, from one backward pass over the held-out items;
     - `rl_gradient_norm`: (|| g_l || / || g ||) / || w_l ||_F, with g the RL gradient before clipping in the first step
-      of full RL, which starts at the base, and g_l its part in layer l; mean over seeds;
+      of full RL, which starts at the base, and g_l its part in layer l; mean over seeds. NaN for a checkpoint;
     - `first_order_single`, `first_order_full`: <dM/dw_l, d_l>, the change of M if M were linear, in nats per token, for
       the layer's delta d_l when trained alone and in full RL; mean over seeds;
     - `parameters`: the number of the layer's parameters;
@@ -104,7 +104,7 @@ def _first_step_shares(study: Study) -> pd.Series:
     shares = [
         curve[columns].iloc[0].to_numpy() / curve["grad_norm"].iloc[0]
         for run in study.runs.of(FULL).values()
-        if len(curve := run.training) and curve["grad_norm"].iloc[0] > 0
+        if run.has_training and len(curve := run.training) and curve["grad_norm"].iloc[0] > 0
     ]
     return pd.DataFrame(shares, columns=range(study.n_layers), dtype=float).mean()
 

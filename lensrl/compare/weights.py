@@ -76,8 +76,9 @@ def along_training(study: Study, run: str = FULL, *, seed: int | None = None) ->
     never moved (`lensrl.measures.trajectory`); linearity_null and directness_null, the values of a random walk with
     increments of the same length.
 
-    The points are the snapshots that the recipe asked for, and the weights at the end. Deltas are read one layer at a
-    time. `seed=None`: see `lensrl.store.runs.Runs`. Raises LensrlError when fewer than two points are known.
+    The points are the snapshots that the recipe asked for, and the weights at the end. Of a checkpoint, the points are
+    its snapshots alone: the step of its end is known only where it is one of them. Deltas are read one layer at a time.
+    `seed=None`: see `lensrl.store.runs.Runs`. Raises LensrlError when fewer than two points are known.
     """
     trained = study.runs.find(run, seed)
     points = _points(trained)
@@ -95,8 +96,13 @@ def along_training(study: Study, run: str = FULL, *, seed: int | None = None) ->
 def _points(run: Run) -> dict[int, Deltas]:
     """Map each known step to the deltas after it, in order. Raises LensrlError for fewer than two steps."""
     points = dict(run.snapshots)
-    if run.has_scores and run.name != BASE:
+    if run.has_scores and run.has_training:
         points[int(run.training["step"].max())] = run.deltas
+    if len(points) < 2 and run.checkpoint is not None:
+        raise LensrlError(
+            f"{run.path} has no path to follow (a checkpoint with {len(points)} snapshots): name two or more in the "
+            f"recipe, checkpoints.{run.name}.snapshots = {{ 100 = 'FOLDER', 200 = 'FOLDER' }}, in a folder of its own"
+        )
     if len(points) < 2:
         why = run.reason or ("the base is not trained" if run.name == BASE else "only its last weights were kept")
         raise LensrlError(

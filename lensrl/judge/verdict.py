@@ -27,6 +27,7 @@ from lensrl.judge.profiles import has_gain, paired_gains
 from lensrl.measures.gains import Gains, Interval
 from lensrl.measures.halves import best_layer
 from lensrl.measures.shapes import ShapeFit, ShapeTest
+from lensrl.store.origin import rounding_note
 from lensrl.store.study import Study
 from lensrl.store.table import read_contributions
 
@@ -139,7 +140,7 @@ def _judge_study(study: Study, beside: Mapping[str, PairedProfiles], limits: lis
     gains = Gains.from_items(paired.gains, paired.benchmark)
     if not has_gain(gains):
         raise LensrlError(f"{study.path}: full RL has no certain gain to share; see lensrl contribution {study.path}")
-    table = predictors(study)
+    table, rounded = predictors(study), rounding_note(study.runs.values())
     measured = measure_study(study, paired, gains, table, beside)
     profile = pd.DataFrame(gains.ratios(), columns=["contribution", "low", "high"])
     profile.insert(0, "layer", paired.layers)
@@ -152,7 +153,12 @@ def _judge_study(study: Study, beside: Mapping[str, PairedProfiles], limits: lis
         shapes=_fits(measured.shapes),
         best=best_layer(paired.gains, np.array(paired.benchmark), paired.layers),
         correlations=correlate_study(study, table),
-        limits=[*paired.limits, *limits, *_limits(len(paired.seeds), len(paired.layers))],
+        limits=[
+            *paired.limits,
+            *limits,
+            *_limits(len(paired.seeds), len(paired.layers)),
+            *filter(None, [rounded]),
+        ],
     )
 
 

@@ -5,6 +5,7 @@ Paths in a recipe are relative to the recipe's folder. A study keeps its recipe,
 asks for. This package loads no model and no task.
 """
 
+from lensrl.recipe.checkpoints import Checkpoint, CheckpointRun, ModelPlace
 from lensrl.recipe.read import load_recipe, read_kept_recipe
 from lensrl.recipe.sets import Chosen, Layers, LayerSet, Trained
 from lensrl.recipe.settings import Evaluation, Gigpo, Recipe, Rl, Store
@@ -24,6 +25,8 @@ from lensrl.recipe.task_tables import (
 
 __all__ = [
     "ArithmeticTask",
+    "Checkpoint",
+    "CheckpointRun",
     "Chosen",
     "CodeTask",
     "CorridorTask",
@@ -35,6 +38,7 @@ __all__ = [
     "LayerSet",
     "Layers",
     "MathTask",
+    "ModelPlace",
     "OwnTask",
     "Recipe",
     "Rl",

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from lensrl.errors import RecipeError, did_you_mean
+from lensrl.recipe.checkpoints import Checkpoint, CheckpointRun, ModelPlace
 from lensrl.recipe.sets import LayerSet
 from lensrl.recipe.settings import Evaluation, Recipe, Rl, Store
 from lensrl.recipe.task_tables import OWN, TASKS, CodeTask, Dataset, MathTask, OwnTask, Source, Task, kind
+
+Place = TypeVar("Place", bound=ModelPlace)
 
 
 def load_recipe(path: str | Path) -> Recipe:
@@ -58,8 +62,9 @@ def _first_mistake(error: ValidationError, data: Any) -> str:
     found = error.errors()
     first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])
     # pydantic puts the tags of unions into the path: task.train becomes ("task", "math", "train", "path")
-    tags = {*TASKS, OWN, "path", Dataset.__name__, "int", "str", "list[int]"}
+    tags = {*TASKS, OWN, "path", Dataset.__name__, "int", "str", "list[int]", "[key]"}
     key = ".".join(str(part) for part in first["loc"] if part not in tags)
+    key = re.sub(r"^(checkpoints\..+)\.seeds\.(\d+)", r"\1.seed-\2", key)
     if first["type"] == "extra_forbidden":
         return f"unknown key {key!r}{did_you_mean(key, _known_keys(data))}"
     if first["type"] == "union_tag_not_found":
@@ -79,7 +84,12 @@ def _known_keys(data: Any) -> list[str]:
     tables |= {f"rl.{name}": table for name, table in Rl.algorithm_tables().items()}
     sets = data.get("sets")
     tables |= {f"sets.{name}": LayerSet for name in (sets if isinstance(sets, dict) else ())}
-    nested = [f"{table}.{key}" for table, model in tables.items() for key in model.model_fields]
+    nested: list[str] = []
+    checkpoints = data.get("checkpoints")
+    for name in checkpoints if isinstance(checkpoints, dict) else ():
+        tables |= {f"checkpoints.{name}": CheckpointRun}
+        nested += [f"checkpoints.{name}{seed}.{key}" for key in Checkpoint.model_fields for seed in ("", ".seed-0")]
+    nested += [f"{table}.{key}" for table, model in tables.items() for key in model.model_fields]
     return [*Recipe.model_fields, *nested]
 
 
@@ -91,12 +101,31 @@ def _resolve(recipe: Recipe, folder: Path) -> Recipe:
     changes: dict[str, Any] = {
         "task": _resolve_task(recipe.task, folder),
         "sets": {name: _resolve_set(layer_set, folder) for name, layer_set in recipe.sets.items()},
+        "checkpoints": {name: _resolve_run(run, folder) for name, run in recipe.checkpoints.items()},
+        "model": _resolve_model(recipe.model, folder),
     }
-    if (folder / recipe.model).is_dir():
-        changes["model"] = str((folder / recipe.model).resolve())
-    elif Path(recipe.model).is_dir():
-        changes["model"] = str(Path(recipe.model).resolve())
     return recipe.model_copy(update=changes)
+
+
+def _resolve_model(model: str, folder: Path) -> str:
+    """Make the path of a model's folder absolute: one beside the recipe, or one in the working folder."""
+    for path in (folder / model, Path(model)):
+        if path.is_dir():
+            return str(path.resolve())
+    return model
+
+
+def _resolve_run(run: CheckpointRun, folder: Path) -> CheckpointRun:
+    return run.model_copy(update={"seeds": {seed: _resolve_checkpoint(c, folder) for seed, c in run.seeds.items()}})
+
+
+def _resolve_checkpoint(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
+    snapshots = {step: _resolve_place(place, folder) for step, place in checkpoint.snapshots.items()}
+    return _resolve_place(checkpoint, folder).model_copy(update={"snapshots": snapshots})
+
+
+def _resolve_place(place: Place, folder: Path) -> Place:
+    return place.model_copy(update={"model": _resolve_model(str(Path(place.model).expanduser()), folder)})
 
 
 def _resolve_task(task: Task, folder: Path) -> Task:

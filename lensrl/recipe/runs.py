@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
-from lensrl.errors import LensrlError
+from lensrl.errors import LensrlError, did_you_mean
+from lensrl.recipe.checkpoints import Checkpoint, CheckpointRun, Outside
 from lensrl.recipe.layers import choose_layers, parse_layers, spell_layers
 from lensrl.recipe.sets import Chosen, LayerSet, Trained
 from lensrl.recipe.settings import Recipe
@@ -26,6 +27,9 @@ class RunSpec:
     `name` and `seed` identify it. `layers` are the trained layers: None for all parameters, empty for the base.
     `component` is the trained part of these layers. The learning rate of the layers in `boost` is `factor` times the
     run's. `learning_rate` is the run's learning rate where it is not the recipe's; None takes the recipe's.
+
+    `checkpoint` is the model that takes the place of training; None trains the run. In this model, the parts in `allow`
+    may have moved beside the layers. Runs that differ in these two alone are equal: they have one name and one file.
     """
 
     name: str
@@ -35,6 +39,8 @@ class RunSpec:
     boost: tuple[int, ...] = ()
     factor: float = 1.0
     learning_rate: float | None = None
+    checkpoint: Checkpoint | None = field(default=None, compare=False)
+    allow: tuple[Outside, ...] = field(default=(), compare=False)
 
     @property
     def trained(self) -> str:
@@ -47,25 +53,70 @@ class RunSpec:
 
 
 def plan(recipe: Recipe, n_layers: int) -> list[RunSpec]:
-    """List every run that a recipe asks for: the base once; then, for each seed, full RL, single layers and sets.
+    """List every run that a recipe asks for: the base once; the checkpoints; then, for each seed, the runs to train.
 
-    Full RL and the single layers come again at each of the recipe's further learning rates.
+    The runs to train are full RL, the single layers and the sets, without the names in `checkpoints`. Full RL and the
+    single layers come again at each of the recipe's further learning rates.
 
-    Raises LensrlError for a set that a model with `n_layers` layers cannot have, and for a set that ranks layers by a
-    profile and has not been chosen yet (`lensrl.train.choose`).
+    Raises LensrlError for a set that a model with `n_layers` layers cannot have, for a set that ranks layers by a
+    profile and has not been chosen yet (`lensrl.train.choose`), and for a name in `checkpoints` that no run can have.
     """
     specs = [RunSpec(BASE, (), 0)]
+    for name, run in recipe.checkpoints.items():
+        specs += _checkpoint_runs(name, run, recipe, n_layers)
     for seed in recipe.seeds:
         alone = [RunSpec(FULL, None, seed)]
         alone += [RunSpec(layer_run(layer), (layer,), seed) for layer in parse_layers(recipe.layers, n_layers)]
-        specs += alone
-        specs += [set_run(name, layer_set, n_layers, seed) for name, layer_set in recipe.sets.items()]
-        specs += [
+        of_seed = [*alone, *(set_run(name, layer_set, n_layers, seed) for name, layer_set in recipe.sets.items())]
+        of_seed += [
             RunSpec(rate_run(spec.name, rate), spec.layers, seed, learning_rate=rate)
             for rate in recipe.learning_rates
             for spec in alone
         ]
+        specs += [spec for spec in of_seed if spec.name not in recipe.checkpoints]
     return specs
+
+
+def trains(recipe: Recipe, n_layers: int) -> bool:
+    """Return whether a recipe asks for a run that is trained, and not taken from a checkpoint."""
+    asked = {FULL, *map(layer_run, parse_layers(recipe.layers, n_layers)), *recipe.sets}
+    return not asked <= recipe.checkpoints.keys()
+
+
+def _checkpoint_runs(name: str, run: CheckpointRun, recipe: Recipe, n_layers: int) -> list[RunSpec]:
+    """Return the runs of one name in `checkpoints`, one for each seed. Raises LensrlError for a name that is wrong."""
+    layer = run_layer(name)
+    known = name == FULL or (layer is not None and name == layer_run(layer))
+    if name == BASE:
+        raise LensrlError(f"checkpoints: {BASE!r} is the recipe's model: write the path there, model = '...'")
+    if known and recipe.learning_rates:
+        raise LensrlError(
+            f"checkpoints.{name}: learning_rates repeats full RL and the layers at further rates, and the rate of a "
+            f"checkpoint is not known; leave learning_rates out"
+        )
+    if known and run.layers is not None:
+        raise LensrlError(f"checkpoints.{name}: the name says what was trained; leave layers out, or name it otherwise")
+    if not known and name in recipe.sets:
+        raise LensrlError(
+            f"checkpoints.{name}: sets.{name} is trained under this name; leave it out there, and say "
+            f"checkpoints.{name}.layers"
+        )
+    if not known and run.layers is None:
+        raise LensrlError(
+            f"checkpoints.{name}: say which layers it trained, layers = '0-3' or 'all'; names that say it are "
+            f"full-rl and layer-20{did_you_mean(name, [FULL]) if '_' in name else ''}"
+        )
+    try:
+        if layer is not None and known:
+            parse_layers(layer, n_layers)  # raises for a layer that the model does not have
+        one = RunSpec(name, None if layer is None else (layer,), 0) if known else set_run(name, run.layer_set, n_layers)
+    except LensrlError as error:
+        raise LensrlError(
+            f"checkpoints.{name}: {str(error).removeprefix(f'sets.{name}: ').removeprefix('sets: ')}"
+        ) from None
+    return [
+        replace(one, seed=seed, checkpoint=checkpoint, allow=tuple(run.allow)) for seed, checkpoint in run.seeds.items()
+    ]
 
 
 def set_run(name: str, layer_set: LayerSet, n_layers: int, seed: int = 0) -> RunSpec:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
+from lensrl.recipe.checkpoints import CheckpointRun
 from lensrl.recipe.sets import Layers, LayerSet
 from lensrl.recipe.table import Share, Table
 from lensrl.recipe.task_tables import Task
@@ -122,6 +123,9 @@ class Recipe(Table):
 
     `learning_rates` are further rates beside `rl.learning_rate`. Full RL and the single layers are trained at each of
     them too, so that no layer looks weak only because the one rate does not suit it.
+
+    `checkpoints` names runs that were trained elsewhere: `full-rl`, `layer-20`, or a name of their own. A run that is
+    named there is never trained here. It has the seeds of its checkpoints, whatever `seeds` says.
     """
 
     model: Annotated[str, Field(min_length=1)]  # required: the base model
@@ -130,6 +134,7 @@ class Recipe(Table):
     layers: Layers = "all"  # single-layer runs: "all", "0-7", [3, 5]
     sets: dict[str, LayerSet] = {}  # further runs, by name, that train several layers together
     learning_rates: list[PositiveFloat] = []  # further rates for full RL and the single layers
+    checkpoints: dict[str, CheckpointRun] = {}  # table [checkpoints]: runs that were trained elsewhere, by name
     rl: Rl = Rl()  # table [rl]: training
     evaluation: Evaluation = Evaluation()  # table [evaluation]: scoring
     store: Store = Store()  # table [store]: contents of run files
@@ -168,10 +173,10 @@ class Recipe(Table):
     def conflict(self, other: Recipe) -> str | None:
         """Describe the first setting in which two recipes measure different things; None if there is no such setting.
 
-        The settings that choose runs (`seeds`, `layers`, `sets`, `learning_rates`) are not compared: a study can be
-        extended.
+        The settings that choose runs (`seeds`, `layers`, `sets`, `learning_rates`, `checkpoints`) are not compared: a
+        study can be extended. Each run that exists is compared with its own checkpoint (`lensrl.train.job.is_made`).
         """
-        runs = {"seeds", "layers", "sets", "learning_rates"}
+        runs = {"seeds", "layers", "sets", "learning_rates", "checkpoints"}
         mine, theirs = (_flatten(r.model_dump(mode="json", exclude=runs)) for r in (self, other))
         for key in sorted(mine.keys() | theirs.keys()):
             if mine.get(key) != theirs.get(key):

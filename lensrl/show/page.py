@@ -23,6 +23,7 @@ from lensrl.recipe.runs import BASE, FULL, run_layer, run_rate
 from lensrl.show import figures
 from lensrl.show.words import METRIC_LABELS, SET_LABELS
 from lensrl.store.file.atomic import new_file
+from lensrl.store.origin import rounding_note
 from lensrl.store.study import Study
 
 REPORT_FILE = "report.html"
@@ -87,6 +88,9 @@ def _content(study: Study) -> dict[str, Any]:
         "metrics": METRIC_LABELS,
         "predictors": PREDICTORS,
         "provenance": study[BASE].provenance,
+        "checkpoints": [(run, run.checkpoint) for run in study.runs.values() if run.checkpoint is not None],
+        "rounded": rounding_note(study.runs.values()),
+        "trained": any(run.has_training for run in study.runs.values()),
     }
 
 
@@ -140,14 +144,17 @@ def _at(row: Any) -> str:
 
 
 def _training(study: Study) -> list[Markup]:
-    """Draw the training curves, one figure per seed."""
+    """Draw the training curves, one figure per seed. Runs from checkpoints have no curve."""
     drawn = []
     for seed in study.seeds:
         runs = [
             run
             for (name, s), run in study.runs.items()
-            if s == seed and name != BASE and run_rate(name) is None  # a layer at other learning rates would hide it
+            # a checkpoint has no curve, and a layer at other learning rates would hide the others
+            if s == seed and run.has_training and run_rate(name) is None
         ]
+        if not runs:
+            continue
         runs.sort(key=lambda run: (run.name != FULL, run_layer(run.name) is None, run.layers))
         title = f"seed {seed}" if len(study.seeds) > 1 else ""
         drawn.append(_figure(figures.training_figure([(run.name, run.training) for run in runs], title=title)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -17,14 +17,22 @@ from typing import Any
 from lensrl.errors import LensrlError
 from lensrl.store.run import Run
 
+ROUNDING = {"bfloat16": 0.4, "float16": 0.05}  # stored type -> the most that rounding moves a weight, in percent
 PACKAGES = ("lensrl", "torch", "transformers", "trl", "transformer-lens", "numpy", "scipy", "h5py")
 
 
-def provenance(*, device: str, dtypes: Mapping[str, str], items: Mapping[Any, str] | None = None) -> dict[str, object]:
+def provenance(
+    *,
+    device: str,
+    dtypes: Mapping[str, str],
+    items: Mapping[Any, str] | None = None,
+    checkpoint: Mapping[str, object] | None = None,
+) -> dict[str, object]:
     """Return the provenance of a result that is made now: time, versions, git state, platform, and the arguments.
 
     `device` names the hardware. `dtypes` gives the dtypes of the master weights and of the computation. `items` gives
-    the sha256 of the items of every split (`lensrl.tasks.digest`).
+    the sha256 of the items of every split (`lensrl.tasks.digest`). `checkpoint` describes the checkpoint that a run was
+    taken from: source, revision, stored dtype.
     """
     record: dict[str, object] = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -34,7 +42,8 @@ def provenance(*, device: str, dtypes: Mapping[str, str], items: Mapping[Any, st
         "device": device,
         "dtypes": dtypes,
     }
-    return record | ({"items": items} if items else {})
+    given = {"items": items, "checkpoint": checkpoint}
+    return record | {name: value for name, value in given.items() if value}
 
 
 def git_state() -> str:
@@ -71,6 +80,22 @@ def check_items(run: Run, digests: Mapping[str, str]) -> None:
                 f"({digest[:12]}): a file, a data set or a package has changed; put it back, or give the new items "
                 f"their own study folder with --out"
             )
+
+
+def rounding_note(runs: Iterable[Run]) -> str:
+    """Say how far rounding moves the weights of the runs that were taken from rounded checkpoints; empty for none.
+
+    A normal number in bfloat16 is within a factor of 1 +- 2^-8 of the number that was rounded; in float16, 1 +- 2^-11.
+    """
+    stored = {
+        kind for run in runs if run.checkpoint is not None for kind in str(run.checkpoint["dtype"]).split(" and ")
+    }
+    return " ".join(
+        f"Checkpoints stored as {kind}: rounding alone moves a weight by up to {percent:g} % of its value. Smaller "
+        f"changes are lost in the deltas, and the deltas of small updates are mostly rounding."
+        for kind, percent in ROUNDING.items()
+        if kind in stored
+    )
 
 
 def _version(package: str) -> str:

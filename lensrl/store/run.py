@@ -30,6 +30,7 @@ from lensrl.store.file.checked import (
     read_array,
     read_strings,
 )
+from lensrl.store.file.completeness import CHECKPOINT, origin_of
 from lensrl.store.file.lazy import Deltas, LazyArray, Sites
 from lensrl.store.file.seal import Seal, dataset_holds, read_seal
 from lensrl.store.look import run_html, size
@@ -97,6 +98,31 @@ class Run:
     def provenance(self) -> dict[str, Any]:
         """Library versions, git state, device, dtypes, creation time."""
         return self._json("provenance")
+
+    @property
+    def origin(self) -> str:
+        """Where the weights come from: `training`, or `checkpoint` for a model trained elsewhere."""
+        with located(self.file, "attribute origin"):
+            return origin_of(self.file)
+
+    @property
+    def checkpoint(self) -> dict[str, Any] | None:
+        """The checkpoint from which the run was taken; None for a run that was trained here.
+
+        Keys: source, revision, snapshots (step -> source), dtype, commit (empty for a folder). `dtype` names the stored
+        types. The difference of two checkpoints in bfloat16 is mostly rounding where the update was small.
+        """
+        if self.origin != CHECKPOINT:
+            return None
+        found = self.provenance.get("checkpoint")
+        unknown = {"source": "an unknown place", "revision": None, "snapshots": {}, "dtype": "unknown", "commit": ""}
+        return unknown | (found if isinstance(found, dict) else {})
+
+    @property
+    def has_training(self) -> bool:
+        """False for the base, and for a run that was taken from a checkpoint: they have no training curve."""
+        with located(self.file, "training"):
+            return has(self.file, "training")
 
     @property
     def has_scores(self) -> bool:
@@ -222,7 +248,7 @@ class Run:
 
     @property
     def snapshots(self) -> dict[int, Deltas]:
-        """Step -> weight deltas after this step, for the recipe's `store.snapshots`."""
+        """Step -> weight deltas after this step: of the recipe's `store.snapshots`, or of a checkpoint's own."""
         with located(self.file, "snapshots"):
             kept = members(group_at(self.file, "snapshots")) if has(self.file, "snapshots") else []
         return {
@@ -307,7 +333,8 @@ class Run:
         with located(self.file, name):
             if has(self.file, name):
                 return group_at(self.file, name)
-        raise LensrlError(f"run {self.name!r} has {absence}: {self.reason or 'the base is not trained'}")
+        taken = "it was taken from a checkpoint" if self.origin == CHECKPOINT else "the base is not trained"
+        raise LensrlError(f"run {self.name!r} has {absence}: {self.reason or taken}")
 
     def _json(self, name: str) -> dict[str, Any]:
         with located(self.file, name):

@@ -80,9 +80,13 @@ class Runs(dict[tuple[str, int], Run]):
 
     @property
     def layers(self) -> list[int]:
-        """The layers that are trained alone: the layers in the recipe, and any other layer that has a run."""
+        """The layers that are trained alone: the layers in the recipe, and any other layer that has a run.
+
+        The recipe names them in `layers` and in `checkpoints`.
+        """
         made = [layer for name, _ in self if (layer := run_layer(name)) is not None]
-        return sorted({*parse_layers(self.recipe.layers, self.n_layers), *made})
+        named = [layer for name in self.recipe.checkpoints if (layer := run_layer(name)) is not None]
+        return sorted({*parse_layers(self.recipe.layers, self.n_layers), *named, *made})
 
     @property
     def seeds(self) -> list[int]:
@@ -217,7 +221,7 @@ class Runs(dict[tuple[str, int], Run]):
         n_layers = next((run.n_layers for run in self.values()), None)
         try:
             if n_layers is None:
-                return plan(self.recipe.model_copy(update={"layers": [], "sets": {}}), 0)
+                return plan(self.recipe.model_copy(update={"layers": [], "sets": {}, "checkpoints": {}}), 0)
             return plan(self.recipe, n_layers)
         except LensrlError:
             return []

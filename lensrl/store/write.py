@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import h5py
 import numpy as np
@@ -39,6 +40,8 @@ class Header:
     provenance: Mapping[str, object]
     compression: Compression = "none"
     snapshots: Sequence[int] = ()  # the steps whose deltas are kept; the last step may be the end of training
+    origin: Literal["training", "checkpoint"] = "training"  # where the weights come from
+    also: Sequence[str] = ()  # of a checkpoint: parts outside the layers that may have moved beside `layers`
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex)  # differs between a run and its later replacement
 
 
@@ -133,6 +136,10 @@ def _write_header(file: h5py.File, header: Header, scores: Scores | None) -> Non
     per_item = None if scores is None else scores.score.mean(axis=1, dtype=np.float64)
     file.attrs["score"] = np.nan if per_item is None or scores is None else mean_score(per_item, scores.benchmark)
     file.attrs["provenance"] = json.dumps(header.provenance)
+    if header.origin != "training":
+        file.attrs["origin"] = header.origin
+    if header.also:
+        file.attrs["also"] = ",".join(header.also)
 
 
 def _write_training(file: h5py.File, training: Mapping[str, np.ndarray]) -> None:

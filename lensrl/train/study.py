@@ -46,7 +46,8 @@ def run_study(
     `engine` makes the runs; by default this process does, one after another (`lensrl.train.engine.Here`).
 
     Before any training, raises LensrlError when the folder holds a study of another recipe or of another base model, or
-    a damaged file; for sets that the model cannot have; and for a name in `only` that is no run of the recipe. A run
+    a damaged file; for sets that the model cannot have; for a checkpoint that is no run of this base, or moved another
+    part than it is said to have trained; and for a name in `only` that is no run of the recipe. A run
     that diverges or collapses is written with that status, and the study goes on.
     """
     folder = Path(folder)
@@ -70,7 +71,7 @@ def run_study(
     missing = [job for job in jobs if not is_made(job)]
     if missing:
         workshop = workshop or _open_workshop(recipe, folder)
-        workshop.check_trains([job.spec for job in missing])
+        workshop.check_runs([job.spec for job in missing])
     # 3. Nothing is wrong with the recipe: keep it, and make the runs.
     _keep_recipe(recipe, folder)
     remove_litter(folder)

@@ -1,4 +1,7 @@
-"""The workshop: makes one run after another from one base model. Train, check, score, take activations, write."""
+"""The workshop: makes one run after another from one base model. Train, check, score, take activations, write.
+
+A run from a checkpoint is made in the same way, with its weights read from the checkpoint in place of training.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,8 @@ from lensrl.models.base import Base, load_base, pick_device
 from lensrl.models.bridge import capture, probe_set
 from lensrl.models.evaluate import evaluate
 from lensrl.models.generation import learned_positions, token_ids
-from lensrl.recipe import Recipe
-from lensrl.recipe.runs import BASE, RunSpec
+from lensrl.recipe import Checkpoint, Recipe
+from lensrl.recipe.runs import BASE, RunSpec, trains
 from lensrl.store.file.atomic import new_file, removed_at_end, scratch_folder
 from lensrl.store.file.deltas import Parameter, frobenius
 from lensrl.store.file.hdf5 import compression_plugin
@@ -25,7 +28,9 @@ from lensrl.store.run import Run
 from lensrl.store.write import Header, write_run
 from lensrl.tasks import AgentTask, Item, Task, evaluation_items, load_task
 from lensrl.tasks.digest import digests_of
+from lensrl.train.adopt import open_checkpoint, record_of
 from lensrl.train.algorithms import check_algorithm
+from lensrl.train.checks import is_finite
 from lensrl.train.job import Job
 from lensrl.train.snapshots import Snapshots
 from lensrl.train.trainer import train
@@ -40,22 +45,26 @@ class Workshop:
             compression_plugin()  # missed now, not after an hour of training
         self.recipe = recipe  # without its sets chosen: a job has these
         self.task = load_task(recipe)
-        check_algorithm(recipe, self.task)
-        check_enough(self.task, recipe)
         self.items = evaluation_items(self.task, recipe)
         self.digests = digests_of("train", self.task.items("train")) | digests_of("test", self.items)
         self.base = load_base(recipe.model)
+        if trains(recipe, self.base.blocks.n_layers):  # a study of checkpoints alone needs no settings of rl
+            check_algorithm(recipe, self.task)
+            check_enough(self.task, recipe)
         check_fits(self.base, self.task, self.items, recipe)
         self.device = pick_device()
         self.parameters = parameter_table(self.base)
         self.before = {name: tensor.numpy() for name, tensor in self.base.weights.items()}
 
-    def check_trains(self, specs: Sequence[RunSpec]) -> None:
-        """Raise LensrlError for a run that would train nothing."""
-        trains = self.base.blocks.trains
+    def check_runs(self, specs: Sequence[RunSpec]) -> None:
+        """Raise LensrlError for a run that would train nothing, and for a checkpoint that cannot be its run."""
+        in_run = self.base.blocks.trains
         for spec in specs:
-            if spec.layers != () and not any(trains(name, spec.layers, spec.component) for name in self.before):
+            if spec.layers != () and not any(in_run(name, spec.layers, spec.component) for name in self.before):
                 raise LensrlError(f"sets.{spec.name}: {self.recipe.model} has no {spec.trained}: its blocks have none")
+        for spec in specs:
+            if spec.checkpoint is not None:
+                open_checkpoint(spec, self.base)
 
     def check_same(self, run: Run) -> None:
         """Raise LensrlError when `run` came from another base model or from other items."""
@@ -77,6 +86,8 @@ class Workshop:
             watcher.started(job.spec)
             if job.spec.name == BASE:
                 self.keep(job, partial, None, watcher)
+            elif job.spec.checkpoint is not None:
+                self._adopt(job, partial, job.spec.checkpoint, watcher)
             else:
                 self._train(job, partial, watcher)
 
@@ -92,12 +103,14 @@ class Workshop:
         training: Mapping[str, np.ndarray] | None = None,
         snapshots: Mapping[int, Mapping[str, np.ndarray]] | None = None,
         snapshot_steps: Sequence[int] = (),
+        checkpoint: Mapping[str, object] | None = None,
     ) -> None:
         """Measure a model and write its run at `path`, the partial file of `new_file`.
 
         `weights` maps every parameter to its tensor, wherever it was trained; None for the base itself. The scores,
         the log-probabilities and the activations are taken here, by the same code for every run of a study.
         `snapshots` maps a step to the weights after it; `snapshot_steps` also names the last step, where it counts.
+        `checkpoint` is the record of the checkpoint that the weights come from; None where they were trained here.
         """
         watcher.scoring(job.spec)
         base, recipe = self.base, job.recipe
@@ -108,10 +121,24 @@ class Workshop:
         )  # fmt: skip
         scores = evaluate(base.fresh(weights, device=self.device), base.tokenizer, self.task, self.items, recipe)
         write_run(
-            path, self._header(job, status=status, reason=reason, snapshots=snapshot_steps), self.parameters,
-            self.before, after=None if weights is None else {name: w.numpy() for name, w in weights.items()},
-            snapshots=snapshots, training=training, scores=scores, probe=probe_set(base.tokenizer, chosen),
-            activations=activations,
+            path,
+            self._header(job, status=status, reason=reason, snapshots=snapshot_steps, checkpoint=checkpoint),
+            self.parameters, self.before,
+            after=None if weights is None else {name: w.numpy() for name, w in weights.items()}, snapshots=snapshots,
+            training=training, scores=scores, probe=probe_set(base.tokenizer, chosen), activations=activations,
+        )  # fmt: skip
+
+    def _adopt(self, job: Job, path: Path, checkpoint: Checkpoint, watcher: Watcher) -> None:
+        """Take a run from its checkpoint, and write its file at `path`."""
+        opened, snapshots = open_checkpoint(job.spec, self.base)
+        weights = {name: torch.from_numpy(values) for name, values in opened.items()}
+        model = self.base.fresh(weights, device=self.device)
+        if not is_finite(model, self.base, probe_items(self.items, job.recipe.store.probe_items)):
+            raise LensrlError(f"checkpoint {opened.place.spelled} has logits that are not finite on the held-out items")
+        del model
+        self.keep(
+            job, path, weights, watcher, snapshots=snapshots, snapshot_steps=sorted(checkpoint.snapshots),
+            checkpoint=record_of(checkpoint, opened),
         )  # fmt: skip
 
     def _train(self, job: Job, path: Path, watcher: Watcher) -> None:
@@ -137,7 +164,15 @@ class Workshop:
             snapshot_steps=sorted({*kept, *ended}),
         )  # fmt: skip
 
-    def _header(self, job: Job, *, status: str, reason: str, snapshots: Sequence[int] = ()) -> Header:
+    def _header(
+        self,
+        job: Job,
+        *,
+        status: str,
+        reason: str,
+        snapshots: Sequence[int] = (),
+        checkpoint: Mapping[str, object] | None = None,
+    ) -> Header:
         spec, n_layers = job.spec, self.base.blocks.n_layers
         compute = "bfloat16" if self.device == "cuda" else "float32"
         hardware = torch.cuda.get_device_name() if self.device == "cuda" else f"cpu {platform.machine()}"
@@ -154,20 +189,29 @@ class Workshop:
             recipe=run_recipe(job).model_dump_json(),
             compression=job.recipe.store.compression,
             snapshots=snapshots,
+            origin="training" if checkpoint is None else "checkpoint",
+            also=spec.allow,
             provenance=provenance(
                 device=hardware,
                 dtypes={
                     "masters": "float32",
-                    "training and sampling": compute,
+                    "training and sampling" if checkpoint is None else "sampling": compute,
                     "log-probabilities and activations": "float32",
                 },
                 items=self.digests,
+                checkpoint=checkpoint,
             ),
         )
 
 
 def run_recipe(job: Job) -> Recipe:
-    """The recipe that a run is made with: the study's, at the run's own learning rate."""
+    """The recipe that a run is made with: the study's, at the run's own learning rate.
+
+    A checkpoint with layers and a name of its own is the run of a set, so its recipe has this set.
+    """
+    taken = job.recipe.checkpoints.get(job.spec.name)
+    if taken is not None and taken.layers is not None:
+        return job.recipe.model_copy(update={"sets": job.recipe.sets | {job.spec.name: taken.layer_set}})
     if job.spec.learning_rate is None:
         return job.recipe
     rl = job.recipe.rl.model_copy(update={"learning_rate": job.spec.learning_rate})

@@ -16,18 +16,21 @@ import h5py
 from lensrl.recipe.runs import BASE
 from lensrl.store.file.checked import attribute, has
 
-Kind = Literal["base", "trained", "diverged"]  # trained: full RL, a single layer or a set, completed or collapsed
+# trained: full RL, a single layer or a set, completed or collapsed; adopted: the same, taken from a checkpoint
+Kind = Literal["base", "trained", "adopted", "diverged"]
 Need = Literal["MUST", "MAY", "MUST NOT"]
 
+TRAINING, CHECKPOINT = "training", "checkpoint"  # values of the attribute `origin`
+
 GROUPS: dict[str, dict[Kind, Need]] = {
-    "parameters": {"base": "MUST", "trained": "MUST", "diverged": "MUST"},
-    "scores": {"base": "MUST", "trained": "MUST", "diverged": "MUST NOT"},
-    "probe": {"base": "MUST", "trained": "MUST", "diverged": "MUST NOT"},
-    "activations": {"base": "MUST", "trained": "MUST", "diverged": "MUST NOT"},
-    "training": {"base": "MUST NOT", "trained": "MUST", "diverged": "MUST"},
-    "deltas": {"base": "MUST NOT", "trained": "MAY", "diverged": "MUST NOT"},
-    "repairs": {"base": "MUST NOT", "trained": "MAY", "diverged": "MUST NOT"},
-    "snapshots": {"base": "MUST NOT", "trained": "MAY", "diverged": "MUST NOT"},
+    "parameters": {"base": "MUST", "trained": "MUST", "adopted": "MUST", "diverged": "MUST"},
+    "scores": {"base": "MUST", "trained": "MUST", "adopted": "MUST", "diverged": "MUST NOT"},
+    "probe": {"base": "MUST", "trained": "MUST", "adopted": "MUST", "diverged": "MUST NOT"},
+    "activations": {"base": "MUST", "trained": "MUST", "adopted": "MUST", "diverged": "MUST NOT"},
+    "training": {"base": "MUST NOT", "trained": "MUST", "adopted": "MUST NOT", "diverged": "MUST"},
+    "deltas": {"base": "MUST NOT", "trained": "MAY", "adopted": "MAY", "diverged": "MUST NOT"},
+    "repairs": {"base": "MUST NOT", "trained": "MAY", "adopted": "MAY", "diverged": "MUST NOT"},
+    "snapshots": {"base": "MUST NOT", "trained": "MAY", "adopted": "MAY", "diverged": "MUST NOT"},
 }
 
 COLUMNS = ("reward_mean", "reward_std", "loss", "grad_norm", "layer_grad_norm", "outside_grad_norm",
@@ -67,17 +70,31 @@ def check_complete(file: h5py.File, groups: Iterable[str]) -> None:
         _check_columns_of_gigpo(file, kind)
 
 
+def origin_of(file: h5py.File) -> str:
+    """Return where the weights of a run come from: `training`, or `checkpoint` for a model trained elsewhere."""
+    return str(attribute(file, "origin")) if "origin" in file.attrs else TRAINING
+
+
 def _kind(file: h5py.File) -> Kind:
     run, status = str(attribute(file, "run")), str(attribute(file, "status"))
     if run == BASE:
         if status != "completed":
             raise ValueError(f"attribute status is {status!r}, and the base is always 'completed'")
         return "base"
+    if origin_of(file) == CHECKPOINT:
+        if status != "completed":
+            raise ValueError(f"attribute status is {status!r}, and a run from a checkpoint is always 'completed'")
+        return "adopted"
     return "diverged" if status == "diverged" else "trained"
 
 
 def _described(kind: Kind) -> str:
-    return {"base": "the run is the base", "trained": "the run is not diverged", "diverged": "the run diverged"}[kind]
+    return {
+        "base": "the run is the base",
+        "trained": "the run is not diverged",
+        "adopted": "the run was taken from a checkpoint",
+        "diverged": "the run diverged",
+    }[kind]
 
 
 def _check_columns_of_gigpo(file: h5py.File, kind: Kind) -> None:

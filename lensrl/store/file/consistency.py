@@ -19,13 +19,14 @@ from jaxtyping import Int64
 from lensrl.recipe.layers import OUTSIDE
 from lensrl.recipe.runs import BASE, FULL, run_layer, run_rate
 from lensrl.store.file.checked import attribute, dataset_at, group_at, has, members, read_array, read_strings
-from lensrl.store.file.completeness import check_complete
+from lensrl.store.file.completeness import CHECKPOINT, TRAINING, check_complete, origin_of
 from lensrl.store.file.deltas import sum_of_squares
 from lensrl.store.file.exact import flat
 from lensrl.store.file.layout import DELTA, REPAIRS, Names, check_names
 
 CHOICES = {  # attribute -> its allowed values
     "status": ("completed", "collapsed", "diverged"),
+    "origin": (TRAINING, CHECKPOINT),
     "compression": ("none", "blosc2-zstd"),
     "what": ("weights", "activations"),
     "component": ("block", "attn", "mlp", "head", "stream"),
@@ -163,11 +164,14 @@ def _check_filters(file: h5py.File, names: Sequence[str]) -> None:
 def _check_snapshots(file: h5py.File) -> None:
     """Check that each step in the attribute `snapshots` has its group, and that no other step has one.
 
-    The last step of training may have no group: its deltas are the deltas of the run.
+    The last step of training may have no group: its deltas are the deltas of the run. The last step of a checkpoint's
+    run is the last step in the attribute.
     """
     steps = [int(step) for step in attribute(file, "snapshots")] if "snapshots" in file.attrs else []
     groups = members(group_at(file, "snapshots")) if has(file, "snapshots") else []
     last = len(dataset_at(file, "step")) if has(file, "training") else 0
+    if origin_of(file) == CHECKPOINT:  # its steps are known from its snapshots alone
+        last = max(steps, default=0)
     if steps != sorted({*steps}) or not all(0 < step <= last for step in steps):
         raise ValueError(f"attribute snapshots is {steps}, not steps from 1 to {last}, ascending")
     for step in steps:
@@ -204,7 +208,16 @@ def _read_parameters(file: h5py.File) -> _Parameters:
     trained = {str(layer) for layer in attribute(file, "layers").tolist()}
     if trained == layers:  # a run that trains every layer may train the parts outside the layers as well
         trained |= {*OUTSIDE}
+    trained |= _also(file)
     return _Parameters(names, size, _places(names, parts), [part in trained for part in parts])
+
+
+def _also(file: h5py.File) -> set[str]:
+    """Return the parts outside the layers that may have moved in a checkpoint beside its layers."""
+    also = str(attribute(file, "also")).split(",") if "also" in file.attrs else []
+    if also and (origin_of(file) != CHECKPOINT or not {*also} <= {*OUTSIDE}):
+        raise ValueError(f"attribute also is {','.join(also)!r}, not parts outside the layers of a checkpoint")
+    return {*also}
 
 
 def _places(names: Sequence[str], parts: Sequence[str]) -> list[str]:

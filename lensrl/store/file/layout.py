@@ -82,6 +82,8 @@ ATTRIBUTES = {
     ("lensrl-patch", 3): ("layers", "sets"),
 }  # fmt: skip
 
+OPTIONAL = ("origin", "also")  # attributes of runs that may be absent
+
 NUMBERS = {  # attribute -> NumPy kind and number of dimensions; all other attributes are text
     "format_version": ("i", 0), "seed": ("i", 0), "n_layers": ("i", 0), "layer": ("i", 0), "score": ("f", 0),
     "layers": ("i", 1), "snapshots": ("i", 1),
@@ -108,6 +110,9 @@ def check_names(file: h5py.File) -> Names:
     format, version = str(attribute(file, "format")), int(attribute(file, "format_version"))
     for (kind, since), attributes in ATTRIBUTES.items():
         for name in attributes if kind == format and since <= version else ():
+            _check_attribute(file, name)
+    for name in OPTIONAL:
+        if name in file.attrs:
             _check_attribute(file, name)
     datasets, groups = [], []
     for name in check_tree(file):

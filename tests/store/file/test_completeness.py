@@ -30,7 +30,7 @@ from tests.store.synthetic import (
 )
 from tests.store.test_format import RUN, table
 
-KINDS = ("base", "trained", "diverged")
+KINDS = ("base", "trained", "adopted", "diverged")
 MAY_BE_ABSENT = {"training/turns", "training/anchor_group_size", "training/shared_anchor_share"}
 DATASETS = [
     row[0] for row in table(RUN, "dataset")
@@ -53,6 +53,12 @@ def found(path: Path) -> tuple[str, str]:
 def run_of(kind: str, folder: Path) -> Path:
     if kind == "trained":
         write_full_run(folder / "full-rl.seed-3.h5")
+        return folder / "full-rl.seed-3.h5"
+    if kind == "adopted":
+        write_full_run(folder / "full-rl.seed-3.h5")
+        with resealed(folder / "full-rl.seed-3.h5") as file:
+            file.attrs["origin"] = "checkpoint"
+            del file["training"]
         return folder / "full-rl.seed-3.h5"
     if kind == "base":
         return add_run(folder, "base", {"only": [0.0, 1.0]})
@@ -179,3 +185,48 @@ def test_the_base_is_completed(tmp_path: Path) -> None:
     with resealed(path) as file:
         file.attrs["status"] = "collapsed"
     assert found(path) == ("damaged", "attribute status is 'collapsed', and the base is always 'completed'")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "complaint"),
+    [
+        ({"origin": "merging"}, "attribute origin is 'merging', not one of training, checkpoint"),
+        ({"status": "collapsed"}, "attribute status is 'collapsed', and a run from a checkpoint is always 'completed'"),
+        ({"also": "embed,layer"}, "attribute also is 'embed,layer'"),
+        ({"origin": "training"}, "there is no training, and the run is not diverged"),
+    ],
+)
+def test_a_run_from_a_checkpoint_says_so(tmp_path: Path, attributes: dict[str, str], complaint: str) -> None:
+    path = run_of("adopted", tmp_path)
+    with resealed(path) as file:
+        file.attrs.update(attributes)
+    assert found(path)[1].startswith(complaint)
+
+
+def test_the_parts_that_a_checkpoint_may_move_are_in_its_attributes(tmp_path: Path) -> None:
+    moved = ["model.embed.weight", "model.layers.0.attn.q.weight"]
+    about = replace(header("layer-0"), origin="checkpoint")
+    for also, status in ((["embed"], "good"), ((), "damaged")):
+        write_run(
+            tmp_path / f"{status}.h5", replace(about, also=also), PARAMETERS, before_weights(),
+            after=after_weights(moved), scores=score_arrays(np.array([[0.0, 1.0]])), probe=probe(),
+            activations=activations(),
+        )  # fmt: skip
+        assert found(tmp_path / f"{status}.h5")[0] == status
+    with resealed(tmp_path / "good.h5") as file:
+        file.attrs["origin"] = "training"
+    assert found(tmp_path / "good.h5")[0] == "damaged"
+
+
+def test_the_last_snapshot_of_a_checkpoint_may_be_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "run.h5"
+    names = [p.name for p in PARAMETERS]
+    write_run(
+        path, replace(header("full-rl"), origin="checkpoint", snapshots=[100, 200]), PARAMETERS, before_weights(),
+        after=after_weights(names), snapshots={100: after_weights(names[:2])},
+        scores=score_arrays(np.array([[0.0, 1.0]])), probe=probe(), activations=activations(),
+    )  # fmt: skip
+    assert found(path) == ("good", "")
+    with resealed(path) as file:
+        file.attrs["snapshots"] = np.array([100, 150, 200], np.int32)
+    assert found(path)[1] == "there is no snapshots/150, which attribute snapshots names"
