@@ -26,7 +26,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils.hub import cached_file
+from transformers.utils.hub import has_file
 from transformers.utils.logging import disable_progress_bar
 
 from lensrl.errors import LensrlError, did_you_mean, reason
@@ -105,7 +105,7 @@ def load_base(name: str) -> Base:
     with _in_one_line(name, "correct its config.json, or update transformers for a newer model"):
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     # 2. The model. Each of its tensors must come from its files.
-    with _in_one_line(name), _without_report():
+    with _in_one_line(name), _silent("transformers.modeling_utils"):
         model, report = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
             source,
             config=config, dtype=torch.float32, trust_remote_code=False, use_safetensors=True,
@@ -138,12 +138,12 @@ def load_base(name: str) -> Base:
 
 
 def _hub_has(name: str, file: str) -> bool:
-    """Return whether a model of the hub has a file. False as well when neither the hub nor the cache answers."""
-    found = cached_file(
-        name, file, _raise_exceptions_for_gated_repo=False, _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )  # fmt: skip
-    return found is not None
+    """Return whether a model of the hub has a file. False where loading will fail, and say why in its own line."""
+    try:
+        with _silent("transformers.utils.hub"):
+            return has_file(name, file)
+    except Exception:  # no such model, no right to read it, no name of a model
+        return False
 
 
 @contextmanager
@@ -156,18 +156,18 @@ def _in_one_line(name: str, advice: str = _ADVICE) -> Iterator[None]:
 
 
 @contextmanager
-def _without_report() -> Iterator[None]:
-    """Keep transformers from printing its loading report: `check_tensors` reads it."""
-    logger = logging.getLogger("transformers.modeling_utils")
-    logger.addFilter(_is_error)  # at a higher level, the logger would print about tensor parallelism instead
+def _silent(module: str) -> Iterator[None]:
+    """Keep a module of transformers from printing what is read here from its results and its errors."""
+    logger = logging.getLogger(module)
+    logger.addFilter(_never)  # at a higher level, `modeling_utils` would print about tensor parallelism instead
     try:
         yield
     finally:
-        logger.removeFilter(_is_error)
+        logger.removeFilter(_never)
 
 
-def _is_error(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.ERROR
+def _never(record: logging.LogRecord) -> bool:
+    return False
 
 
 def pick_device() -> str:
