@@ -93,9 +93,9 @@ def untie_different_head(model: PreTrainedModel) -> list[str]:
 def check_drives(name: str, model: PreTrainedModel) -> None:
     """Raise LensrlError in one line for a model that cannot be sampled, before anything is trained.
 
-    Two rows of two tokens run through the model. Their logits must be finite numbers, one per token of the vocabulary.
-    The second token must not change the logits of the first. Two more tokens are sampled with the cache, and the
-    logits of the last must be those of a pass without the cache, to 1 % of their range.
+    Two rows of two tokens get two more tokens each, sampled with the cache. The logits of the last token must be the
+    logits of a pass without the cache, to 1 % of their range. All logits must be finite. The rows begin with the same
+    token, and later tokens must not change its logits.
     """
     last = embedding_rows(model) - 1
     ids = torch.tensor([[0, 1], [0, last]], device=model.device)
@@ -103,12 +103,11 @@ def check_drives(name: str, model: PreTrainedModel) -> None:
         do_sample=False, max_new_tokens=2, min_new_tokens=2, output_logits=True, return_dict_in_generate=True,
     )  # fmt: skip
     try:
-        mask = torch.ones_like(ids)
-        logits = model(input_ids=ids, attention_mask=mask).logits
         sampled = model.generate(  # pyright: ignore[reportCallIssue]
-            input_ids=ids, attention_mask=mask, generation_config=settings
+            input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings
         )
-        whole = model(input_ids=sampled.sequences[:, :-1], attention_mask=torch.ones_like(sampled.sequences[:, :-1]))
+        read = sampled.sequences[:, :-1]
+        logits = model(input_ids=read, attention_mask=torch.ones_like(read)).logits
     except Exception as error:  # whatever a model's own code raises: it cannot be used
         raise LensrlError(
             f"model {name!r} cannot be sampled ({type(error).__name__}: {reason(error)}): lensrl needs a causal "
@@ -126,7 +125,7 @@ def check_drives(name: str, model: PreTrainedModel) -> None:
             f"model {name!r} is not causal: a token changes the logits of the token before it; give a decoder "
             f"(for an encoder, is_decoder must be true in its config.json)"
         )
-    if (sampled.logits[-1] - whole.logits[:, -1]).abs().max() > tolerance:
+    if (sampled.logits[-1] - logits[:, -1]).abs().max() > tolerance:
         raise LensrlError(
             f"model {name!r} gives other logits with its cache than without: samples would not come from the model "
             f"that is trained; update transformers, or give another model"
