@@ -51,6 +51,10 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """Return the first line of an exception's message, or the exception's name when it has no message."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    """Return the first line of an exception's message, or the exception's name when it has no message.
+
+    A first line that ends in a colon announces the second, which is returned with it.
+    """
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    announced = lines[1:2] if lines and lines[0].endswith(":") else []
+    return " ".join([*lines[:1], *announced]) if lines else type(error).__name__

@@ -23,7 +23,7 @@ from lensrl.recipe import Evaluation, Recipe, Rl, Store
 from lensrl.recipe.layers import OUTSIDE
 from lensrl.tasks import Item, Split
 from lensrl.train.trainer import train
-from lensrl.train.workshop import check_fits
+from lensrl.train.workshop import check_checkpointing, check_fits
 from tests.families import CAPPED, FAMILIES, N_LAYERS, TOKENS, opened, save
 
 LOGPROB = FORCED_METRICS.index("reference_logprob")
@@ -210,6 +210,15 @@ def test_completions_must_fit_into_a_table_of_positions(family: str, tmp_path: P
     long = asked.rl.model_copy(update={"max_completion_tokens": 59})
     with pytest.raises(LensrlError, match=r"has 64 positions, fewer than the 6 of the longest prompt and the 59"):
         run_study(asked.model_copy(update={"rl": long}), tmp_path / "study")
+
+
+def test_gradient_checkpointing_is_refused_where_there_is_none(tmp_path: Path) -> None:
+    base = opened(UNKNOWN, tmp_path)
+    asked = recipe(base.name)
+    check_checkpointing(base, asked)
+    asked = asked.model_copy(update={"rl": asked.rl.model_copy(update={"gradient_checkpointing": True})})
+    with pytest.raises(LensrlError, match=r"CTRLLMHeadModel.* set rl.gradient_checkpointing = false"):
+        check_checkpointing(base, asked)
 
 
 def test_only_learned_positions_are_a_table(tmp_path: Path) -> None:

@@ -146,6 +146,10 @@ class _StudyProgress:
         names = ", ".join(f"{spec.name} seed {spec.seed}" if spec.name != "base" else "base" for spec in specs)
         console.print(escape(f"waiting for other processes: {names}"))
 
+    def noted(self, line: str) -> None:
+        """Say what loading changed about the base model."""
+        console.print(escape(line))
+
     def _line(self, spec: RunSpec, run: Run, who: str = "") -> None:
         """A run has its file: one line, and the bar moves on."""
         self.made += 1

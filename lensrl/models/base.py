@@ -10,29 +10,36 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     GenerationConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
 )
-from transformers.models.auto.tokenization_auto import get_tokenizer_config
+from transformers.utils.hub import has_file
 from transformers.utils.logging import disable_progress_bar
 
 from lensrl.errors import LensrlError, did_you_mean, reason
 from lensrl.models.blocks import Blocks, find_blocks
+from lensrl.models.folder import ADAPTER, adapter_message, check_config, check_files
+from lensrl.models.loading import check_drives, check_finite, check_tensors, untie_different_head
+from lensrl.models.tokenizer import check_ids, drop_final_end, load_tokenizer
 
 EMBEDDED = ("tiny:qwen3", "tiny:qwen2.5")
+_ADVICE = (
+    "give a local folder with config.json, safetensors and tokenizer files, or a hub name that this machine can reach "
+    "or has in its cache"
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,7 @@ class Base:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     blocks: Blocks
+    notes: tuple[str, ...] = ()  # changes that loading made to what the folder says, each in one line
 
     @cached_property
     def weights(self) -> dict[str, torch.Tensor]:
@@ -75,48 +83,91 @@ def load_base(name: str) -> Base:
 
     `name` is an embedded model (`tiny:qwen3`, `tiny:qwen2.5`), a local folder, or a Hugging Face name.
 
-    Raises LensrlError in one line if there is no such model, if the hub cannot be reached, or if the model has
-    parameters that are not fp32, no usable tokenizer, or no stack of decoder blocks.
+    Raises LensrlError in one line for each of these:
+
+    - There is no such model, or the hub cannot be reached.
+    - The folder is not a complete model in safetensors files (`lensrl.models.folder`).
+    - Tensors are missing, left over, of another shape or not finite, or sampling fails (`lensrl.models.loading`).
+    - The tokenizer does not fit the model (`lensrl.models.tokenizer`).
+    - The model has no stack of decoder blocks.
     """
     source = _source(name)
     disable_progress_bar()  # lensrl prints its own line for progress, and its own line for an error
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
-        )
-        tokenizer = _load_tokenizer(source)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise LensrlError(
-            f"model {name!r} cannot be loaded ({reason(error)}); give a local folder with config.json, safetensors and "
-            f"tokenizer files, or a hub name that this machine can reach or has in its cache"
-        ) from None
-    # Check what the rest of lensrl relies on: fp32 masters, an end of sequence, a padding token.
+    # 1. The files and the configuration, before any weight is read.
+    if Path(source).is_dir():
+        check_files(Path(source))
+    elif _hub_has(source, ADAPTER):
+        raise LensrlError(adapter_message(name, beside=_hub_has(source, "config.json")))
+    with _in_one_line(name):
+        written, _ = PreTrainedConfig.get_config_dict(source)
+    check_config(name, written)
+    with _in_one_line(name, "correct its config.json, or update transformers for a newer model"):
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    # 2. The model. Each of its tensors must come from its files.
+    with _in_one_line(name), _silent("transformers.modeling_utils"):
+        model, report = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
+            source,
+            config=config, dtype=torch.float32, trust_remote_code=False, use_safetensors=True,
+            output_loading_info=True, ignore_mismatched_sizes=True,  # refused below, with the name and both shapes
+        )  # fmt: skip
+    notes = check_tensors(name, source, model, report)
     other = {p.dtype for p in model.parameters()} - {torch.float32}
     if other:
         raise LensrlError(f"model {name!r} has parameters in {other}: fp32 masters are needed")
+    check_finite(name, model)
+    notes += untie_different_head(model)
+    # 3. The tokenizer: an end of sequence, a padding token, and an embedding for each of its tokens.
+    with _in_one_line(name):
+        tokenizer = load_tokenizer(source)
     if tokenizer.eos_token_id is None or len(tokenizer) < 2:
         raise LensrlError(
             f"model {name!r} has no usable tokenizer: its folder needs tokenizer.json with an end of sequence"
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    # Drop the checkpoint's sampling defaults: a repetition penalty, for example, would score another policy than the
-    # trained one.
+    check_ids(name, model, tokenizer)
+    if drop_final_end(name, tokenizer):
+        notes.append(f"its tokenizer appends {tokenizer.eos_token} to every text: prompts come without it")
+    # 4. Sampling. Drop the checkpoint's sampling defaults: a repetition penalty, for example, would score another
+    # policy than the trained one.
     declared = model.generation_config.eos_token_id
     model.generation_config = GenerationConfig(eos_token_id=declared, pad_token_id=tokenizer.pad_token_id)
-    return Base(name, model.eval(), tokenizer, find_blocks(model))
+    check_drives(name, model.eval())
+    return Base(name, model, tokenizer, find_blocks(model), tuple(notes))
 
 
-def _load_tokenizer(source: str) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model folder, from its tokenizer.json if the folder names no special class.
+def _hub_has(name: str, file: str) -> bool:
+    """Return whether a model of the hub has a file. False where loading will fail, and say why in its own line."""
+    try:
+        with _silent("transformers.utils.hub"):
+            return has_file(name, file)
+    except Exception:  # no such model, no right to read it, no name of a model
+        return False
 
-    AutoTokenizer follows the model's architecture instead for some models. A Qwen2 model gets the splitting rules of
-    the published Qwen2, which silently drop text for which another vocabulary has no token.
-    """
-    declared = get_tokenizer_config(source, trust_remote_code=False).get("tokenizer_class")
-    general = declared in ("TokenizersBackend", "PreTrainedTokenizerFast")
-    return (PreTrainedTokenizerFast if general else AutoTokenizer).from_pretrained(source, trust_remote_code=False)
+
+@contextmanager
+def _in_one_line(name: str, advice: str = _ADVICE) -> Iterator[None]:
+    """Turn every error of loading into one line. transformers and tokenizers raise plain `Exception`, too."""
+    try:
+        yield
+    except Exception as error:
+        raise LensrlError(f"model {name!r} cannot be loaded ({reason(error)}); {advice}") from None
+
+
+@contextmanager
+def _silent(module: str) -> Iterator[None]:
+    """Keep a module of transformers from printing what is read here from its results and its errors."""
+    logger = logging.getLogger(module)
+    logger.addFilter(_never)  # at a higher level, `modeling_utils` would print about tensor parallelism instead
+    try:
+        yield
+    finally:
+        logger.removeFilter(_never)
+
+
+def _never(record: logging.LogRecord) -> bool:
+    return False
 
 
 def pick_device() -> str:

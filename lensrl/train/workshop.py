@@ -51,6 +51,7 @@ class Workshop:
         if trains(recipe, self.base.blocks.n_layers):  # a study of checkpoints alone needs no settings of rl
             check_algorithm(recipe, self.task)
             check_enough(self.task, recipe)
+            check_checkpointing(self.base, recipe)
         check_fits(self.base, self.task, self.items, recipe)
         self.device = pick_device()
         self.parameters = parameter_table(self.base)
@@ -225,6 +226,15 @@ def check_enough(task: Task | AgentTask, recipe: Recipe) -> None:
         raise LensrlError(
             f"task {recipe.task.name} has {found} training items, fewer than the {needed} of a step: give it more, or "
             f"a smaller rl.prompts_per_step"
+        )
+
+
+def check_checkpointing(base: Base, recipe: Recipe) -> None:
+    """Raises LensrlError where the recipe asks for gradient checkpointing and the model has none."""
+    if recipe.rl.gradient_checkpointing and not base.model.supports_gradient_checkpointing:
+        raise LensrlError(
+            f"{recipe.model} ({type(base.model).__name__}) has no gradient checkpointing; set "
+            f"rl.gradient_checkpointing = false"
         )
 
 

@@ -1,0 +1,191 @@
+"""Check the files of a model folder before anything is loaded.
+
+transformers looks for `model.safetensors` or its index, and passes over everything else in a folder. The checks here
+name the other kinds of checkpoints, and the command that turns each of them into a model folder.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from lensrl.errors import LensrlError, reason
+
+WEIGHTS, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
+_POINTER = b"version https://git-lfs"
+_VERL, _DCP, _ZERO = "model_world_size_*_rank_*.pt", "*.distcp", "*mp_rank_*"
+_CLASSIFIERS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "RewardModel")
+
+
+def check_files(folder: Path) -> None:
+    """Raise LensrlError in one line for a folder that holds no complete model in safetensors files.
+
+    Shards of a training framework are refused when they lie in the folder itself, and also in its subfolders when the
+    folder has no weights. A checkpoint of the Trainer may keep the optimizer's shards below complete weights.
+    """
+    has_weights = (folder / WEIGHTS).exists() or (folder / INDEX).exists()
+    places = [folder] if has_weights else [folder, *_subfolders(folder)]
+    for place in places:
+        _check_shards(place, model=folder)
+    if (folder / ADAPTER).exists():
+        raise LensrlError(adapter_message(str(folder), beside=has_weights))
+    if has_weights:
+        _check_safetensors(folder)
+    else:
+        _check_other_weights(folder)
+    if not (folder / "config.json").exists():
+        below = sorted(folder.glob("*/config.json"), key=lambda path: path.stat().st_mtime)
+        advice = (
+            f"give one of its folders, such as {below[-1].parent}"
+            if below
+            else "give a folder with config.json, safetensors and tokenizer files; merged weights need the other two "
+            "of the model that was trained"
+        )
+        raise LensrlError(f"model {str(folder)!r} has no config.json; {advice}")
+
+
+def check_config(name: str, config: Mapping[str, Any]) -> None:
+    """Raise LensrlError in one line for a `config.json` of quantised weights, of a classifier, or with impossible ids.
+
+    `config` holds the values of the file. The class of a configuration would fill in defaults.
+    """
+    text = {**config, **(config.get("text_config") or {})}
+    quantised = text.get("quantization_config") or text.get("compression_config")
+    if quantised:
+        method = quantised.get("quant_method", "an unnamed method")
+        raise LensrlError(
+            f"model {name!r} is quantised ({method}, quantization_config in its config.json): deltas need full "
+            f"weights; give the model that was quantised, or delete that entry if the weights are not quantised"
+        )
+    for architecture in config.get("architectures") or []:
+        if architecture.endswith(_CLASSIFIERS):
+            raise LensrlError(
+                f"model {name!r} is a {architecture}: it has a classifier in place of a language model's head; "
+                f"give the causal language model itself (the policy, not its reward model)"
+            )
+    vocabulary = text.get("vocab_size")
+    for key in ("pad_token_id", "eos_token_id"):
+        ids = text.get(key)
+        for token in ids if isinstance(ids, list) else [ids]:
+            # A pad id of -1 is how older configurations say that there is none.
+            if isinstance(token, int) and isinstance(vocabulary, int) and not -1 <= token < vocabulary:
+                raise LensrlError(
+                    f"model {name!r}: {key} {token} in its config.json is outside the vocabulary of {vocabulary}; "
+                    f"set it to the id of a token"
+                )
+
+
+def adapter_message(name: str, *, beside: bool) -> str:
+    """Return the refusal of an adapter, alone or `beside` a full model."""
+    code = (
+        f"from peft import AutoPeftModelForCausalLM as M; from transformers import AutoTokenizer as T; "
+        f'M.from_pretrained({json.dumps(name)}).merge_and_unload().save_pretrained("OUT"); '
+        f'T.from_pretrained({json.dumps(name)}).save_pretrained("OUT")'
+    )
+    if beside:
+        return (
+            f"model {name!r} holds an adapter ({ADAPTER}) beside a full model, so it may mean either; move {ADAPTER} "
+            f"and adapter_model.safetensors to another folder for the full model alone, or merge the adapter: "
+            f"python -c {shlex.quote(code)}"
+        )
+    return f"model {name!r} is an adapter ({ADAPTER}), not a full model; merge it: python -c {shlex.quote(code)}"
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    """Return the folders up to two levels below `folder`; for the `huggingface` folder of verl, its parent as well."""
+    below = sorted(path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.is_dir())
+    return [*below, folder.absolute().parent] if folder.name == "huggingface" else below
+
+
+def _check_shards(place: Path, *, model: Path) -> None:
+    """Raise LensrlError if `place` holds the shards of a training framework. `model` is the folder that was given."""
+    ready = _complete_model_near(place, model)
+    at = shlex.quote(str(place))
+    if next(place.glob(_VERL), None) is not None:
+        kind, command = (
+            "verl's FSDP shards",
+            f"python -m verl.model_merger merge --backend fsdp --local_dir {at} --target_dir OUT",
+        )
+    elif place.name == "dist_ckpt" and next(place.glob(_DCP), None) is not None:
+        at = shlex.quote(str(place.parent))
+        kind = "verl's Megatron shards"
+        command = f"python -m verl.model_merger merge --backend megatron --local_dir {at} --target_dir OUT"
+    elif next(place.glob(_DCP), None) is not None:
+        kind = "FSDP or DCP shards"
+        command = f"accelerate merge-weights {at} OUT ; then copy config.json and the tokenizer files to OUT"
+    elif next(place.glob(_ZERO), None) is not None:
+        top = place.parent if place.name.startswith("global_step") else place
+        at, script = shlex.quote(str(top)), shlex.quote(str(top / "zero_to_fp32.py"))
+        kind = "DeepSpeed ZeRO shards"
+        command = (
+            f"python {script} {at} OUT --safe_serialization ; then copy config.json and the tokenizer files to OUT"
+        )
+    else:
+        return
+    advice = f"give {ready}, which holds a complete model" if ready else f"merge them: {command}"
+    raise LensrlError(f"model {str(model)!r} holds {kind} (in {place}), not a model's safetensors; {advice}")
+
+
+def _complete_model_near(place: Path, model: Path) -> Path | None:
+    """Return a folder beside or below the shards in `place` that holds a complete model, if there is one."""
+    for folder in (place / "huggingface", place.parent / "huggingface", *model.glob("*/")):
+        has_weights = (folder / WEIGHTS).exists() or (folder / INDEX).exists()
+        if folder != model and has_weights and (folder / "config.json").exists():
+            return folder
+    return None
+
+
+def _check_safetensors(folder: Path) -> None:
+    """Raise LensrlError that names the file if a safetensors file is absent, incomplete or a pointer of Git LFS."""
+    names = [WEIGHTS]
+    if not (folder / WEIGHTS).exists():  # transformers prefers one file to an index
+        try:
+            names = sorted({*json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise LensrlError(
+                f"model {str(folder)!r}: its {INDEX} cannot be read ({reason(error)}); copy or download it again"
+            ) from None
+    for name in names:
+        path = folder / name
+        if not path.exists():
+            raise LensrlError(
+                f"model {str(folder)!r}: its {INDEX} names {name}, which is not in the folder; copy or download {name}"
+            )
+        with path.open("rb") as file:
+            pointer = file.read(len(_POINTER)) == _POINTER
+        if pointer:
+            raise LensrlError(f"model {str(folder)!r}: {name} is a pointer of Git LFS; type git lfs pull in the folder")
+        try:
+            with safe_open(path, "pt"):  # reads the header alone, and compares it with the size of the file
+                pass
+        except SafetensorError as error:
+            raise LensrlError(
+                f"model {str(folder)!r}: {name} is damaged or cut short ({reason(error)}); copy or download it again"
+            ) from None
+
+
+def _check_other_weights(folder: Path) -> None:
+    """Raise LensrlError for weights that are no safetensors: pickle, or shards without an index."""
+    if next(folder.glob("model-*-of-*.safetensors"), None) is not None:
+        raise LensrlError(
+            f"model {str(folder)!r} holds shards without {INDEX}, which says which shards there are; copy or "
+            f"download that file too"
+        )
+    pickles = sorted(path.name for path in folder.glob("pytorch_model*.bin"))
+    if pickles:
+        # Tensors keep their names: from_pretrained would fill missing ones with random numbers before saving.
+        code = (
+            "import glob, sys, torch; from safetensors.torch import save_file; "
+            'files = glob.glob(sys.argv[1] + "/pytorch_model*.bin"); '
+            "weights = {k: w.clone() for f in files for k, w in torch.load(f, weights_only=True).items()}; "
+            'save_file(weights, sys.argv[1] + "/model.safetensors", {"format": "pt"})'
+        )
+        raise LensrlError(
+            f"model {str(folder)!r} holds its weights as pickle ({pickles[0]}), which can run code; convert them: "
+            f"python -c {shlex.quote(code)} {shlex.quote(str(folder))}"
+        )
