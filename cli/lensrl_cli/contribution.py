@@ -178,13 +178,13 @@ def _which(table: pd.DataFrame) -> str:
 def _show_table(name: str, table: pd.DataFrame) -> None:
     columns = {"layer": "right", "C_l": "right", "95 % interval": "right", BAR: "left"}
     print_table(f"Layer contribution, {name}", columns, [_row(row) for row in table.to_dict("records")])
-    note(
-        "Intervals come from the file."
-        if not (table["interval_from"] == "roughness").any()
-        else "The file has no intervals. These intervals are estimated from the roughness of the profile over depth; a "
-        "cliff in the profile makes them too wide.",
-        style="dim",
-    )
+    sources = {
+        "file": "Intervals come from the file.",
+        "roughness": "The file has no intervals. These intervals are estimated from the roughness of the profile over "
+        "depth; a cliff in the profile makes them too wide.",
+    }
+    for source in sources.keys() & {*table["interval_from"]}:
+        note(sources[source], style="dim")
 
 
 def _row(row: Mapping[Any, Any]) -> dict[str, str]:

@@ -47,13 +47,20 @@ def run(
     """
     if out is not None and len(recipes) > 1:
         raise LensrlError(f"--out {out} names one folder and there are {len(recipes)} recipes; leave it out")
+    if only is not None and len(recipes) > 1:
+        raise LensrlError(f"--only {only} names runs of one recipe and there are {len(recipes)}; run them one by one")
+    names = None if only is None else [name.strip() for name in only.split(",") if name.strip()]
+    if names == []:
+        raise LensrlError("--only names no run; write --only full-rl,layer-3")
     # Check all recipes before the first run starts.
+    if any(not path.name for path in recipes):
+        raise LensrlError("'' is no recipe: name a TOML file, such as runs/tiny.toml")
     for path in (out, *(path.with_suffix("") for path in recipes if out is None)):
         if path is not None and path.is_file():
             raise LensrlError(f"{path} is a file and the study needs a folder: name one with --out DIR")
     loaded = [lensrl.load_recipe(path) for path in recipes]
     for path, recipe in zip(recipes, loaded, strict=True):
-        _run(recipe, out if out is not None else path.with_suffix(""), None if only is None else only.split(","))
+        _run(recipe, out if out is not None else path.with_suffix(""), names)
 
 
 def _run(recipe: Recipe, folder: Path, only: list[str] | None) -> None:
@@ -75,10 +82,11 @@ def _run(recipe: Recipe, folder: Path, only: list[str] | None) -> None:
     finally:
         signal.signal(signal.SIGINT, before)
         progress.stop()
+    asked = "runs" if only is None else "runs of --only"
     console.print(
-        f"all {progress.planned_runs} runs done in {folder}"
+        f"all {progress.planned_runs} {asked} done in {folder}"
         if progress.made
-        else f"all {progress.planned_runs} runs were done already in {folder}"
+        else f"all {progress.planned_runs} {asked} were done already in {folder}"
     )
 
 

@@ -100,7 +100,7 @@ class _Pair(NamedTuple):
 
 def _find_pair(study: Study, one: str, other: str, *, seed: int | None, site: str, first_token: bool = True) -> _Pair:
     """Find two runs and the tokens to compare. Raises LensrlError when they cannot be compared."""
-    seed = study.runs.shared_seed(one, other) if seed is None else seed
+    seed = study.runs.shared_seed(one, other, scored=True) if seed is None else seed
     a, b = (study.runs.find(name, seed) for name in (one, other))
     for run in (a, b):
         if site not in run.activations:

@@ -42,7 +42,7 @@ def compare_weights(study: Study, run: str = FULL, *, by: By = "parameter", seed
     """
     from lensrl.models.base import load_base  # torch, only where weights are needed
 
-    trained = study.runs.find_scored(run, seed)
+    trained = study.runs.find_scored(run, study.runs.shared_seed(run, scored=True) if seed is None else seed)
     base = load_base(study.recipe.model)
     check_base(trained, base.name, base.fingerprint)
     places = trained.delta_norms().set_index("parameter")
@@ -80,7 +80,7 @@ def along_training(study: Study, run: str = FULL, *, seed: int | None = None) ->
     its snapshots alone: the step of its end is known only where it is one of them. Deltas are read one layer at a time.
     `seed=None`: see `lensrl.store.runs.Runs`. Raises LensrlError when fewer than two points are known.
     """
-    trained = study.runs.find(run, seed)
+    trained = study.runs.find(run, study.runs.shared_seed(run, scored=True) if seed is None else seed)
     points = _points(trained)
     rows = []
     for layer in range(study.n_layers):

@@ -32,7 +32,7 @@ def load_recipe(path: str | Path) -> Recipe:
         raise RecipeError(f"no recipe at {path}; recipes are TOML files such as runs/tiny.toml") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise RecipeError(f"{path} is not a TOML file: {error}") from None
-    recipe = _validate(data, str(path))
+    recipe = parse_recipe(data, str(path))
     for name, layer_set in recipe.sets.items():
         if layer_set.chosen is not None:
             raise RecipeError(f"{path}: sets.{name}.chosen is found by the study: say what to choose, layers = 'top-3'")
@@ -42,12 +42,13 @@ def load_recipe(path: str | Path) -> Recipe:
 def read_kept_recipe(path: Path) -> Recipe:
     """Read the `recipe.json` of a study folder. Raises RecipeError if the file cannot be read."""
     try:
-        return _validate(json.loads(path.read_text(encoding="utf-8")), str(path))
+        return parse_recipe(json.loads(path.read_text(encoding="utf-8")), str(path))
     except (OSError, ValueError, RecursionError) as error:
         raise RecipeError(f"{path} cannot be read: {error}") from None
 
 
-def _validate(data: Any, where: str) -> Recipe:
+def parse_recipe(data: Any, where: str) -> Recipe:
+    """Validate the data of a recipe. Raises RecipeError that names `where` it comes from."""
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:

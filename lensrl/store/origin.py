@@ -66,14 +66,20 @@ def check_base(run: Run, name: str, fingerprint: str) -> None:
         )
 
 
+def item_digests(run: Run) -> dict[str, str]:
+    """Return the digests of the items that a run was made with; empty for an older file, which does not hold them."""
+    kept = run.provenance.get("items")
+    return {str(split): str(digest) for split, digest in kept.items()} if isinstance(kept, dict) else {}
+
+
 def check_items(run: Run, digests: Mapping[str, str]) -> None:
     """Raise LensrlError when `run` was made with other items than `digests`: split -> sha256 (`lensrl.tasks.digest`).
 
     Older files do not hold the digests of their items. For such a file there is no check.
     """
-    kept = run.provenance.get("items")
+    kept = item_digests(run)
     for split, digest in digests.items():
-        recorded = str(kept.get(split, digest)) if isinstance(kept, dict) else digest
+        recorded = kept.get(split, digest)
         if recorded != digest:
             raise LensrlError(
                 f"{run.path} was made with other {_items_of(split)} (sha256 {recorded[:12]}) than its recipe gives now "

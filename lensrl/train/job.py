@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lensrl.errors import StoreError
-from lensrl.recipe import Recipe
+from lensrl.recipe import Recipe, parse_recipe
 from lensrl.recipe.runs import BASE, RunSpec, set_run
 from lensrl.store.names import run_path
+from lensrl.store.origin import check_items
 from lensrl.store.run import Run
 
 
@@ -17,25 +18,27 @@ from lensrl.store.run import Run
 class Job:
     """One run to make. It can be pickled, and holds everything that a worker needs.
 
-    `recipe` has its sets chosen. `fingerprint` is the base model's: a worker that loads another base refuses the job.
+    `recipe` has its sets chosen. `fingerprint` is the base model's, and `items` holds the digests of the study's items
+    (`lensrl.tasks.digest`): a worker that loads another base or other items refuses the job.
     """
 
     recipe: Recipe
     spec: RunSpec
     folder: Path
     fingerprint: str
+    items: Mapping[str, str]
 
     @property
     def path(self) -> Path:
-        """The run's file."""
+        """The path of the run's file."""
         return run_path(self.folder, self.spec.name, self.spec.seed)
 
 
 def is_made(job: Job) -> bool:
-    """Whether the job's run is there.
+    """Return whether the job's run has its file.
 
-    Raises StoreError for a damaged file, and for the file of another run, another base or another checkpoint: it is not
-    replaced, since its data may be rescued.
+    Raises StoreError for a damaged file, and for the file of another run, another base, another recipe or another
+    checkpoint; LensrlError for a run that was made with other items. The file is not replaced: its data may be rescued.
     """
     path, spec = job.path, job.spec
     if not path.exists():
@@ -45,6 +48,13 @@ def is_made(job: Job) -> bool:
             raise StoreError(f"{path} holds the run {run.name} with seed {run.seed}; move it away and run again")
         if run.fingerprint != job.fingerprint:
             raise StoreError(f"{path} was made from another base model than {BASE}.h5; move it away and run again")
+        conflict = run_recipe(job).conflict(parse_recipe(run.recipe, f"the recipe of {path}"))
+        if conflict is not None:
+            raise StoreError(
+                f"{path} was made with another recipe ({conflict}); move it away and run again, or choose another "
+                f"folder with --out"
+            )
+        check_items(run, job.items)
         _check_origin(run, spec)
         if run.layer_set is None and spec.layers is not None and tuple(run.layers) != spec.layers:
             raise StoreError(f"{path} trained layers {run.layers}, not {spec.trained}; move it away and run again")
@@ -55,7 +65,7 @@ def is_made(job: Job) -> bool:
 
 
 def _check_origin(run: Run, spec: RunSpec) -> None:
-    """Raises StoreError where a run was trained and the recipe names a checkpoint, or the other way round.
+    """Raise StoreError where a run was trained and the recipe names a checkpoint, or the other way round.
 
     Raises StoreError also where a run was taken from another checkpoint.
     """
@@ -74,3 +84,17 @@ def _made_from(origin: Mapping[str, object] | None) -> str:
     revision = f"@{origin['revision']}" if origin["revision"] is not None else ""
     steps = [*origin["snapshots"]] if isinstance(origin["snapshots"], dict) else []
     return f"taken from {origin['source']}{revision}" + (f" with snapshots {', '.join(steps)}" if steps else "")
+
+
+def run_recipe(job: Job) -> Recipe:
+    """Return the recipe that a run is made with: the study's, at the learning rate of the run.
+
+    A checkpoint with layers and a name of its own is the run of a set, so its recipe has this set.
+    """
+    taken = job.recipe.checkpoints.get(job.spec.name)
+    if taken is not None and taken.layers is not None:
+        return job.recipe.model_copy(update={"sets": job.recipe.sets | {job.spec.name: taken.layer_set}})
+    if job.spec.learning_rate is None:
+        return job.recipe
+    rl = job.recipe.rl.model_copy(update={"learning_rate": job.spec.learning_rate})
+    return job.recipe.model_copy(update={"rl": rl, "learning_rates": []})

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 from lensrl.errors import LensrlError, Taken, did_you_mean
 from lensrl.recipe import LayerSet, Recipe, read_kept_recipe
 from lensrl.recipe.runs import BASE, RunSpec, plan
-from lensrl.store.file.atomic import new_file, remove_litter
+from lensrl.store.file.atomic import is_being_written, new_file, remove_litter
 from lensrl.store.names import RECIPE_FILE, run_path
+from lensrl.store.origin import item_digests
 from lensrl.store.run import Run
 from lensrl.store.study import Study
 from lensrl.train.choose import choose_sets
@@ -37,7 +38,7 @@ def run_study(
     folder: str | Path,
     watcher: Watcher | None = None,
     *,
-    only: Sequence[str] | None = None,
+    only: str | Sequence[str] | None = None,
     engine: Engine | None = None,
 ) -> Study:
     """Make every run of `recipe` that `folder` lacks, and return the study.
@@ -60,14 +61,15 @@ def run_study(
         with Run(base_path) as base:
             n_layers, fingerprint = base.n_layers, base.fingerprint
             items = [*base.items[["benchmark", "item"]].itertuples(index=False, name=None)]
+            digests = item_digests(base)
     else:
         workshop = _open_workshop(recipe, folder)
         n_layers, fingerprint = workshop.base.blocks.n_layers, workshop.base.fingerprint
-        items = [(item.benchmark, item.id) for item in workshop.items]
+        items, digests = [(item.benchmark, item.id) for item in workshop.items], workshop.digests
     # 2. The runs to make. Sets that rest on a profile are chosen now, and stay.
     recipe = choose_sets(recipe, n_layers, items, made=_made_sets(recipe, folder))
-    specs = _named(plan(recipe, n_layers), only)
-    jobs = [Job(recipe, spec, folder, fingerprint) for spec in specs]
+    specs = _named(plan(recipe, n_layers), [only] if isinstance(only, str) else only)
+    jobs = [Job(recipe, spec, folder, fingerprint, digests) for spec in specs]
     missing = [job for job in jobs if not is_made(job)]
     if missing:
         workshop = workshop or _open_workshop(recipe, folder)
@@ -84,7 +86,7 @@ def run_study(
 
 
 def _named(specs: list[RunSpec], only: Sequence[str] | None) -> list[RunSpec]:
-    """The runs that `only` names. Raises LensrlError for a name that no run has."""
+    """Return the runs that `only` names. Raises LensrlError for a name that no run has."""
     if only is None:
         return specs
     names = {spec: (spec.name, run_path(Path(), spec.name, spec.seed).stem) for spec in specs}
@@ -96,9 +98,11 @@ def _named(specs: list[RunSpec], only: Sequence[str] | None) -> list[RunSpec]:
 
 
 def _check_recipe(recipe: Recipe, folder: Path) -> None:
-    """Raises LensrlError when the folder holds a study that measures something else."""
+    """Raise LensrlError when the folder holds a study that measures something else, or one of its runs is begun."""
     kept = folder / RECIPE_FILE
-    if kept.exists() and any(folder.glob("*.h5")):  # before the first run, a recipe may still be put right
+    begun = (folder / partial.name[1:].removesuffix(".partial") for partial in folder.glob(".*.h5.partial"))
+    # Before its first run begins, the recipe of a study may still be corrected.
+    if kept.exists() and (any(folder.glob("*.h5")) or any(map(is_being_written, begun))):
         conflict = recipe.conflict(read_kept_recipe(kept))
         if conflict is not None:
             raise LensrlError(
@@ -109,13 +113,17 @@ def _check_recipe(recipe: Recipe, folder: Path) -> None:
 
 
 def _keep_recipe(recipe: Recipe, folder: Path) -> None:
-    """Write `recipe.json`, unless the folder has the same one. Wait for a process that is writing it."""
+    """Write `recipe.json`, unless the folder has the same one. Wait for a process that is writing it.
+
+    Raises LensrlError when another process has begun a study of another recipe in the folder meanwhile.
+    """
     path = folder / RECIPE_FILE
     text = json.dumps(recipe.model_dump(mode="json"), indent=2) + "\n"
     until = time.monotonic() + PATIENCE
     while not (path.exists() and path.read_text(encoding="utf-8") == text):
         try:
             with new_file(path) as partial:
+                _check_recipe(recipe, folder)
                 partial.write_text(text, encoding="utf-8")
         except Taken:
             if time.monotonic() > until:
@@ -124,7 +132,7 @@ def _keep_recipe(recipe: Recipe, folder: Path) -> None:
 
 
 def _made_sets(recipe: Recipe, folder: Path) -> dict[str, LayerSet]:
-    """The sets that were chosen from a profile and have a run: set -> the choice that the run was made with."""
+    """Return the sets that were chosen from a profile and have a run, as this run was made: set -> choice."""
     found = {}
     for name in (name for name, layer_set in recipe.sets.items() if layer_set.profile is not None):
         for path in sorted(folder.glob(f"{name}.seed-*.h5"))[:1]:

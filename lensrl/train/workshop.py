@@ -31,7 +31,7 @@ from lensrl.tasks.digest import digests_of
 from lensrl.train.adopt import open_checkpoint, record_of
 from lensrl.train.algorithms import check_algorithm
 from lensrl.train.checks import is_finite
-from lensrl.train.job import Job
+from lensrl.train.job import Job, run_recipe
 from lensrl.train.snapshots import Snapshots
 from lensrl.train.trainer import train
 from lensrl.train.watch import Watcher
@@ -76,13 +76,16 @@ class Workshop:
         """Make one run and write its file.
 
         Raises Taken when another process makes the run, or has made it. Nothing is written when a frozen parameter has
-        moved, nor for a base that is not the job's.
+        moved, nor for a base or for items that are not the job's.
         """
         if job.fingerprint != self.base.fingerprint:
             raise LensrlError(
                 f"{job.path} is to be made from another base model (fingerprint {job.fingerprint[:12]}) than "
                 f"{self.recipe.model} is here ({self.base.fingerprint[:12]})"
             )
+        for split, digest in job.items.items():
+            if self.digests.get(split, digest) != digest:
+                raise LensrlError(f"{job.path} is to be made with other {split} items than the recipe gives here")
         with new_file(job.path, replace=False) as partial, removed_at_end(scratch_folder(partial)):
             watcher.started(job.spec)
             if job.spec.name == BASE:
@@ -203,20 +206,6 @@ class Workshop:
                 checkpoint=checkpoint,
             ),
         )
-
-
-def run_recipe(job: Job) -> Recipe:
-    """The recipe that a run is made with: the study's, at the run's own learning rate.
-
-    A checkpoint with layers and a name of its own is the run of a set, so its recipe has this set.
-    """
-    taken = job.recipe.checkpoints.get(job.spec.name)
-    if taken is not None and taken.layers is not None:
-        return job.recipe.model_copy(update={"sets": job.recipe.sets | {job.spec.name: taken.layer_set}})
-    if job.spec.learning_rate is None:
-        return job.recipe
-    rl = job.recipe.rl.model_copy(update={"learning_rate": job.spec.learning_rate})
-    return job.recipe.model_copy(update={"rl": rl, "learning_rates": []})
 
 
 def check_enough(task: Task | AgentTask, recipe: Recipe) -> None:

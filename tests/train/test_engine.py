@@ -81,7 +81,7 @@ def claimed(path: Path) -> Iterator[None]:
 
 def jobs_of(recipe: Recipe, folder: Path, base: Base, *names: str) -> list[Job]:
     layers = {"base": (), "full-rl": None, "layer-3": (3,)}
-    return [Job(recipe, RunSpec(name, layers[name], 0), folder, base.fingerprint) for name in names]
+    return [Job(recipe, RunSpec(name, layers[name], 0), folder, base.fingerprint, {}) for name in names]
 
 
 SHARE = """
@@ -196,7 +196,7 @@ def test_a_job_comes_out_of_a_pickle_as_it_went_in(base: Base, tmp_path: Path) -
 
 
 def test_a_worker_with_another_base_refuses_the_job(base: Base, tmp_path: Path) -> None:
-    job = Job(QUICK, RunSpec("layer-3", (3,), 0), tmp_path, "0" * 64)
+    job = Job(QUICK, RunSpec("layer-3", (3,), 0), tmp_path, "0" * 64, {})
     with pytest.raises(LensrlError, match=r"another base model \(fingerprint 000000000000\) than tiny:qwen3 is here"):
         Here().make([job], NoWatcher())
     assert not list(tmp_path.iterdir())
@@ -231,7 +231,7 @@ def test_weights_that_were_trained_elsewhere_are_measured_and_written_as_a_train
 ) -> None:
     """Measuring and writing need no training: the weights of a run give its scores, deltas and activations again."""
     trained = small_study["layer-3"]
-    job = Job(SMALL, RunSpec("layer-3", (3,), 0), tmp_path, base.fingerprint)
+    job = Job(SMALL, RunSpec("layer-3", (3,), 0), tmp_path, base.fingerprint, {})
     with new_file(job.path) as partial:
         Workshop(SMALL).keep(job, partial, run_weights(trained, base), NoWatcher())
     with Run(job.path) as kept:

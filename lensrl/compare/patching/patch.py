@@ -142,7 +142,7 @@ def with_context(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
 
 
 def share_of(rows: pd.DataFrame) -> pd.Series:
-    """Whether each row's recovery is a share of a `gain` or of a `loss`: did RL raise or lower the metric?
+    """Return for each row whether its recovery is the share of a `gain` or of a `loss`.
 
     RL lowers a metric where the run that is not the base has the lower value. Recovery is then the share of that
     loss, in both directions. Empty where the recovery is not defined, and between two runs that are both trained.
@@ -165,13 +165,18 @@ def stored(study: Study, key: PatchKey) -> PatchResult | None:
 
 
 def _trained(study: Study, donor: str, into: str, seed: int, layers: str, component: PatchComponent) -> bool:
-    """Whether one of two runs trained this component of these layers (`3`, `0-5`, or `everything`)."""
+    """Return whether one of two runs trained this component of these layers (`3`, `0-5`, or `everything`).
+
+    The stream after layer l carries the outputs of the layers 0 ... l, so all of these count.
+    """
     patched = parse_layers("all" if layers == "everything" else layers, study.n_layers)
+    if component == "stream":
+        patched = list(range(max(patched) + 1))
     return any(_trains(study.runs.find(name, int(seed)), patched, component) for name in (donor, into))
 
 
 def _trains(run: Run, layers: Collection[int], component: PatchComponent) -> bool:
-    """Whether a run trained this component of any of the layers. A set of layers may train one component alone."""
+    """Return whether a run trained this component of any of the layers. A set of layers may train one component alone."""
     if set(layers).isdisjoint(run.layers):
         return False
     part = "block" if run.layer_set is None else run.layer_set.component

@@ -108,7 +108,12 @@ def check_vacant(path: Path) -> None:
 
 
 def partial_path(path: Path) -> Path:
-    """Return the path of the partial file of `path`: `.NAME.partial` in the same folder."""
+    """Return the path of the partial file of `path`: `.NAME.partial` in the same folder.
+
+    Raises StoreError for a path without a name, such as an empty one.
+    """
+    if not path.name:
+        raise StoreError(f"{str(path)!r} is not the name of a file")
     return path.with_name(f".{path.name}.partial")
 
 
