@@ -19,12 +19,12 @@ from lensrl import Study, along_training, load_recipe, open_study, patch, run_st
 from lensrl.compare.patching.graft import run_weights
 from lensrl.compare.rivals import base_rivals
 from lensrl.errors import LensrlError, StoreError
+from lensrl.models import checkpoint
 from lensrl.models.base import Base, load_base
 from lensrl.models.blocks import find_blocks
 from lensrl.recipe import Checkpoint, Recipe
 from lensrl.recipe.runs import RunSpec, plan
-from lensrl.train import adopt
-from lensrl.train.adopt import open_checkpoint
+from lensrl.train.adopt import open_checkpoint, record_of
 from lensrl.train.watch import NoWatcher
 from tests.conftest import SMALL
 from tests.families import FAMILIES, TOKENIZER
@@ -238,6 +238,7 @@ def test_another_model_is_refused_in_one_line(base: Base, kind: str, tmp_path: P
         (["config.json", "model_world_size_8_rank_0.pt"], "shards of verl; merge them: python -m verl.model_merger"),
         (["huggingface/config.json", "model_world_size_8_rank_0.pt"], "shards of verl; merge them"),
         (["config.json", "pytorch_model_fsdp_0/__0_0.distcp"], "shards of FSDP; merge them: accelerate merge-weights"),
+        (["config.json", "model-00001-of-00002.safetensors"], r"shards without model\.safetensors\.index\.json"),
         (["config.json", "model.safetensors"], "cannot be read"),
     ],
 )
@@ -364,12 +365,12 @@ def test_a_hub_name_is_downloaded_at_its_revision(base: Base, tmp_path: Path, mo
         asked.append((name, options["revision"], options["allow_patterns"]))
         return str(folder)
 
-    monkeypatch.setattr(adopt, "snapshot_download", download)
+    monkeypatch.setattr(checkpoint, "snapshot_download", download)
     spec = full("org/model-GRPO", revision="step-100")
     weights, _ = open_checkpoint(spec, base)
     assert asked == [("org/model-GRPO", "step-100", ["*.safetensors", "*.json"])]
     assert spec.checkpoint is not None
-    record = adopt.record_of(spec.checkpoint, weights)
+    record = record_of(spec.checkpoint, weights)
     assert (record["source"], record["revision"], record["commit"]) == ("org/model-GRPO", "step-100", "0123abc")
 
 
@@ -390,7 +391,7 @@ def test_a_place_without_a_model_is_refused(
     def offline(*_: object, **__: object) -> str:
         raise OSError("offline")
 
-    monkeypatch.setattr(adopt, "snapshot_download", offline)
+    monkeypatch.setattr(checkpoint, "snapshot_download", offline)
     with pytest.raises(LensrlError, match=complaint):
         open_checkpoint(full(model, **more), base)
 
