@@ -29,11 +29,10 @@ def check_files(folder: Path) -> None:
     folder has no weights. A checkpoint of the Trainer may keep the optimizer's shards below complete weights.
     """
     has_weights = (folder / WEIGHTS).exists() or (folder / INDEX).exists()
-    places = [folder] if has_weights else [folder, *_subfolders(folder)]
-    for place in places:
-        _check_shards(place, model=folder)
-    if (folder / ADAPTER).exists():
+    if (folder / ADAPTER).exists():  # before the shards: an adapter's checkpoint may hold those of its optimizer
         raise LensrlError(adapter_message(str(folder), beside=has_weights))
+    for place in [folder] if has_weights else [folder, *_subfolders(folder)]:
+        _check_shards(place, model=folder)
     if has_weights:
         _check_safetensors(folder)
     else:
@@ -57,7 +56,7 @@ def check_config(name: str, config: Mapping[str, Any]) -> None:
     text = {**config, **(config.get("text_config") or {})}
     quantised = text.get("quantization_config") or text.get("compression_config")
     if quantised:
-        method = quantised.get("quant_method", "an unnamed method")
+        method = quantised.get("quant_method", "an unnamed method") if isinstance(quantised, dict) else quantised
         raise LensrlError(
             f"model {name!r} is quantised ({method}, quantization_config in its config.json): deltas need full "
             f"weights; give the model that was quantised, or delete that entry if the weights are not quantised"
@@ -175,6 +174,11 @@ def _check_other_weights(folder: Path) -> None:
         raise LensrlError(
             f"model {str(folder)!r} holds shards without {INDEX}, which says which shards there are; copy or "
             f"download that file too"
+        )
+    if next(folder.glob("*.gguf"), None) is not None:
+        raise LensrlError(
+            f"model {str(folder)!r} holds a GGUF file, whose weights are quantised or renamed; give the model that it "
+            f"was made from"
         )
     pickles = sorted(path.name for path in folder.glob("pytorch_model*.bin"))
     if pickles:

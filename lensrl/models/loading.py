@@ -144,20 +144,33 @@ def _in_order(key: str) -> list[tuple[int, str]]:
 
 def _cause(source: str, model: PreTrainedModel, missing: list[str], left_over: list[str]) -> str:
     """Return the likely cause of missing and left-over tensors, and what to do."""
-    known = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    for wrapper, tool in _WRAPPERS.items():
-        key = next((key for key in left_over if wrapper in key and key.replace(wrapper, "") in known), None)
-        if key is not None:
-            return f"its files hold {key}, a name that {tool} gave; rename: {_rename_command(source, wrapper)}"
-    if any("lora_" in key for key in left_over):
-        return f"{next(key for key in left_over if 'lora_' in key)} is an adapter that was not merged; merge it first"
+    lora = next((key for key in left_over if "lora_" in key), None)
+    if lora is not None:
+        return f"{lora} is an adapter that was not merged; merge it with merge_and_unload() of peft, and save again"
     quantised = next((key for key in left_over if _QUANTISED.search(key)), None)
     if quantised is not None:
         return f"{quantised} belongs to quantised weights; give the model that was quantised"
-    if not known - {*missing}:
+    # A tensor that is there under another name: one of a known wrapper, or one with something before it.
+    lacking = {*missing}
+    for wrapper, tool in _WRAPPERS.items():
+        key = next((key for key in left_over if wrapper in key and key.replace(wrapper, "") in lacking), None)
+        if key is not None:
+            return f"its files hold {key}, a name that {tool} gave; rename: {_rename_command(source, wrapper)}"
+    prefix = next((key.removesuffix(end) for key in left_over if (end := _known_end(key, lacking))), "")
+    if prefix:
+        key = next(key for key in left_over if key.startswith(prefix))
+        return f"its files hold {key}, with {prefix} before each name; rename: {_rename_command(source, prefix)}"
+    if lacking == {name for name, _ in model.named_parameters(remove_duplicate=False)}:
         names = f" (its files hold {left_over[0]})" if left_over else ""
         return f"its weights are of another architecture than its config.json{names}; give the folder as it was saved"
     return _cause_in_part(model, missing, left_over)
+
+
+def _known_end(key: str, known: set[str]) -> str:
+    """Return the longest end of a tensor's name that is in `known`, or nothing."""
+    pieces = key.split(".")
+    ends = (".".join(pieces[start:]) for start in range(1, len(pieces)))
+    return next((end for end in ends if end in known), "")
 
 
 def _cause_in_part(model: PreTrainedModel, missing: list[str], left_over: list[str]) -> str:

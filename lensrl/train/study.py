@@ -2,6 +2,7 @@
 
     recipe  ->  plan: base, then full RL, single layers and sets for each seed  ->  jobs for missing runs  ->  engine
 
+A run that the recipe names in `checkpoints` is not trained: its weights are read from a folder (`lensrl.train.adopt`).
 A run is an idempotent task that writes one file. The same command continues an interrupted study. Several processes
 that make one study share its runs (`lensrl.train.engine`).
 """

@@ -159,6 +159,11 @@ def test_an_index_that_cannot_be_read_is_refused(text: str, tmp_path: Path) -> N
     assert "model.safetensors.index.json cannot be read" in refusal(tmp_path)
 
 
+def test_gguf_is_refused(tmp_path: Path) -> None:
+    touched(bare(tmp_path / "model") / "model-Q4_K_M.gguf")
+    assert "GGUF" in refusal(tmp_path / "model")
+
+
 def test_a_pointer_of_git_lfs_is_refused(tmp_path: Path) -> None:
     folder = Path(model_folder("llama", tmp_path / "model"))
     (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
