@@ -29,29 +29,34 @@ def modules() -> dict[str, Path]:
 def imports() -> dict[str, set[str]]:
     """Module -> the modules of this repository that it imports anywhere in its source.
 
-    `from lensrl import verdict` counts as an import of the module that `lensrl/__init__.py` takes `verdict` from.
+    `import lensrl` and `from lensrl import verdict` count as an import of `lensrl` itself, the front door. A string
+    that is the name of a module counts, too: `import_module("lensrl.train.study")` needs one.
     """
     files = modules()
-    homes = _public_names(files["lensrl"])
     found: dict[str, set[str]] = {}
     for module, path in files.items():
         named: set[str] = set()
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 named |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module == "lensrl":
-                named |= {homes.get(alias.name, f"lensrl.{alias.name}") for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module is not None:
-                inside = {f"{node.module}.{alias.name}" for alias in node.names}
-                named |= {name if name in files else node.module for name in inside}
-        found[module] = {name for name in named if name in files} - {module, "lensrl"}
+            elif isinstance(node, ast.ImportFrom):
+                package = _package(module, path, node.level)
+                source = ".".join(filter(None, (package, node.module)))
+                inside = {f"{source}.{alias.name}" for alias in node.names}
+                named |= {name if name in files else source for name in inside}
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and "." in node.value:
+                named.add(node.value)
+        found[module] = {name for name in named if name in files} - {module}
     return found
 
 
-def _public_names(path: Path) -> dict[str, str]:
-    """Public name of lensrl -> the module that holds it, from the `from ... import` lines of `__init__.py`."""
-    nodes = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.ImportFrom)]
-    return {alias.name: node.module for node in nodes for alias in node.names if node.module}
+def _package(module: str, path: Path, level: int) -> str:
+    """Return the package that `level` dots before an import mean in a module; "" for an absolute import."""
+    if level == 0:
+        return ""
+    parts = module.split(".")
+    inside = parts if path.name == "__init__.py" else parts[:-1]
+    return ".".join(inside[: len(inside) - level + 1])
 
 
 def room(module: str) -> str:

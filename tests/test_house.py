@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.house import circles, floors, imports, room, rooms
@@ -70,3 +72,28 @@ def test_measures_load_neither_torch_nor_h5py() -> None:
 def test_a_circle_would_be_found() -> None:
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
     assert circles({"a": {"b"}, "b": set()}) == []
+
+
+def test_no_import_is_overlooked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Relative imports, the front door, and modules that are imported by a string."""
+    files = {
+        "lensrl/__init__.py": "",
+        "lensrl/a.py": "from . import b",
+        "lensrl/b.py": "from .room import c",
+        "lensrl/room/__init__.py": "from ..a import x",
+        "lensrl/room/c.py": "import lensrl\nfrom importlib import import_module\nimport_module('lensrl.room.d')",
+        "lensrl/room/d.py": "def f():\n    from ..b import y",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr("tests.house.ROOT", tmp_path)
+    monkeypatch.setattr("tests.house.OUTSIDE", {})
+    assert imports() == {
+        "lensrl": set(),
+        "lensrl.a": {"lensrl.b"},
+        "lensrl.b": {"lensrl.room.c"},
+        "lensrl.room": {"lensrl.a"},
+        "lensrl.room.c": {"lensrl", "lensrl.room.d"},
+        "lensrl.room.d": {"lensrl.b"},
+    }

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ import torch
 
 from lensrl import run_study
 from lensrl.compare.patching.graft import run_weights
-from lensrl.errors import LensrlError
+from lensrl.errors import LensrlError, StoreError
 from lensrl.models.base import Base
 from lensrl.recipe import Recipe
 from lensrl.recipe.runs import RunSpec
@@ -28,7 +29,7 @@ from lensrl.store.names import run_path
 from lensrl.store.run import Run
 from lensrl.store.study import Study
 from lensrl.train.engine import Here
-from lensrl.train.job import Job
+from lensrl.train.job import Job, is_made
 from lensrl.train.watch import NoWatcher, Watcher
 from lensrl.train.workshop import Workshop
 from tests.conftest import SMALL
@@ -243,3 +244,31 @@ def test_weights_that_were_trained_elsewhere_are_measured_and_written_as_a_train
             np.testing.assert_array_equal(kept.activations[site][...], values[...])
         assert all(torch.equal(a, b) for a, b in zip(
             run_weights(kept, base).values(), run_weights(trained, base).values(), strict=True))  # fmt: skip
+
+
+def test_a_study_of_another_recipe_that_has_begun_stops_a_second_one(base: Base, tmp_path: Path) -> None:
+    """Nothing but a run in the making says so yet: no file is there to compare with."""
+    (tmp_path / "recipe.json").write_text(QUICK.model_dump_json())
+    other = QUICK.model_copy(update={"rl": QUICK.rl.model_copy(update={"learning_rate": 3e-3})})
+    with (
+        claimed(run_path(tmp_path, "base", 0)),
+        pytest.raises(LensrlError, match=r"another recipe \(rl.learning_rate is 0.0002 there and 0.003 here\)"),
+    ):
+        run_study(other, tmp_path)
+    assert Recipe.model_validate_json((tmp_path / "recipe.json").read_text()) == QUICK
+
+
+def test_a_run_of_another_recipe_or_of_other_items_is_not_taken_for_the_jobs(
+    base: Base, small_study: Study, tmp_path: Path
+) -> None:
+    spec = RunSpec("layer-3", (3,), 0)
+    digests = small_study["layer-3"].provenance["items"]
+    job = Job(SMALL, spec, small_study.path, base.fingerprint, digests)
+    assert is_made(job)
+    other = SMALL.model_copy(update={"rl": SMALL.rl.model_copy(update={"clip": 0.3})})
+    with pytest.raises(StoreError, match=r"made with another recipe \(rl.clip is 0.2 there and 0.3 here\)"):
+        is_made(replace(job, recipe=other))
+    with pytest.raises(LensrlError, match="made with other test items"):
+        is_made(replace(job, items=digests | {"test": "0" * 64}))
+    with pytest.raises(LensrlError, match="to be made with other train items"):
+        Here().make([replace(job, folder=tmp_path, items={"train": "0" * 64})], NoWatcher())

@@ -176,7 +176,7 @@ def _trained(study: Study, donor: str, into: str, seed: int, layers: str, compon
 
 
 def _trains(run: Run, layers: Collection[int], component: PatchComponent) -> bool:
-    """Return whether a run trained this component of any of the layers. A set of layers may train one component alone."""
+    """Return whether a run trained this component of any of the layers. A set may train one component alone."""
     if set(layers).isdisjoint(run.layers):
         return False
     part = "block" if run.layer_set is None else run.layer_set.component
