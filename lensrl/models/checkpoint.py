@@ -41,12 +41,14 @@ WRAPPERS = {  # a prefix or infix of tensor names -> how it comes there
     "module.": "DataParallel or DeepSpeed: save model.module",
 }
 DEPTH = ("num_hidden_layers", "n_layer", "num_layers")  # names of the number of layers in configurations
-# Settings of a configuration that change no logit of a model whose tensors fit.
+# Settings of a configuration that change no logit of a model whose tensors fit. `max_window_layers` acts through
+# `layer_types`, which are compared.
 HARMLESS = {
-    "_name_or_path", "architectures", "bos_token_id", "chunk_size_feed_forward", "dtype", "eos_token_id", "id2label",
-    "initializer_range", "is_encoder_decoder", "label2id", "max_position_embeddings", "output_attentions",
-    "output_hidden_states", "pad_token_id", "problem_type", "return_dict", "tie_word_embeddings",
-    "transformers_version", "use_cache", "vocab_size",
+    "_name_or_path", "architectures", "bos_token_id", "chunk_size_feed_forward", "dtype", "eos_token_id",
+    "gradient_checkpointing", "id2label", "initializer_range", "is_encoder_decoder", "label2id",
+    "max_position_embeddings", "max_window_layers", "output_attentions", "output_hidden_states",
+    "output_router_logits", "pad_token_id", "pretraining_tp", "problem_type", "return_dict", "router_aux_loss_coef",
+    "tie_word_embeddings", "tokenizer_class", "torchscript", "transformers_version", "use_cache", "vocab_size",
 }  # fmt: skip
 
 
@@ -134,7 +136,7 @@ def _check_config(folder: Path, place: ModelPlace, base: Base) -> Any:
     except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         raise LensrlError(f"{what(place)}: config.json has {reason(error.__cause__ or error)}") from None
     own = config.to_dict()
-    names = sorted(name for name in {*own} & {*theirs} - HARMLESS if "dropout" not in name)
+    names = sorted(name for name in {*own} & {*theirs} - HARMLESS if "drop" not in name)
     _check_settings(own, theirs, names, place, base)
     return config
 

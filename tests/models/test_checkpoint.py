@@ -84,6 +84,14 @@ def test_another_model_is_refused_in_one_line(base: Base, kind: str, tmp_path: P
     assert str(folder) in str(caught.value)
 
 
+def test_settings_that_change_no_logit_may_differ(base: Base, tmp_path: Path) -> None:
+    harmless = {
+        "max_position_embeddings": 1024, "attention_dropout": 0.1, "use_cache": False, "eos_token_id": 2,
+        "dtype": "bfloat16", "transformers_version": "4.1.0", "architectures": ["Other"], "of_another_trainer": 3,
+    }  # fmt: skip
+    assert len(read(written(base, tmp_path / "model", **harmless), base)) == len(base.weights)
+
+
 @pytest.mark.parametrize(
     ("files", "complaint"),
     [
