@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lensrl import LensrlError, Study, compare_activations, compare_layers
+from lensrl import LensrlError, Study, compare_activations, compare_layers, compare_weights, open_study
 from lensrl.compare.activations import distances_to
 from lensrl.measures.similarity import linear_cka
+from tests.reseal import resealed
 
 
 def test_a_run_beside_itself_is_all_alike(small_study: Study) -> None:
@@ -70,3 +71,17 @@ def test_distances_are_those_of_one_seed_and_leave_out_runs_that_lack_it(uneven_
         expected = compare_activations(uneven_seeds, "base", "full-rl", seed=seed)["one_minus_cka"]
         np.testing.assert_allclose(found["base"], expected, atol=1e-12)
     assert distances_to(uneven_seeds, "full-rl", runs, seed=2) == {}
+
+
+def test_without_a_seed_a_run_that_diverged_does_not_count(uneven_seeds: Study) -> None:
+    folder = uneven_seeds.path
+    uneven_seeds.close()
+    with resealed(folder / "full-rl.seed-0.h5") as file:
+        file.attrs["status"], file.attrs["reason"] = "diverged", "no gradient"
+        for group in ("scores", "activations", "probe"):
+            del file[group]
+    with open_study(folder) as study:
+        assert compare_activations(study).equals(compare_activations(study, seed=1))
+        assert compare_weights(study, by="layer").equals(compare_weights(study, by="layer", seed=1))
+        with pytest.raises(LensrlError, match="no gradient"):
+            compare_weights(study, seed=0)

@@ -36,7 +36,8 @@ GROUPS: dict[str, dict[Kind, Need]] = {
 COLUMNS = ("reward_mean", "reward_std", "loss", "grad_norm", "layer_grad_norm", "outside_grad_norm",
            "completion_length", "truncated_share", "zero_spread_share", "step_time", "peak_memory")  # fmt: skip
 COLUMNS_OF_TURNS = ("turns",)  # where the task is in turns
-COLUMNS_OF_GIGPO = ("anchor_group_size", "shared_anchor_share")  # where the algorithm is gigpo: its tasks are in turns
+COLUMNS_OF_GIGPO = ("anchor_group_size", "shared_anchor_share")
+COLUMNS_OF_ALGORITHM = {"gigpo": (*COLUMNS_OF_TURNS, *COLUMNS_OF_GIGPO)}  # its tasks are in turns
 SITES = ("block_out", "attn_out", "mlp_out")
 
 DATASETS = {  # pattern of a group -> the datasets that a group of this name must have, if it is there
@@ -67,7 +68,7 @@ def check_complete(file: h5py.File, groups: Iterable[str]) -> None:
                 if not has(file, f"{group}/{dataset}"):
                     raise KeyError(f"there is no {group}/{dataset}")
     if has(file, "training"):
-        _check_columns_of_gigpo(file, kind)
+        _check_columns_of_algorithm(file, kind)
 
 
 def origin_of(file: h5py.File) -> str:
@@ -97,15 +98,16 @@ def _described(kind: Kind) -> str:
     }[kind]
 
 
-def _check_columns_of_gigpo(file: h5py.File, kind: Kind) -> None:
-    """GiGPO records turns and anchors. A run may lack them only if it diverged before its first step had them."""
-    gigpo = _algorithm(file) == "gigpo"
-    for column in (*COLUMNS_OF_TURNS, *COLUMNS_OF_GIGPO):
-        there = has(file, f"training/{column}")
-        if gigpo and kind == "trained" and not there:
-            raise KeyError(f"there is no training/{column}, and the algorithm is gigpo")
-        if there and not gigpo and column in COLUMNS_OF_GIGPO:
-            raise ValueError(f"training/{column} is there, and the algorithm is not gigpo")
+def _check_columns_of_algorithm(file: h5py.File, kind: Kind) -> None:
+    """Check the columns that an algorithm adds. A run may lack them only if it diverged before its first step."""
+    used = _algorithm(file)
+    for algorithm, columns in COLUMNS_OF_ALGORITHM.items():
+        for column in columns:
+            there = has(file, f"training/{column}")
+            if used == algorithm and kind == "trained" and not there:
+                raise KeyError(f"there is no training/{column}, and the algorithm is {algorithm}")
+            if used != algorithm and there and column not in COLUMNS_OF_TURNS:
+                raise ValueError(f"training/{column} is there, and the algorithm is not {algorithm}")
 
 
 def _algorithm(file: h5py.File) -> object:

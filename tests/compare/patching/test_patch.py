@@ -227,3 +227,12 @@ def test_bad_input_is_one_line(small_study: Study, arguments: dict[str, object],
         patch(small_study, **arguments)  # pyright: ignore[reportArgumentType]
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_stream_carries_what_any_layer_below_was_trained_for(tmp_path: Path) -> None:
+    make_study(tmp_path / "study")
+    add_run(tmp_path / "study", BASE, {"only": [0.0] * 4}, n_layers=4)
+    add_run(tmp_path / "study", "layer-1", {"only": [1.0] * 4}, n_layers=4)
+    places = [("layer-1", BASE, str(layer), "stream") for layer in range(4)]
+    with open_study(tmp_path / "study") as study:
+        assert with_context(rows_of(*places), study)["trained"].tolist() == [False, True, True, True]
