@@ -32,7 +32,7 @@ def written(path: Path, content: str | bytes) -> Path:
 def packed(folder: Path, form: str) -> Source:
     match form:
         case "jsonl.gz":
-            return written(folder / "rows.jsonl.gz", gzip.compress(LINES.encode()))
+            return written(folder / "rows.jsonl.gz", gzip.compress(LINES.encode(), mtime=0))
         case "parquet":
             parquet.write_table(pyarrow.Table.from_pylist(ROWS), folder / "rows.parquet")
             return folder / "rows.parquet"
@@ -70,7 +70,11 @@ def test_blank_lines_are_skipped_and_counted(tmp_path: Path) -> None:
         ("a.jsonl", "[" * 200_000, r"a\.jsonl, line 1: "),
         ("a.jsonl", b"\xff", r"a\.jsonl cannot be read: 'utf-8' codec can't decode"),
         ("a.jsonl.gz", "plain", r"a\.jsonl\.gz cannot be read: Not a gzipped file"),
-        ("a.jsonl.gz", gzip.compress(LINES.encode())[:-9], r"a\.jsonl\.gz cannot be read: Compressed file ended"),
+        (
+            "a.jsonl.gz",
+            gzip.compress(LINES.encode(), mtime=0)[:-9],
+            r"a\.jsonl\.gz cannot be read: Compressed file ended",
+        ),
         ("a.parquet", "PAR1", r"a\.parquet cannot be read: Parquet"),
         ("a.parquet", "", r"a\.parquet cannot be read: Parquet"),
     ],
