@@ -46,7 +46,7 @@ def deltas(
     trained: Annotated[
         str | None,
         typer.Argument(
-            metavar="[TRAINED]",
+            metavar="TRAINED",
             show_default=False,
             help="Instead of a study, two models: a base and what training made of it (folders or hub names).",
         ),
@@ -111,8 +111,8 @@ def _precision(whole: Mapping[Any, Any]) -> str:
     return (
         f"Stored in {whole['base_dtype']} (base) and {whole['trained_dtype']} (trained): the weights are rounded. "
         f"{100 * whole['changed_share']:.3g} % of the entries moved. ‖ΔW‖ of the whole model is "
-        f"{whole['frobenius']:.3g}, and the errors of rounding in the parameters that moved have a norm of about "
-        f"{whole['rounding_norm']:.3g}. A ‖ΔW‖ near or below that may be mostly rounding."
+        f"{whole['frobenius']:.3g}, and the errors of rounding in the parameters that moved have a norm of up to "
+        f"about {whole['rounding_norm']:.3g}. A ‖ΔW‖ near or below that may be mostly rounding."
     )
 
 

@@ -27,13 +27,17 @@ def compare_models(base: Path | str, trained: Path | str, *, by: By = "parameter
     - `base_dtype`, `trained_dtype`: the types in which the weights of the row are stored;
     - `rounding_norm`: the norm of the errors of rounding to these types, of both models together, in the parameters
       that moved (`lensrl.measures.weights.rounding_norm`). A `frobenius` near or below it may be mostly rounding.
+      Where training started from the stored base itself, only the second model has errors, and this norm is too
+      large: by a factor of sqrt(2) where both have one type.
 
     `table.attrs` has the same of the whole models: `base_dtype`, `trained_dtype`, `frobenius`, `rounding_norm`, and
     `changed_share`, the share of entries that changed.
 
-    The tensors are read from safetensors, for one layer at a time, or one part outside the layers. No tokenizer is
-    needed. Raises LensrlError where one of the two is no complete model, where they are different architectures, and
-    for weights that are not finite.
+    The tensors are read from safetensors, for one layer at a time, or one part outside the layers. The measures of
+    the largest of these, often the embeddings, need several copies of it in float64. No tokenizer is needed.
+
+    Raises LensrlError where one of the two is no complete model, where they are different architectures, and for
+    weights that are not finite.
     """
     from lensrl.models.checkpoint import open_pair
 
