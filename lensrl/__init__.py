@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lensrl.compare.activations import compare_activations, compare_layers
     from lensrl.compare.adapter import save_adapter
     from lensrl.compare.export import LoadedModel, graft, load_model, save_pretrained
+    from lensrl.compare.models import compare_models
     from lensrl.compare.patching.additivity import additivity_table
     from lensrl.compare.patching.patch import patch
     from lensrl.compare.predictors import predictors
@@ -49,6 +50,7 @@ _HOMES = {  # public name -> the module that defines it
     "base_rivals": "lensrl.compare.rivals",
     "compare_activations": "lensrl.compare.activations",
     "compare_layers": "lensrl.compare.activations",
+    "compare_models": "lensrl.compare.models",
     "compare_weights": "lensrl.compare.weights",
     "correlate_study": "lensrl.judge.correlate",
     "graft": "lensrl.compare.export",
@@ -81,6 +83,7 @@ __all__ = [
     "base_rivals",
     "compare_activations",
     "compare_layers",
+    "compare_models",
     "compare_weights",
     "correlate_study",
     "graft",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -12,7 +13,6 @@ from lensrl_cli.output import (
     Csv,
     FigureFile,
     Json,
-    StudyArgument,
     note,
     number,
     print_json,
@@ -42,11 +42,21 @@ SHOWN = {
 
 
 def deltas(
-    study: StudyArgument,
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="The folder of a study; before TRAINED, a base model.")],
+    trained: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="TRAINED",
+            show_default=False,
+            help="Instead of a study, two models: a base and what training made of it (folders or hub names).",
+        ),
+    ] = None,
     by: Annotated[
         By, typer.Option("--by", metavar="UNIT", help="One row for each layer, component or parameter.")
     ] = By.layer,
-    run: Annotated[str, typer.Option("--run", metavar="RUN", help="The trained run.")] = "full-rl",
+    run: Annotated[
+        str | None, typer.Option("--run", metavar="RUN", help="The trained run; by default full-rl.")
+    ] = None,
     seed: Annotated[
         int | None, typer.Option("--seed", metavar="N", help="The training seed; by default the lowest.")
     ] = None,
@@ -58,18 +68,31 @@ def deltas(
     """Show how training changed the weights: size, rank, spectrum, angles and support of the weight deltas.
 
     Example: lensrl deltas runs/tiny --run full-rl
-    """
-    from lensrl.store.origin import rounding_note
 
-    with lensrl.open_study(study) as opened:
-        table = lensrl.compare_weights(opened, run, by=by.value, seed=seed)
-        parameters = lensrl.compare_weights(opened, run, seed=seed) if figure is not None else table
-        name, rounded = opened.name, rounding_note([opened.runs.find_scored(run, seed)])
+    For two models without a study: lensrl deltas BASE TRAINED
+    """
+    if trained is None:
+        from lensrl.store.origin import rounding_note
+
+        name = run or "full-rl"
+        with lensrl.open_study(study) as opened:
+            table = lensrl.compare_weights(opened, name, by=by.value, seed=seed)
+            parameters = lensrl.compare_weights(opened, name, seed=seed) if figure is not None else table
+            rounded = rounding_note([opened.runs.find_scored(name, seed)])
+            title, drawn = f"Weight deltas of {name}, {opened.name}", f"{opened.name}: weight deltas of {name}"
+    else:
+        if run is not None or seed is not None:
+            option = "--seed" if run is None else "--run"
+            raise typer.BadParameter(f"two models have no runs: leave out {option}, or give a study alone")
+        table = lensrl.compare_models(study, trained, by=by.value)
+        parameters = lensrl.compare_models(study, trained) if figure is not None else table
+        rounded = _precision(table.attrs)
+        title = drawn = f"Weight deltas from {study} to {trained}"
     records = table.astype(object).where(table.notna(), None).to_dict("records")
     if json:
         print_json(records)
     else:
-        _show(f"Weight deltas of {run}, {name}", records)
+        _show(title, records)
         if rounded:
             note(rounded, style="yellow")
     if csv is not None:
@@ -77,8 +100,20 @@ def deltas(
     if figure is not None:
         from lensrl.show.figures import save_figure, weight_figure
 
-        save_figure(weight_figure(parameters, f"{name}: weight deltas of {run}"), figure)
+        save_figure(weight_figure(parameters, drawn), figure)
         saved("figure", figure)
+
+
+def _precision(whole: Mapping[Any, Any]) -> str:
+    """Say how far rounding reaches in two models; empty where both are stored in fp32. `whole` is `table.attrs`."""
+    if not whole["rounding_norm"]:
+        return ""
+    return (
+        f"Stored in {whole['base_dtype']} (base) and {whole['trained_dtype']} (trained): the weights are rounded. "
+        f"{100 * whole['changed_share']:.3g} % of the entries moved. ‖ΔW‖ of the whole model is "
+        f"{whole['frobenius']:.3g}, and the errors of rounding in the parameters that moved have a norm of up to "
+        f"about {whole['rounding_norm']:.3g}. A ‖ΔW‖ near or below that may be mostly rounding."
+    )
 
 
 def _show(title: str, records: list[dict[Any, Any]]) -> None:

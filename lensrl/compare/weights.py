@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float64
+from jaxtyping import Float32, Float64
 
 from lensrl.errors import LensrlError
 from lensrl.measures.trajectory import directness, directness_null, gram, linearity, linearity_null
@@ -18,6 +18,9 @@ from lensrl.store.file.lazy import Deltas
 from lensrl.store.origin import check_base
 from lensrl.store.run import Run
 from lensrl.store.study import Study
+
+if TYPE_CHECKING:
+    from lensrl.models.base import Base  # torch, which `compare_weights` alone needs
 
 By = Literal["parameter", "component", "layer"]
 WEIGHT_COLUMNS = ["parameter", "layer", "component", *DeltaMetrics._fields]
@@ -45,17 +48,37 @@ def compare_weights(study: Study, run: str = FULL, *, by: By = "parameter", seed
     trained = study.runs.find_scored(run, study.runs.shared_seed(run, scored=True) if seed is None else seed)
     base = load_base(study.recipe.model)
     check_base(trained, base.name, base.fingerprint)
-    places = trained.delta_norms().set_index("parameter")
+    return weight_table(_parts_of(trained, base), by)
+
+
+def _parts_of(run: Run, base: Base) -> Iterator[PartWeights]:
+    """Read the weights of each part that a run changed, before and after."""
+    components = run.delta_norms().set_index("parameter")["component"]
+    for part in run.deltas:
+        before = {name: base.weights[name].numpy() for name in components.index if base.blocks.part(name) == part}
+        after = before | {name: add(before[name], change) for name, change in run.deltas.exact(part).values()}
+        yield PartWeights(part, {name: components[name] for name in before}, before, after)
+
+
+class PartWeights(NamedTuple):
+    """The weights of a layer, or of a part outside the layers, before and after training."""
+
+    part: int | str
+    components: Mapping[str, str]  # parameter -> component; empty outside the layers
+    before: Mapping[str, Float32[np.ndarray, "..."]]
+    after: Mapping[str, Float32[np.ndarray, "..."]]  # the very array of `before` where a parameter did not change
+
+
+def weight_table(parts: Iterable[PartWeights], by: By) -> pd.DataFrame:
+    """Measure the change of every part: the table of `compare_weights`. Only one part is in memory at a time."""
     rows, whole = [], []
-    for part in trained.deltas:
+    for part, components, before, after in parts:
         # Measure every parameter of this part that changed.
-        before = {name: base.weights[name].numpy() for name in places.index if base.blocks.part(name) == part}
-        after = before | {name: add(before[name], change) for name, change in trained.deltas.exact(part).values()}
-        changed = [name for name in before if after[name] is not before[name]]
-        found = {name: delta_metrics(before[name], after[name]) for name in changed}
-        rows += [(n, places.at[n, "layer"], places.at[n, "component"], *metrics) for n, metrics in found.items()]
+        layer = part if isinstance(part, int) else None
+        found = {name: delta_metrics(before[name], after[name]) for name in before if after[name] is not before[name]}
+        rows += [(name, layer, components[name], *metrics) for name, metrics in found.items()]
         # Then the same of its components, or of the part as one group: one vector each.
-        groups = places.loc[list(before), "component"] if by == "component" else pd.Series("", list(before))
+        groups = pd.Series([components[name] if by == "component" else "" for name in before], [*before])
         for component, names in groups.groupby(groups, sort=False).groups.items():
             moved = [name for name in names if name in found]
             if by == "parameter" or not moved:
@@ -63,8 +86,7 @@ def compare_weights(study: Study, run: str = FULL, *, by: By = "parameter", seed
             joined = (np.concatenate([weights[name].ravel() for name in names]) for weights in (before, after))
             medians = pd.DataFrame([found[name] for name in moved]).median().to_dict()
             metrics = delta_metrics(*joined)._replace(**{name: medians[name] for name in SPECTRAL})
-            inside = isinstance(part, int)
-            whole.append(("", part if inside else None, component if inside else part, *metrics))
+            whole.append(("", layer, part if layer is None else component, *metrics))
     table = pd.DataFrame(rows if by == "parameter" else whole, columns=WEIGHT_COLUMNS)
     return table.astype({"layer": "Int64"})
 

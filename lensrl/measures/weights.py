@@ -28,6 +28,9 @@ from scipy.linalg import subspace_angles
 LEADING = 16  # leading singular vectors to compare; at most half of the matrix's singular vectors
 SUPPORT = 0.1  # share of entries that counts as the update's support, and as W's largest or smallest
 
+# Type -> binary digits of its significand, and the exponent of its smallest number.
+PRECISION = {"bfloat16": (8, -133), "float16": (11, -24)}
+
 
 class DeltaMetrics(NamedTuple):
     """All measures of the change of one weight.
@@ -97,6 +100,26 @@ def round_to_bf16(array: Float[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]
     """Round to the nearest bfloat16 numbers, ties to even, and return them as fp32."""
     bits = np.asarray(array, np.float32).view(np.uint32)
     return np.asarray((bits + 0x7FFF + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)).view(np.float32)
+
+
+def rounding_norm(weights: Float[np.ndarray, "..."], dtype: str) -> float:
+    """Return the norm that the errors of rounding weights to bfloat16 or float16 have: sqrt(sum u^2 / 12).
+
+    u is the distance between two neighbouring numbers of the type at each weight; the error is uniform over it. For
+    other types, the result is 0. A weight that is 0 counts at the smallest u of the type.
+
+    The difference of two rounded weights has independent errors where the true change is at least u. Where it is far
+    smaller, most entries do not move, and the others move by u: the difference is smaller than the two norms together,
+    and still mostly rounding.
+    """
+    if dtype not in PRECISION:
+        return 0.0
+    digits, smallest = PRECISION[dtype]
+    mantissa, exponent = np.frexp(np.asarray(weights, np.float32))
+    exponent = np.where(mantissa == 0, smallest, np.maximum(exponent - digits, smallest))
+    counts = np.bincount((exponent - smallest).ravel())  # few exponents occur: sum over them, in float64
+    spacing = np.ldexp(1.0, np.arange(len(counts)) + smallest)
+    return math.sqrt(float(np.sum(counts * spacing**2)) / 12)
 
 
 def _spectrum_of_delta(delta: Float64[np.ndarray, "..."]) -> dict[str, float]:

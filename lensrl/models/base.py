@@ -91,7 +91,7 @@ def load_base(name: str) -> Base:
     - The tokenizer does not fit the model (`lensrl.models.tokenizer`).
     - The model has no stack of decoder blocks.
     """
-    source = _source(name)
+    source = find_source(name)
     disable_progress_bar()  # lensrl prints its own line for progress, and its own line for an error
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     # 1. The files and the configuration, before any weight is read.
@@ -175,7 +175,7 @@ def pick_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _source(name: str) -> str:
+def find_source(name: str) -> str:
     """Return the folder or hub name from which transformers loads a model."""
     if name.startswith("tiny:"):
         if name not in EMBEDDED:

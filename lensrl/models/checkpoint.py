@@ -2,8 +2,9 @@
 
     a folder or a hub name  ->  config.json compared with the base's  ->  tensors of safetensors, one at a time, in fp32
 
+`open_pair` reads the base in the same way, against a model without weights (`lensrl.models.skeleton`).
 Nothing is unpickled, and no code of a model folder runs. A checkpoint is refused in one line where it is another model
-than the base, and where a tensor is missing, left over, quantised or of another shape. No model is built.
+than the base, and where a tensor is missing, left over, quantised or of another shape. No model with weights is built.
 
 What is stored in bfloat16 has been rounded. At a true change of 1e-5, the difference of two such checkpoints has a
 cosine of 0.46 with the change; at 1e-6, of 0.15 (weights from N(0, 0.02)). `CheckpointWeights.dtype` names the types.
@@ -16,7 +17,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,7 +29,9 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from lensrl.errors import LensrlError, reason
-from lensrl.models.base import Base
+from lensrl.models.base import EMBEDDED, Base, find_source
+from lensrl.models.blocks import Blocks
+from lensrl.models.skeleton import Skeleton, build_skeleton
 from lensrl.recipe import ModelPlace
 
 WEIGHTS, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
@@ -55,16 +58,18 @@ HARMLESS = {
 class CheckpointWeights(Mapping[str, np.ndarray]):
     """The weights of a checkpoint under the base's parameter names, in fp32. Each is read when it is asked for.
 
-    `dtype` names the stored types, the most frequent first. `commit` is the commit of a hub repository, else empty.
+    `dtypes` maps each parameter to its stored type. `dtype` names the stored types, the most frequent first. `commit`
+    is the commit of a hub repository, else empty.
     """
 
-    def __init__(self, place: ModelPlace, base: Base) -> None:
+    def __init__(self, place: ModelPlace, base: Base | Skeleton) -> None:
         self.place = place
         folder, self.commit = _find(place)
         config = _check_config(folder, place, base)
         stored = _open_files(folder, place)
         self.keys_by_name = _match(stored, base, place, tied=bool(getattr(config, "tie_word_embeddings", False)))
         self._stored = stored
+        self.dtypes: dict[str, str] = {}
         entries: Counter[str] = Counter()
         for name, key in self.keys_by_name.items():
             part = stored[key].get_slice(key)
@@ -75,6 +80,7 @@ class CheckpointWeights(Mapping[str, np.ndarray]):
                 ends = base.blocks.layer(name) is None and shape[1:] == expected[1:]
                 rows = ": its vocabulary was resized or padded" if ends else ""
                 raise LensrlError(f"{what(place)}: {key} has the shape {shape}, the base's has {expected}{rows}")
+            self.dtypes[name] = DTYPES[kind]
             entries[DTYPES[kind]] += base.weights[name].numel()
         self.dtype = " and ".join(kind for kind, _ in entries.most_common())
 
@@ -87,6 +93,30 @@ class CheckpointWeights(Mapping[str, np.ndarray]):
 
     def __len__(self) -> int:
         return len(self.keys_by_name)
+
+
+class Pair(NamedTuple):
+    """A base and a model that was trained from it, unread, under the same parameter names."""
+
+    base: CheckpointWeights
+    trained: CheckpointWeights
+    names: list[str]  # the parameters in the order of the model
+    blocks: Blocks
+
+
+def open_pair(base: str, trained: str) -> Pair:
+    """Open two checkpoints, folders or hub names, to be read one tensor at a time.
+
+    Raises LensrlError where one of them is no complete model, and where the second is another model than the first.
+    """
+    if not (base and trained):
+        raise LensrlError("a model has an empty name: give two folders or hub names")
+    places = [ModelPlace(model=find_source(name) if name in EMBEDDED else name) for name in (base, trained)]
+    folder, _ = _find(places[0])
+    _read_config(folder, places[0])
+    skeleton = build_skeleton(what(places[0]), _parse_config(folder, places[0]))
+    before, after = (CheckpointWeights(place, skeleton) for place in places)
+    return Pair(before, after, [*skeleton.weights], skeleton.blocks)
 
 
 def _find(place: ModelPlace) -> tuple[Path, str]:
@@ -111,8 +141,8 @@ def _find(place: ModelPlace) -> tuple[Path, str]:
     return Path(found), Path(found).name
 
 
-def _check_config(folder: Path, place: ModelPlace, base: Base) -> Any:
-    """Return the configuration of a checkpoint. Raises LensrlError where it is another model than the base."""
+def _read_config(folder: Path, place: ModelPlace) -> dict[str, Any]:
+    """Return what config.json says. Raises LensrlError for an adapter, no configuration, and quantised weights."""
     if (folder / ADAPTER).exists():
         raise LensrlError(
             f"{what(place)} holds an adapter ({ADAPTER}): merge it with PEFT, model.merge_and_unload(), save the "
@@ -129,12 +159,23 @@ def _check_config(folder: Path, place: ModelPlace, base: Base) -> Any:
         raise LensrlError(f"{what(place)}: config.json cannot be read ({reason(error)})") from None
     if quantised:
         raise LensrlError(f"{what(place)} is quantised ({method}): give one in bf16 or fp32")
-    theirs = base.model.config.to_dict()
-    _check_settings(written, theirs, ["model_type", *DEPTH], place, base)
+    return written
+
+
+def _parse_config(folder: Path, place: ModelPlace) -> Any:
+    """Return the configuration of a checkpoint, with the defaults of its class."""
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         raise LensrlError(f"{what(place)}: config.json has {reason(error.__cause__ or error)}") from None
+
+
+def _check_config(folder: Path, place: ModelPlace, base: Base | Skeleton) -> Any:
+    """Return the configuration of a checkpoint. Raises LensrlError where it is another model than the base."""
+    written = _read_config(folder, place)
+    theirs = base.model.config.to_dict()
+    _check_settings(written, theirs, ["model_type", *DEPTH], place, base)
+    config = _parse_config(folder, place)
     own = config.to_dict()
     names = sorted(name for name in {*own} & {*theirs} - HARMLESS if "drop" not in name)
     _check_settings(own, theirs, names, place, base)
@@ -142,7 +183,7 @@ def _check_config(folder: Path, place: ModelPlace, base: Base) -> Any:
 
 
 def _check_settings(
-    own: Mapping[str, Any], theirs: Mapping[str, Any], names: Sequence[str], place: ModelPlace, base: Base
+    own: Mapping[str, Any], theirs: Mapping[str, Any], names: Sequence[str], place: ModelPlace, base: Base | Skeleton
 ) -> None:
     """Raise LensrlError for the first setting that a checkpoint and the base both have, with other values."""
     for name in names:
@@ -188,7 +229,7 @@ def _shards(folder: Path) -> str:
     return f"; give a folder with config.json and {WEIGHTS}"
 
 
-def _match(stored: Mapping[str, Any], base: Base, place: ModelPlace, *, tied: bool) -> dict[str, str]:
+def _match(stored: Mapping[str, Any], base: Base | Skeleton, place: ModelPlace, *, tied: bool) -> dict[str, str]:
     """Return parameter name of the base -> stored tensor name. Raises LensrlError for missing or left-over tensors."""
     model = base.model
     # Every parameter by each of its names: a tied parameter has two, and may be stored under either.
@@ -225,7 +266,7 @@ def _match(stored: Mapping[str, Any], base: Base, place: ModelPlace, *, tied: bo
     return matched
 
 
-def _renamed(stored: Mapping[str, Any], base: Base, place: ModelPlace) -> dict[str, str]:
+def _renamed(stored: Mapping[str, Any], base: Base | Skeleton, place: ModelPlace) -> dict[str, str]:
     """Return stored tensor name -> name in the model, by the rules by which transformers loads this architecture."""
     transforms, prefix = get_model_conversion_mapping(base.model), base.model.base_model_prefix
     renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lensrl.measures.weights import SUPPORT, DeltaMetrics, delta_metrics, round_to_bf16
+from lensrl.measures.weights import SUPPORT, DeltaMetrics, delta_metrics, round_to_bf16, rounding_norm
 
 
 def weight(seed: int = 0, shape: tuple[int, ...] = (48, 32)) -> np.ndarray:
@@ -102,3 +102,32 @@ def test_bad_weights_are_refused() -> None:
         delta_metrics(w, w.T)
     with pytest.raises(ValueError, match="NaN"):
         delta_metrics(w, np.full_like(w, np.nan))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("size", [1e-6, 0.02, 300.0])  # in float16, 1e-6 is below the normal numbers
+def test_the_norm_of_rounding_is_that_of_a_simulation(dtype: str, size: float) -> None:
+    def rounded(w: np.ndarray) -> np.ndarray:
+        return torch.from_numpy(w).to(getattr(torch, dtype)).float().numpy()
+
+    w, d = (size * weight(seed, (400, 500)) for seed in (0, 1))
+    for one in (w, w + d):
+        errors = np.linalg.norm(rounded(one).astype(np.float64) - one)
+        assert rounding_norm(one, dtype) == pytest.approx(errors, rel=0.01)
+    # Changes as large as the weights: the errors of the two are independent, and their squares add up.
+    both = np.linalg.norm(rounded(w + d).astype(np.float64) - rounded(w) - ((w + d).astype(np.float64) - w))
+    assert math.hypot(rounding_norm(w, dtype), rounding_norm(w + d, dtype)) == pytest.approx(both, rel=0.01)
+
+
+def test_changes_far_below_the_spacing_fall_short_of_the_norm_of_rounding() -> None:
+    w = 0.02 * weight(0, (400, 500))
+    before, after = round_to_bf16(w), round_to_bf16(w + np.float32(1e-5) * weight(1, (400, 500)))
+    d, truth = after.astype(np.float64) - before, 1e-5 * weight(1, (400, 500)).astype(np.float64)
+    null = math.hypot(rounding_norm(before, "bfloat16"), rounding_norm(after, "bfloat16"))
+    assert np.linalg.norm(truth) < np.linalg.norm(d) < null
+    assert np.vdot(d, truth) / np.linalg.norm(d) / np.linalg.norm(truth) < 0.5
+
+
+def test_no_rounding_counts_where_there_is_none() -> None:
+    assert rounding_norm(weight(), "float32") == 0
+    assert 0 < rounding_norm(np.zeros(5), "float16") == pytest.approx(math.sqrt(5 / 12) * 2.0**-24)
