@@ -71,6 +71,7 @@ def _show(found: StudyAgreement) -> None:
     if defined:
         note("")
         print_table("Agreement of the profiles", columns, [_pair(pair, numbers) for pair in defined])
+    # Reasons: of studies without a profile, then of pairs, each reason once.
     for study in _rows(found.studies):
         if study["reason"]:
             note(f"{numbers[study['study']]} has no profile to compare: {study['reason']}", style="red")

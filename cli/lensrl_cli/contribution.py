@@ -66,6 +66,7 @@ def contribution(
         if seed is not None:
             raise typer.BadParameter("--seed is for a STUDY: a table of contributions has no seeds")
         table, scores, name = lensrl.read_contributions(given), None, given.stem
+    # The tables that are there, one below the other; then the files that were asked for.
     if json:
         parts = {"layers": table, "sets": sets, "rates": rates}
         print_json({part: [] if rows is None else rows.to_dict("records") for part, rows in parts.items()})

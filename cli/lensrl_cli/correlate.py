@@ -68,6 +68,7 @@ def _show(name: str, table: Any, labels: dict[str, str]) -> None:
         }
         for key in raw.index
     ]
+    # The number of layers may differ between predictors: show the range.
     numbers = [heading for heading in rows[0] if heading != "predictor"]
     layers = "–".join(str(n) for n in sorted({int(raw["n"].min()), int(raw["n"].max())}))
     print_table(
@@ -75,6 +76,7 @@ def _show(name: str, table: Any, labels: dict[str, str]) -> None:
         {"predictor": "left"} | dict.fromkeys(numbers, "right"),
         rows,
     )
+    # Reasons of missing coefficients, each reason once.
     for kind, part in (("", raw), (" beyond depth", beyond)):
         for reason, undefined in part[part["coefficient"].isna()].groupby("reason", sort=False):
             which = "all" if len(undefined) == len(part) else ", ".join(labels[key] for key in undefined["predictor"])

@@ -116,6 +116,7 @@ def patch(
         donor, into, used_seed = table.iloc[0][["from", "into", "seed"]]
         title = f"{component.value} of {donor} into {into}, {opened.name}, seed {used_seed}"
         title_of_sets = title + (f", {SET_LABELS[sets.value]}" if sets != Sets.single else "")
+        # The tables come first; below them, sentences on how to read this kind of patch.
         if json:
             print_json(table.to_dict("records"))
         else:

@@ -184,6 +184,7 @@ def _show_run(run: Run, inside: str, *, json: bool) -> None:
     if json:
         print_json([row._asdict() for row in contents])
         return
+    # The whole file: a head of two or three lines, and the weights of a part in one row.
     if inside == ".":
         status = f"{run.status}: {run.reason}" if run.reason else run.status
         note(f"{run.name} seed {run.seed} of {run.study}: {status}, score {number()(run.score)}, {size(run.bytes)}, "

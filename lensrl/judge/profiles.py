@@ -137,6 +137,7 @@ def read_profile(source: Study | str | Path) -> Profile:
 
 
 def _study_profile(study: Study) -> Profile:
+    # Too few contributions: a profile that holds the reason and nothing else.
     table = study.contributions()
     rest = table[table["status"] != "defined"]
     if len(table) - len(rest) < FEWEST_LAYERS:
@@ -151,6 +152,7 @@ def _study_profile(study: Study) -> Profile:
             gains=nothing,
             reason=reason,
         )
+    # With items, the profile carries the errors of seeds and items.
     paired = paired_gains(study)
     gains = Gains.from_items(paired.gains, paired.benchmark)
     reason = "" if has_gain(gains) else "the interval of S_full - S_base contains 0 with the seeds that all layers have"

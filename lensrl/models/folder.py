@@ -105,6 +105,7 @@ def _check_shards(place: Path, *, model: Path) -> None:
     """Raise LensrlError if `place` holds the shards of a training framework. `model` is the folder that was given."""
     ready = _complete_model_near(place, model)
     at = shlex.quote(str(place))
+    # Each framework names its shards in its own way, and merges them by its own command.
     if next(place.glob(_VERL), None) is not None:
         kind, command = (
             "verl's FSDP shards",

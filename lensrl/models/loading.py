@@ -175,6 +175,7 @@ def _known_end(key: str, known: set[str]) -> str:
 
 def _cause_in_part(model: PreTrainedModel, missing: list[str], left_over: list[str]) -> str:
     """Return the likely cause where most tensors are there."""
+    # Whole layers too many or too few: the config is of another depth.
     declared = int(model.config.get_text_config().num_hidden_layers)
     lacking, beyond = _layers(missing), {layer for layer in _layers(left_over) if layer >= declared}
     if beyond:
@@ -187,6 +188,7 @@ def _cause_in_part(model: PreTrainedModel, missing: list[str], left_over: list[s
             f"its weights have {min(lacking)} layers and its config.json says {declared}; give the config.json that "
             f"was saved with these weights"
         )
+    # All but the head is there.
     head = model.get_output_embeddings()
     heads = {name for name, module in model.named_modules() if module is head}
     if missing and all(key.rpartition(".")[0] in heads for key in missing):
@@ -196,6 +198,7 @@ def _cause_in_part(model: PreTrainedModel, missing: list[str], left_over: list[s
             "it is a base model without its head, or a model whose head is the embedding; give the folder with its "
             "head, or set tie_word_embeddings to true in its config.json if the head is the embedding"
         )
+    # Nothing is missing, and something is left over.
     if not missing and not _layers(left_over):
         return "the head of a classifier or of another task; give the causal language model itself"
     if not missing:

@@ -37,6 +37,7 @@ def check_ids(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerB
     The embedding may have more rows than the tokenizer has tokens: many models pad their vocabulary.
     """
     rows = embedding_rows(model)
+    # The tokens that lensrl itself writes into texts.
     for kind, token in (("eos", tokenizer.eos_token), ("pad", tokenizer.pad_token)):
         number = tokenizer.convert_tokens_to_ids(str(token))
         if not (isinstance(number, int) and 0 <= number < rows):
@@ -44,6 +45,7 @@ def check_ids(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerB
                 f"model {name!r}: the {kind} token {token!r} of its tokenizer has id {number}, outside the embedding "
                 f"of {rows} rows; set {kind}_token in its tokenizer_config.json to a token that the model knows"
             )
+    # Every token that a text can hold.
     text = {**tokenizer.get_vocab()}
     for kind in _NOT_TEXT & tokenizer.special_tokens_map.keys():
         text.pop(str(tokenizer.special_tokens_map[kind]), None)
@@ -54,6 +56,7 @@ def check_ids(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerB
             f"embedding has {rows} rows); give the tokenizer that the model was trained with, or resize the model "
             f"with model.resize_token_embeddings({text[last] + 1}) and train the new rows"
         )
+    # The ids at which the model itself says that a text ends.
     declared = model.generation_config.eos_token_id if model.generation_config is not None else None
     ends = declared if isinstance(declared, list) else [] if declared is None else [declared]
     outside = next((token for token in ends if not 0 <= token < rows), None)

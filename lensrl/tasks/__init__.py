@@ -27,6 +27,7 @@ __all__ = ["AgentTask", "Episode", "Item", "Split", "Task", "Turn", "evaluation_
 def load_task(recipe: Recipe) -> Task | AgentTask:
     """Open the task that a recipe names."""
     settings = recipe.task
+    # A task is imported when it is named: some need sympy, TextWorld or reasoning-gym, which load slowly.
     match settings:
         case ArithmeticTask():
             from lensrl.tasks.arithmetic import Arithmetic

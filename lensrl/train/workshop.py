@@ -178,6 +178,7 @@ class Workshop:
         checkpoint: Mapping[str, object] | None = None,
     ) -> Header:
         spec, n_layers = job.spec, self.base.blocks.n_layers
+        # What was computed in which type, and where: numbers of two machines may differ in their last digits.
         compute = "bfloat16" if self.device == "cuda" else "float32"
         hardware = torch.cuda.get_device_name() if self.device == "cuda" else f"cpu {platform.machine()}"
         return Header(

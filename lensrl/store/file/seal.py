@@ -71,11 +71,13 @@ def write_seal(path: Path, format: str, version: int, known: Mapping[str, str] |
     `known` maps the name of a dataset to its sha256, where the writer has computed it already; the other datasets are
     read and hashed. Raises Damaged when the disk gives another seal back than was written.
     """
+    # Where each dataset lies in the file.
     found: dict[str, Ranges] = {}
     with h5py.File(path, "r", locking=False) as file:
         file.visititems(
             lambda name, node: found.update({name: _ranges(node)}) if isinstance(node, h5py.Dataset) else None
         )
+    # The hash of each dataset, then of all other bytes.
     with _descriptor(path) as file:
         known = known or {}
         datasets = {
@@ -85,6 +87,7 @@ def write_seal(path: Path, format: str, version: int, known: Mapping[str, str] |
         }
         unsealed = Seal(format, version, os.fstat(file).st_size, "", datasets)
         seal = replace(unsealed, structure=_digest(file, unsealed.gaps()))
+    # The seal goes behind the data, and is read back.
     text = json.dumps(
         {
             "format": format,
