@@ -46,7 +46,7 @@ def import_recipe(
         other = "texts" if texts is not None else "scores"
         raise LensrlError(f"task {task!r} scores the models on its own items: leave out {other}, or leave out the task")
     if task is None and _listed(test):
-        raise LensrlError(f"test {_listed(test)[0]} is of no task: say which, task = 'math' or 'code'")
+        raise LensrlError(f"test {_listed(test)[0]} is of no task: say which, --task math or --task code")
     if not made and (metric is not None or filter is not None):
         raise LensrlError(
             "metric and filter are of scores that lm-evaluation-harness made: give scores, or leave them out"
@@ -57,7 +57,7 @@ def import_recipe(
         table = {"name": "harness", "base": made[BASE], "metric": metric, "filter": filter, **file}
     elif task is not None:
         if task in ("math", "code") and not _listed(test):
-            raise LensrlError(f"task {task!r} has no items: give a file of them, test = 'gsm8k-test.jsonl'")
+            raise LensrlError(f"task {task!r} has no items: give a file of them, --test FILE")
         benchmarks = {Path(one).name.split(".")[0]: str(one) for one in _listed(test)}
         table = {"name": task} | ({"test": benchmarks} if benchmarks else {})
     else:

@@ -13,7 +13,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_v
 from lensrl.recipe.checkpoints import CheckpointRun
 from lensrl.recipe.sets import Layers, LayerSet
 from lensrl.recipe.table import Share, Table
-from lensrl.recipe.task_tables import HarnessTask, Task, has_training
+from lensrl.recipe.task_tables import CodeTask, HarnessTask, MathTask, Task, has_training
 
 
 class Gigpo(Table):
@@ -172,11 +172,12 @@ class Recipe(Table):
     @model_validator(mode="after")
     def _has_what_its_task_needs(self) -> Recipe:
         if not has_training(self.task):
-            why = f"task {self.task.name!r} has no training items"
+            why = f"task {self.task.name!r} has no training items: "
+            why += "give task.train, or " if isinstance(self.task, MathTask | CodeTask) else ""
             if self.layers != [] or self.sets or self.learning_rates:
-                raise ValueError(f"{why}: give task.train, or train nothing: layers = [], no sets, no learning_rates")
+                raise ValueError(f"{why}train nothing, layers = [] without sets and learning_rates")
             if not self.checkpoints:
-                raise ValueError(f"{why}: give task.train, or name trained models, checkpoints.full-rl = 'FOLDER'")
+                raise ValueError(f"{why}name trained models, checkpoints.full-rl = 'FOLDER'")
         harness = isinstance(self.task, HarnessTask)
         for name, checkpoint in ((n, c) for n, run in self.checkpoints.items() for c in run.seeds.values()):
             if harness and not checkpoint.scores:
