@@ -71,9 +71,9 @@ def make_study(recipe: Recipe, folder: Path, only: list[str] | None) -> None:
     """Make the runs of a recipe that `folder` lacks, with a bar and a line for each. Ctrl-C ends with exit code 130."""
     count = len(recipe.checkpoints)
     given = f"{count} run{'s' * (count > 1)} from checkpoints" if count else ""
-    # Without layers and sets, and with full RL from a checkpoint, nothing is trained; nor without training items.
+    # Without layers and sets, and with full RL from a checkpoint, nothing is trained; nor without seeds or items.
     idle = recipe.layers == [] and {"full-rl", *recipe.sets} <= recipe.checkpoints.keys()
-    idle = idle or not has_training(recipe.task)
+    idle = idle or not recipe.seeds or not has_training(recipe.task)
     trained = "" if idle else f"{recipe.rl.algorithm}, {recipe.rl.steps} steps"
     what = ", ".join(filter(None, (recipe.model, recipe.task.name, trained, given)))
     console.print(f"study {folder}: {what}")

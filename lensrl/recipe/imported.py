@@ -67,7 +67,7 @@ def import_recipe(
     for name, place in places.items():
         run = {"model": str(place)} | ({"scores": made[name]} if made else {})
         runs[name] = run if name == FULL or run_layer(name) is not None else run | {"layers": "all"}
-    data = {"model": str(base), "task": table, "layers": [], "checkpoints": runs}
+    data = {"model": str(base), "task": table, "seeds": [], "layers": [], "checkpoints": runs}
     return resolve_recipe(parse_recipe(data, "import"), Path.cwd())
 
 

@@ -57,7 +57,8 @@ def plan(recipe: Recipe, n_layers: int) -> list[RunSpec]:
     """List every run that a recipe asks for: the base once; the checkpoints; then, for each seed, the runs to train.
 
     The runs to train are full RL, the single layers and the sets, without the names in `checkpoints`. Full RL and the
-    single layers come again at each of the recipe's further learning rates. A task without training items has none.
+    single layers come again at each of the recipe's further learning rates. Without seeds, and for a task without
+    training items, nothing is trained.
 
     Raises LensrlError for a set that a model with `n_layers` layers cannot have, for a set that ranks layers by a
     profile and has not been chosen yet (`lensrl.train.choose`), and for a name in `checkpoints` that no run can have.
@@ -81,7 +82,7 @@ def plan(recipe: Recipe, n_layers: int) -> list[RunSpec]:
 def trains(recipe: Recipe, n_layers: int) -> bool:
     """Return whether a recipe asks for a run that is trained, and not taken from a checkpoint."""
     asked = {FULL, *map(layer_run, parse_layers(recipe.layers, n_layers)), *recipe.sets}
-    return has_training(recipe.task) and not asked <= recipe.checkpoints.keys()
+    return bool(recipe.seeds) and has_training(recipe.task) and not asked <= recipe.checkpoints.keys()
 
 
 def _checkpoint_runs(name: str, run: CheckpointRun, recipe: Recipe, n_layers: int) -> list[RunSpec]:

@@ -133,7 +133,7 @@ class Recipe(Table):
 
     model: Annotated[str, Field(min_length=1)]  # required: the base model
     task: Task  # required: the table of a task, see lensrl.recipe.task_tables
-    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1)] = [0]  # one training run each
+    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = [0]  # one training run each; []: nothing is trained
     layers: Layers = "all"  # single-layer runs: "all", "0-7", [3, 5]
     sets: dict[str, LayerSet] = {}  # further runs, by name, that train several layers together
     learning_rates: list[PositiveFloat] = []  # further rates for full RL and the single layers
@@ -171,6 +171,8 @@ class Recipe(Table):
 
     @model_validator(mode="after")
     def _has_what_its_task_needs(self) -> Recipe:
+        if not self.seeds and not self.checkpoints:
+            raise ValueError("seeds = [] trains nothing: give a seed, or name trained models under [checkpoints]")
         if not has_training(self.task):
             why = f"task {self.task.name!r} has no training items: "
             why += "give task.train, or " if isinstance(self.task, MathTask | CodeTask) else ""

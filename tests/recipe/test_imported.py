@@ -49,7 +49,7 @@ def test_a_task_needs_no_training_items(here: Path) -> None:
     assert isinstance(recipe.task, MathTask)
     assert recipe.task.train is None
     assert recipe.task.test == {"gsm8k": here / "gsm8k.jsonl", "amc": here / "amc.test.jsonl"}
-    assert names(import_recipe("base", "full", task="arithmetic")) == ["base", "full-rl"]
+    assert names(import_recipe("base", {"layer-3": "l3"}, task="arithmetic")) == ["base", "layer-3"]  # trains nothing
 
 
 def test_scores_made_elsewhere_go_to_their_runs(here: Path) -> None:
