@@ -53,10 +53,15 @@ class LazyVerbs(TyperGroup):
         return verb, listed if verb is None else _load(verb), rest
 
 
+def python_name(verb: str) -> str:
+    """Return the name of a verb's module and function: `import_` for `import`, which Python reserves."""
+    return f"{verb}_" if iskeyword(verb) else verb
+
+
 def _load(verb: str) -> Any:
     """Import a verb and return its command."""
     alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
-    name = f"{verb}_" if iskeyword(verb) else verb
+    name = python_name(verb)
     alone.command(verb)(getattr(import_module(f"lensrl_cli.{name}"), name))
     return typer.main.get_command(alone)
 

@@ -87,6 +87,7 @@ def test_what_does_not_go_together_is_refused(here: Path, given: dict[str, Any],
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
+        ('task = "arithmetic"\nseeds = []', "seeds = .. trains nothing: give a seed, or name trained models under"),
         ('task = "texts"', "'texts' has no training items: name trained models, checkpoints.full-rl"),
         ('task = "texts"\nlayers = "all"\n[checkpoints]\nfull-rl = "a"', r"train nothing, layers = \[\] without sets"),
         ('[task]\nname = "math"\ntest = { a = "b" }', "'math' has no training items: give task.train"),
