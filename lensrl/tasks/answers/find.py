@@ -1,0 +1,133 @@
+r"""Find the part of a completion that is its answer.
+
+1. `<think>...</think>` does not count, also unclosed or opened in the prompt.
+2. The last `<answer>...</answer>`, and the rules below in it.
+3. Else the last `\boxed{}` or `####`, whichever comes later.
+4. Else the sentence after the last "answer is".
+5. Else the text itself if it can be read, else its last number, with the signs and numbers around it.
+"""
+
+from __future__ import annotations
+
+import re
+
+from lensrl.tasks.answers import kinds
+from lensrl.tasks.answers.spelling import unmarked
+from lensrl.tasks.marks import final_answer
+
+_THOUGHT = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
+_THINK = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
+_ANSWER = re.compile(r"<(/?)answer>", re.IGNORECASE)
+_STATED = re.compile(
+    r"\banswers?\b(?:\s+(?:to|for|of)\s[^.:\n]{1,80}?)?\s*"
+    r"(?:\b(?:is|are|was|were|equals|will be|would be|should be|must be|comes out to)\b\s*[:=]?|:|=)\s*"
+    r"(?:(?:therefore|thus|hence|simply|then|also|indeed|clearly)\b,?\s*)?",
+    re.IGNORECASE,
+)
+_END = re.compile(r"\n|[!?](?=\s|$)|(?<![ap]\.m)(?<!\bRs)\.(?=\s|$)|(?<=[ap]\.m)\.(?=\s+[A-Z]|$)")
+_AFTERWARDS = re.compile(
+    r"\s*[,;(]?\s+(?:because|since|as|so|which|where|when|if|but|after|with|given|assuming|for|by|making|meaning|i\.e\.|that"
+    r"|in total|altogether|each)\b.*",
+    re.DOTALL,
+)
+_DENIED = re.compile(r"\b(?:not|no|never|less|more|fewer|least|most|than|cannot|unless|except)\b|n't\b", re.IGNORECASE)
+_DISPLAY = re.compile(r"\\\[\s*|\s*\\\]|\\[()]|\$\$\s*(?=[^\s$])|\s*\$\$")
+_NUMBER = re.compile(r"\d")
+_WHOLE = re.compile(
+    "|".join([*(re.sub(r"\?P<\w+>", "?:", pattern) for pattern in (*kinds.DATES, rf"{kinds.CLOCK}\s*{kinds.HALF}"))])
+    + r"|\d[\d,.]*(?:\s*:\s*\d+)+|\d[\d,.]*\s+(?:hundred|thousand|million|billion|trillion)\b|\d[\d,.]*\s*(?:\\?%|percent\b)",
+    re.IGNORECASE,
+)
+_TOKEN = re.compile(r"(?<![\w$])\$(?=[^\s$])[^$\n]{0,300}?(?<=[^\s$])\$(?!\d)|\S+")
+_SIGN = re.compile(r"[-+*/=<>≤≥×÷·^]|\\(?:times|cdot|div|le|ge|pm|approx)")
+
+
+def answers_in(completion: str) -> list[str]:
+    """Return the texts that may be the answer, the most complete first. The first that can be read decides."""
+    text = without_thoughts(completion)
+    tagged = _last_tagged(text)
+    if tagged is not None:
+        text = tagged
+    marked = final_answer(text)
+    if marked is not None:
+        return [marked, *_stated(unmarked(marked))]
+    text = _DISPLAY.sub("$", unmarked(text)).strip()
+    return _stated(text) or [text, *_last_number(text)]
+
+
+def without_thoughts(completion: str) -> str:
+    """Remove what is in `<think>` tags. Without a closing tag that is the rest, without an opening tag the text before."""
+    text = _THOUGHT.sub(" ", completion)
+    tags = list(_THINK.finditer(text))
+    closings = [tag for tag in tags if tag[1]]
+    start = closings[-1].end() if closings else 0
+    end = next((tag.start() for tag in tags if not tag[1] and tag.start() >= start), len(text))
+    return text[start:end]
+
+
+def _last_tagged(text: str) -> str | None:
+    """Return the content of the last `<answer>`. Its closing tag may be missing: generation often stops before it."""
+    opened = None
+    for tag in _ANSWER.finditer(text):
+        if not tag[1]:
+            opened = tag
+    if opened is None:
+        return None
+    closed = _ANSWER.search(text, opened.end())
+    return text[opened.end() : closed.start() if closed else len(text)].strip()
+
+
+def _stated(text: str) -> list[str]:
+    """Return the sentence after the last "answer is", and without a subordinate clause; nothing if there is none."""
+    stated = None
+    for stated in _STATED.finditer(text):  # noqa: B007: the last one counts
+        pass
+    if stated is None:
+        return []
+    tail = text[stated.end() :].strip()
+    end = _END.search(tail)
+    clause = tail[: end.start() if end else len(tail)].strip()
+    if not clause:
+        return []
+    short = _AFTERWARDS.sub("", clause, count=1)
+    found = [clause, short]
+    if not _DENIED.search(clause) and len(re.findall(r"\d+(?:[.,]\d+)*", short)) == 1:
+        found += _last_number(short)
+    return list(dict.fromkeys(found))
+
+
+def _last_number(text: str) -> list[str]:
+    """Return the last number of a text, with all of the formula, date, time or ratio that it is a part of."""
+    text = text[-4000:]
+    digits = max((match.end() for match in _NUMBER.finditer(text)), default=0)
+    for match in _WHOLE.finditer(text):
+        if match.start() < digits <= match.end():
+            return [match[0]]
+    tokens = [match for match in _TOKEN.finditer(text)]
+    last = max((i for i, token in enumerate(tokens) if _NUMBER.search(token[0])), default=None)
+    if last is None:
+        return []
+    # Take the signs and operands on both sides.
+    first, words = last, [token[0] for token in tokens]
+    while first > 0 and not words[first - 1].endswith((",", ";", ".", ":")) and _joined(words[first - 1], words[first]):
+        first -= 1
+    while last + 1 < len(words) and not words[last].endswith((",", ";", ".", ":")) and _joined(words[last], words[last + 1]):
+        last += 1
+    run = " ".join(words[first : last + 1]).rstrip(".,;:!?*\"'")
+    run = run if run.count("(") >= run.count(")") else run.rstrip(")")
+    run = run if run.count("(") <= run.count(")") else run.lstrip("(")
+    left, sign, right = run.rpartition("=")
+    if sign and not re.search(r"[A-Za-z<>]", re.sub(r"\\(?:times|cdot|div|frac|text\{[^{}]*\})", "", left)):
+        return [right]  # 3 * 6 = 18: arithmetic, not an equation
+    return [run]
+
+
+def _joined(left: str, right: str) -> bool:
+    """Return whether two neighbouring tokens belong to one formula: one of them ends or begins with a sign."""
+    sign = _SIGN.fullmatch(left.strip("$")) or _SIGN.fullmatch(right.strip("$"))
+    return bool(sign and _operand(left) and _operand(right))
+
+
+def _operand(token: str) -> bool:
+    bare = token.strip("$.,;:()[]{}")
+    return bool(_NUMBER.search(token) or _SIGN.fullmatch(token.strip("$")) or "\\" in token or re.fullmatch(r"[A-Za-z]", bare))

@@ -1,0 +1,129 @@
+r"""Take an answer apart: at `,`, `;`, `and`, `or` outside brackets, at its brackets, at its `=` and its `\pm`."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+_OPEN, _CLOSE = ("(", "[", "{", r"\{", r"\langle", r"\lfloor", r"\lceil"), (")", "]", "}", r"\}", r"\rangle", r"\rfloor", r"\rceil")
+_PIECE = re.compile(r"\\begin\s*\{[a-z]+\*?\}|\\end\s*\{[a-z]+\*?\}|\\[A-Za-z]+|\\.|\b(?:and|or)\b|&|\d{1,3}(?:,\d{3})+(?![\d,]\d)(?!\d)|[A-Za-z]+|\d+|.", re.DOTALL)
+_SEQUENCE = re.compile(r"(?:\\?\$?\s*[\d.,/]+\s*(?:[A-Za-z]{2,}|h|m|s|g|l)\.?(?:\s+|$)){2,}")
+_MATRIX = re.compile(r"\\begin\s*\{([pbBvV]?)(?:small)?(matrix|array)\}(?:\s*\{[lcr| ]*\})?(.*)\\end\s*\{[pbBvV]?(?:small)?(?:matrix|array)\}", re.DOTALL)
+_NAME = re.compile(
+    r"(?:[A-Za-z]|[A-Z]{2,3}|sum|ans|max|min|gcd|lcm|\\(?:alpha|beta|gamma|theta|lambda|mu|phi|omega|Delta|sigma|rho|tau))"
+    r"(?:\s*_\s*(?:\{[^{}]*\}|\w))?'*(?:\s*\^\s*\{?\s*-\s*1\s*\}?)?(?:\s*\([\w\s,|]*\))?"
+    r"|m?\s*\\(?:angle|triangle|overline|widehat|measuredangle)\s*\{?[A-Z ]{1,6}\}?|\|\s*[A-Z]{2}\s*\||\(\s*[a-z](?:\s*,\s*[a-z])+\s*\)"
+    r"|[A-Za-z]{4,}(?:\s+[A-Za-z]+){0,6}|[A-Za-z]+(?:\s+[A-Za-z]{2,}){1,6}"
+    r"|\\frac\s*\{\s*d\s*[a-z]?\s*\}\s*\{\s*d\s*[a-z]\s*\}(?:\s*[a-z])?"
+)
+
+
+class Bracketed(NamedTuple):
+    """The items between brackets. `kind` is `(`, `[`, `{`, `[)`, `(]`, or column, row, matrix."""
+
+    kind: str
+    items: tuple[str, ...]
+
+
+def pieces(text: str) -> list[tuple[str, int]]:
+    """Return the tokens of a text with their depth in brackets. A bracket has the depth outside it."""
+    found: list[tuple[str, int]] = []
+    depth = 0
+    for match in _PIECE.finditer(text):
+        token = match[0]
+        if token in _CLOSE or token.startswith(r"\end"):
+            depth -= 1
+        found.append((token, depth))
+        if token in _OPEN or token.startswith(r"\begin"):
+            depth += 1
+    return found
+
+
+def split(text: str, *signs: str) -> list[str]:
+    """Split a text at signs outside brackets."""
+    found = [""]
+    for token, depth in pieces(text):
+        if depth == 0 and token in signs:
+            found.append("")
+        else:
+            found[-1] += token
+    return [part.strip() for part in found]
+
+
+def split_answer(text: str) -> list[str]:
+    r"""Return the parts of an answer. `1,000` is one part, `1, 000` two; `4 dimes 3 nickels` two; `\pm 2` two."""
+    text = re.sub(r"^(?:both|either)\s+", "", text)
+    if _SEQUENCE.fullmatch(text) and not re.search(r"\b(?:and|or)\b|,\s", text):
+        text = re.sub(r"(?<=[A-Za-z.])\s+(?=\\?\$?\d)", ", ", text)
+    found = [part for part in split(text, ",", ";", "and", "or", "&") if part]
+    return [spelled for part in found for spelled in _plus_minus(part)]
+
+
+def _plus_minus(part: str) -> list[str]:
+    if r"\pm" not in part and r"\mp" not in part:
+        return [part]
+    return [
+        re.sub(r"\\([pm])[pm](?![A-Za-z])", lambda sign: first if sign[1] == "p" else second, part)
+        for first, second in (("+", "-"), ("-", "+"))
+    ]
+
+
+def bracketed(text: str) -> Bracketed | None:
+    """Return the items of a text that is one pair of brackets, or a matrix. None for another text, or for `(5)`."""
+    text = text.strip()
+    if matrix := _MATRIX.fullmatch(text):
+        return None if matrix[1] in ("v", "V") else _matrix(matrix[3])
+    tokens = pieces(text)
+    if len(tokens) < 2 or tokens[0][0] not in _OPEN or any(depth == 0 for _, depth in tokens[1:-1]) or tokens[-1][1]:
+        return None
+    first, last = tokens[0][0], tokens[-1][0]
+    inside = text[len(first) : len(text) - len(last)].strip()
+    if (first, last) == (r"\langle", r"\rangle"):
+        first, last = "(", ")"
+    kind = {"()": "(", "[]": "[", r"\{\}": "{", "[)": "[)", "(]": "(]", "{}": "{"}.get(first + last)
+    items = _items(inside)
+    if kind is None or (len(items) < 2 and kind == "(") or (kind == "{" and first == "{" and len(items) < 2):
+        return None
+    if kind in "([" and len(items) > 1 and all((row := bracketed(item)) and row.kind in "([" for item in items) and kind == "[":
+        return Bracketed("matrix", items)
+    return Bracketed(kind, items)
+
+
+def _items(inside: str) -> tuple[str, ...]:
+    """Split at every comma. `1,000` is a number only if other commas have spaces after them."""
+    if not re.search(r",\s", inside):
+        inside = re.sub(r"(?<=\d),(?=\d)", ", ", inside)
+    return tuple(item for part in split(inside, ",", ";") if part for item in _plus_minus(part))
+
+
+def _matrix(inside: str) -> Bracketed:
+    rows = [[cell.strip() for cell in row.split("&")] for row in re.split(r"\\\\(?:\s*\[[^\]]*\])?", inside) if row.strip()]
+    if all(len(row) == 1 for row in rows):
+        return Bracketed("column", tuple(row[0] for row in rows))
+    if len(rows) == 1:
+        return Bracketed("row", tuple(rows[0]))
+    return Bracketed("matrix", tuple(f"({', '.join(row)})" for row in rows))
+
+
+class Part(NamedTuple):
+    """A part of an answer: its name (`x` of `x = 5`), its values, and the sides of an equation that is no value."""
+
+    text: str
+    name: str | None
+    values: tuple[str, ...]
+    sides: tuple[str, ...] = ()
+
+
+def part(text: str) -> Part:
+    r"""Read `x = 5` as the value 5 of x, and `9 + 9 = 18` as values. `\approx` separates values, too."""
+    text = re.sub(r"^\s*(?:\\approx|=|\\therefore|\\Rightarrow|\\implies)(?![A-Za-z])\s*", "", text)
+    if member := re.fullmatch(r"([A-Za-z])\s*\\in(?![A-Za-z])\s*(\\\{.*\\\})", text):
+        return Part(text, member[1], (member[2],))
+    sides = tuple(side for side in split(text, "=", r"\approx") if side)
+    if len(sides) < 2 or any(token in ("<", ">", r"\le", r"\ge", r"\ne", r"\in") for token, _ in pieces(text)):
+        return Part(text, None, (text,))
+    values = sides
+    while len(values) > 1 and _NAME.fullmatch(values[0]):
+        values = values[1:]
+    name = sides[0] if len(values) < len(sides) and re.fullmatch(r"\\?[A-Za-z](?:_\{?\w+\}?)?|\\[a-z]+", sides[0]) else None
+    return Part(text, name, values, sides if len(sides) == 2 else ())
