@@ -14,6 +14,7 @@ costs milliseconds. Nevertheless it is hostile text: call this module through `l
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from functools import lru_cache
 
 from lensrl.tasks.answers.compare import readable, same
@@ -21,15 +22,15 @@ from lensrl.tasks.answers.find import answers_in
 from lensrl.tasks.answers.spelling import unmarked
 from lensrl.tasks.marks import final_answer
 
-_PLAIN = re.compile(r"-?\d{1,15}")
+_PLAIN = re.compile(r"\s*-?(?:\d{1,3}(?:,\d{3})+|\d{1,30})(?:\.\d{1,30})?\s*")
 
 
 def same_answer(gold: str, completion: str) -> bool:
     """Return whether the answer of a completion equals the gold answer, which may be a solution with a box."""
     wanted = _gold(gold)
     for answer in answers_in(completion):
-        if _PLAIN.fullmatch(wanted) and _PLAIN.fullmatch(answer):
-            return int(wanted) == int(answer)
+        if _PLAIN.fullmatch(answer) and _PLAIN.fullmatch(wanted):
+            return Fraction(wanted.replace(",", "")) == Fraction(answer.replace(",", ""))
         if same(wanted, answer):
             return True
         if readable(answer):

@@ -126,6 +126,9 @@ class _Parts:
         self.kind = inside.kind if inside else "{"
         texts: Sequence[str] = inside.items if inside else split_answer(text)
         self.parts = [part(each) for each in texts]
+        for i, each in enumerate(self.parts[1:]):  # x = 2, 3
+            if self.parts[i].name and not each.name and len(each.sides) == 0:
+                self.parts[i + 1] = each._replace(name=self.parts[i].name)
         self.labels = [_label(each) for each in self.parts]
 
 

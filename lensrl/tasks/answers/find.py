@@ -15,8 +15,9 @@ from lensrl.tasks.answers import kinds
 from lensrl.tasks.answers.spelling import unmarked
 from lensrl.tasks.marks import final_answer
 
-_THOUGHT = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
 _THINK = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
+_CALCULATED = re.compile(r"<<[^<>\n]*>>")  # GSM8K's marks for a calculator
+LONGEST = 300  # characters of a text that may be nothing but an answer
 _ANSWER = re.compile(r"<(/?)answer>", re.IGNORECASE)
 _STATED = re.compile(
     r"\banswers?\b(?:\s+(?:to|for|of)\s[^.:\n]{1,80}?)?\s*"
@@ -35,34 +36,38 @@ _DISPLAY = re.compile(r"\\\[\s*|\s*\\\]|\\[()]|\$\$\s*(?=[^\s$])|\s*\$\$")
 _NUMBER = re.compile(r"\d")
 _WHOLE = re.compile(
     "|".join([*(re.sub(r"\?P<\w+>", "?:", pattern) for pattern in (*kinds.DATES, rf"{kinds.CLOCK}\s*{kinds.HALF}"))])
-    + r"|\d[\d,.]*(?:\s*:\s*\d+)+|\d[\d,.]*\s+(?:hundred|thousand|million|billion|trillion)\b|\d[\d,.]*\s*(?:\\?%|percent\b)",
+    + r"|(?<![\d,.])\d{1,3}(?: \d{3})+(?!\d)|(?<![\d,.])\d[\d,.]*(?:(?:\s*:\s*\d+)+|\s+(?:hundred|thousand|million|billion|trillion)\b|\s*(?:\\?%|percent\b))",
     re.IGNORECASE,
 )
 _TOKEN = re.compile(r"(?<![\w$])\$(?=[^\s$])[^$\n]{0,300}?(?<=[^\s$])\$(?!\d)|\S+")
+_UNKNOWN = re.compile(r"(?<![A-Za-z\\])(?!(?<=\d)x\d)[A-Za-z](?![A-Za-z])|[<>]")
 _SIGN = re.compile(r"[-+*/=<>≤≥×÷·^]|\\(?:times|cdot|div|le|ge|pm|approx)")
 
 
 def answers_in(completion: str) -> list[str]:
     """Return the texts that may be the answer, the most complete first. The first that can be read decides."""
-    text = without_thoughts(completion)
+    text = re.sub(r"\s{3,}", lambda match: "\n" if "\n" in match[0] else " ", without_thoughts(completion))
     tagged = _last_tagged(text)
     if tagged is not None:
         text = tagged
     marked = final_answer(text)
     if marked is not None:
         return [marked, *_stated(unmarked(marked))]
-    text = _DISPLAY.sub("$", unmarked(text)).strip()
-    return _stated(text) or [text, *_last_number(text)]
+    text = _DISPLAY.sub("$", unmarked(_CALCULATED.sub("", text))).strip()
+    return _stated(text) or [*([text] if len(text) <= LONGEST else []), *_last_number(text)]
 
 
 def without_thoughts(completion: str) -> str:
     """Remove what is in `<think>` tags. Without a closing tag that is the rest, without an opening tag the text before."""
-    text = _THOUGHT.sub(" ", completion)
-    tags = list(_THINK.finditer(text))
-    closings = [tag for tag in tags if tag[1]]
-    start = closings[-1].end() if closings else 0
-    end = next((tag.start() for tag in tags if not tag[1] and tag.start() >= start), len(text))
-    return text[start:end]
+    kept: list[str] = []
+    at, opened = 0, False
+    for tag in _THINK.finditer(completion):
+        if not tag[1]:
+            kept += [] if opened else [completion[at : tag.start()]]
+        elif not opened:
+            kept.clear()
+        opened, at = not tag[1], tag.end()
+    return " ".join(kept if opened else [*kept, completion[at:]])
 
 
 def _last_tagged(text: str) -> str | None:
@@ -117,7 +122,7 @@ def _last_number(text: str) -> list[str]:
     run = run if run.count("(") >= run.count(")") else run.rstrip(")")
     run = run if run.count("(") <= run.count(")") else run.lstrip("(")
     left, sign, right = run.rpartition("=")
-    if sign and not re.search(r"[A-Za-z<>]", re.sub(r"\\(?:times|cdot|div|frac|text\{[^{}]*\})", "", left)):
+    if sign and ("=" in left or not _UNKNOWN.search(left)):
         return [right]  # 3 * 6 = 18: arithmetic, not an equation
     return [run]
 

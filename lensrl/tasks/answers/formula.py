@@ -178,13 +178,13 @@ def _last_digit(text: str) -> Fraction | None:
 
 def _tokens(text: str) -> Iterator[tuple[str, str]]:
     """Yield kind and text of every token. Up to three letters are symbols, one by one; more are a word."""
-    before = ("", "", 0)  # kind, token, end
+    word_end = None
     for match in _TOKEN.finditer(text):
         kind, token = str(match.lastgroup), match[0].strip()
-        apart = match.end() - len(token) > before[2]
-        if kind == before[0] == "letters" and apart and max(len(token), len(before[1])) > 1:
-            raise Unreadable(token)  # prose
-        before = (kind, token, match.end())
+        start = match.end() - len(token)
+        if word_end is not None and start > word_end and kind in ("letters", "number", "function"):
+            raise Unreadable(token)  # prose: letters, a space and something else
+        word_end = match.end() if kind == "letters" and len(token) > 1 else None
         if kind != "letters":
             yield kind, token
         elif token.lower() in ("infinity", "infty"):

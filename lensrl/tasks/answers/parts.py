@@ -41,6 +41,8 @@ def pieces(text: str) -> list[tuple[str, int]]:
 
 def split(text: str, *signs: str) -> list[str]:
     """Split a text at signs outside brackets."""
+    if not any(sign in text for sign in signs):
+        return [text.strip()]
     found = [""]
     for token, depth in pieces(text):
         if depth == 0 and token in signs:

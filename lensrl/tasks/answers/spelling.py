@@ -84,6 +84,7 @@ def cleaned(answer: str) -> str:
         if not changes:
             break
     text = _FONT_LETTER.sub(r" \1 ", text)
+    text = re.sub(r"\.\.\.+", r"\\ldots ", re.sub(r"\b[Ii]nfinity\b", r"\\infty ", text))
     text = _DEGREE.sub(r"\\degree ", text)
     text = re.sub(r"\{\s*([,:])\s*\}", r"\1", text)
     text = _money(text)
@@ -131,5 +132,6 @@ def _greek(letter: str) -> str:
 def as_text(answer: str) -> str:
     """Return the form in which answers are compared as text, of a cleaned answer: no case, full stop or idle spaces."""
     text = re.sub(r"\\\$|^(?:the|a|an)\s+(?=[a-z]{2})", "", answer.strip(), flags=re.IGNORECASE)
-    text = re.sub(r"\{\s*(\\?\w)\s*\}", r"\1", text)
-    return re.sub(r"(?<!\w)\s+|\s+(?!\w)", "", text.strip("*\"' ").rstrip(".!").strip()).casefold()
+    text = re.sub(r"^([\"'])(.*)\1$", r"\2", text)
+    text = re.sub(r",\s+(?=\d{3})", ";", re.sub(r"\{\s*(\\?\w)\s*\}", r"\1", text))  # `1, 000` is not `1,000`
+    return re.sub(r"(?<!\w)\s+|\s+(?!\w)", "", text.rstrip(".")).casefold()
