@@ -9,7 +9,7 @@ _HASHES = re.compile(r"####[ \t]*([^\n]+)")
 _BRACES = re.compile(r"\\[{}]|\\(?:boxed|fbox)\s*\{|[{}]")
 # `\boxed 9`, `\boxed\frac12`, `\boxed C`: a number, a command with its arguments, or a letter
 _BARE = re.compile(
-    r"\\(?:boxed|fbox)\s*(-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:/\d+)?%?|-?\\[A-Za-z]+\s*(?:\{[^{}]*\}|\d\d?){0,2}|(?<=\s)[A-Za-z]\b)"
+    r"\\(?:boxed|fbox)\s*(-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:/\d+)?%?|-?\\[A-Za-z]+\s*(?:\{[^{}]*\}|\d\d?){0,2}|(?<=\s)[A-Za-z]\b|\([^()]*\))"
 )
 _BETWEEN = re.compile(r"[\s$.,;]*(?:\\text\s*\{)?\s*(?:,|;|and|or|\\quad)\s*\}?[\s$]*")
 

@@ -15,6 +15,7 @@ from lensrl.tasks.answers.units import Quantity, Unit, compound, quantity
 
 LENGTH = 2000  # characters; a longer answer is compared as text
 PARTS = 60
+_NAMED = re.compile(r"^([A-Za-z]{3,}(?: [A-Za-z]+){0,3}) (?=\\?\$?\s*\d)")  # width 5, length 10
 _LEAD = re.compile(r"^[A-Za-z][A-Za-z' ]{0,60}?(?:\s+(?:is|are|was|equals|be)\b\s*[:=]?|\s*:)\s*(?=\S)", re.IGNORECASE)
 
 
@@ -48,7 +49,7 @@ def _answer(text: str) -> str:
         return text.strip()
     text = re.sub(r"(?<![ap]\.m)(?<!\\ldots)(?<!\.\.)[.,;]$", "", cleaned(text)).strip()
     lead = _LEAD.match(text)
-    if lead and not kinds.option(text) and not kinds.region(text):
+    if lead and len(split_answer(text)) == 1 and not kinds.option(text) and not kinds.region(text):
         text = text[lead.end() :]
     return text
 
@@ -123,9 +124,12 @@ class _Parts:
     def __init__(self, text: str) -> None:
         whole = part(text)
         inside = bracketed(whole.values[0]) if len(whole.values) == 1 else None
+        while inside and inside.kind == "{" and len(inside.items) == 1:
+            text = inside.items[0]
+            inside = bracketed(text)
         self.kind = inside.kind if inside else "{"
         texts: Sequence[str] = inside.items if inside else split_answer(text)
-        self.parts = [part(each) for each in texts]
+        self.parts = [part(each if len(texts) == 1 else _NAMED.sub(r"\1 = ", each)) for each in texts]
         for i, each in enumerate(self.parts[1:]):  # x = 2, 3
             if self.parts[i].name and not each.name and len(each.sides) == 0:
                 self.parts[i + 1] = each._replace(name=self.parts[i].name)
@@ -144,7 +148,7 @@ def _label(each: Part) -> str | None:
 
 def _compatible(gold: str, answer: str) -> bool:
     """Return whether brackets may stand for each other: a column for a tuple, braces or none for round ones."""
-    loose = {frozenset(pair) for pair in (("(", "{"), ("column", "("), ("row", "("), ("column", "{"), ("row", "["), ("matrix", "("))}
+    loose = {frozenset(pair) for pair in (("(", "{"), ("column", "("), ("row", "("), ("column", "{"), ("row", "["), ("column", "["), ("matrix", "("))}
     return gold == answer or frozenset((gold, answer)) in loose
 
 
@@ -158,11 +162,15 @@ def _same_part(gold: Part, answer: Part) -> bool:
         return True
     if len(gold.sides) == len(answer.sides) == 2 and _same_equation(gold, answer):
         return True
-    if gold.name and answer.name and as_text(gold.name) != as_text(answer.name):
+    if gold.name and answer.name and as_text(gold.name) != as_text(answer.name) and _is_symbol(gold.name, answer.name):
         return False
     wanted = gold.values if len(gold.values) == 1 or _consistent(gold.values) else ()
     found = next((value for value in answer.values for w in wanted if _same_value(w, value)), None)
     return found is not None and all(_same_value(found, value) or _roundings(found, value) for value in answer.values)
+
+
+def _is_symbol(*names: str) -> bool:
+    return all(len(name.split("_")[0].strip()) == 1 or name.startswith("\\") for name in names)
 
 
 def _consistent(values: Sequence[str]) -> bool:

@@ -15,10 +15,10 @@ from lensrl.tasks.answers import kinds
 from lensrl.tasks.answers.spelling import unmarked
 from lensrl.tasks.marks import final_answer
 
-_THINK = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
+_THINK = re.compile(r"<\s*(/?)\s*think(?:ing)?\s*>", re.IGNORECASE)
 _CALCULATED = re.compile(r"<<[^<>\n]*>>")  # GSM8K's marks for a calculator
 LONGEST = 300  # characters of a text that may be nothing but an answer
-_ANSWER = re.compile(r"<(/?)answer>", re.IGNORECASE)
+_ANSWER = re.compile(r"<\s*(/?)\s*answer\s*>", re.IGNORECASE)
 _STATED = re.compile(
     r"\banswers?\b(?:\s+(?:to|for|of)\s[^.:\n]{1,80}?)?\s*"
     r"(?:\b(?:is|are|was|were|equals|will be|would be|should be|must be|comes out to)\b\s*[:=]?|:|=)\s*"
@@ -36,7 +36,7 @@ _DISPLAY = re.compile(r"\\\[\s*|\s*\\\]|\\[()]|\$\$\s*(?=[^\s$])|\s*\$\$")
 _NUMBER = re.compile(r"\d")
 _WHOLE = re.compile(
     "|".join([*(re.sub(r"\?P<\w+>", "?:", pattern) for pattern in (*kinds.DATES, rf"{kinds.CLOCK}\s*{kinds.HALF}"))])
-    + r"|(?<![\d,.])\d{1,3}(?: \d{3})+(?!\d)|(?<![\d,.])\d[\d,.]*(?:(?:\s*:\s*\d+)+|\s+(?:hundred|thousand|million|billion|trillion)\b|\s*(?:\\?%|percent\b))",
+    + r"|(?<![\d,.])\d[\d,.]*\s+to\s+\$?\d[\d,.]*(?:\s+[a-z]+)?|(?<![\d,.])\d{1,3}(?: \d{3})+(?!\d)|(?<![\d,.])\d[\d,.]*(?:(?:\s*:\s*\d+)+|\s+(?:hundred|thousand|million|billion|trillion)\b|\s*(?:\\?%|percent\b))",
     re.IGNORECASE,
 )
 _TOKEN = re.compile(r"(?<![\w$])\$(?=[^\s$])[^$\n]{0,300}?(?<=[^\s$])\$(?!\d)|\S+")

@@ -56,7 +56,8 @@ _TOKEN = re.compile(
     rf"\s*(?:(?P<repeating>{_REPEATING})|(?P<number>(?:{_NUMBER})(?:[eE][+-]?\d+(?![\w.]))?)|(?P<command>\\(?:[A-Za-z]+|.))"
     rf"|(?P<function>(?:{_NAMED})(?=[a-z]?(?![A-Za-z])))|(?P<letters>[^\W\d_]+)|(?P<sign>\*\*|\S))"
 )
-_WORD = re.compile(rf"(?!(?:{_NAMED})$)[A-Za-z]*[AEIOUaeiou][A-Za-z]+|[A-Za-z]+[AEIOUaeiou]")  # `no` is not `on`
+# A text of letters alone is a word if it has a vowel or capitals: `no` is not `on`, `CD` is not `DC`, but `xy` is `yx`.
+_WORD = re.compile(rf"(?!(?:{_NAMED})$)(?:[A-Za-z]*[AEIOUaeiou][A-Za-z]+|[A-Za-z]+[AEIOUaeiou]|[A-Za-z]+[A-Z]|[A-Z][A-Za-z]+)")
 _GREEK = frozenset(
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi omega Gamma "
     "Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega ell hbar".split()

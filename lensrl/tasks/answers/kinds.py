@@ -33,7 +33,7 @@ class Date(NamedTuple):
 class Ratio(NamedTuple):
     """`2:3`. `clock`: it may be a time, `3:30`."""
 
-    terms: tuple[Fraction, ...]
+    terms: tuple[Any, ...]
     clock: bool
 
 
@@ -116,9 +116,9 @@ def date(text: str) -> Date | None:
 def ratio(text: str) -> Ratio | None:
     """Read `5:1`, `1:2:3`, `3 : 4`."""
     terms = [constant(term) for term in split(text, ":")]
-    if len(terms) < 2 or not all(isinstance(term, Fraction) for term in terms):
+    if len(terms) < 2 or None in terms:
         return None
-    return Ratio(tuple(term for term in terms if isinstance(term, Fraction)), bool(re.fullmatch(r"\d{1,2}\s*:\s*\d{2}", text)))
+    return Ratio(tuple(terms), bool(re.fullmatch(r"\d{1,2}\s*:\s*\d{2}", text)))
 
 
 def range_(text: str) -> Range | None:
@@ -171,7 +171,7 @@ def region(text: str) -> Region | None:
         return found and found._replace(variable=member[1])
     if text.lower() in (r"\reals", "all real numbers", "all reals", "all real number"):
         return Region(((-_INFINITY, False, _INFINITY, False),))
-    if text in (r"\emptyset", r"\{\}", r"\{ \}"):
+    if re.fullmatch(r"no(?: real)? solutions?", text, re.IGNORECASE) or text in (r"\emptyset", r"\{\}", r"\{ \}"):
         return Region(())
     return _inequalities(text) or _union(text)
 
@@ -307,8 +307,10 @@ def same(gold: Any, other: Any) -> bool | None:
         case Date(), Date():
             return all(a in (0, b) for a, b in zip(gold, other, strict=True))
         case Ratio(), Ratio():
-            scaled = [tuple(term * pair[0].terms[0] for term in pair[1].terms) for pair in ((gold, other), (other, gold))]
-            return gold.terms == other.terms or (not (gold.clock and other.clock) and scaled[0] == scaled[1] and any(gold.terms))
+            if len(gold.terms) != len(other.terms) or (gold.clock and other.clock and gold != other):
+                return False
+            first = [formula.inexact(ratio.terms[0]) for ratio in (gold, other)]
+            return any(first) and all(formula.close(a * first[1], b * first[0]) for a, b in zip(gold.terms, other.terms, strict=True))
         case Based(), Based():
             return gold == other
         case Region(), Region():

@@ -8,12 +8,13 @@ from typing import NamedTuple
 _OPEN, _CLOSE = ("(", "[", "{", r"\{", r"\langle", r"\lfloor", r"\lceil"), (")", "]", "}", r"\}", r"\rangle", r"\rfloor", r"\rceil")
 _PIECE = re.compile(r"\\begin\s*\{[a-z]+\*?\}|\\end\s*\{[a-z]+\*?\}|\\[A-Za-z]+|\\.|\b(?:and|or)\b|&|\d{1,3}(?:,\d{3})+(?![\d,]\d)(?!\d)|[A-Za-z]+|\d+|.", re.DOTALL)
 _SEQUENCE = re.compile(r"(?:\\?\$?\s*[\d.,/]+\s*(?:[A-Za-z]{2,}|h|m|s|g|l)\.?(?:\s+|$)){2,}")
-_MATRIX = re.compile(r"\\begin\s*\{([pbBvV]?)(?:small)?(matrix|array)\}(?:\s*\{[lcr| ]*\})?(.*)\\end\s*\{[pbBvV]?(?:small)?(?:matrix|array)\}", re.DOTALL)
+_MATRIX = re.compile(r"[(\[]?\s*\\begin\s*\{([pbBvV]?)(?:small)?(matrix|array)\}(?:\s*\{[lcr| ]*\})?(.*)\\end\s*\{[pbBvV]?(?:small)?(?:matrix|array)\}\s*[)\]]?", re.DOTALL)
 _NAME = re.compile(
     r"(?:[A-Za-z]|[A-Z]{2,3}|sum|ans|max|min|gcd|lcm|\\(?:alpha|beta|gamma|theta|lambda|mu|phi|omega|Delta|sigma|rho|tau))"
     r"(?:\s*_\s*(?:\{[^{}]*\}|\w))?'*(?:\s*\^\s*\{?\s*-\s*1\s*\}?)?(?:\s*\([\w\s,|]*\))?"
     r"|m?\s*\\(?:angle|triangle|overline|widehat|measuredangle)\s*\{?[A-Z ]{1,6}\}?|\|\s*[A-Z]{2}\s*\||\(\s*[a-z](?:\s*,\s*[a-z])+\s*\)"
     r"|[A-Za-z]{4,}(?:\s+[A-Za-z]+){0,6}|[A-Za-z]+(?:\s+[A-Za-z]{2,}){1,6}"
+    r"|\\(?:lim|int|iint|oint|sum|prod|det|max|min|gcd|lcm|Pr|deg|dim)(?![A-Za-z]).*"
     r"|\\frac\s*\{\s*d\s*[a-z]?\s*\}\s*\{\s*d\s*[a-z]\s*\}(?:\s*[a-z])?"
 )
 
@@ -54,7 +55,7 @@ def split(text: str, *signs: str) -> list[str]:
 
 def split_answer(text: str) -> list[str]:
     r"""Return the parts of an answer. `1,000` is one part, `1, 000` two; `4 dimes 3 nickels` two; `\pm 2` two."""
-    text = re.sub(r"^(?:both|either)\s+", "", text)
+    text = re.sub(r"\s+by\s+(?=\\?\$?\d)", ", ", re.sub(r"^(?:both|either)\s+", "", text))  # 5 ft by 8 ft
     if _SEQUENCE.fullmatch(text) and not re.search(r"\b(?:and|or)\b|,\s", text):
         text = re.sub(r"(?<=[A-Za-z.])\s+(?=\\?\$?\d)", ", ", text)
     found = [part for part in split(text, ",", ";", "and", "or", "&") if part]
@@ -72,7 +73,7 @@ def _plus_minus(part: str) -> list[str]:
 
 def bracketed(text: str) -> Bracketed | None:
     """Return the items of a text that is one pair of brackets, or a matrix. None for another text, or for `(5)`."""
-    text = text.strip()
+    text = re.sub(r"(?<=[)\]}])\s*\^\s*\{?\s*(?:T|\\top|\\intercal)\s*\}?$", "", text.strip())
     if matrix := _MATRIX.fullmatch(text):
         return None if matrix[1] in ("v", "V") else _matrix(matrix[3])
     tokens = pieces(text)
@@ -86,8 +87,10 @@ def bracketed(text: str) -> Bracketed | None:
     items = _items(inside)
     if kind is None or (len(items) < 2 and kind == "(") or (kind == "{" and first == "{" and len(items) < 2):
         return None
-    if kind in "([" and len(items) > 1 and all((row := bracketed(item)) and row.kind in "([" for item in items) and kind == "[":
+    if kind == "[" and len(items) > 1 and all((row := bracketed(item)) and row.kind in "([" for item in items):
         return Bracketed("matrix", items)
+    if kind == "[" and len(items) > 2:  # no interval
+        kind = "("
     return Bracketed(kind, items)
 
 
@@ -119,6 +122,7 @@ class Part(NamedTuple):
 def part(text: str) -> Part:
     r"""Read `x = 5` as the value 5 of x, and `9 + 9 = 18` as values. `\approx` separates values, too."""
     text = re.sub(r"^\s*(?:\\approx|=|\\therefore|\\Rightarrow|\\implies)(?![A-Za-z])\s*", "", text)
+    text = re.sub(r"^([A-Za-z]{2,}(?: [A-Za-z]+)*)\s*:\s*", r"\1 = ", text)  # width: 5
     if member := re.fullmatch(r"([A-Za-z])\s*\\in(?![A-Za-z])\s*(\\\{.*\\\})", text):
         return Part(text, member[1], (member[2],))
     sides = tuple(side for side in split(text, "=", r"\approx") if side)
@@ -127,5 +131,7 @@ def part(text: str) -> Part:
     values = sides
     while len(values) > 1 and _NAME.fullmatch(values[0]):
         values = values[1:]
-    name = sides[0] if len(values) < len(sides) and re.fullmatch(r"\\?[A-Za-z](?:_\{?\w+\}?)?|\\[a-z]+", sides[0]) else None
+    if len(values) == len(sides) == 2 and _NAME.fullmatch(sides[1]):  # 5 = x
+        return Part(text, sides[1], sides[:1], sides)
+    name = sides[0] if len(values) < len(sides) and re.fullmatch(r"\\?[A-Za-z]+(?:\s*_\s*\{?\s*\w+\s*\}?)?", sides[0]) else None
     return Part(text, name, values, sides if len(sides) == 2 else ())

@@ -41,7 +41,7 @@ _NAMES = {
     "rbrack": "]", "lvert": "|", "rvert": "|", "vert": "|", "mid": "|", "lVert": "|", "rVert": "|", "ast": "*",
     "varphi": "phi", "varepsilon": "epsilon", "vartheta": "theta", "land": "and", "lor": "or", "wedge": "and", "vee": "or",
     "colon": ":", "simeq": "approx", "bar": "overline", "textdegree": "degree", "textdollar": "$",
-    "infin": "infty", "R": "reals", "sp": "^", "sb": "_", "iff": "or",
+    "infin": "infty", "O": "emptyset", "R": "reals", "sp": "^", "sb": "_", "iff": "or",
 }  # fmt: skip
 _COMMAND = re.compile(rf"\\({'|'.join(sorted(_NAMES, key=len, reverse=True))})(?![A-Za-z])")
 _PLAIN = {"<", ">", "[", "]", "|", "*", ":", "$", "^", "_"}
@@ -85,6 +85,7 @@ def cleaned(answer: str) -> str:
             break
     text = _FONT_LETTER.sub(r" \1 ", text)
     text = re.sub(r"\.\.\.+", r"\\ldots ", re.sub(r"\b[Ii]nfinity\b", r"\\infty ", text))
+    text = re.sub(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)", r"\\times ", text)
     text = _DEGREE.sub(r"\\degree ", text)
     text = re.sub(r"\{\s*([,:])\s*\}", r"\1", text)
     text = _money(text)

@@ -83,6 +83,8 @@ def quantity(text: str) -> Quantity | None:
     if not match:
         return None
     number, scale = match["number"].strip(), 1
+    if match["degree"] and re.search("sin|cos|tan|sec|csc|cot", number):
+        return None  # the degrees are the function's argument
     if match["percent"] or match["degree"]:
         return Quantity(number, _unit("%" if match["percent"] else "degree"))
     words = (match["glued"] or "").strip()
