@@ -7,8 +7,8 @@ r"""Compare the answer of a completion with the gold answer. ANSWERS.md lists wh
 4. `kinds`, `units`: times, dates, ratios, ranges, bases, options and sets of numbers are read as what they are.
 5. `formula`: all of a formula is read, and two formulas are compared by their values.
 
-What cannot be read completely is compared as text, never by a part of it. Everything is bounded, so a hostile completion
-costs milliseconds. Nevertheless it is hostile text: call this module through `lensrl.tasks.judge`.
+What cannot be read completely is compared as text, never by a part of it. Everything is bounded, so a hostile
+completion costs milliseconds. Nevertheless it is hostile text: call this module through `lensrl.tasks.judge`.
 """
 
 from __future__ import annotations
@@ -44,4 +44,8 @@ def _gold(gold: str) -> str:
     marked = final_answer(gold)
     if marked is not None:
         return marked
-    return answers_in(gold)[0] if re.search(r"\banswers?\b\s+(?:is|are)\b", unmarked(gold), re.IGNORECASE) else gold.strip()
+    return (
+        answers_in(gold)[0]
+        if re.search(r"\banswers?\b\s+(?:is|are)\b", unmarked(gold), re.IGNORECASE)
+        else gold.strip()
+    )

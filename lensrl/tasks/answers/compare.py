@@ -8,7 +8,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-from lensrl.tasks.answers import formula, kinds
+from lensrl.tasks.answers import formula, kinds, regions, values
 from lensrl.tasks.answers.parts import Bracketed, Part, bracketed, part, split_answer
 from lensrl.tasks.answers.spelling import as_text, cleaned
 from lensrl.tasks.answers.units import Quantity, Unit, compound, quantity
@@ -36,7 +36,7 @@ def readable(answer: str) -> bool:
     answer = _answer(answer)
     if not answer or len(answer) > LENGTH:
         return False
-    if kinds.option(answer) or kinds.region(answer) or any(kind(answer) for kind in kinds.KINDS):
+    if kinds.option(answer) or regions.region(answer) or any(kind(answer) for kind in kinds.KINDS):
         return True
     parts = split_answer(answer)
     return len(parts) <= PARTS and all(_readings(value) for each in parts for value in part(each).values)
@@ -49,7 +49,7 @@ def _answer(text: str) -> str:
         return text.strip()
     text = re.sub(r"(?<![ap]\.m)(?<!\\ldots)(?<!\.\.)[.,;]$", "", cleaned(text)).strip()
     lead = _LEAD.match(text)
-    if lead and len(split_answer(text)) == 1 and not kinds.option(text) and not kinds.region(text):
+    if lead and len(split_answer(text)) == 1 and not kinds.option(text) and not regions.region(text):
         text = text[lead.end() :]
     return text
 
@@ -62,14 +62,14 @@ def _same(gold: str, answer: str) -> bool:
     if (wanted and wanted.text) or (given and given.text):
         return _same_text(wanted.text if wanted else gold, given.text if given else answer)
     # Kinds that hold `and`, `or` or commas.
-    for read in (kinds.date, kinds.range_, kinds.region):
+    for read in (kinds.date, kinds.range_, regions.region):
         first, second = read(gold), read(answer)
         if first is not None and second is not None and (verdict := _same_readings([first], [second])):
             return verdict
     total, other_total = compound(gold), compound(answer)
-    if (total or other_total) and (first := total or quantity(gold)) and (second := other_total or quantity(answer)):
-        if first.unit and second.unit and _same_quantities(first, second):
-            return True
+    first, second = total or quantity(gold), other_total or quantity(answer)
+    if (total or other_total) and first and second and first.unit and second.unit and _same_quantities(first, second):
+        return True
     if kinds.date(gold) or kinds.range_(gold) or kinds.date(answer) or kinds.range_(answer):
         return _same_readings(_readings(gold), _readings(answer))
     # Parts.
@@ -98,7 +98,10 @@ def _same_parts(gold: str, answer: str) -> bool:
         if any(given_names) and None in given_names and None not in names:
             return False
         if None in names and None not in given_names and ordered and all(len(str(name)) == 1 for name in given_names):
-            parts = [each for _, each in sorted(zip(map(str, given_names), given.parts, strict=True), key=lambda pair: pair[0])]
+            parts = [
+                each
+                for _, each in sorted(zip(map(str, given_names), given.parts, strict=True), key=lambda pair: pair[0])
+            ]
             return _all_same(wanted.parts, parts)
     elif all(name is None for name in given_names):
         return _all_same(wanted.parts, given.parts)
@@ -111,7 +114,9 @@ def _same_parts(gold: str, answer: str) -> bool:
     left = list(zip(given.parts, given_names, strict=True))
     keyed = None not in names and None not in given_names
     for each, name in zip(wanted.parts, names, strict=True):
-        match = next((i for i, (other, its) in enumerate(left) if (not keyed or name == its) and _same_part(each, other)), None)
+        match = next(
+            (i for i, (other, its) in enumerate(left) if (not keyed or name == its) and _same_part(each, other)), None
+        )
         if match is None:
             return False
         del left[match]
@@ -148,7 +153,18 @@ def _label(each: Part) -> str | None:
 
 def _compatible(gold: str, answer: str) -> bool:
     """Return whether brackets may stand for each other: a column for a tuple, braces or none for round ones."""
-    loose = {frozenset(pair) for pair in (("(", "{"), ("column", "("), ("row", "("), ("column", "{"), ("row", "["), ("column", "["), ("matrix", "("))}
+    loose = {
+        frozenset(pair)
+        for pair in (
+            ("(", "{"),
+            ("column", "("),
+            ("row", "("),
+            ("column", "{"),
+            ("row", "["),
+            ("column", "["),
+            ("matrix", "("),
+        )
+    }
     return gold == answer or frozenset((gold, answer)) in loose
 
 
@@ -184,7 +200,7 @@ def _roundings(a: str, b: str) -> bool:
         return not first.symbols | second.symbols and formula.rounded(
             first, second, formula.value(first), formula.value(second), digits=2
         )
-    except formula.Unreadable:
+    except values.Unreadable:
         return False
 
 
@@ -195,11 +211,9 @@ def _same_equation(gold: Part, answer: Part) -> bool:
         symbols = sides[0].symbols
         if symbols != sides[1].symbols or not symbols or (gold.name and len(symbols) == 1):
             return False
-        values = [[formula.value(side, point) for side in sides] for point in formula.points(symbols)]
-        return all(a and b for a, b in values) and all(
-            formula.close(a * values[0][1], b * values[0][0]) for a, b in values[1:]
-        )
-    except (formula.Unreadable, TypeError):
+        at = [[values.inexact(formula.value(side, point)) for side in sides] for point in formula.points(symbols)]
+        return all(a and b for a, b in at) and all(values.close(a * at[0][1], b * at[0][0]) for a, b in at[1:])
+    except values.Unreadable:
         return False
 
 
@@ -215,12 +229,12 @@ def _readings(text: str) -> tuple[Any, ...]:
     special = [found for kind in kinds.KINDS if (found := kind(text)) is not None]
     if special:
         return tuple(special)
-    found: list[Any] = [each for each in (kinds.region(text), bracketed(text)) if each is not None]
+    found: list[Any] = [each for each in (regions.region(text), bracketed(text)) if each is not None]
     with_unit = quantity(text)
     for reading in (text, with_unit and with_unit.number):
         try:
             read = formula.read(reading) if reading else None
-        except formula.Unreadable:
+        except values.Unreadable:
             read = None
         if read is not None and reading == text:
             found.append(read)
@@ -254,7 +268,7 @@ def _same_reading(gold: Any, answer: Any) -> bool:
 
 
 def _ends(reading: kinds.Ratio | kinds.Range) -> tuple[Any, ...]:
-    return reading.terms if isinstance(reading, kinds.Ratio) else tuple(kinds.constant(end.number) for end in reading)
+    return reading.terms if isinstance(reading, kinds.Ratio) else tuple(regions.constant(end.number) for end in reading)
 
 
 def _digits(reading: kinds.Based | Quantity) -> str:
@@ -295,8 +309,8 @@ def _same_quantities(gold: Quantity, answer: Quantity) -> bool:
             return _same_formulas(a, b)
         if a.symbols or b.symbols:
             return False
-        return formula.close(_times(formula.value(a), factors[0]), _times(formula.value(b), factors[1]))
-    except formula.Unreadable:
+        return values.close(_times(formula.value(a), factors[0]), _times(formula.value(b), factors[1]))
+    except values.Unreadable:
         return False
 
 
@@ -306,4 +320,6 @@ def _times(value: Any, factor: Fraction) -> Any:
 
 def _dimensions(unit: Unit) -> tuple[tuple[str, int], ...]:
     """Return the dimensions of a unit. Of money per hour, per day or per item, the money counts."""
-    return tuple(pair for pair in unit.dimensions if pair[1] > 0) if ("money", 1) in unit.dimensions else unit.dimensions
+    return (
+        tuple(pair for pair in unit.dimensions if pair[1] > 0) if ("money", 1) in unit.dimensions else unit.dimensions
+    )

@@ -27,16 +27,23 @@ _STATED = re.compile(
 )
 _END = re.compile(r"\n|[!?](?=\s|$)|(?<![ap]\.m)(?<!\bRs)\.(?=\s|$)|(?<=[ap]\.m)\.(?=\s+[A-Z]|$)")
 _AFTERWARDS = re.compile(
-    r"\s*[,;(]?\s+(?:because|since|as|so|which|where|when|if|but|after|with|given|assuming|for|by|making|meaning|i\.e\.|that"
-    r"|in total|altogether|each)\b.*",
+    r"\s*[,;(]?\s+(?:because|since|as|so|which|where|when|if|but|after|with|given|assuming|for|by|making|meaning|i\.e\."
+    r"|that|in total|altogether|each)\b.*",
     re.DOTALL,
 )
 _DENIED = re.compile(r"\b(?:not|no|never|less|more|fewer|least|most|than|cannot|unless|except)\b|n't\b", re.IGNORECASE)
 _DISPLAY = re.compile(r"\\\[\s*|\s*\\\]|\\[()]|\$\$\s*(?=[^\s$])|\s*\$\$")
 _NUMBER = re.compile(r"\d")
+_DIGITS = r"(?<![\d,.])\d[\d,.]*"
 _WHOLE = re.compile(
-    "|".join([*(re.sub(r"\?P<\w+>", "?:", pattern) for pattern in (*kinds.DATES, rf"{kinds.CLOCK}\s*{kinds.HALF}"))])
-    + r"|(?<![\d,.])\d[\d,.]*\s+to\s+\$?\d[\d,.]*(?:\s+[a-z]+)?|(?<![\d,.])\d{1,3}(?: \d{3})+(?!\d)|(?<![\d,.])\d[\d,.]*(?:(?:\s*:\s*\d+)+|\s+(?:hundred|thousand|million|billion|trillion)\b|\s*(?:\\?%|percent\b))",
+    "|".join(
+        (
+            *(re.sub(r"\?P<\w+>", "?:", pattern) for pattern in (*kinds.DATES, rf"{kinds.CLOCK}\s*{kinds.HALF}")),
+            rf"{_DIGITS}\s+to\s+\$?\d[\d,.]*(?:\s+[a-z]+)?",  # 3 to 4 hours
+            r"(?<![\d,.])\d{1,3}(?: \d{3})+(?!\d)",  # 10 000
+            rf"{_DIGITS}(?:(?:\s*:\s*\d+)+|\s+(?:hundred|thousand|million|billion|trillion)\b|\s*(?:\\?%|percent\b))",
+        )
+    ),
     re.IGNORECASE,
 )
 _TOKEN = re.compile(r"(?<![\w$])\$(?=[^\s$])[^$\n]{0,300}?(?<=[^\s$])\$(?!\d)|\S+")
@@ -58,7 +65,7 @@ def answers_in(completion: str) -> list[str]:
 
 
 def without_thoughts(completion: str) -> str:
-    """Remove what is in `<think>` tags. Without a closing tag that is the rest, without an opening tag the text before."""
+    """Remove what is in `<think>` tags: without a closing tag the rest, without an opening tag the text before."""
     kept: list[str] = []
     at, opened = 0, False
     for tag in _THINK.finditer(completion):
@@ -84,12 +91,10 @@ def _last_tagged(text: str) -> str | None:
 
 def _stated(text: str) -> list[str]:
     """Return the sentence after the last "answer is", and without a subordinate clause; nothing if there is none."""
-    stated = None
-    for stated in _STATED.finditer(text):  # noqa: B007: the last one counts
-        pass
-    if stated is None:
+    stated = list(_STATED.finditer(text))
+    if not stated:
         return []
-    tail = text[stated.end() :].strip()
+    tail = text[stated[-1].end() :].strip()
     end = _END.search(tail)
     clause = tail[: end.start() if end else len(tail)].strip()
     if not clause:
@@ -108,7 +113,7 @@ def _last_number(text: str) -> list[str]:
     for match in _WHOLE.finditer(text):
         if match.start() < digits <= match.end():
             return [match[0]]
-    tokens = [match for match in _TOKEN.finditer(text)]
+    tokens = list(_TOKEN.finditer(text))
     last = max((i for i, token in enumerate(tokens) if _NUMBER.search(token[0])), default=None)
     if last is None:
         return []
@@ -116,7 +121,11 @@ def _last_number(text: str) -> list[str]:
     first, words = last, [token[0] for token in tokens]
     while first > 0 and not words[first - 1].endswith((",", ";", ".", ":")) and _joined(words[first - 1], words[first]):
         first -= 1
-    while last + 1 < len(words) and not words[last].endswith((",", ";", ".", ":")) and _joined(words[last], words[last + 1]):
+    while (
+        last + 1 < len(words)
+        and not words[last].endswith((",", ";", ".", ":"))
+        and _joined(words[last], words[last + 1])
+    ):
         last += 1
     run = " ".join(words[first : last + 1]).rstrip(".,;:!?*\"'")
     run = run if run.count("(") >= run.count(")") else run.rstrip(")")
@@ -135,4 +144,6 @@ def _joined(left: str, right: str) -> bool:
 
 def _operand(token: str) -> bool:
     bare = token.strip("$.,;:()[]{}")
-    return bool(_NUMBER.search(token) or _SIGN.fullmatch(token.strip("$")) or "\\" in token or re.fullmatch(r"[A-Za-z]", bare))
+    return bool(
+        _NUMBER.search(token) or _SIGN.fullmatch(token.strip("$")) or "\\" in token or re.fullmatch(r"[A-Za-z]", bare)
+    )

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from fractions import Fraction
 from typing import Any, NamedTuple
 
-from lensrl.tasks.answers import formula
-from lensrl.tasks.answers.parts import bracketed, split
+from lensrl.tasks.answers.parts import split
+from lensrl.tasks.answers.regions import Region, constant, same_regions
 from lensrl.tasks.answers.units import Quantity, quantity
+from lensrl.tasks.answers.values import close, inexact
 
 
 class Clock(NamedTuple):
@@ -58,13 +58,6 @@ class Option(NamedTuple):
     text: str
 
 
-class Region(NamedTuple):
-    """A union of intervals (low, low is in it, high, high is in it), and the variable if one is named."""
-
-    intervals: tuple[tuple[Any, bool, Any, bool], ...]
-    variable: str = ""
-
-
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _MONTH = (
     r"(?P<month>(?:january|february|march|april|(?-i:May)|june|july|august|september|october|november|december"
@@ -85,7 +78,12 @@ DATES = (
 
 def clock(text: str) -> Clock | None:
     """Read `3:30 p.m.`, `15:30`, `5 PM`, `noon`."""
-    named = {"noon": Clock(12 * 3600, "pm"), "12 noon": Clock(12 * 3600, "pm"), "midnight": Clock(0, "am"), "12 midnight": Clock(0, "am")}
+    named = {
+        "noon": Clock(12 * 3600, "pm"),
+        "12 noon": Clock(12 * 3600, "pm"),
+        "midnight": Clock(0, "am"),
+        "12 midnight": Clock(0, "am"),
+    }
     if text.lower() in named:
         return named[text.lower()]
     match = re.fullmatch(rf"{CLOCK}\s*{HALF}?", text, re.IGNORECASE)
@@ -122,10 +120,12 @@ def ratio(text: str) -> Ratio | None:
 
 
 def range_(text: str) -> Range | None:
-    r"""Read `5 to 10 minutes`, `from 5 to 10`, `between 5 and 10`, `5–10`, and `5-10` if the first number is smaller."""
+    r"""Read `5 to 10 minutes`, `from 5 to 10`, `between 5 and 10`, `5–10`; `5-10` if 5 is the smaller one."""
     match = (
         re.fullmatch(r"between\s+(?P<low>.+?)\s+and\s+(?P<high>.+)", text, re.IGNORECASE)
-        or re.fullmatch(r"(?:from\s+)?(?P<low>.+?)\s*(?:--|\bto\b|\\sim(?![A-Za-z])|~|through)\s*(?P<high>.+)", text, re.IGNORECASE)
+        or re.fullmatch(
+            r"(?:from\s+)?(?P<low>.+?)\s*(?:--|\bto\b|\\sim(?![A-Za-z])|~|through)\s*(?P<high>.+)", text, re.IGNORECASE
+        )
         or re.fullmatch(r"(?P<low>\\?\$?\d[\d,.]*)(?P<sign>-)(?P<high>\\?\$?\d[\d,.]*(?:\s*%|\s+[A-Za-z].*)?)", text)
     )
     low, high = (quantity(match["low"]), quantity(match["high"])) if match else (None, None)
@@ -146,7 +146,9 @@ def based(text: str) -> Based | None:
 
 
 _OPTION = (
-    re.compile(r"(?:(?:option|choice|answer)\s*)?[(\[]\s*(?P<letter>[A-Ja-j])\s*[)\]]\s*[.:,]?\s*(?P<text>.*)", re.IGNORECASE),
+    re.compile(
+        r"(?:(?:option|choice|answer)\s*)?[(\[]\s*(?P<letter>[A-Ja-j])\s*[)\]]\s*[.:,]?\s*(?P<text>.*)", re.IGNORECASE
+    ),
     re.compile(r"(?:option|choice|answer)\s+(?P<letter>[A-J])(?:\s*[).:]\s*(?P<text>.*))?", re.IGNORECASE),
     re.compile(r"(?P<letter>[A-J])\s*(?:[):.]\s*(?P<text>.*))?"),
 )
@@ -158,142 +160,6 @@ def option(text: str) -> Option | None:
         if match := pattern.fullmatch(text):
             return Option(match["letter"].upper(), (match["text"] or "").strip())
     return None
-
-
-def region(text: str) -> Region | None:
-    r"""Read intervals, their unions, and inequalities in one variable: `(-\infty, 3)`, `x < 3`, `x \in [1,2] \cup \{5\}`."""
-    text = text.strip()
-    if builder := re.fullmatch(r"\\\{\s*([A-Za-z])\s*(?:\\in\s*\\reals\s*)?[|:](.*)\\\}", text):
-        found = region(builder[2])
-        return found if found and found.variable in ("", builder[1]) else None
-    if member := re.fullmatch(r"(?:\\forall\s*)?([A-Za-z])\s*\\in(?![A-Za-z])\s*(.*)", text):
-        found = region(member[2])
-        return found and found._replace(variable=member[1])
-    if text.lower() in (r"\reals", "all real numbers", "all reals", "all real number"):
-        return Region(((-_INFINITY, False, _INFINITY, False),))
-    if re.fullmatch(r"no(?: real)? solutions?", text, re.IGNORECASE) or text in (r"\emptyset", r"\{\}", r"\{ \}"):
-        return Region(())
-    return _inequalities(text) or _union(text)
-
-
-_INFINITY = formula.mpmath.inf
-_RELATIONS = {"<": (-1, False), ">": (1, False), r"\le": (-1, True), r"\ge": (1, True), "=": (0, True), r"\ne": (2, False)}
-
-
-def _union(text: str) -> Region | None:
-    without = split(text, r"\setminus", r"\backslash")
-    if len(without) == 2 and (points := bracketed(without[1])) and points.kind == "{" and (whole := region(without[0])):
-        places = [_end(item) for item in points.items]
-        if None in places:
-            return None
-        pieces = whole.intervals
-        for place in places:
-            pieces = tuple(piece for interval in pieces for piece in _without(interval, place))
-        return Region(_merged(pieces))
-    found: list[tuple[Any, bool, Any, bool]] = []
-    sides = split(text, r"\cup", "U")
-    for side in sides:
-        items = bracketed(side)
-        ends = [_end(item) for item in items.items] if items else []
-        if items is None or None in ends:
-            return None
-        if items.kind == "{" and len(sides) > 1:
-            found += [(end, True, end, True) for end in ends]
-        elif items.kind in ("(", "[", "[)", "(]") and len(ends) == 2 and ends[0] <= ends[1]:
-            found.append((ends[0], items.kind in ("[", "[)"), ends[1], items.kind in ("[", "(]")))
-        else:
-            return None
-    return Region(_merged(found))
-
-
-def _without(interval: tuple[Any, bool, Any, bool], place: Any) -> list[tuple[Any, bool, Any, bool]]:
-    low, low_in, high, high_in = interval
-    return [(low, low_in, place, False), (place, False, high, high_in)] if low < place < high else [interval]
-
-
-def _inequalities(text: str) -> Region | None:
-    """Read inequalities joined by `and` (both hold), `or` (one holds) or a comma (both, unless none can)."""
-    for word, together in (("or", _merged), ("and", _common), (",", _either)):
-        sides = split(text, word)
-        if len(sides) > 1:
-            found = [_inequalities(side) for side in sides if side]
-            kept = [side for side in found if side]
-            if len(kept) < len(found) or len({side.variable for side in kept}) > 1:
-                return None
-            if word == "or":
-                return Region(_merged([piece for side in kept for piece in side.intervals]), kept[0].variable)
-            pieces = kept[0].intervals
-            for side in kept[1:]:
-                pieces = together(pieces, side.intervals)
-            return Region(pieces, kept[0].variable)
-    return _inequality(text)
-
-
-def _inequality(text: str) -> Region | None:
-    signs = [token for token in re.findall(r"\\(?:le|ge|ne)(?![A-Za-z])|[<>=]", text) if token in _RELATIONS]
-    sides = split(text, *_RELATIONS)
-    if not signs or len(sides) != len(signs) + 1 or len(sides) > 3 or (len(signs) > 1 and not set(signs) <= {"<", ">", r"\le", r"\ge"}):
-        return None
-    names = [i for i, side in enumerate(sides) if re.fullmatch(r"[A-Za-z]|\\[a-z]+", side) and _end(side) is None]
-    ends = [_end(side) for i, side in enumerate(sides) if i not in names]
-    if len(names) != 1 or None in ends or (len(sides) == 3 and names != [1]) or set(signs) == {"="}:
-        return Region(((ends[0], True, ends[0], True),), sides[0]) if len(sides) == 2 and names == [0] and ends[0] is not None else None
-    pieces = ((-_INFINITY, False, _INFINITY, False),)
-    for i, sign in enumerate(signs):
-        direction, closed = _RELATIONS[sign]
-        name_first = i == names[0]
-        end = _end(sides[i + 1 if name_first else i])
-        if direction == 2:
-            pieces = _common(pieces, ((-_INFINITY, False, end, False), (end, False, _INFINITY, False)))
-        elif (direction < 0) == name_first:
-            pieces = _common(pieces, ((-_INFINITY, False, end, closed),))
-        else:
-            pieces = _common(pieces, ((end, closed, _INFINITY, False),))
-    return Region(pieces, sides[names[0]])
-
-
-def _common(first: Any, second: Any) -> tuple[tuple[Any, bool, Any, bool], ...]:
-    found = []
-    for a in first:
-        for b in second:
-            low, low_out = max((a[0], not a[1]), (b[0], not b[1]))
-            high, high_in = min((a[2], a[3]), (b[2], b[3]))
-            if low < high or (low == high and not low_out and high_in):
-                found.append((low, not low_out, high, high_in))
-    return _merged(found)
-
-
-def _either(first: Any, second: Any) -> tuple[tuple[Any, bool, Any, bool], ...]:
-    return _common(first, second) or _merged([*first, *second])
-
-
-def _merged(intervals: Any) -> tuple[tuple[Any, bool, Any, bool], ...]:
-    """Sort intervals and join those that touch."""
-    found: list[tuple[Any, bool, Any, bool]] = []
-    for low, low_in, high, high_in in sorted(intervals, key=lambda piece: (piece[0], not piece[1])):
-        if found and (low < found[-1][2] or (low == found[-1][2] and (low_in or found[-1][3]))):
-            last = found[-1]
-            end, end_in = max((last[2], last[3]), (high, high_in))
-            found[-1] = (last[0], last[1], end, end_in)
-        else:
-            found.append((low, low_in, high, high_in))
-    return tuple(found)
-
-
-def _end(text: str) -> Any:
-    """Return a constant in the one type of numbers that can be ordered."""
-    value = constant(text)
-    return None if value is None else formula.inexact(value)
-
-
-def constant(text: str) -> Any:
-    """Return the real value of a formula without symbols; None for other texts."""
-    try:
-        read = formula.read(text)
-        value = None if read.symbols else formula.value(read)
-    except formula.Unreadable:
-        return None
-    return value if value is None or isinstance(value, Fraction) else formula.mpmath.re(value) if formula.is_real(value) else None
 
 
 KINDS: tuple[Callable[[str], Any], ...] = (clock, date, range_, ratio, based)
@@ -309,16 +175,13 @@ def same(gold: Any, other: Any) -> bool | None:
         case Ratio(), Ratio():
             if len(gold.terms) != len(other.terms) or (gold.clock and other.clock and gold != other):
                 return False
-            first = [formula.inexact(ratio.terms[0]) for ratio in (gold, other)]
-            return any(first) and all(formula.close(a * first[1], b * first[0]) for a, b in zip(gold.terms, other.terms, strict=True))
+            first = [inexact(ratio.terms[0]) for ratio in (gold, other)]
+            return any(first) and all(
+                close(a * first[1], b * first[0]) for a, b in zip(gold.terms, other.terms, strict=True)
+            )
         case Based(), Based():
             return gold == other
         case Region(), Region():
-            if gold.variable and other.variable and gold.variable != other.variable:
-                return False
-            return len(gold.intervals) == len(other.intervals) and all(
-                a[1] == b[1] and a[3] == b[3] and formula.close(a[0], b[0]) and formula.close(a[2], b[2])
-                for a, b in zip(gold.intervals, other.intervals, strict=True)
-            )
+            return same_regions(gold, other)
         case _:
             return None

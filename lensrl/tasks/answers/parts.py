@@ -5,14 +5,27 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-_OPEN, _CLOSE = ("(", "[", "{", r"\{", r"\langle", r"\lfloor", r"\lceil"), (")", "]", "}", r"\}", r"\rangle", r"\rfloor", r"\rceil")
-_PIECE = re.compile(r"\\begin\s*\{[a-z]+\*?\}|\\end\s*\{[a-z]+\*?\}|\\[A-Za-z]+|\\.|\b(?:and|or)\b|&|\d{1,3}(?:,\d{3})+(?![\d,]\d)(?!\d)|[A-Za-z]+|\d+|.", re.DOTALL)
+_OPEN, _CLOSE = (
+    ("(", "[", "{", r"\{", r"\langle", r"\lfloor", r"\lceil"),
+    (")", "]", "}", r"\}", r"\rangle", r"\rfloor", r"\rceil"),
+)
+_PIECE = re.compile(
+    r"\\(?:begin|end)\s*\{[a-z]+\*?\}|\\[A-Za-z]+|\\.|\b(?:and|or)\b|&"
+    r"|\d{1,3}(?:,\d{3})+(?![\d,]\d)(?!\d)|[A-Za-z]+|\d+|.",
+    re.DOTALL,
+)
 _SEQUENCE = re.compile(r"(?:\\?\$?\s*[\d.,/]+\s*(?:[A-Za-z]{2,}|h|m|s|g|l)\.?(?:\s+|$)){2,}")
-_MATRIX = re.compile(r"[(\[]?\s*\\begin\s*\{([pbBvV]?)(?:small)?(matrix|array)\}(?:\s*\{[lcr| ]*\})?(.*)\\end\s*\{[pbBvV]?(?:small)?(?:matrix|array)\}\s*[)\]]?", re.DOTALL)
+_MATRIX = re.compile(
+    r"[(\[]?\s*\\begin\s*\{([pbBvV]?)(?:small)?(?:matrix|array)\}(?:\s*\{[lcr| ]*\})?(.*)"
+    r"\\end\s*\{[pbBvV]?(?:small)?(?:matrix|array)\}\s*[)\]]?",
+    re.DOTALL,
+)
+_SIGNED = re.compile(r"\\([pm])[pm](?![A-Za-z])")
 _NAME = re.compile(
     r"(?:[A-Za-z]|[A-Z]{2,3}|sum|ans|max|min|gcd|lcm|\\(?:alpha|beta|gamma|theta|lambda|mu|phi|omega|Delta|sigma|rho|tau))"
     r"(?:\s*_\s*(?:\{[^{}]*\}|\w))?'*(?:\s*\^\s*\{?\s*-\s*1\s*\}?)?(?:\s*\([\w\s,|]*\))?"
-    r"|m?\s*\\(?:angle|triangle|overline|widehat|measuredangle)\s*\{?[A-Z ]{1,6}\}?|\|\s*[A-Z]{2}\s*\||\(\s*[a-z](?:\s*,\s*[a-z])+\s*\)"
+    r"|m?\s*\\(?:angle|triangle|overline|widehat|measuredangle)\s*\{?[A-Z ]{1,6}\}?|\|\s*[A-Z]{2}\s*\|"
+    r"|\(\s*[a-z](?:\s*,\s*[a-z])+\s*\)"
     r"|[A-Za-z]{4,}(?:\s+[A-Za-z]+){0,6}|[A-Za-z]+(?:\s+[A-Za-z]{2,}){1,6}"
     r"|\\(?:lim|int|iint|oint|sum|prod|det|max|min|gcd|lcm|Pr|deg|dim)(?![A-Za-z]).*"
     r"|\\frac\s*\{\s*d\s*[a-z]?\s*\}\s*\{\s*d\s*[a-z]\s*\}(?:\s*[a-z])?"
@@ -63,11 +76,12 @@ def split_answer(text: str) -> list[str]:
 
 
 def _plus_minus(part: str) -> list[str]:
+    r"""Return a part with each sign of its `\pm`."""
     if r"\pm" not in part and r"\mp" not in part:
         return [part]
     return [
-        re.sub(r"\\([pm])[pm](?![A-Za-z])", lambda sign: first if sign[1] == "p" else second, part)
-        for first, second in (("+", "-"), ("-", "+"))
+        _SIGNED.sub(lambda sign, signs=signs: signs[sign[1]], part)
+        for signs in ({"p": "+", "m": "-"}, {"p": "-", "m": "+"})
     ]
 
 
@@ -75,7 +89,7 @@ def bracketed(text: str) -> Bracketed | None:
     """Return the items of a text that is one pair of brackets, or a matrix. None for another text, or for `(5)`."""
     text = re.sub(r"(?<=[)\]}])\s*\^\s*\{?\s*(?:T|\\top|\\intercal)\s*\}?$", "", text.strip())
     if matrix := _MATRIX.fullmatch(text):
-        return None if matrix[1] in ("v", "V") else _matrix(matrix[3])
+        return None if matrix[1] in ("v", "V") else _matrix(matrix[2])
     tokens = pieces(text)
     if len(tokens) < 2 or tokens[0][0] not in _OPEN or any(depth == 0 for _, depth in tokens[1:-1]) or tokens[-1][1]:
         return None
@@ -102,7 +116,9 @@ def _items(inside: str) -> tuple[str, ...]:
 
 
 def _matrix(inside: str) -> Bracketed:
-    rows = [[cell.strip() for cell in row.split("&")] for row in re.split(r"\\\\(?:\s*\[[^\]]*\])?", inside) if row.strip()]
+    rows = [
+        [cell.strip() for cell in row.split("&")] for row in re.split(r"\\\\(?:\s*\[[^\]]*\])?", inside) if row.strip()
+    ]
     if all(len(row) == 1 for row in rows):
         return Bracketed("column", tuple(row[0] for row in rows))
     if len(rows) == 1:
@@ -133,5 +149,9 @@ def part(text: str) -> Part:
         values = values[1:]
     if len(values) == len(sides) == 2 and _NAME.fullmatch(sides[1]):  # 5 = x
         return Part(text, sides[1], sides[:1], sides)
-    name = sides[0] if len(values) < len(sides) and re.fullmatch(r"\\?[A-Za-z]+(?:\s*_\s*\{?\s*\w+\s*\}?)?", sides[0]) else None
+    name = (
+        sides[0]
+        if len(values) < len(sides) and re.fullmatch(r"\\?[A-Za-z]+(?:\s*_\s*\{?\s*\w+\s*\}?)?", sides[0])
+        else None
+    )
     return Part(text, name, values, sides if len(sides) == 2 else ())

@@ -14,13 +14,20 @@ _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "012345678
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 _SIGNS = str.maketrans(
     {
-        "−": "-", "‐": "-", "‑": "-", "–": "-", "—": "-", "×": r"\times ", "✕": r"\times ", "÷": r"\div ",
-        "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "√": r"\sqrt ", "∛": r"\sqrt[3] ", "∞": r"\infty ",
-        "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "∪": r"\cup ", "∩": r"\cap ",
-        "∈": r"\in ", "∅": r"\emptyset ", "Ø": r"\emptyset ", "°": r"\degree ", "±": r"\pm ", "∓": r"\mp ", "…": r"\ldots ",
-        "⋯": r"\ldots ", "′": "'", "’": "'", "‘": "'", "“": '"', "”": '"', "⟨": r"\langle ", "⟩": r"\rangle ", "ℝ": r"\reals ",
-        "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "∶": ":", "¢": r" cents ", "€": "€", "ℓ": "l",
+        "−": "-", "‐": "-", "‑": "-", "–": "-", "—": "-", "∶": ":", "ℓ": "l",
+        "′": "'", "’": "'", "‘": "'", "“": '"', "”": '"',
     }
+    | {
+        sign: f"\\{name} "
+        for sign, name in {
+            "×": "times", "✕": "times", "÷": "div", "·": "cdot", "⋅": "cdot", "∙": "cdot", "√": "sqrt", "∛": "sqrt[3]",
+            "∞": "infty", "≤": "le", "≥": "ge", "⩽": "le", "⩾": "ge", "≠": "ne", "≈": "approx", "∪": "cup", "∩": "cap",
+            "∈": "in", "∅": "emptyset", "Ø": "emptyset", "°": "degree", "±": "pm", "∓": "mp", "…": "ldots",
+            "⋯": "ldots",
+            "⟨": "langle", "⟩": "rangle", "⌊": "lfloor", "⌋": "rfloor", "⌈": "lceil", "⌉": "rceil", "ℝ": "reals",
+        }.items()
+    }
+    | {"¢": " cents "}
 )  # fmt: skip
 _TAGS = r"b|strong|em|i|u|p|br|hr|code|big|small|mark|center|s|h[1-6]|span|font|div|sub|sup|answer|final_answer|think"
 _HTML = re.compile(rf"""</?(?:{_TAGS})(?:\s+[a-z-]+\s*=\s*(?:"[^"<>]*"|'[^'<>]*'|\w+))*\s*/?>""", re.IGNORECASE)
@@ -35,17 +42,22 @@ _FONTS = (
     "mbox|hbox|operatorname|underline|uline|boxed|fbox|mathord|ensuremath|bold|pmb"
 )
 _NAMES = {
-    "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "dbinom": "binom", "tbinom": "binom", "leq": "le", "leqslant": "le",
-    "leqq": "le", "geq": "ge", "geqslant": "ge", "geqq": "ge", "lt": "<", "gt": ">", "neq": "ne", "varnothing": "emptyset",
-    "dots": "ldots", "cdots": "ldots", "dotsc": "ldots", "dotsb": "ldots", "lbrace": "{", "rbrace": "}", "lbrack": "[",
-    "rbrack": "]", "lvert": "|", "rvert": "|", "vert": "|", "mid": "|", "lVert": "|", "rVert": "|", "ast": "*",
-    "varphi": "phi", "varepsilon": "epsilon", "vartheta": "theta", "land": "and", "lor": "or", "wedge": "and", "vee": "or",
-    "colon": ":", "simeq": "approx", "bar": "overline", "textdegree": "degree", "textdollar": "$",
-    "infin": "infty", "O": "emptyset", "R": "reals", "sp": "^", "sb": "_", "iff": "or",
+    name: new
+    for new, names in {
+        "frac": "dfrac tfrac cfrac", "binom": "dbinom tbinom", "le": "leq leqslant leqq", "ge": "geq geqslant geqq",
+        "ne": "neq", "<": "lt", ">": "gt", "emptyset": "varnothing O", "ldots": "dots cdots dotsc dotsb", "{": "lbrace",
+        "}": "rbrace", "[": "lbrack", "]": "rbrack", "|": "lvert rvert vert mid lVert rVert", "*": "ast", ":": "colon",
+        "phi": "varphi", "epsilon": "varepsilon", "theta": "vartheta", "and": "land wedge", "or": "lor vee iff",
+        "approx": "simeq", "overline": "bar", "degree": "textdegree", "$": "textdollar", "infty": "infin", "reals": "R",
+        "^": "sp", "_": "sb",
+    }.items()
+    for name in names.split()
 }  # fmt: skip
 _COMMAND = re.compile(rf"\\({'|'.join(sorted(_NAMES, key=len, reverse=True))})(?![A-Za-z])")
 _PLAIN = {"<", ">", "[", "]", "|", "*", ":", "$", "^", "_"}
-_SPACE = r"\\[,;:! >]|\\q?quad(?![A-Za-z])|~|\\(?:hspace|vspace|phantom|hphantom)\*?\{[^{}]*\}|\\(?:thinspace|enspace)\b"
+_SPACE = (
+    r"\\[,;:! >]|\\q?quad(?![A-Za-z])|~|\\(?:hspace|vspace|phantom|hphantom)\*?\{[^{}]*\}|\\(?:thinspace|enspace)\b"
+)
 _LOOKS = re.compile(
     r"\\(?:left|right|[bB]ig{1,2}[lrm]?|displaystyle|textstyle|limits|nolimits|rm|bf|it|sf|tt|normalsize|large|Large"
     r"|protect|strut|hfill|centering|nobreak)(?![A-Za-z])\s*(?:\.(?!\d))?"
@@ -90,7 +102,7 @@ def cleaned(answer: str) -> str:
     text = re.sub(r"\{\s*([,:])\s*\}", r"\1", text)
     text = _money(text)
     text = text.replace(_ROW, "\\\\ ")
-    return re.sub(r"\s+", " ", text).strip().strip("\"`").strip()
+    return re.sub(r"\s+", " ", text).strip().strip('"`').strip()
 
 
 def _renamed(name: str) -> str:

@@ -10,45 +10,65 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
-_LENGTH = {"mm": "1/1000", "cm": "1/100", "dm": "1/10", "m": "1", "km": "1000", "in": "0.0254", "ft": "0.3048", "yd": "0.9144",
-           "mi": "1609.344"}  # fmt: skip
-_MASS = {"mg": "1/1000", "g": "1", "kg": "1000", "lb": "453.59237", "oz": "28.349523125", "t": "1000000"}
-_TIME = {"ms": "1/1000", "s": "1", "min": "60", "h": "3600", "day": "86400", "week": "604800", "month": "month", "year": "year"}
-_VOLUME = {"ml": "1/1000", "l": "1", "cl": "1/100", "gal": "3.785411784", "qt": "0.946352946", "pt": "0.473176473"}
-_OTHER = {"dollar": ("money", "1"), "cent": ("money", "1/100"), "euro": ("euro", "1"), "pound sterling": ("sterling", "1"),
-          "rupee": ("rupee", "1"), "yuan": ("yuan", "1"), "degree": ("degree", "1"), "rad": ("radian", "1"), "%": ("%", "1"),
-          "percentage point": ("%", "1")}  # fmt: skip
-_SYNONYMS = {
-    "millimeter": "mm", "centimeter": "cm", "decimeter": "dm", "meter": "m", "kilometer": "km", "millimetre": "mm",
-    "centimetre": "cm", "metre": "m", "kilometre": "km", "inch": "in", "inche": "in", "foot": "ft", "feet": "ft", "yard": "yd",
-    "mile": "mi", "milligram": "mg", "gram": "g", "kilogram": "kg", "kilo": "kg", "pound": "lb", "lbs": "lb", "ounce": "oz",
-    "tonne": "t", "ton": "t", "millisecond": "ms", "second": "s", "sec": "s", "minute": "min", "mins": "min", "hour": "h",
-    "hr": "h", "milliliter": "ml", "millilitre": "ml", "mL": "ml", "liter": "l", "litre": "l", "L": "l", "gallon": "gal",
-    "quart": "qt", "pint": "pt", "usd": "dollar", "buck": "dollar", "eur": "euro", "gbp": "pound sterling", "inr": "rupee",
-    "radian": "rad", "percent": "%", "pct": "%", "sq": "square", "cu": "cubic", "squared": "^2",
-    "cubed": "^3", "children": "child", "people": "person", "men": "man", "women": "woman", "mice": "mouse", "geese": "goose",
-    "knives": "knife", "loaves": "loaf", "leaves": "leaf", "halves": "half", "wk": "week", "yr": "year", "mo": "month",
-    "mph": "mi/h", "kph": "km/h", "kmh": "km/h", "kmph": "km/h", "fps": "ft/s", "mps": "m/s", "deg": "degree",
-}  # fmt: skip
+_METRES = {
+    "mm": "0.001",
+    "cm": "0.01",
+    "dm": "0.1",
+    "m": "1",
+    "km": "1000",
+    "in": "0.0254",
+    "ft": "0.3048",
+    "yd": "0.9144",
+}
+_GRAMS = {"mg": "0.001", "g": "1", "kg": "1000", "t": "1000000", "lb": "453.59237", "oz": "28.349523125"}
+_SECONDS = {"ms": "0.001", "s": "1", "min": "60", "h": "3600", "day": "86400", "week": "604800"}
+_LITRES = {"ml": "0.001", "cl": "0.01", "l": "1", "gal": "3.785411784", "qt": "0.946352946", "pt": "0.473176473"}
+_SINGLE = ("month", "year", "euro", "sterling", "rupee", "yuan", "degree", "rad", "%")  # dimensions of one unit each
 _KNOWN: dict[str, tuple[str, Fraction]] = {
-    name: (kind if size not in ("month", "year") else size, Fraction(size) if size[-1].isdigit() else Fraction(1))
-    for kind, table in (("length", _LENGTH), ("mass", _MASS), ("time", _TIME), ("volume", _VOLUME))
+    name: (dimension, Fraction(size))
+    for dimension, table in (
+        ("length", _METRES | {"mi": "1609.344"}), ("mass", _GRAMS), ("time", _SECONDS), ("volume", _LITRES),
+        ("money", {"dollar": "1", "cent": "0.01"}), *((name, {name: "1"}) for name in _SINGLE),
+    )
     for name, size in table.items()
-} | {name: (kind, Fraction(size)) for name, (kind, size) in _OTHER.items()}
+}  # fmt: skip
+_SYNONYMS = {
+    word: unit
+    for unit, words in {
+        "mm": "millimeter millimetre", "cm": "centimeter centimetre", "dm": "decimeter decimetre", "m": "meter metre",
+        "km": "kilometer kilometre", "in": "inch inche", "ft": "foot feet", "yd": "yard", "mi": "mile",
+        "mg": "milligram",
+        "g": "gram", "kg": "kilogram kilo", "t": "ton tonne", "lb": "pound lbs", "oz": "ounce", "ms": "millisecond",
+        "s": "second sec", "min": "minute mins", "h": "hour hr", "week": "wk", "month": "mo", "year": "yr",
+        "ml": "milliliter millilitre mL",
+        "l": "liter litre L", "gal": "gallon", "qt": "quart", "pt": "pint",
+        "dollar": "usd buck", "euro": "eur", "sterling": "gbp", "rupee": "inr", "rad": "radian", "degree": "deg",
+        "%": "percent pct", "mi/h": "mph", "km/h": "kph kmh kmph", "ft/s": "fps", "m/s": "mps",
+        "square": "sq", "cubic": "cu", "^2": "squared", "^3": "cubed",
+        "child": "children", "person": "people", "man": "men", "woman": "women", "mouse": "mice", "goose": "geese",
+        "knife": "knives", "loaf": "loaves", "leaf": "leaves", "half": "halves",
+    }.items()
+    for word in words.split()
+}  # fmt: skip
 _SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 # Words that do arithmetic, or say that the number is not the answer: no units.
-_NO_UNIT = frozenset(
-    "sin cos tan sec csc cot log ln lg exp mod pi sqrt or and to times plus minus over factorial choose divided by equals is "
-    "not than less more least most infinity am pm if x e i".split()
+_ARITHMETIC = (
+    "sin cos tan sec csc cot log ln lg exp mod pi sqrt or and to times plus minus over factorial choose divided by "
+    "equals is not than less more least most infinity am pm if x e i"
 )
-_CURRENCY = {"\\$": "dollar", "€": "euro", "£": "pound sterling", "₹": "rupee", "¥": "yuan", "Rs.": "rupee", "Rs": "rupee",
-             "USD": "dollar", "US\\$": "dollar", "EUR": "euro"}  # fmt: skip
-_MONEY = re.compile(rf"([-+]?)\s*({'|'.join(re.escape(sign) for sign in sorted(_CURRENCY, key=len, reverse=True))})\s*([-+]?\s*[\d.].*)")
+_NO_UNIT = frozenset(_ARITHMETIC.split())
+_CURRENCY = {
+    "\\$": "dollar", "US\\$": "dollar", "USD": "dollar", "€": "euro", "EUR": "euro", "£": "sterling", "₹": "rupee",
+    "Rs": "rupee", "Rs.": "rupee", "¥": "yuan",
+}  # fmt: skip
+_SIGNS = "|".join(re.escape(sign) for sign in sorted(_CURRENCY, key=len, reverse=True))
+_MONEY = re.compile(rf"([-+]?)\s*({_SIGNS})\s*([-+]?\s*[\d.].*)")
 _WORD = r"[^\W\d_]+\.?|%"
 _FACTOR = re.compile(r"\s*(?P<over>/?)\s*(?P<word>[^\W\d_]+|%)\s*(?:\^\s*\{?\s*(?P<power>-?\d)\s*\}?)?")
 _AFTER = re.compile(
-    r"(?P<number>.*?(?:[\d})!]|\\pi|\d\.))(?:(?P<percent>\s*\\?%)(?: of .*)?|(?P<degree>\s*\\degree)|\s*(?P<glued>\(\s*[A-Za-z][^()]*\)|"
-    r"(?<=\d)(?:[A-Za-z]{2,}\b.*|(?:[mgslLh]|ft)$)|(?<=\s)\S.*|(?<=[})!])[A-Za-z]{3,}.*))?"
+    r"(?P<number>.*?(?:[\d})!]|\\pi|\d\.))"
+    r"(?:(?P<percent>\s*\\?%)(?: of .*)?|(?P<degree>\s*\\degree)|\s*(?P<words>\(\s*[A-Za-z][^()]*\)"
+    r"|(?<=\d)(?:[A-Za-z]{2,}\b.*|[mgslLh]$)|(?<=\s)\S.*|(?<=[})!])[A-Za-z]{3,}.*))?"
 )
 _PIECE = re.compile(r"(?:^|,|\band\b|\s)+\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\.?(?=[\s,]|$)")
 
@@ -87,7 +107,7 @@ def quantity(text: str) -> Quantity | None:
         return None  # the degrees are the function's argument
     if match["percent"] or match["degree"]:
         return Quantity(number, _unit("%" if match["percent"] else "degree"))
-    words = (match["glued"] or "").strip()
+    words = (match["words"] or "").strip()
     if words[:1] == "(" and words[-1:] == ")":
         words = words[1:-1].strip()
     if words:
@@ -107,7 +127,11 @@ def compound(text: str) -> Quantity | None:
         return None
     found = [quantity(f"{number} {word}") for number, word in pieces]
     units = [piece.unit for piece in found if piece and piece.unit and piece.unit.dimensions]
-    if len(units) < len(pieces) or len({unit.dimensions for unit in units}) > 1 or len({unit.size for unit in units}) < len(units):
+    if (
+        len(units) < len(pieces)
+        or len({unit.dimensions for unit in units}) > 1
+        or len({unit.size for unit in units}) < len(units)
+    ):
         return None
     total = sum((Fraction(number) * unit.size for (number, _), unit in zip(pieces, units, strict=True)), Fraction(0))
     return Quantity(str(total), units[0]._replace(name="", size=Fraction(1)))
@@ -142,7 +166,9 @@ def _unit(words: str) -> Unit | None:
     if text[at:].strip():
         return None
     name = " ".join(text.split())
-    return Unit(name, tuple(sorted((kind, power) for kind, power in dimensions.items() if power)), size) if known else Unit(name)
+    if not known:
+        return Unit(name)
+    return Unit(name, tuple(sorted((kind, power) for kind, power in dimensions.items() if power)), size)
 
 
 def _canonical(word: str) -> str | None:
