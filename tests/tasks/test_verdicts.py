@@ -6,6 +6,7 @@ that MATH, OlympiadBench and textbooks print, each with spellings that are the s
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import json
 import random
@@ -67,24 +68,34 @@ def test_a_gold_is_itself_in_every_place(form: str) -> None:
     assert not [(gold, text) for gold in golds for text in spoken(gold) if not same_answer(gold, text)]
 
 
+# The golds that are equal to others, found by hand among all 65,280 pairs.
+EQUAL = (
+    {"-2, 1", "1,-2"},
+    {"-3", "m = -3"},
+    {"0", r"\mathbf{0}"},
+    {"1.5", r"1.5 \text{ liters}", r"1\frac{1}{2}", r"\frac{3}{2}"},
+    {"1/3", r"33\frac{1}{3}\%", r"\frac13", r"\frac{1}{3}"},
+    {"2", r"2 \text{ days}"},
+    {r"5 \text{ cm}", "x = 5"},
+    {r"50\%", r"\frac{1}{2}"},
+    {"Evelyn", r"\text{Evelyn}"},
+)
+
+
 def test_golds_are_told_apart() -> None:
-    """Every gold against 40 others. Those that are equal are found by hand: they are few."""
+    """Every gold against itself and 15 others."""
     draw = random.Random(0)
     golds = sorted({row["gold"] for row in GOLDS})
-    equal = set()
+    wrong = []
     for gold in golds:
-        for other in draw.sample(golds, 40):
-            if other != gold and same_answer(gold, f"\\boxed{{{other}}}"):
-                equal.add(frozenset((gold, other)))
-    assert equal <= EQUAL, equal - EQUAL
-
-
-EQUAL: set[frozenset[str]] = set()
+        for other in (gold, *draw.sample(golds, 15)):
+            same = gold == other or any({gold, other} <= group for group in EQUAL)
+            if same_answer(gold, f"\\boxed{{{other}}}") != same:
+                wrong.append((gold, other))
+    assert not wrong
 
 
 def published() -> list[tuple[str, str]]:
-    import gzip
-
     text = gzip.decompress((DATA / "gsm8k-test.jsonl.gz").read_bytes()).decode()
     answers = [json.loads(line)["answer"] for line in text.splitlines()]
     return [(gold_answer(answer), answer) for answer in answers]
@@ -98,13 +109,13 @@ def test_every_gsm8k_answer_is_itself_in_every_place() -> None:
 
 
 def test_gsm8k_answers_are_told_apart() -> None:
-    """Every answer against 40 others, in the spellings in turn: 52,760 pairs, judged by their numbers alone."""
+    """Every answer against 16 others, in the places in turn: 21,104 pairs, judged by their numbers alone."""
     draw = random.Random(0)
     pairs = published()
     turns = itertools.cycle(range(6))
     wrong = []
     for gold, _ in pairs:
-        for other, solution in draw.sample(pairs, 40):
+        for other, solution in draw.sample(pairs, 16):
             text = (*spoken(other), solution)[next(turns)]
             same = float(gold.replace(",", "")) == float(other.replace(",", ""))
             if same_answer(gold, text) != same:

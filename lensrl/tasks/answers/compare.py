@@ -258,7 +258,7 @@ def _same_reading(gold: Any, answer: Any) -> bool:
         case (kinds.Ratio(), kinds.Range()) | (kinds.Range(), kinds.Ratio()):
             return _ends(gold) == _ends(answer)
         case (kinds.Based(), Quantity()) | (Quantity(), kinds.Based()):
-            return _digits(gold) == _digits(answer)
+            return _digits(gold) == _digits(answer)  # the base may be left off
         case kinds.Ratio(), formula.Formula(tree=("div", ("number", a), ("number", b))):  # 2/3 for the ratio 2:3
             return len(gold.terms) == 2 and b != 1 and gold.terms[0] * b == gold.terms[1] * a
         case Bracketed(), Bracketed():
@@ -272,7 +272,9 @@ def _ends(reading: kinds.Ratio | kinds.Range) -> tuple[Any, ...]:
 
 
 def _digits(reading: kinds.Based | Quantity) -> str:
-    return reading.digits if isinstance(reading, kinds.Based) else reading.number.replace(",", "")
+    if isinstance(reading, kinds.Based):
+        return reading.digits
+    return "" if reading.unit else reading.number.replace(",", "")
 
 
 def _same_brackets(gold: Bracketed, answer: Bracketed) -> bool:
