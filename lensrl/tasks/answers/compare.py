@@ -48,6 +48,7 @@ def _answer(text: str) -> str:
     if len(text) > 2 * LENGTH:
         return text.strip()
     text = re.sub(r"(?<![ap]\.m)(?<!\\ldots)(?<!\.\.)[.,;]$", "", cleaned(text)).strip()
+    text = re.sub(r"^(?:at|on)\s+(?=\w)", "", text)
     lead = _LEAD.match(text)
     if lead and len(split_answer(text)) == 1 and not kinds.option(text) and not regions.region(text):
         text = text[lead.end() :]
@@ -103,7 +104,7 @@ def _same_parts(gold: str, answer: str) -> bool:
                 for _, each in sorted(zip(map(str, given_names), given.parts, strict=True), key=lambda pair: pair[0])
             ]
             return _all_same(wanted.parts, parts)
-    elif all(name is None for name in given_names):
+    elif len(set(given_names)) == 1:  # without names, or with one unit
         return _all_same(wanted.parts, given.parts)
     elif None in given_names:
         return False

@@ -20,7 +20,7 @@ _CALCULATED = re.compile(r"<<[^<>\n]*>>")  # GSM8K's marks for a calculator
 LONGEST = 300  # characters of a text that may be nothing but an answer
 _ANSWER = re.compile(r"<\s*(/?)\s*answer\s*>", re.IGNORECASE)
 _STATED = re.compile(
-    r"\banswers?\b(?:\s+(?:to|for|of)\s[^.:\n]{1,80}?)?\s*"
+    r"\b(?:answers?|correct (?:option|choice))\b(?:\s+(?:to|for|of)\s[^.:\n]{1,80}?)?\s*"
     r"(?:\b(?:is|are|was|were|equals|will be|would be|should be|must be|comes out to)\b\s*[:=]?|:|=)\s*"
     r"(?:(?:therefore|thus|hence|simply|then|also|indeed|clearly)\b,?\s*)?",
     re.IGNORECASE,

@@ -151,6 +151,7 @@ _OPTION = (
     ),
     re.compile(r"(?:option|choice|answer)\s+(?P<letter>[A-J])(?:\s*[).:]\s*(?P<text>.*))?", re.IGNORECASE),
     re.compile(r"(?P<letter>[A-J])\s*(?:[):.]\s*(?P<text>.*))?"),
+    re.compile(r"(?P<letter>[a-j])(?P<text>)"),
 )
 
 

@@ -20,6 +20,7 @@ _MATRIX = re.compile(
     r"\\end\s*\{[pbBvV]?(?:small)?(?:matrix|array)\}\s*[)\]]?",
     re.DOTALL,
 )
+_SYSTEM = re.compile(r"\\begin\s*\{(?:cases|aligned|align\*?|gathered)\}(.*)\\end\s*\{[a-z]+\*?\}", re.DOTALL)
 _SIGNED = re.compile(r"\\([pm])[pm](?![A-Za-z])")
 _NAME = re.compile(
     r"(?:[A-Za-z]|[A-Z]{2,3}|sum|ans|max|min|gcd|lcm|\\(?:alpha|beta|gamma|theta|lambda|mu|phi|omega|Delta|sigma|rho|tau))"
@@ -69,6 +70,8 @@ def split(text: str, *signs: str) -> list[str]:
 def split_answer(text: str) -> list[str]:
     r"""Return the parts of an answer. `1,000` is one part, `1, 000` two; `4 dimes 3 nickels` two; `\pm 2` two."""
     text = re.sub(r"\s+by\s+(?=\\?\$?\d)", ", ", re.sub(r"^(?:both|either)\s+", "", text))  # 5 ft by 8 ft
+    if system := _SYSTEM.fullmatch(text):
+        text = system[1].replace("\\\\", ", ").replace("&", " ")
     if _SEQUENCE.fullmatch(text) and not re.search(r"\b(?:and|or)\b|,\s", text):
         text = re.sub(r"(?<=[A-Za-z.])\s+(?=\\?\$?\d)", ", ", text)
     found = [part for part in split(text, ",", ";", "and", "or", "&") if part]
@@ -87,9 +90,13 @@ def _plus_minus(part: str) -> list[str]:
 
 def bracketed(text: str) -> Bracketed | None:
     """Return the items of a text that is one pair of brackets, or a matrix. None for another text, or for `(5)`."""
-    text = re.sub(r"(?<=[)\]}])\s*\^\s*\{?\s*(?:T|\\top|\\intercal)\s*\}?$", "", text.strip())
+    text, transposed = re.subn(r"(?<=[)\]}])\s*\^\s*\{?\s*(?:T|\\top|\\intercal)\s*\}?$", "", text.strip())
     if matrix := _MATRIX.fullmatch(text):
-        return None if matrix[1] in ("v", "V") else _matrix(matrix[2])
+        found = None if matrix[1] in ("v", "V") else _matrix(matrix[2])
+        turned = {"row": "column", "column": "row"}
+        return found._replace(kind=turned.get(found.kind, found.kind)) if found and transposed else found
+    if vector := re.fullmatch(r"<([^<>]*,[^<>]*)>", text):
+        text = f"({vector[1]})"
     tokens = pieces(text)
     if len(tokens) < 2 or tokens[0][0] not in _OPEN or any(depth == 0 for _, depth in tokens[1:-1]) or tokens[-1][1]:
         return None

@@ -31,6 +31,7 @@ _SIGNS = str.maketrans(
 )  # fmt: skip
 _TAGS = r"b|strong|em|i|u|p|br|hr|code|big|small|mark|center|s|h[1-6]|span|font|div|sub|sup|answer|final_answer|think"
 _HTML = re.compile(rf"""</?(?:{_TAGS})(?:\s+[a-z-]+\s*=\s*(?:"[^"<>]*"|'[^'<>]*'|\w+))*\s*/?>""", re.IGNORECASE)
+_SPECIAL = re.compile(r"<\|\w{1,40}\|>|</?s>")  # <|im_end|>
 _BOLD = (
     re.compile(r"(?<![\w)*])(\*\*\*|\*\*|\*)(?=[^\s*])([^*\n]{0,400}?[^\s*])\1(?![\w(*])"),
     re.compile(r"(?<![\w\\}])(__|_)(?=[^\s_{])([^_\n]{0,400}?[^\s_])\1(?![\w({])"),
@@ -74,7 +75,7 @@ _GROUPS = re.compile(
 
 def unmarked(text: str) -> str:
     """Remove tags of HTML and the marks of Markdown's bold, italics and code. A tag becomes a space."""
-    text = _HTML.sub(" ", text)
+    text = _HTML.sub(" ", _SPECIAL.sub(" ", text))
     for pattern in _BOLD:
         text = pattern.sub(r"\2", text)
     return text
@@ -85,6 +86,8 @@ def cleaned(answer: str) -> str:
     text = unmarked(answer).replace("\\\\", _ROW)  # the end of a row
     text = _GROUPS.sub(lambda match: re.sub(r"\D+", ",", match[0]), text)
     text = _unicode(text)
+    text = text.replace(r"\&", " and ").replace("<=", r"\le ").replace(">=", r"\ge ")
+    text = re.sub(r"(?<![\d)!])\s*!=", r"\\ne ", text)  # but 3!=6
     text = re.sub(r"\\mathbb\s*\{?\s*R\s*\}?|\\Bbb\s*\{?R\}?", r"\\reals ", text)
     text = _COLOURED.sub("", text)
     text = re.sub(rf"{_ROW}\s*$", "", _LOOKS.sub("", text))
