@@ -130,7 +130,7 @@ class _Parts:
     def __init__(self, text: str) -> None:
         whole = part(text)
         inside = bracketed(whole.values[0]) if len(whole.values) == 1 else None
-        while inside and inside.kind == "{" and len(inside.items) == 1:
+        while inside and inside.kind == "{" and len(inside.items) == 1 and inside.items[0] != r"\emptyset":
             text = inside.items[0]
             inside = bracketed(text)
         self.kind = inside.kind if inside else "{"
