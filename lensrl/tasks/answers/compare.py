@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from lensrl.tasks.answers import formula, kinds, regions, values
-from lensrl.tasks.answers.parts import Bracketed, Part, bracketed, part, split_answer
+from lensrl.tasks.answers.parts import Bracketed, Part, bracketed, interchangeable, part, split_answer
 from lensrl.tasks.answers.spelling import as_text, cleaned
 from lensrl.tasks.answers.units import Quantity, Unit, compound, quantity
 
@@ -82,45 +82,54 @@ def _same_text(gold: str, answer: str) -> bool:
 
 
 def _same_parts(gold: str, answer: str) -> bool:
-    """Compare parts: in order if the gold says which is which, else in any order."""
+    """Compare the parts of two answers, which must be as many."""
     wanted, given = _parts(gold), _parts(answer)
-    ordered = wanted.kind != "{" or (wanted.kind == given.kind == "(")
-    if not _compatible(wanted.kind, given.kind) or len(wanted.parts) != len(given.parts) or len(given.parts) > PARTS:
+    if len(wanted.parts) != len(given.parts) or len(given.parts) > PARTS:
         return False
-    if len(wanted.parts) == 1:
-        return _same_part(wanted.parts[0], given.parts[0])
-    names, given_names = wanted.labels, given.labels
-    if any(r"\ldots" in each.text for each in (*wanted.parts, *given.parts)):
-        ordered = True
-    if None in names or len(set(names)) == 1:
-        # No part has a name or unit of its own.
-        if given_names[-1] and not any(given_names[:-1]):  # 30 and 40 mph
-            given_names = [given_names[-1]] * len(given_names)
-        if any(given_names) and None in given_names and None not in names:
+    if not interchangeable(wanted.kind, given.kind):
+        return False
+    match _order(wanted, given):
+        case "as written":
+            return _all_same(wanted.parts, given.parts)
+        case "alphabetical":  # (2, 3) against y = 3, x = 2
+            return _all_same(wanted.parts, sorted(given.parts, key=lambda each: str(each.name)))
+        case "by name":
+            wanted_names, given_names = wanted.labels, given.labels
+            return _matched(
+                [*zip(wanted.parts, wanted_names, strict=True)], [*zip(given.parts, given_names, strict=True)]
+            )
+        case "any":
+            return _matched([(each, None) for each in wanted.parts], [(each, None) for each in given.parts])
+        case _:
             return False
-        if None in names and None not in given_names and ordered and all(len(str(name)) == 1 for name in given_names):
-            parts = [
-                each
-                for _, each in sorted(zip(map(str, given_names), given.parts, strict=True), key=lambda pair: pair[0])
-            ]
-            return _all_same(wanted.parts, parts)
-    elif len(set(given_names)) == 1:  # without names, or with one unit
-        return _all_same(wanted.parts, given.parts)
-    elif None in given_names:
-        return False
-    else:
-        ordered = False
-    if ordered:
-        return _all_same(wanted.parts, given.parts)
-    left = list(zip(given.parts, given_names, strict=True))
-    keyed = None not in names and None not in given_names
-    for each, name in zip(wanted.parts, names, strict=True):
-        match = next(
-            (i for i, (other, its) in enumerate(left) if (not keyed or name == its) and _same_part(each, other)), None
-        )
+
+
+def _order(wanted: _Parts, given: _Parts) -> str:
+    """Return the order in which parts are compared; empty if names or units stand on some of the parts alone."""
+    names, given_names = set(wanted.labels), set(given.labels)
+    if len(names) > 1 and None not in names:
+        # Each part of the gold has its own name or unit. They may be left off all parts.
+        if len(given_names) == 1:
+            return "as written"
+        return "" if None in given_names else "by name"
+    shared = given.labels[-1] and not any(given.labels[:-1])  # 30 and 40 mph
+    if None not in names and None in given_names and len(given_names) > 1 and not shared:
+        return ""
+    dots = any(r"\ldots" in each.text for each in (*wanted.parts, *given.parts))
+    if not dots and (wanted.kind == "{" or len(wanted.parts) == 1):
+        return "any"
+    if None in names and all(each.name and len(each.name) == 1 for each in given.parts):
+        return "alphabetical"
+    return "as written"
+
+
+def _matched(wanted: list[tuple[Part, str | None]], given: list[tuple[Part, str | None]]) -> bool:
+    """Return whether every part has another one with the same name and value."""
+    for each, name in wanted:
+        match = next((i for i, (other, its) in enumerate(given) if name == its and _same_part(each, other)), None)
         if match is None:
             return False
-        del left[match]
+        del given[match]
     return True
 
 
@@ -130,7 +139,7 @@ class _Parts:
     def __init__(self, text: str) -> None:
         whole = part(text)
         inside = bracketed(whole.values[0]) if len(whole.values) == 1 else None
-        while inside and inside.kind == "{" and len(inside.items) == 1 and inside.items[0] != r"\emptyset":
+        while inside and inside.kind == "{" and len(inside.items) == 1:
             text = inside.items[0]
             inside = bracketed(text)
         self.kind = inside.kind if inside else "{"
@@ -150,23 +159,6 @@ def _label(each: Part) -> str | None:
         return each.name
     found = quantity(each.values[0]) if each.values else None
     return found.unit.name.replace(" ", "") if found and found.unit else None
-
-
-def _compatible(gold: str, answer: str) -> bool:
-    """Return whether brackets may stand for each other: a column for a tuple, braces or none for round ones."""
-    loose = {
-        frozenset(pair)
-        for pair in (
-            ("(", "{"),
-            ("column", "("),
-            ("row", "("),
-            ("column", "{"),
-            ("row", "["),
-            ("column", "["),
-            ("matrix", "("),
-        )
-    }
-    return gold == answer or frozenset((gold, answer)) in loose
 
 
 def _all_same(gold: Sequence[Part], answer: Sequence[Part]) -> bool:
@@ -279,17 +271,12 @@ def _digits(reading: kinds.Based | Quantity) -> str:
 
 
 def _same_brackets(gold: Bracketed, answer: Bracketed) -> bool:
-    if not _compatible(gold.kind, answer.kind) or len(gold.items) != len(answer.items):
+    if not interchangeable(gold.kind, answer.kind) or len(gold.items) != len(answer.items):
         return False
+    wanted, given = [part(item) for item in gold.items], [part(item) for item in answer.items]
     if gold.kind != "{":
-        return all(_same_part(part(a), part(b)) for a, b in zip(gold.items, answer.items, strict=True))
-    left = list(answer.items)
-    for item in gold.items:
-        match = next((other for other in left if _same_part(part(item), part(other))), None)
-        if match is None:
-            return False
-        left.remove(match)
-    return True
+        return _all_same(wanted, given)
+    return _matched([(each, None) for each in wanted], [(each, None) for each in given])
 
 
 def _same_formulas(gold: formula.Formula, answer: formula.Formula) -> bool:

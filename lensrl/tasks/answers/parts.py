@@ -106,6 +106,8 @@ def bracketed(text: str) -> Bracketed | None:
         first, last = "(", ")"
     kind = {"()": "(", "[]": "[", r"\{\}": "{", "[)": "[)", "(]": "(]", "{}": "{"}.get(first + last)
     items = _items(inside)
+    if items == (r"\emptyset",):
+        return None  # a set that holds the empty set is not empty
     if kind is None or (len(items) < 2 and kind == "(") or (kind == "{" and first == "{" and len(items) < 2):
         return None
     if kind == "[" and len(items) > 1 and all((row := bracketed(item)) and row.kind in "([" for item in items):
@@ -113,6 +115,14 @@ def bracketed(text: str) -> Bracketed | None:
     if kind == "[" and len(items) > 2:  # no interval
         kind = "("
     return Bracketed(kind, items)
+
+
+_LOOSE = [{"(", "{"}, {"(", "column"}, {"(", "row"}, {"(", "matrix"}, {"{", "column"}, {"[", "column"}, {"[", "row"}]
+
+
+def interchangeable(gold: str, answer: str) -> bool:
+    """Return whether brackets may stand for each other: a column for a tuple, braces or none for round ones."""
+    return gold == answer or {gold, answer} in _LOOSE
 
 
 def _items(inside: str) -> tuple[str, ...]:
