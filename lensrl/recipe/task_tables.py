@@ -72,11 +72,12 @@ class CorridorTask(Table):
 
 
 class MathTask(Table):
-    """`name = "math"`: problems with a checkable answer, compared by math-verify.
+    """`name = "math"`: problems with a checkable answer.
 
     A row holds `question` (or `problem`) and `answer` (or `solution`). GSM8K's endings `#### 42` are understood. If a
     row holds both `answer` and `solution`, completions are compared with `answer`, and `solution` is the reference text
-    whose log-probability is measured. An answer that math-verify cannot read is compared as a string.
+    whose log-probability is measured. `tasks/answers/ANSWERS.md` lists which answers
+    are the same.
     """
 
     name: Literal["math"]

@@ -1,7 +1,7 @@
-"""Mathematics with checkable answers: rows of questions and answers, judged by math-verify.
+"""Mathematics with checkable answers: rows of questions and answers.
 
 GSM8K's solutions end in `#### 42`: the text before is reasoning, the text after is the answer.
-`lensrl.tasks.answers` defines when two answers are equal.
+`lensrl.tasks.answers` decides when two answers are the same, and ANSWERS.md there lists examples.
 """
 
 from __future__ import annotations
