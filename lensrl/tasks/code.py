@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import json
 import re
-import textwrap
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from lensrl.errors import RecipeError
@@ -21,32 +21,7 @@ from lensrl.recipe import CodeTask, Source
 from lensrl.tasks.executed import Executed
 from lensrl.tasks.protocol import Item, Split
 from lensrl.tasks.rows import Row, pick, place, read_rows
-
-FENCE = "```"
-AFTER_A_FUNCTION = ("\nclass", "\ndef", "\n#", "\nif", "\nprint", "\nassert", FENCE)
-AFTER_A_PROGRAM = ("\nif", "\nprint", "\nassert", '\n"""', FENCE)
-_BLOCK = re.compile(r"```[^`\n]*\n(.*?)(?:```|\Z)", re.DOTALL)  # any language name may follow the fence
-_CODE = re.compile(r"\n*(?:(?: {2,}|\t\s*)\S|(?:def|class|import|from)\b|@)")
-
-
-def cut(completion: str, stops: tuple[str, ...]) -> str:
-    """Cut a completion at the first of the stop sequences."""
-    return completion[: min((at for stop in stops if (at := completion.find(stop)) >= 0), default=len(completion))]
-
-
-def fenced(completion: str, function: str) -> str | None:
-    """Return the first fenced block that defines `function` (a pattern).
-
-    Returns None if there is no such block, or if the completion is code before any fence. A block in a list is indented
-    together with its fences; the indentation is removed.
-    """
-    completion = completion.replace("\r\n", "\n")
-    before, fence, _ = completion.partition(FENCE)
-    if not fence or _CODE.match(before):
-        return None
-    defines = re.compile(rf"^(?:async )?def {function}\b", re.MULTILINE)
-    blocks = map(textwrap.dedent, _BLOCK.findall(completion))
-    return next((block for block in blocks if defines.search(block)), None)
+from lensrl.tasks.solution import defined, function_parts, script
 
 
 @dataclass(frozen=True)
@@ -65,12 +40,7 @@ class Function:
 
     def program(self, completion: str) -> tuple[str, ...]:
         """Build the program of a completion: the function, its tests, and the call of the tests."""
-        block = fenced(completion, self.entry_point)
-        if block is None:
-            source = self.prompt + cut(completion, AFTER_A_FUNCTION)
-        else:  # keep the imports and helper functions that precede the function in the prompt
-            source = re.split(rf"^(?:async )?def {self.entry_point}\b", self.prompt, flags=re.MULTILINE)[0] + block
-        return source, self.test, f"check({self.entry_point})"
+        return *function_parts(completion, self.prompt, self.entry_point), self.test, f"check({self.entry_point})"
 
 
 @dataclass(frozen=True)
@@ -80,17 +50,23 @@ class Script:
     prompt: str
     setup: str
     tests: tuple[str, ...]
+    more: tuple[str, ...]  # MBPP+: further tests, as one program
     reference: str
 
     @property
     def judged_by(self) -> str:
         """The tests of the problem and their setup, as JSON."""
-        return json.dumps([self.setup, self.tests])
+        return json.dumps([self.setup, self.tests, *self.more])
+
+    @cached_property
+    def names(self) -> set[str]:
+        """The functions and classes that the tests use, of those that the reference defines."""
+        own = defined(self.reference)
+        return own & set(re.findall(r"\w+", "\n".join((self.setup, *self.tests)))) or own
 
     def program(self, completion: str) -> tuple[str, ...]:
         """Build the program of a completion: the code, the setup of the tests, and the tests."""
-        block = fenced(completion, r"\w+")
-        return (cut(completion, AFTER_A_PROGRAM) if block is None else block), self.setup, "\n".join(self.tests)
+        return script(completion, self.names), self.setup, "\n".join(self.tests), *self.more
 
 
 class Code(Executed):
@@ -146,7 +122,8 @@ def _read_script(row: Row, where: str) -> Script:
         raise RecipeError(f"{where}: test_list is empty")
     setup = [*imports, _text(row.get("test_setup_code") or "", "test_setup_code", where)]
     prompt = "\n".join(('"""', description.strip(), *tests, '"""', ""))
-    return Script(prompt, "\n".join(setup), tests, code)
+    more = () if row.get("test") is None else (_text(row["test"], "test", where),)
+    return Script(prompt, "\n".join(setup), tests, more, code)
 
 
 def _text(value: Any, key: str, where: str) -> str:

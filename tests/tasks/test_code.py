@@ -179,6 +179,18 @@ def test_the_solutions_of_mbpp_rows_pass_and_others_do_not(tmp_path: Path) -> No
     assert task.scores(items, [""] * 3) == [0.0] * 3
 
 
+def test_further_tests_of_an_mbpp_row_count_too(tmp_path: Path) -> None:
+    """As in MBPP+: `test` beside `test_list`. A prompt shows only the latter."""
+    more = "inputs = [2, 5]\nfor r in inputs:\n    assert area(r) == 3 * r * r\n"
+    row = {"prompt": "Three times the square.", "code": "def area(r):\n    return 3 * r * r", "task_id": 1}
+    row |= {"test_imports": [], "test_list": ["assert area(1) == 3"], "test": more}
+    task = code_task(written(tmp_path, row))
+    (item,) = task.items("train")
+    assert "inputs" not in item.prompt
+    assert "inputs" in item.judged_by
+    assert task.scores([item] * 2, [item.written[0], "def area(r):\n    return 3"]) == [1.0, 0.0]
+
+
 def test_many_are_judged_as_one_is(tmp_path: Path) -> None:
     task = code_task(written(tmp_path, PROBLEM))
     (item,) = task.items("train")
@@ -233,6 +245,7 @@ def test_a_recipe_names_the_task_and_its_limits() -> None:
         ({"test_list": "assert True", "code": ""}, "test_list must be a list of lines; it is 'assert True'"),
         ({"test_list": [1], "code": ""}, "test_list must be text; it is 1"),
         ({"test_list": [], "code": ""}, "test_list is empty"),
+        ({"test_list": ["assert True"], "code": "", "test": 1}, "test must be text; it is 1"),
     ],
 )
 def test_a_row_of_neither_format_is_named_by_its_line(tmp_path: Path, change: dict[str, Any], message: str) -> None:
