@@ -87,14 +87,19 @@ class CodeTask(Table):
     """`name = "code"`: Python functions checked by unit tests in a sandbox. Rows have HumanEval's or MBPP's format.
 
     HumanEval's rows hold `prompt`, `entry_point`, `test` and `canonical_solution`. MBPP's rows hold `text` (or
-    `prompt`), `test_list` and `code`.
+    `prompt`), `test_list` and `code`; a `test` beside them, as in MBPP+, must pass too.
+
+    HumanEval+ and MBPP+ need `packages = ["numpy"]`.
     """
 
     name: Literal["code"]
     train: Source  # required: training items
     test: Benchmarks  # required: held-out items, a table of one source per benchmark
-    timeout: PositiveFloat = 3.0  # seconds of wall clock, and of processor time, for one program
-    memory: PositiveInt = 512  # MiB of address space for one program
+    timeout: PositiveFloat = 3.0  # seconds of processor time for one program; ten times as many of wall clock
+    memory: PositiveInt = 512  # MiB of address space for one program, beside what its packages take
+    # Installed packages that programs may import, read-only, by the names under which they are imported. Packages that
+    # these import in turn must be named too.
+    packages: list[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]] = []
 
 
 class TextWorldTask(Table):

@@ -2,9 +2,10 @@
 
 HumanEval (Chen et al. 2021, arXiv 2107.03374): the prompt is the beginning of a function. The completion continues it,
 and is cut where something else begins. MBPP (Austin et al. 2021, arXiv 2108.07732): the prompt is a docstring with the
-description and the tests, and the completion is a program. In both formats a model that prefers to talk may answer with
-the whole function in a fenced block.
+description and the tests, and the completion is a program. HumanEval+ and MBPP+ (Liu et al. 2023, arXiv 2305.01210)
+have the same formats and more tests, which import NumPy. MBPP+ holds them beside MBPP's own tests; both must pass.
 
+A model may also talk, and write the whole function: `lensrl.tasks.solution` says which code of a completion counts.
 This module builds the programs. `lensrl.tasks.sandbox` runs them.
 """
 
@@ -12,6 +13,8 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,7 +24,14 @@ from lensrl.recipe import CodeTask, Source
 from lensrl.tasks.executed import Executed
 from lensrl.tasks.protocol import Item, Split
 from lensrl.tasks.rows import Row, pick, place, read_rows
+from lensrl.tasks.sandbox import find_packages
 from lensrl.tasks.solution import defined, function_parts, script
+
+_MODULE = r"[^\W\d]\w*(?:\.\w+)*"
+_MODULES = rf"{_MODULE}(?: +as +\w+)?"
+_IMPORT = re.compile(
+    rf"^[ \t]*(?:from +({_MODULE}) +import\b|import +({_MODULES}(?: *, *{_MODULES})*)[ \t]*(?:[#;].*)?$)", re.MULTILINE
+)
 
 
 @dataclass(frozen=True)
@@ -32,6 +42,11 @@ class Function:
     entry_point: str
     test: str
     reference: str
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Everything that runs when the reference is judged."""
+        return self.prompt, self.reference, self.test
 
     @property
     def judged_by(self) -> str:
@@ -52,6 +67,11 @@ class Script:
     tests: tuple[str, ...]
     more: tuple[str, ...]  # MBPP+: further tests, as one program
     reference: str
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Everything that runs when the reference is judged."""
+        return self.reference, self.setup, *self.tests, *self.more
 
     @property
     def judged_by(self) -> str:
@@ -76,6 +96,8 @@ class Code(Executed):
         self.recipe = recipe
         self.timeout = recipe.timeout
         self.memory = recipe.memory
+        self.packages = recipe.packages
+        find_packages(self.packages)  # before hours are spent
         self._problems: dict[str, Function | Script] = {}  # by item id
 
     def items(self, split: Split) -> list[Item]:
@@ -91,7 +113,11 @@ class Code(Executed):
     def _read(self, benchmark: str, source: Source) -> list[Item]:
         items = []
         for number, row in read_rows(source):
-            problem = read_problem(row, place(source, number))
+            where = place(source, number)
+            problem = read_problem(row, where)
+            if missing := _imported(problem.texts) - {*self.packages, *sys.stdlib_module_names}:
+                packages = json.dumps([*self.packages, *sorted(missing)])
+                raise RecipeError(f"{where}: it imports {min(missing)}; write packages = {packages} into [task]")
             item = Item(
                 f"{benchmark}-{number}", problem.prompt, problem.reference, benchmark, judged_by=problem.judged_by
             )
@@ -124,6 +150,12 @@ def _read_script(row: Row, where: str) -> Script:
     prompt = "\n".join(('"""', description.strip(), *tests, '"""', ""))
     more = () if row.get("test") is None else (_text(row["test"], "test", where),)
     return Script(prompt, "\n".join(setup), tests, more, code)
+
+
+def _imported(texts: Iterable[str]) -> set[str]:
+    """Return the top-level names that texts import, by lines: the tests of HumanEval+ are too long for the parser."""
+    found = [one or several for text in texts for one, several in _IMPORT.findall(text)]
+    return {re.split(r"[. ]", name.strip())[0] for names in found for name in names.split(",")}
 
 
 def _text(value: Any, key: str, where: str) -> str:
