@@ -15,7 +15,7 @@ from lensrl.errors import RecipeError, did_you_mean
 from lensrl.recipe.checkpoints import Checkpoint, CheckpointRun, ModelPlace
 from lensrl.recipe.sets import LayerSet
 from lensrl.recipe.settings import Evaluation, Recipe, Rl, Store
-from lensrl.recipe.task_tables import OWN, TASKS, CodeTask, Dataset, MathTask, OwnTask, Source, Task, kind
+from lensrl.recipe.task_tables import OWN, TASKS, CodeTask, Columns, Dataset, MathTask, OwnTask, Source, Task, kind
 
 Place = TypeVar("Place", bound=ModelPlace)
 
@@ -81,7 +81,7 @@ def _first_mistake(error: ValidationError, data: Any) -> str:
 
 def _known_keys(data: Any) -> list[str]:
     task = TASKS.get(kind(data.get("task")) or "", OwnTask)
-    tables = {"rl": Rl, "evaluation": Evaluation, "store": Store, "task": task}
+    tables = {"rl": Rl, "evaluation": Evaluation, "store": Store, "task": task, "task.columns": Columns}
     tables |= {f"rl.{name}": table for name, table in Rl.algorithm_tables().items()}
     sets = data.get("sets")
     tables |= {f"sets.{name}": LayerSet for name in (sets if isinstance(sets, dict) else ())}

@@ -62,17 +62,33 @@ class CorridorTask(Table):
     invalid_penalty: Annotated[float, Field(ge=0)] = 0.1  # subtracted from the reward for each impossible move
 
 
+FieldPath = Annotated[str, Field(min_length=1)]
+
+
+class Columns(Table):
+    """The fields of a problem in a row, by name or path: `answer`, `reward_model.ground_truth`, `prompt.1.content`.
+
+    A field that is not named here has one of the names that `lensrl.tasks.math` lists.
+    """
+
+    question: FieldPath | None = None
+    answer: FieldPath | None = None  # compared with completions
+    solution: FieldPath | None = None  # reference text; None where `answer` is named: the answer
+
+
 class MathTask(Table):
     """`name = "math"`: problems with a checkable answer, compared by math-verify.
 
-    A row holds `question` (or `problem`) and `answer` (or `solution`). GSM8K's endings `#### 42` are understood. If a
-    row holds both `answer` and `solution`, completions are compared with `answer`, and `solution` is the reference text
-    whose log-probability is measured. An answer that math-verify cannot read is compared as a string.
+    A row holds `question` (or `problem`) and `answer` (or `solution`). GSM8K's endings `#### 42` are understood, and
+    rows as TRL, verl and OlympiadBench write them (`lensrl.tasks.math`). If a row holds both `answer` and `solution`,
+    completions are compared with `answer`, and `solution` is the reference text whose log-probability is measured. An
+    answer that math-verify cannot read is compared as a string.
     """
 
     name: Literal["math"]
     train: Source  # required: training items
     test: Benchmarks  # required: held-out items, a table of one source per benchmark
+    columns: Columns = Columns()  # fields of other rows: { question = "problem", answer = "reward_model.ground_truth" }
     # The text given to the model, with the question of a row in place of {question}.
     prompt: str = "{question}\nPlease reason step by step, and put your final answer within \\boxed{}.\n"
 

@@ -23,7 +23,7 @@ from lensrl.errors import RecipeError
 from lensrl.recipe import CodeTask, Source
 from lensrl.tasks.executed import Executed
 from lensrl.tasks.protocol import Item, Split
-from lensrl.tasks.rows import Row, pick, place, read_rows
+from lensrl.tasks.rows import Row, pick, place, read_rows, whole_text
 from lensrl.tasks.sandbox import find_packages
 from lensrl.tasks.solution import defined, function_parts, script
 
@@ -161,7 +161,7 @@ def _imported(texts: Iterable[str]) -> set[str]:
 def _text(value: Any, key: str, where: str) -> str:
     if not isinstance(value, str):
         raise RecipeError(f"{where}: {key} must be text; it is {value!r}")
-    return value.replace("\r\n", "\n")
+    return whole_text(value, key, where).replace("\r\n", "\n")
 
 
 def _texts(value: Any, key: str, where: str) -> tuple[str, ...]:
