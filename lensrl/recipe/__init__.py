@@ -12,6 +12,7 @@ from lensrl.recipe.settings import Evaluation, Gigpo, Recipe, Rl, Store
 from lensrl.recipe.task_tables import (
     ArithmeticTask,
     CodeTask,
+    Columns,
     CorridorTask,
     Dataset,
     ExpressionTask,
@@ -32,6 +33,7 @@ __all__ = [
     "CheckpointRun",
     "Chosen",
     "CodeTask",
+    "Columns",
     "CorridorTask",
     "Dataset",
     "Evaluation",

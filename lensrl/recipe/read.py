@@ -19,6 +19,7 @@ from lensrl.recipe.task_tables import (
     OWN,
     TASKS,
     CodeTask,
+    Columns,
     Dataset,
     HarnessTask,
     MathTask,
@@ -94,7 +95,7 @@ def _first_mistake(error: ValidationError, data: Any) -> str:
 
 def _known_keys(data: Any) -> list[str]:
     task = TASKS.get(kind(data.get("task")) or "", OwnTask)
-    tables = {"rl": Rl, "evaluation": Evaluation, "store": Store, "task": task}
+    tables = {"rl": Rl, "evaluation": Evaluation, "store": Store, "task": task, "task.columns": Columns}
     tables |= {f"rl.{name}": table for name, table in Rl.algorithm_tables().items()}
     sets = data.get("sets")
     tables |= {f"sets.{name}": LayerSet for name in (sets if isinstance(sets, dict) else ())}

@@ -71,18 +71,33 @@ class CorridorTask(Table):
     invalid_penalty: Annotated[float, Field(ge=0)] = 0.1  # subtracted from the reward for each impossible move
 
 
+FieldPath = Annotated[str, Field(min_length=1)]
+
+
+class Columns(Table):
+    """The fields of a problem in a row, by name or path: `answer`, `reward_model.ground_truth`, `prompt.1.content`.
+
+    A field that is not named here has one of the names that `lensrl.tasks.math` lists.
+    """
+
+    question: FieldPath | None = None
+    answer: FieldPath | None = None  # compared with completions
+    solution: FieldPath | None = None  # reference text; None where `answer` is named: the answer
+
+
 class MathTask(Table):
     """`name = "math"`: problems with a checkable answer.
 
-    A row holds `question` (or `problem`) and `answer` (or `solution`). GSM8K's endings `#### 42` are understood. If a
-    row holds both `answer` and `solution`, completions are compared with `answer`, and `solution` is the reference text
-    whose log-probability is measured. `tasks/answers/ANSWERS.md` lists which answers
-    are the same.
+    A row holds `question` (or `problem`) and `answer` (or `solution`). GSM8K's endings `#### 42` are understood, and
+    rows as TRL, verl and OlympiadBench write them (`lensrl.tasks.math`). If a row holds both `answer` and `solution`,
+    completions are compared with `answer`, and `solution` is the reference text whose log-probability is measured.
+    `tasks/answers/ANSWERS.md` lists which answers are the same.
     """
 
     name: Literal["math"]
     train: Source | None = None  # training items; None: nothing is trained, all runs are checkpoints
     test: Benchmarks  # required: held-out items, a table of one source per benchmark
+    columns: Columns = Columns()  # fields of other rows: { question = "problem", answer = "reward_model.ground_truth" }
     # The text given to the model, with the question of a row in place of {question}.
     prompt: str = "{question}\nPlease reason step by step, and put your final answer within \\boxed{}.\n"
 
@@ -97,14 +112,19 @@ class CodeTask(Table):
     """`name = "code"`: Python functions checked by unit tests in a sandbox. Rows have HumanEval's or MBPP's format.
 
     HumanEval's rows hold `prompt`, `entry_point`, `test` and `canonical_solution`. MBPP's rows hold `text` (or
-    `prompt`), `test_list` and `code`.
+    `prompt`), `test_list` and `code`; a `test` beside them, as in MBPP+, must pass too.
+
+    HumanEval+ and MBPP+ need `packages = ["numpy"]`.
     """
 
     name: Literal["code"]
     train: Source | None = None  # training items; None: nothing is trained, all runs are checkpoints
     test: Benchmarks  # required: held-out items, a table of one source per benchmark
-    timeout: PositiveFloat = 3.0  # seconds of wall clock, and of processor time, for one program
-    memory: PositiveInt = 512  # MiB of address space for one program
+    timeout: PositiveFloat = 3.0  # seconds of processor time for one program; ten times as many of wall clock
+    memory: PositiveInt = 512  # MiB of address space for one program, beside what its packages take
+    # Installed packages that programs may import, read-only, by the names under which they are imported. Packages that
+    # these import in turn must be named too.
+    packages: list[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]] = []
 
 
 class TextWorldTask(Table):
