@@ -28,7 +28,7 @@ class Math:
     def items(self, split: Split) -> list[Item]:
         """Return every problem in the order of its source. Raises RecipeError for rows that cannot be read."""
         sources = {"train": self.settings.train} if split == "train" else self.settings.test
-        return [item for name, source in sources.items() for item in self._read(name, source)]
+        return [item for name, source in sources.items() if source is not None for item in self._read(name, source)]
 
     def reward(self, item: Item, completion: str) -> float:
         """Return the score."""
