@@ -46,7 +46,7 @@ _WHOLE = re.compile(
     ),
     re.IGNORECASE,
 )
-_TOKEN = re.compile(r"(?<![\w$])\$(?=[^\s$])[^$\n]{0,300}?(?<=[^\s$])\$(?!\d)|\S+")
+_TOKEN = re.compile(r"(?<![\w$])\$(?=[^\s$])[^$\n]{0,300}?(?<=[^\s$])\$(?!\d)|(?:\\[A-Za-z]+\{[^{}\n]{0,200}\}|\S)+")
 _UNKNOWN = re.compile(r"(?<![A-Za-z\\])(?!(?<=\d)x\d)[A-Za-z](?![A-Za-z])|[<>]")
 _SIGN = re.compile(r"[-+*/=<>≤≥×÷·^]|\\(?:times|cdot|div|le|ge|pm|approx)")
 
@@ -137,8 +137,8 @@ def _last_number(text: str) -> list[str]:
 
 
 def _joined(left: str, right: str) -> bool:
-    """Return whether two neighbouring tokens belong to one formula: one of them ends or begins with a sign."""
-    sign = _SIGN.fullmatch(left.strip("$")) or _SIGN.fullmatch(right.strip("$"))
+    """Return whether two neighbouring tokens belong to one formula: one of them is a sign or has a command of LaTeX."""
+    sign = _SIGN.fullmatch(left.strip("$")) or _SIGN.fullmatch(right.strip("$")) or "\\" in left + right
     return bool(sign and _operand(left) and _operand(right))
 
 

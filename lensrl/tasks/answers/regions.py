@@ -93,7 +93,7 @@ def _inequalities(text: str) -> Region | None:
             continue
         found = [_inequalities(side) for side in sides if side]
         kept = [side for side in found if side]
-        if len(kept) < len(found) or len({side.variable for side in kept}) > 1:
+        if not kept or len(kept) < len(found) or len({side.variable for side in kept}) > 1:
             return None
         intervals = kept[0].intervals
         for side in kept[1:]:
