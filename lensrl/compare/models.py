@@ -16,22 +16,30 @@ from lensrl.measures.weights import rounding_norm
 from lensrl.store.file.exact import same_bits
 
 if TYPE_CHECKING:
-    from lensrl.models.checkpoint import CheckpointWeights, Pair  # torch, only where weights are needed
+    from lensrl.models.adapter import MergedAdapter  # torch, only where weights are needed
+    from lensrl.models.checkpoint import CheckpointWeights
+    from lensrl.models.pair import Pair
 
 
 def compare_models(base: Path | str, trained: Path | str, *, by: By = "parameter") -> pd.DataFrame:
     """Measure how training changed the weights, from two model folders or hub names. Nothing is kept.
 
-    The columns are those of `lensrl.compare_weights`, which also explains `by`. Three columns follow:
+    `trained` may be a LoRA adapter of PEFT, which is merged into the base (`lensrl.models.adapter`).
+
+    The columns are those of `lensrl.compare_weights`, which also explains `by`. Four columns follow:
 
     - `base_dtype`, `trained_dtype`: the types in which the weights of the row are stored;
     - `rounding_norm`: the norm of the errors of rounding to these types, of both models together, in the parameters
       that moved (`lensrl.measures.weights.rounding_norm`). A `frobenius` near or below it may be mostly rounding.
       Where training started from the stored base itself, only the second model has errors, and this norm is too
-      large: by a factor of sqrt(2) where both have one type.
+      large: by a factor of sqrt(2) where both have one type;
+    - `common_rows`: of embeddings and heads with more rows in one of the two models, as padding gives them, the first
+      rows, which both have. These alone are compared. <NA> where all rows are compared.
 
     `table.attrs` has the same of the whole models: `base_dtype`, `trained_dtype`, `frobenius`, `rounding_norm`, and
-    `changed_share`, the share of entries that changed.
+    `changed_share`, the share of entries that changed; `base_rows`, `trained_rows` and `common_rows` of the
+    vocabulary, where they differ, else None; and `merged`, the rank and scale of a LoRA adapter that was merged, else
+    None.
 
     The tensors are read from safetensors, for one layer at a time, or one part outside the layers. The measures of
     the largest of these, often the embeddings, need several copies of it in float64. No tokenizer is needed.
@@ -39,12 +47,14 @@ def compare_models(base: Path | str, trained: Path | str, *, by: By = "parameter
     Raises LensrlError where one of the two is no complete model, where they are different architectures, and for
     weights that are not finite.
     """
-    from lensrl.models.checkpoint import open_pair
+    from lensrl.models.pair import open_pair
 
     pair, stored = open_pair(str(base), str(trained)), []
     table = weight_table(_read_parts(pair, by, stored), by)
-    kept = pd.DataFrame(stored, columns=Stored._fields)
-    rows = kept.groupby("row").agg({"base_dtype": _spell, "trained_dtype": _spell, "rounding": "sum"})
+    kept = pd.DataFrame(stored, columns=Stored._fields).astype({"common_rows": "Int64"})
+    rows = kept.groupby("row").agg(
+        {"base_dtype": _spell, "trained_dtype": _spell, "rounding": "sum", "common_rows": "min"}
+    )
     if by == "parameter":
         keys = table["parameter"]
     else:
@@ -52,12 +62,18 @@ def compare_models(base: Path | str, trained: Path | str, *, by: By = "parameter
     rows = rows.loc[keys]
     table["base_dtype"], table["trained_dtype"] = rows["base_dtype"].to_numpy(), rows["trained_dtype"].to_numpy()
     table["rounding_norm"] = np.sqrt(rows["rounding"].to_numpy(float))
+    table["common_rows"] = pd.array(rows["common_rows"].to_numpy(), dtype="Int64")
+    vocabulary = pair.trained.vocabulary
     table.attrs = {
         "base_dtype": pair.base.dtype,
         "trained_dtype": pair.trained.dtype,
         "frobenius": float(np.linalg.norm(table["frobenius"])),
         "rounding_norm": math.sqrt(kept["rounding"].sum()),
         "changed_share": float(kept["changed"].sum() / kept["entries"].sum()),
+        "base_rows": None if vocabulary is None else vocabulary.base,
+        "trained_rows": None if vocabulary is None else vocabulary.checkpoint,
+        "common_rows": None if vocabulary is None else vocabulary.common,
+        "merged": None if pair.trained.merged is None else dict(pair.trained.merged),
     }
     return table
 
@@ -71,6 +87,7 @@ class Stored(NamedTuple):
     rounding: float  # the squared norm of the errors of rounding
     entries: int
     changed: int
+    common_rows: int | None  # where one of the two models has more rows
 
 
 def _read_parts(pair: Pair, by: By, stored: list[Stored]) -> Iterator[PartWeights]:
@@ -83,20 +100,24 @@ def _read_parts(pair: Pair, by: By, stored: list[Stored]) -> Iterator[PartWeight
         before, after = {}, {}
         for name, component in components.items():
             one, other = _read(pair.base, name), _read(pair.trained, name)
+            common = len(other) if name in pair.trained.resized else None
+            one = one if common is None else one[:common]
             before[name], after[name] = one, one if same_bits(one, other) else other
             dtypes = pair.base.dtypes[name], pair.trained.dtypes[name]
-            # A parameter that both models store with the same bits has no error in its difference.
-            errors = () if after[name] is one else zip((one, other), dtypes, strict=True)
+            # A parameter with the same bits in both has no error in its difference. Nor has one with an adapter,
+            # which is merged into the stored base itself.
+            exact = after[name] is one or pair.trained.merged is not None
+            errors = () if exact else zip((one, other), dtypes, strict=True)
             rounding = sum(rounding_norm(weights, kind) ** 2 for weights, kind in errors)
             group = (
                 _group(part, component if by == "component" else "") if isinstance(part, int) else _group(None, part)
             )
             changed = 0 if after[name] is one else int(np.count_nonzero(one != other))
-            stored.append(Stored(name if by == "parameter" else group, *dtypes, rounding, one.size, changed))
+            stored.append(Stored(name if by == "parameter" else group, *dtypes, rounding, one.size, changed, common))
         yield PartWeights(part, components, before, after)
 
 
-def _read(weights: CheckpointWeights, name: str) -> np.ndarray:
+def _read(weights: CheckpointWeights | MergedAdapter, name: str) -> np.ndarray:
     """Read one tensor. Raises LensrlError where it is not finite."""
     values = weights[name]
     if not np.isfinite(values).all():
