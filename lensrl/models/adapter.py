@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from lensrl.models.skeleton import Skeleton, build_skeleton
 from lensrl.recipe import ModelPlace
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.model."  # of the base's names in PEFT's
 NAME = "default"  # PEFT's own name for the adapter of a folder
 _RECORDED = ("r", "lora_alpha", "use_rslora", "use_dora", "base_model_name_or_path")
 _BY_HAND = "merge it with PEFT, model.merge_and_unload(), save the model with its tokenizer, and give that folder"
@@ -48,7 +49,7 @@ class MergedAdapter(Mapping[str, np.ndarray]):
         self.resized: set[str] = set()
         config = _read_config(self.folder, place)
         self.merged: Mapping[str, object] = {name: config.get(name) for name in _RECORDED}
-        self._layers = _wrap(self.folder, place, base)
+        self._layers = _wrap(self.folder, place, base, before)
         stored: Mapping[str, str] = before.dtypes if isinstance(before, CheckpointWeights) else {}
         self.dtypes = {name: "float32" if name in self._layers else stored.get(name, "float32") for name in before}
         self.dtype = "float32"  # of what was merged here
@@ -112,20 +113,21 @@ def _read_config(folder: Path, place: ModelPlace) -> dict[str, Any]:
     return config
 
 
-def _wrap(folder: Path, place: ModelPlace, base: Base | Skeleton) -> dict[str, tuple[Any, dict[str, str]]]:
+def _wrap(
+    folder: Path, place: ModelPlace, base: Base | Skeleton, before: Mapping[str, Any]
+) -> dict[str, tuple[Any, dict[str, str]]]:
     """Return parameter -> the layer of PEFT that changes it, and the parameters of the layer by their own names."""
     try:
         from peft import PeftModel
-        from peft.tuners.lora import LoraLayer
+        from peft.tuners.lora.layer import LoraLayer, ParamWrapper
     except ImportError:
         raise LensrlError(
             f"{what(place)} is a LoRA adapter, and merging it needs PEFT: pip install 'lensrl[peft]'"
         ) from None
     model = build_skeleton(base.name, base.model.config).model
     _empty(model)
-    aliases: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        aliases.setdefault(id(parameter), []).append(name)
+    first = {id(parameter): name for name, parameter in model.named_parameters()}
+    tied = {alias: first[id(p)] for alias, p in model.named_parameters(remove_duplicate=False) if alias != first[id(p)]}
     try:
         # PEFT takes the tensors of the file as they are, and leaves on the meta device what the file lacks.
         wrapped = PeftModel.from_pretrained(model, folder, adapter_name=NAME, low_cpu_mem_usage=True)
@@ -133,35 +135,55 @@ def _wrap(folder: Path, place: ModelPlace, base: Base | Skeleton) -> dict[str, t
         raise LensrlError(
             f"{what(place)} does not fit {base.name} ({reason(error)}); give the base it was made on"
         ) from None
-    layers: dict[str, tuple[Any, dict[str, str]]] = {}
+    layers: dict[str, Adapted] = {}
     adapted: dict[str, nn.Parameter] = {}  # the tensors that PEFT put around the base
     for path, layer in wrapped.named_modules():
         if not isinstance(layer, LoraLayer):
             continue
-        own = {inner: aliases[id(p)] for inner, p in layer.get_base_layer().named_parameters() if id(p) in aliases}
-        tied = next((names for names in own.values() if len(names) > 1), None)
-        if tied:
-            raise LensrlError(f"{what(place)} changes {tied[0]}, which {base.name} also uses as {tied[1]}: {_BY_HAND}")
-        layers |= {names[0]: (layer, {inner: found[0] for inner, found in own.items()}) for names in own.values()}
-        adapted |= {f"{path}.{inner}": p for inner, p in layer.named_parameters() if id(p) not in aliases}
-    _check_whole(folder, place, base, adapted)
+        module = path.removeprefix(PREFIX).replace(".base_layer", "")  # one layer around another: two kinds of experts
+        own = {inner: f"{module}.{inner}" for inner, _ in layer.get_base_layer().named_parameters()}
+        for name in own.values():
+            other = tied.get(name, next((alias for alias, of in tied.items() if of == name), None))
+            if other is not None:
+                raise LensrlError(f"{what(place)} changes {name}, which {base.name} also uses as {other}: {_BY_HAND}")
+        target = getattr(layer, "parameter_name", None)  # PEFT's layer around one parameter of several, else none
+        changed = own.values() if target is None else [own[target]]
+        layers |= dict.fromkeys(changed, (layer, own))
+        adapted |= {f"{path}.{inner}": p for inner, p in layer.named_parameters() if f".{NAME}" in f".{inner}"}
+    _check_whole(folder, place, base, adapted, before)
     return layers
 
 
-def _check_whole(folder: Path, place: ModelPlace, base: Base | Skeleton, adapted: Mapping[str, nn.Parameter]) -> None:
-    """Raise LensrlError for a tensor of the adapter that the file lacks, that is left over, or that is not finite."""
+def _check_whole(
+    folder: Path,
+    place: ModelPlace,
+    base: Base | Skeleton,
+    adapted: Mapping[str, nn.Parameter],
+    before: Mapping[str, Any],
+) -> None:
+    """Raise LensrlError for a tensor of the adapter that the file lacks, that is left over, or that is not finite.
+
+    PEFT may store the base's weights of an adapted embedding, too. They must be those of this base.
+    """
     missing = next((name for name, parameter in adapted.items() if parameter.is_meta), None)
     if missing is not None:
         raise LensrlError(f"{what(place)} lacks {missing}: save the adapter again, or give the base it was made on")
     known = {name.replace(f".{NAME}", "") for name in adapted}
     known |= {name.removesuffix(".weight") for name in known}  # so PEFT writes the magnitudes of DoRA
     with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as file:
-        extra = sorted(key for key in file.keys() if key not in known)  # noqa: SIM118  # it is no dict
-    if extra:
-        raise LensrlError(
-            f"{what(place)} holds {extra[0]}, which is no LoRA tensor of {base.name}: give the base it was made on; if "
-            f"it also trained whole modules, {_BY_HAND}"
-        )
+        for key in sorted({*file.keys()} - known):
+            name = key.removeprefix(PREFIX).replace(".base_layer.", ".")
+            if ".base_layer." not in key or name not in before:
+                raise LensrlError(
+                    f"{what(place)} holds {key}, which is no LoRA tensor of {base.name}: give the base it was made on; "
+                    f"if it also trained whole modules, {_BY_HAND}"
+                )
+            kept = file.get_tensor(key)
+            if not torch.equal(kept, _fp32(before[name]).to(kept.dtype)):
+                raise LensrlError(
+                    f"{what(place)} was made on another base than {base.name}: it holds another {name}; give the base "
+                    f"it was made on"
+                )
     wrong = next((name for name, parameter in adapted.items() if not parameter.isfinite().all()), None)
     if wrong is not None:
         raise LensrlError(f"{what(place)}: {wrong} holds a NaN or an infinity; give an earlier checkpoint")

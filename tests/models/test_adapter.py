@@ -18,7 +18,7 @@ from transformers import Qwen3Config
 from lensrl import compare_models
 from lensrl.errors import LensrlError
 from lensrl.models.adapter import MergedAdapter, open_weights
-from lensrl.models.base import Base
+from lensrl.models.base import Base, load_base
 from lensrl.recipe import ModelPlace
 from tests.families import FAMILIES, opened, save
 
@@ -145,6 +145,15 @@ def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
     wider = opened(Qwen3Config(**(FAMILIES["qwen3"].to_dict() | {"head_dim": 16})), tmp_path / "other")
     with pytest.raises(LensrlError, match=r"does not fit .*size mismatch"):
         merge(folder, wider)
+
+
+def test_an_adapter_with_the_embeddings_of_another_base_is_refused(tmp_path: Path) -> None:
+    base = opened(FAMILIES["qwen3-untied"], tmp_path / "base")
+    folder, _ = adapter(base, tmp_path / "adapter", r=2, target_modules=["embed_tokens"])
+    other: Any = base.fresh({name: 1.01 * tensor for name, tensor in base.weights.items()})
+    other.save_pretrained(tmp_path / "base")
+    with pytest.raises(LensrlError, match=r"was made on another base .* it holds another model\.embed_tokens\.weight"):
+        merge(folder, load_base(str(tmp_path / "base")))
 
 
 def test_an_adapter_of_a_tied_head_is_refused(tmp_path: Path) -> None:
