@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from lensrl.compare.precision import Kinds, add_precision, watch
 from lensrl.compare.weights import By, PartWeights, weight_table
 from lensrl.errors import LensrlError
-from lensrl.measures.weights import rounding_norm
 from lensrl.store.file.exact import same_bits
 
 if TYPE_CHECKING:
@@ -50,19 +50,10 @@ def compare_models(base: Path | str, trained: Path | str, *, by: By = "parameter
     from lensrl.models.pair import open_pair
 
     pair, stored = open_pair(str(base), str(trained)), []
-    table = weight_table(_read_parts(pair, by, stored), by)
-    kept = pd.DataFrame(stored, columns=Stored._fields).astype({"common_rows": "Int64"})
-    rows = kept.groupby("row").agg(
-        {"base_dtype": _spell, "trained_dtype": _spell, "rounding": "sum", "common_rows": "min"}
-    )
-    if by == "parameter":
-        keys = table["parameter"]
-    else:
-        keys = [_group(None if pd.isna(n) else n, c) for n, c in zip(table["layer"], table["component"], strict=True)]
-    rows = rows.loc[keys]
-    table["base_dtype"], table["trained_dtype"] = rows["base_dtype"].to_numpy(), rows["trained_dtype"].to_numpy()
-    table["rounding_norm"] = np.sqrt(rows["rounding"].to_numpy(float))
-    table["common_rows"] = pd.array(rows["common_rows"].to_numpy(), dtype="Int64")
+    kinds = Kinds(pair.base.dtypes, pair.trained.dtypes, exact=pair.trained.merged is not None)
+    table = weight_table(watch(_read_parts(pair), by, kinds, stored), by)
+    kept = add_precision(table, by, stored)
+    table["common_rows"] = pd.array([_common_rows(pair, row) for row in table.itertuples()], dtype="Int64")
     vocabulary = pair.trained.vocabulary
     table.attrs = {
         "base_dtype": pair.base.dtype,
@@ -78,43 +69,26 @@ def compare_models(base: Path | str, trained: Path | str, *, by: By = "parameter
     return table
 
 
-class Stored(NamedTuple):
-    """How one parameter is stored in the two models, and what rounding does to it."""
-
-    row: str  # the row of the table to which the parameter belongs
-    base_dtype: str
-    trained_dtype: str
-    rounding: float  # the squared norm of the errors of rounding
-    entries: int
-    changed: int
-    common_rows: int | None  # where one of the two models has more rows
-
-
-def _read_parts(pair: Pair, by: By, stored: list[Stored]) -> Iterator[PartWeights]:
-    """Read both models part by part, the layers first, and append a record of each parameter to `stored`."""
+def _read_parts(pair: Pair) -> Iterator[PartWeights]:
+    """Read both models part by part, the layers first."""
     names: dict[int | str, list[str]] = {}
     for name in pair.names:
         names.setdefault(pair.blocks.part(name), []).append(name)
     for part in sorted(names, key=lambda part: (isinstance(part, str), part)):
         components = {name: pair.blocks.component(name) or "" for name in names[part]}
         before, after = {}, {}
-        for name, component in components.items():
+        for name in components:
             one, other = _read(pair.base, name), _read(pair.trained, name)
-            common = len(other) if name in pair.trained.resized else None
-            one = one if common is None else one[:common]
+            one = one[: len(other)] if name in pair.trained.resized else one  # the rows that both have
             before[name], after[name] = one, one if same_bits(one, other) else other
-            dtypes = pair.base.dtypes[name], pair.trained.dtypes[name]
-            # A parameter with the same bits in both has no error in its difference. Nor has one with an adapter,
-            # which is merged into the stored base itself.
-            exact = after[name] is one or pair.trained.merged is not None
-            errors = () if exact else zip((one, other), dtypes, strict=True)
-            rounding = sum(rounding_norm(weights, kind) ** 2 for weights, kind in errors)
-            group = (
-                _group(part, component if by == "component" else "") if isinstance(part, int) else _group(None, part)
-            )
-            changed = 0 if after[name] is one else int(np.count_nonzero(one != other))
-            stored.append(Stored(name if by == "parameter" else group, *dtypes, rounding, one.size, changed, common))
         yield PartWeights(part, components, before, after)
+
+
+def _common_rows(pair: Pair, row: Any) -> int | None:
+    """Return the rows of embeddings that are compared in a row of the table; None where all are."""
+    vocabulary = pair.trained.vocabulary
+    resized = {row.parameter} if row.parameter else {n for n in pair.names if pair.blocks.part(n) == row.component}
+    return None if vocabulary is None or resized.isdisjoint(pair.trained.resized) else vocabulary.common
 
 
 def _read(weights: CheckpointWeights | MergedAdapter, name: str) -> np.ndarray:
@@ -126,12 +100,3 @@ def _read(weights: CheckpointWeights | MergedAdapter, name: str) -> np.ndarray:
             f"is damaged; give an earlier checkpoint, or copy it again"
         )
     return values
-
-
-def _group(layer: int | None, component: str) -> str:
-    """Name a row of the table by layer or by component."""
-    return f"{'' if layer is None else layer}/{component}"
-
-
-def _spell(kinds: pd.Series) -> str:
-    return " and ".join(sorted(set(kinds)))

@@ -113,10 +113,15 @@ def _read_config(folder: Path, place: ModelPlace) -> dict[str, Any]:
     return config
 
 
-def _wrap(
-    folder: Path, place: ModelPlace, base: Base | Skeleton, before: Mapping[str, Any]
-) -> dict[str, tuple[Any, dict[str, str]]]:
-    """Return parameter -> the layer of PEFT that changes it, and the parameters of the layer by their own names."""
+class Adapted(NamedTuple):
+    """A layer of PEFT around a module of the base."""
+
+    layer: Any
+    own: dict[str, str]  # a parameter's name inside the module -> its full name
+
+
+def _wrap(folder: Path, place: ModelPlace, base: Base | Skeleton, before: Mapping[str, Any]) -> dict[str, Adapted]:
+    """Return parameter -> the layer of PEFT that changes it."""
     try:
         from peft import PeftModel
         from peft.tuners.lora.layer import LoraLayer, ParamWrapper
@@ -146,9 +151,8 @@ def _wrap(
             other = tied.get(name, next((alias for alias, of in tied.items() if of == name), None))
             if other is not None:
                 raise LensrlError(f"{what(place)} changes {name}, which {base.name} also uses as {other}: {_BY_HAND}")
-        target = getattr(layer, "parameter_name", None)  # PEFT's layer around one parameter of several, else none
-        changed = own.values() if target is None else [own[target]]
-        layers |= dict.fromkeys(changed, (layer, own))
+        changed = [own[layer.parameter_name]] if isinstance(layer, ParamWrapper) else own.values()
+        layers |= {name: Adapted(layer, own) for name in changed}
         adapted |= {f"{path}.{inner}": p for inner, p in layer.named_parameters() if f".{NAME}" in f".{inner}"}
     _check_whole(folder, place, base, adapted, before)
     return layers

@@ -94,8 +94,8 @@ def capture(
 ) -> dict[str, Float32[np.ndarray, "layer token feature"]]:
     """Capture the output of every block (the residual stream after it), attention and MLP on the probe set.
 
-    Returns one array (layer, token, feature) per site that every layer has. The tokens are the tokens of `probe_set`, in its order. The
-    bridge takes `model` over: do not use the model afterwards.
+    Returns one array (layer, token, feature) per site that every layer has. The tokens are the tokens of `probe_set`,
+    in its order. The bridge takes `model` over: do not use the model afterwards.
     """
     bridge = boot(model, tokenizer)
     teacher = references(tokenizer, items).to(model.device)

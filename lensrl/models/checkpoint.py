@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from transformers.utils.hub import cached_file
 
 from lensrl.errors import LensrlError
 from lensrl.models.base import Base
@@ -123,6 +124,13 @@ class CheckpointWeights(Mapping[str, np.ndarray]):
 
     def __len__(self) -> int:
         return len(self.sources)
+
+
+def stored_dtypes(base: Base) -> Mapping[str, str]:
+    """Return the type in which each parameter of a base is stored in its files. Reads headers alone."""
+    source = str(base.model.name_or_path)
+    folder = Path(str(cached_file(source, "config.json", revision=getattr(base.model.config, "_commit_hash", None))))
+    return CheckpointWeights(ModelPlace(model=str(folder.parent)), base).dtypes
 
 
 def _check_config(folder: Path, place: ModelPlace, base: Base | Skeleton) -> Any:

@@ -8,16 +8,20 @@ alone. Measuring and writing are the same as for a run that was trained here: `W
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from lensrl.errors import LensrlError
+from lensrl.measures.weights import rounding_norm
 from lensrl.models.adapter import MergedAdapter, open_weights
 from lensrl.models.base import Base
-from lensrl.models.checkpoint import CheckpointWeights
+from lensrl.models.checkpoint import CheckpointWeights, stored_dtypes
 from lensrl.models.checkpoint_files import what
 from lensrl.models.vocabulary import check_vocabulary
 from lensrl.recipe import Checkpoint, ModelPlace
 from lensrl.recipe.runs import RunSpec
+from lensrl.store.file.exact import same_bits
 
 Opened = CheckpointWeights | MergedAdapter
 
@@ -40,19 +44,37 @@ def open_checkpoint(spec: RunSpec, base: Base) -> tuple[Opened, dict[int, Opened
     return weights, snapshots
 
 
-def record_of(checkpoint: Checkpoint, weights: Opened) -> dict[str, object]:
+def record_of(checkpoint: Checkpoint, weights: Opened, base: Base) -> dict[str, object]:
     """Return the record of a checkpoint for a run's provenance, in JSON data.
 
-    Keys: source, revision, snapshots, dtype, commit. `merged` too, where it is an adapter, and `vocabulary`, the rows
-    of the embeddings, where their numbers differ.
+    Keys: source, revision, snapshots, dtype, commit; `parameter_dtypes`, of the parameters that are stored in another
+    type than most; and `rounding`: part -> the norm that rounding alone would give the deltas of its parameters that
+    moved, without the parts in which it is 0. `merged` too, where it is an adapter, and `vocabulary`, the rows of the
+    embeddings, where their numbers differ.
     """
+    # The squared norm of the errors of rounding, by part. A merged adapter begins at the stored base, without errors.
+    most, before = weights.dtype.split(" and ")[0], stored_dtypes(base)
+    squares: dict[str, float] = {}
+    for name, tensor in base.weights.items() if weights.merged is None else ():
+        after = weights[name]
+        kinds = zip((tensor.numpy(), after), (before[name], weights.dtypes[name]), strict=True)
+        if not same_bits(tensor.numpy(), after):
+            part = str(base.blocks.part(name))
+            squares[part] = squares.get(part, 0.0) + sum(rounding_norm(values, kind) ** 2 for values, kind in kinds)
     rows = weights.vocabulary
     more = {
         "merged": None if weights.merged is None else dict(weights.merged),
         "vocabulary": None if rows is None else {**rows._asdict(), "common": rows.common},
     }
     given = {name: value for name, value in more.items() if value is not None}
-    return checkpoint.origin | {"dtype": weights.dtype, "commit": weights.commit} | given
+    return {
+        **checkpoint.origin,
+        "dtype": weights.dtype,
+        "commit": weights.commit,
+        "parameter_dtypes": {name: kind for name, kind in weights.dtypes.items() if kind != most},
+        "rounding": {part: math.sqrt(square) for part, square in squares.items() if square},
+        **given,
+    }
 
 
 def _open(place: ModelPlace, base: Base) -> Opened:

@@ -76,7 +76,7 @@ def check_complete(file: h5py.File, groups: Iterable[str]) -> None:
 def _check_sites(file: h5py.File) -> None:
     """Check that `activations` has each site that attribute `sites` names, and no other; without it, all of them."""
     named = str(attribute(file, "sites")).split(",") if "sites" in file.attrs else [*SITES]
-    if SITES[0] not in named or not {*named} < {*SITES} and named != [*SITES]:
+    if SITES[0] not in named or not {*named} <= {*SITES}:
         raise ValueError(
             f"attribute sites is {','.join(named)!r}: not {SITES[0]}, or it and some of {', '.join(SITES)}"
         )
