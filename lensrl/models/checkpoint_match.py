@@ -90,6 +90,17 @@ def match(stored: Mapping[str, Any], base: Base | Skeleton, place: ModelPlace, *
     return matched
 
 
+def has_two_heads(stored: Mapping[str, Any], base: Skeleton, place: ModelPlace) -> bool:
+    """Return whether a folder stores two different tensors for one parameter of a model: a head that is not tied."""
+    first = {id(parameter): name for name, parameter in base.model.named_parameters()}
+    names = {alias: first[id(p)] for alias, p in base.model.named_parameters(remove_duplicate=False)}
+    keys: defaultdict[str, list[str]] = defaultdict(list)
+    for key, name in _rename(stored, base, place)[0].items():
+        keys[names.get(name, key)].append(key)
+    pairs = [found for found in keys.values() if len(found) == 2]
+    return any(not torch.equal(*(stored[key].get_tensor(key) for key in pair)) for pair in pairs)
+
+
 def ends(model: Any) -> tuple[Any, Any]:
     """Return the output embedding and the input embedding of a model."""
     return model.get_output_embeddings(), model.get_input_embeddings()

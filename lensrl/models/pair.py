@@ -9,7 +9,8 @@ from lensrl.models.adapter import MergedAdapter, open_weights
 from lensrl.models.base import EMBEDDED, find_source
 from lensrl.models.blocks import Blocks
 from lensrl.models.checkpoint import CheckpointWeights
-from lensrl.models.checkpoint_files import find_folder, parse_config, read_config, what
+from lensrl.models.checkpoint_files import find_folder, open_files, parse_config, read_config, what
+from lensrl.models.checkpoint_match import has_two_heads
 from lensrl.models.skeleton import build_skeleton
 from lensrl.recipe import ModelPlace
 
@@ -33,7 +34,11 @@ def open_pair(base: str, trained: str) -> Pair:
     places = [ModelPlace(model=find_source(name) if name in EMBEDDED else name) for name in (base, trained)]
     folder, _ = find_folder(places[0])
     read_config(folder, places[0])
-    skeleton = build_skeleton(what(places[0]), parse_config(folder, places[0]))
+    config = parse_config(folder, places[0])
+    skeleton = build_skeleton(what(places[0]), config)
+    if has_two_heads(open_files(folder, places[0]), skeleton, places[0]):  # as `load_base` does: used as two
+        config.get_text_config().tie_word_embeddings = config.tie_word_embeddings = False
+        skeleton = build_skeleton(what(places[0]), config)
     before = CheckpointWeights(places[0], skeleton)
     after = open_weights(places[1], skeleton, before=before)
     return Pair(before, after, [*skeleton.weights], skeleton.blocks)

@@ -1,4 +1,4 @@
-"""Rounding as the null beside the deltas of a study: its norm, the share of entries that moved, and where they are told."""
+"""Rounding as the null beside the deltas of a study: its norm, and the share of entries that moved."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NORMS = "norm.weight"
 
 @pytest.fixture(scope="module")
 def rounded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Study]:
-    """A base that trained by less than bfloat16 keeps, stored in bfloat16 but for its norms, as a study and a folder."""
+    """A base with a change that bfloat16 loses, stored in bfloat16 but for its norms: a folder, and its study."""
     folder, base = tmp_path_factory.mktemp("rounded"), load_base("tiny:qwen3")
     generator = torch.Generator().manual_seed(0)
     model: Any = base.fresh(

@@ -142,7 +142,8 @@ def test_an_adapter_that_cannot_be_merged_is_refused_in_one_line(kind: str, tmp_
 def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
     base = opened(FAMILIES["qwen3"], tmp_path / "base")
     folder, _ = adapter(base, tmp_path / "adapter", r=2, target_modules=ATTENTION)
-    wider = opened(Qwen3Config(**(FAMILIES["qwen3"].to_dict() | {"head_dim": 16})), tmp_path / "other")
+    values: dict[str, Any] = FAMILIES["qwen3"].to_dict() | {"head_dim": 16}
+    wider = opened(Qwen3Config(**values), tmp_path / "other")
     with pytest.raises(LensrlError, match=r"does not fit .*size mismatch"):
         merge(folder, wider)
 
