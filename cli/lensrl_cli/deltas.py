@@ -124,6 +124,8 @@ def _precision(whole: Mapping[Any, Any]) -> str:
     if whole["merged"] is not None:
         scale = f"rank {whole['merged']['r']}, alpha {whole['merged']['lora_alpha']}"
         said.append(f"A LoRA adapter ({scale}), merged into the base in fp32.")
+    if whole["left_out"]:
+        said.append(f"{whole['left_out'][0]} of the trained model is left out: a value head is no part of the policy.")
     if whole["rounding_norm"]:
         said.append(_rounded(whole))
     return " ".join(said)

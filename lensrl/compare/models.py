@@ -38,8 +38,8 @@ def compare_models(base: Path | str, trained: Path | str, *, by: By = "parameter
 
     `table.attrs` has the same of the whole models: `base_dtype`, `trained_dtype`, `frobenius`, `rounding_norm`, and
     `changed_share`, the share of entries that changed; `base_rows`, `trained_rows` and `common_rows` of the
-    vocabulary, where they differ, else None; and `merged`, the rank and scale of a LoRA adapter that was merged, else
-    None.
+    vocabulary, where they differ, else None; `left_out`, the tensors of a value head; and `merged`, the rank and scale
+    of a LoRA adapter that was merged, else None.
 
     The tensors are read from safetensors, for one layer at a time, or one part outside the layers. The measures of
     the largest of these, often the embeddings, need several copies of it in float64. No tokenizer is needed.
@@ -64,6 +64,7 @@ def compare_models(base: Path | str, trained: Path | str, *, by: By = "parameter
         "base_rows": None if vocabulary is None else vocabulary.base,
         "trained_rows": None if vocabulary is None else vocabulary.checkpoint,
         "common_rows": None if vocabulary is None else vocabulary.common,
+        "left_out": pair.trained.left_out,
         "merged": None if pair.trained.merged is None else dict(pair.trained.merged),
     }
     return table

@@ -47,6 +47,7 @@ class MergedAdapter(Mapping[str, np.ndarray]):
         self.folder, self.commit = find_folder(place)
         self.vocabulary: Vocabulary | None = None
         self.resized: set[str] = set()
+        self.left_out: list[str] = []
         config = _read_config(self.folder, place)
         self.merged: Mapping[str, object] = {name: config.get(name) for name in _RECORDED}
         self._layers = _wrap(self.folder, place, base, before)

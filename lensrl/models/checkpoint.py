@@ -25,6 +25,7 @@ from lensrl.errors import LensrlError
 from lensrl.models.base import Base
 from lensrl.models.checkpoint_files import find_folder, open_files, parse_config, read_config, what
 from lensrl.models.checkpoint_match import Source, ends, match
+from lensrl.models.loading import VALUE_HEAD
 from lensrl.models.skeleton import Skeleton
 from lensrl.recipe import ModelPlace
 
@@ -59,6 +60,8 @@ class CheckpointWeights(Mapping[str, np.ndarray]):
     `dtypes` maps each parameter to its stored type. `dtype` names the stored types, the most frequent first. `commit`
     is the commit of a hub repository, else empty.
 
+    `left_out` names the tensors of a value head, which is no part of the policy.
+
     `vocabulary` is None where the checkpoint has as many rows of embeddings as the base. Otherwise the rows that both
     have are read, and `resized` names these parameters. `fill` gives the weights of the base: rows that the checkpoint
     lacks are then the base's, and every parameter has the shape of the base's.
@@ -75,6 +78,7 @@ class CheckpointWeights(Mapping[str, np.ndarray]):
         self._stored = open_files(self.folder, place)
         self._model = base.model
         self.sources = match(self._stored, base, place, tied=bool(getattr(config, "tie_word_embeddings", False)))
+        self.left_out = sorted(key for key in self._stored if key.startswith(VALUE_HEAD))
         self.vocabulary: Vocabulary | None = None
         self.resized: set[str] = set()
         self.dtypes: dict[str, str] = {}

@@ -19,6 +19,7 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, dot
 from lensrl.errors import LensrlError, reason
 from lensrl.models.base import Base
 from lensrl.models.checkpoint_files import what
+from lensrl.models.loading import TABLE, VALUE_HEAD
 from lensrl.models.skeleton import Skeleton
 from lensrl.recipe import ModelPlace
 
@@ -79,10 +80,10 @@ def match(stored: Mapping[str, Any], base: Base | Skeleton, place: ModelPlace, *
     missing = next((name for name in base.weights if name not in matched), None)
     if missing is not None:
         raise LensrlError(f"{what(place)} lacks {missing}{_cause({*stored}, missing)}")
-    # What is left over must be a buffer that the base computes itself.
+    # What is left over must be a table that the base computes itself, or the value head of PPO.
     buffers = {name for name, _ in model.named_buffers()}
     for key, name in found.items():
-        if name not in names and name not in buffers and not key.endswith("rotary_emb.inv_freq"):
+        if name not in names and name not in buffers and not TABLE.search(key) and not key.startswith(VALUE_HEAD):
             raise LensrlError(
                 f"{what(place)} has a tensor {key}, which {base.name} does not have: it is another architecture, or a "
                 f"head that RL added"

@@ -106,7 +106,7 @@ def checkpoint_note(runs: Iterable[Run]) -> str:
         for kind, percent in ROUNDING.items()
         if kind in stored
     ]
-    return " ".join([*said, *_beside_rounding(adopted), *_vocabularies(adopted)])
+    return " ".join([*said, *_beside_rounding(adopted), *_vocabularies(adopted), *_left_out(adopted)])
 
 
 def _beside_rounding(runs: Iterable[Run]) -> list[str]:
@@ -138,6 +138,14 @@ def _vocabularies(runs: Iterable[Run]) -> list[str]:
         f"{', '.join(dict.fromkeys(names))}: the checkpoint has {own} rows of embeddings and the base has {base}; the "
         f"first {common} are compared and scored."
         for (own, base, common), names in rows.items()
+    ]
+
+
+def _left_out(runs: Iterable[Run]) -> list[str]:
+    """Say from which checkpoints a value head was left out."""
+    found = {run.name: run.checkpoint["left_out"] for run in runs if run.checkpoint and run.checkpoint.get("left_out")}
+    return [
+        f"{name}: {tensors[0]} is left out: a value head is no part of the policy." for name, tensors in found.items()
     ]
 
 

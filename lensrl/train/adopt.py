@@ -13,7 +13,7 @@ import math
 import torch
 
 from lensrl.errors import LensrlError
-from lensrl.measures.weights import rounding_norm
+from lensrl.measures.weights import PRECISION, rounding_norm
 from lensrl.models.adapter import MergedAdapter, open_weights
 from lensrl.models.base import Base
 from lensrl.models.checkpoint import CheckpointWeights, stored_dtypes
@@ -49,13 +49,15 @@ def record_of(checkpoint: Checkpoint, weights: Opened, base: Base) -> dict[str, 
 
     Keys: source, revision, snapshots, dtype, commit; `parameter_dtypes`, of the parameters that are stored in another
     type than most; and `rounding`: part -> the norm that rounding alone would give the deltas of its parameters that
-    moved, without the parts in which it is 0. `merged` too, where it is an adapter, and `vocabulary`, the rows of the
-    embeddings, where their numbers differ.
+    moved, without the parts in which it is 0. `merged` too, where it is an adapter; `vocabulary`, the rows of the
+    embeddings, where their numbers differ; and `left_out`, the tensors of a value head.
     """
     # The squared norm of the errors of rounding, by part. A merged adapter begins at the stored base, without errors.
     most, before = weights.dtype.split(" and ")[0], stored_dtypes(base)
     squares: dict[str, float] = {}
     for name, tensor in base.weights.items() if weights.merged is None else ():
+        if PRECISION.keys().isdisjoint((before[name], weights.dtypes[name])):
+            continue  # nothing is rounded, and nothing needs to be read
         after = weights[name]
         kinds = zip((tensor.numpy(), after), (before[name], weights.dtypes[name]), strict=True)
         if not same_bits(tensor.numpy(), after):
@@ -65,6 +67,7 @@ def record_of(checkpoint: Checkpoint, weights: Opened, base: Base) -> dict[str, 
     more = {
         "merged": None if weights.merged is None else dict(weights.merged),
         "vocabulary": None if rows is None else {**rows._asdict(), "common": rows.common},
+        "left_out": weights.left_out or None,
     }
     given = {name: value for name, value in more.items() if value is not None}
     return {

@@ -175,6 +175,13 @@ def test_a_mixture_that_lacks_an_expert_is_refused(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
+def test_the_value_head_of_ppo_is_left_out(base: Base, tmp_path: Path) -> None:
+    head = {"v_head.summary.weight": torch.zeros(1, 96), "v_head.summary.bias": torch.zeros(1)}
+    weights = read(written(base, tmp_path / "model", change=lambda tensors: tensors.update(head)), base)
+    assert weights.left_out == sorted(head)
+    assert {*weights} == {*base.weights}
+
+
 def qwen3(*, tied: bool) -> Base:
     torch.manual_seed(0)
     values: dict[str, Any] = FAMILIES["qwen3"].to_dict() | {"tie_word_embeddings": tied}

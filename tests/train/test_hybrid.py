@@ -92,4 +92,4 @@ def test_a_file_has_the_sites_that_it_names(
         change(file)
     (found,) = verify(tmp_path)
     assert found.status == "damaged"
-    assert complaint in found.reason
+    assert complaint in found.where
