@@ -30,7 +30,7 @@ from lensrl.store.file.checked import (
     read_array,
     read_strings,
 )
-from lensrl.store.file.completeness import CHECKPOINT, origin_of
+from lensrl.store.file.completeness import CHECKPOINT, SITES, origin_of
 from lensrl.store.file.lazy import Deltas, LazyArray, Sites
 from lensrl.store.file.seal import Seal, dataset_holds, read_seal
 from lensrl.store.look import run_html, size
@@ -138,9 +138,17 @@ class Run:
 
     @property
     def notes(self) -> list[str]:
-        """What loading changed about the base model, in one line each."""
+        """What loading changed about the base model, and what the run lacks, in one line each."""
         found = self.provenance.get("notes", [])
-        return [str(line) for line in found] if isinstance(found, list) else []
+        loading = [str(line) for line in found] if isinstance(found, list) else []
+        return [*loading, *self.missing_sites]
+
+    @property
+    def missing_sites(self) -> list[str]:
+        """Which activations the run lacks, in one line each. A model with linear attention has no `attn_out`."""
+        with located(self.file, "attribute sites"):
+            kept = str(attribute(self.file, "sites")).split(",") if "sites" in self.file.attrs else SITES
+        return [f"activations at {s} are left out: some layers have none that is known" for s in SITES if s not in kept]
 
     @property
     def has_training(self) -> bool:

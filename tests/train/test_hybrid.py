@@ -9,8 +9,20 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
-from lensrl import LensrlError, Study, compare_activations, compare_models, compare_weights, patch, run_study, verify
+from lensrl import (
+    LensrlError,
+    Study,
+    compare_activations,
+    compare_models,
+    compare_weights,
+    patch,
+    run_study,
+    verify,
+    write_report,
+)
 from lensrl.compare.patching.graft import run_weights
 from lensrl.recipe import Recipe
 from tests.families import FAMILIES, opened
@@ -23,6 +35,10 @@ EXPERTS = "model.layers.0.mlp.experts.down_proj"
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     folder = tmp_path_factory.mktemp("hybrid")
     base = opened(FAMILIES["qwen3.5-moe"], folder / "base")
+    tensors = load_file(folder / "base" / "model.safetensors") | {"v_head.summary.bias": torch.zeros(1)}
+    save_file(
+        tensors, folder / "base" / "model.safetensors", {"format": "pt"}
+    )  # PPO's value head: left out, with a note
     for name, layers in (("full", (0, 1)), ("l0", (0,)), ("l1", (1,))):
         base.fresh({n: 1.05 * w for n, w in base.weights.items() if base.blocks.layer(n) in layers}).save_pretrained(
             folder / name
@@ -38,10 +54,20 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 def test_the_sites_that_every_layer_has_are_kept(study: Study) -> None:
     for run in study.runs.values():
         assert [*run.activations] == ["block_out", "mlp_out"]
+        assert run.notes == [
+            "left out v_head.summary.bias: a value head is no part of the policy",
+            "activations at attn_out are left out: some layers have none that is known",
+        ]
     assert {check.status for check in verify(study.path)} == {"good"}
     assert np.isfinite(compare_activations(study)["relative_l2"]).all()
     with pytest.raises(LensrlError, match="has no activations at 'attn_out'"):
         compare_activations(study, site="attn_out")
+
+
+def test_the_report_says_what_was_left_out(study: Study, tmp_path: Path) -> None:
+    page = write_report(study, tmp_path / "report.html").read_text(encoding="utf-8")
+    for line in study["base"].notes:
+        assert line in page
 
 
 def test_deltas_and_grafts_are_exact(study: Study) -> None:
