@@ -105,22 +105,22 @@ class CheckpointWeights(Mapping[str, np.ndarray]):
 
     def _look(self, name: str, source: Source) -> tuple[tuple[int, ...], str]:
         """Return the shape and the stored type of a parameter, from the headers of its tensors."""
-        parts = {key: self._stored[key].get_slice(key) for key in source.keys}
-        kinds = {part.get_dtype(): key for key, part in parts.items()}
+        parts = [self._stored[key] for key in source.keys]
+        kinds = {part.dtype: part.key for part in parts}
         unknown = next((kind for kind in kinds if kind not in DTYPES), None)
         if unknown is not None:
             raise LensrlError(
                 f"{what(self.place)} is quantised ({kinds[unknown]} is stored as {unknown}): give one in bf16 or fp32"
             )
-        shapes = [torch.empty(part.get_shape(), device="meta") for part in parts.values()]
+        shapes = [torch.empty(part.shape, device="meta") for part in parts]
         return tuple(source.join(name, shapes, self._model).shape), " and ".join(DTYPES[kind] for kind in kinds)
 
     def __getitem__(self, name: str) -> np.ndarray:
         source = self.sources[name]
         if name not in self.resized or self.vocabulary is None:
-            tensors = [self._stored[key].get_tensor(key).to(torch.float32) for key in source.keys]
+            tensors = [self._stored[key].read().to(torch.float32) for key in source.keys]
             return source.join(name, tensors, self._model).numpy()
-        rows = self._stored[source.keys[0]].get_slice(source.keys[0])[: self.vocabulary.common].to(torch.float32)
+        rows = self._stored[source.keys[0]].read(self.vocabulary.common).to(torch.float32)
         return (rows if self.fill is None else torch.cat([rows, self.fill[name][len(rows) :]])).numpy()
 
     def __iter__(self) -> Iterator[str]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
@@ -19,6 +20,29 @@ from transformers import AutoConfig
 from lensrl.errors import LensrlError, reason
 from lensrl.models.folder import ADAPTER, INDEX, WEIGHTS
 from lensrl.recipe import ModelPlace
+
+
+class StoredTensor(NamedTuple):
+    """A tensor in a safetensors file, unread."""
+
+    key: str
+    path: Path
+    file: Any  # open: its header is known
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.file.get_slice(self.key).get_shape())
+
+    @property
+    def dtype(self) -> str:
+        """The type in safetensors' words: BF16."""
+        return str(self.file.get_slice(self.key).get_dtype())
+
+    def read(self, rows: int | None = None) -> torch.Tensor:
+        """Read the tensor, or its first rows."""
+        # The file is mapped anew for each tensor: the pages of one mapping would stay in memory.
+        with safe_open(self.path, framework="pt") as file:
+            return file.get_tensor(self.key) if rows is None else file.get_slice(self.key)[:rows]
 
 
 def find_folder(place: ModelPlace) -> tuple[Path, str]:
@@ -78,8 +102,8 @@ def parse_config(folder: Path, place: ModelPlace) -> Any:
         raise LensrlError(f"{what(place)}: config.json has {reason(error.__cause__ or error)}") from None
 
 
-def open_files(folder: Path, place: ModelPlace) -> dict[str, Any]:
-    """Return tensor name -> the open safetensors file that holds the tensor, for one file or for shards."""
+def open_files(folder: Path, place: ModelPlace) -> dict[str, StoredTensor]:
+    """Return the tensors of a checkpoint by name, from one safetensors file or from shards."""
     try:
         if (folder / WEIGHTS).is_file():  # where both are there, transformers loads this one
             names = [WEIGHTS]
@@ -90,8 +114,9 @@ def open_files(folder: Path, place: ModelPlace) -> dict[str, Any]:
         absent = next((name for name in names if not (folder / name).is_file()), None)
         if absent is not None:
             raise LensrlError(f"{what(place)} has no {absent}, which {INDEX} names: copy or download it again")
-        opened = [safe_open(folder / name, framework="pt") for name in names]  # maps the files: nothing is read yet
-        return {key: file for file in opened for key in file.keys()}  # noqa: SIM118  # it is no dict
+        paths = [folder / name for name in names]
+        opened = [(path, safe_open(path, framework="pt")) for path in paths]  # maps the files: nothing is read yet
+        return {key: StoredTensor(key, path, file) for path, file in opened for key in file.keys()}  # noqa: SIM118
     except (OSError, ValueError, KeyError, AttributeError, TypeError, SafetensorError) as error:
         raise LensrlError(f"{what(place)} cannot be read ({reason(error)}): copy or download it again") from None
 

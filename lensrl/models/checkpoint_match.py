@@ -18,7 +18,7 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, dot
 
 from lensrl.errors import LensrlError, reason
 from lensrl.models.base import Base
-from lensrl.models.checkpoint_files import what
+from lensrl.models.checkpoint_files import StoredTensor, what
 from lensrl.models.loading import TABLE, VALUE_HEAD
 from lensrl.models.skeleton import Skeleton
 from lensrl.recipe import ModelPlace
@@ -51,10 +51,12 @@ class Source(NamedTuple):
         return made[0] if isinstance(made, list) else made
 
 
-def match(stored: Mapping[str, Any], base: Base | Skeleton, place: ModelPlace, *, tied: bool) -> dict[str, Source]:
+def match(
+    stored: Mapping[str, StoredTensor], base: Base | Skeleton, place: ModelPlace, *, tied: bool
+) -> dict[str, Source]:
     """Return parameter name of the base -> its stored tensors. Raises LensrlError for missing or left-over tensors.
 
-    `stored` maps the names of tensors to their open files. `tied`: the checkpoint ties its head to its embeddings.
+    `tied`: the checkpoint ties its head to its embeddings.
     """
     model = base.model
     # Every parameter by each of its names: a tied parameter has two, and may be stored under either.
@@ -65,7 +67,7 @@ def match(stored: Mapping[str, Any], base: Base | Skeleton, place: ModelPlace, *
     for key, name in renamed.items():
         if name in names:
             one = matched.setdefault(names[name], Source((key,))).keys[0]
-            if one != key and not torch.equal(stored[key].get_tensor(key), stored[one].get_tensor(one)):
+            if one != key and not torch.equal(stored[key].read(), stored[one].read()):
                 raise LensrlError(
                     f"{what(place)}: {key} and {one} differ, and they are one parameter in {base.name}, whose head is "
                     f"tied to its embeddings"
@@ -91,7 +93,7 @@ def match(stored: Mapping[str, Any], base: Base | Skeleton, place: ModelPlace, *
     return matched
 
 
-def has_two_heads(stored: Mapping[str, Any], base: Skeleton, place: ModelPlace) -> bool:
+def has_two_heads(stored: Mapping[str, StoredTensor], base: Skeleton, place: ModelPlace) -> bool:
     """Return whether a folder stores two different tensors for one parameter of a model: a head that is not tied."""
     first = {id(parameter): name for name, parameter in base.model.named_parameters()}
     names = {alias: first[id(p)] for alias, p in base.model.named_parameters(remove_duplicate=False)}
@@ -99,7 +101,7 @@ def has_two_heads(stored: Mapping[str, Any], base: Skeleton, place: ModelPlace) 
     for key, name in _rename(stored, base, place)[0].items():
         keys[names.get(name, key)].append(key)
     pairs = [found for found in keys.values() if len(found) == 2]
-    return any(not torch.equal(*(stored[key].get_tensor(key) for key in pair)) for pair in pairs)
+    return any(not torch.equal(*(stored[key].read() for key in pair)) for pair in pairs)
 
 
 def ends(model: Any) -> tuple[Any, Any]:
@@ -108,7 +110,7 @@ def ends(model: Any) -> tuple[Any, Any]:
 
 
 def _rename(
-    stored: Mapping[str, Any], base: Base | Skeleton, place: ModelPlace
+    stored: Mapping[str, StoredTensor], base: Base | Skeleton, place: ModelPlace
 ) -> tuple[dict[str, str], dict[str, Source]]:
     """Return stored tensor -> parameter name, for tensors that are a parameter; and parameter -> tensors to join."""
     transforms, prefix = get_model_conversion_mapping(base.model), base.model.base_model_prefix
@@ -132,7 +134,7 @@ def _rename(
         source = Source(keys, by_pattern[patterns[0]], patterns, layer)
         converter = deepcopy(by_pattern[patterns[0]])
         for key, pattern in members:
-            shape = stored[key].get_slice(key).get_shape()
+            shape = stored[key].shape
             converter.add_tensor(layer, key, pattern, torch.empty(shape, device="meta"))  # pyright: ignore[reportArgumentType]
         try:
             made = converter.convert(layer, model=base.model, config=base.model.config)
