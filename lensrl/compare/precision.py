@@ -76,7 +76,8 @@ def add_precision(table: pd.DataFrame, by: str, stored: Iterable[Stored]) -> pd.
         keys = list(table["parameter"])
     else:
         keys = [_group(None if pd.isna(n) else n, c) for n, c in zip(table["layer"], table["component"], strict=True)]
-    table["base_dtype"], table["trained_dtype"] = (kinds.loc[keys, name].to_numpy() for name in kinds)
+    rows = kinds.loc[keys]
+    table["base_dtype"], table["trained_dtype"] = rows["base_dtype"].to_numpy(), rows["trained_dtype"].to_numpy()
     table["rounding_norm"] = np.sqrt(rounding.loc[keys].to_numpy(float))
     return kept
 

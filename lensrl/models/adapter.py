@@ -144,7 +144,7 @@ def _wrap(folder: Path, place: ModelPlace, base: Base | Skeleton, before: Mappin
     layers: dict[str, Adapted] = {}
     adapted: dict[str, nn.Parameter] = {}  # the tensors that PEFT put around the base
     for path, layer in wrapped.named_modules():
-        if not isinstance(layer, LoraLayer):
+        if not isinstance(layer, LoraLayer) or not isinstance(layer, nn.Module):
             continue
         module = path.removeprefix(PREFIX).replace(".base_layer", "")  # one layer around another: two kinds of experts
         own = {inner: f"{module}.{inner}" for inner, _ in layer.get_base_layer().named_parameters()}
