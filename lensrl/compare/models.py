@@ -1,4 +1,4 @@
-"""Measure how the weights of two models differ, from their files alone: no study, no scores, no forward pass."""
+"""Compare two models without a study, and keep nothing: their weights from the files alone, or their activations."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from lensrl.compare.activations import SITE, representation_table
 from lensrl.compare.precision import Kinds, add_precision, watch
 from lensrl.compare.weights import By, PartWeights, weight_table
-from lensrl.errors import LensrlError
+from lensrl.errors import LensrlError, did_you_mean
+from lensrl.recipe import ModelPlace
 from lensrl.store.file.exact import same_bits
+from lensrl.tasks import Texts
 
 if TYPE_CHECKING:
     from lensrl.models.adapter import MergedAdapter  # torch, only where weights are needed
@@ -68,6 +71,54 @@ def compare_models(base: Path | str, trained: Path | str, *, by: By = "parameter
         "merged": None if pair.trained.merged is None else dict(pair.trained.merged),
     }
     return table
+
+
+def compare_model_activations(
+    base: Path | str,
+    trained: Path | str,
+    *,
+    texts: Path | str | None = None,
+    site: str = SITE,
+    first_token: bool = True,
+) -> pd.DataFrame:
+    """Compare the activations of two models, folders or hub names, on the same texts. Nothing is kept.
+
+    `texts` is a .txt file with a text a line or a .jsonl file with {"text": ...}; by default the texts of
+    `lensrl.tasks.texts.BUILT_IN`. The columns, `site` and `first_token` are those of `lensrl.compare_activations`.
+
+    Both models are in memory in fp32, one of them twice. The tokenizer is the base's. Raises LensrlError as
+    `compare_models`, for texts that cannot be read, and for models that TransformerLens does not know.
+    """
+    import torch
+
+    from lensrl.models.adapter import open_weights
+    from lensrl.models.base import find_source, load_base, pick_device
+    from lensrl.models.bridge import SITES, capture, probe_set
+    from lensrl.models.references import check_positions
+    from lensrl.models.vocabulary import check_vocabulary
+
+    if site not in SITES:
+        raise LensrlError(f"no activations at {site!r}{did_you_mean(site, SITES)}")
+    items = Texts(None if texts is None else Path(texts)).items("test")
+    loaded = load_base(str(base))
+    check_positions(loaded.model, loaded.tokenizer, items)
+    # The trained model is the base with its weights in place of the base's: bridge and tokens are the same.
+    other = str(trained)
+    place = ModelPlace(model=find_source(other) if other.startswith("tiny:") else other)
+    opened = open_weights(place, loaded, before=loaded.weights, fill=loaded.weights)
+    check_vocabulary(opened, loaded)
+    weights = {name: torch.from_numpy(_read(opened, name)) for name in opened}
+    x, y = (
+        capture(loaded.fresh(w, device=pick_device()), loaded.tokenizer, items, loaded.blocks.n_layers)
+        for w in (None, weights)
+    )
+    if site not in x:
+        raise LensrlError(f"{base} has no activations at {site!r} in some layers{did_you_mean(site, x)}")
+    probe = probe_set(loaded.tokenizer, items)
+    tokens = np.flatnonzero(probe.position >= (0 if first_token else 1))
+    return representation_table(
+        ((x[site][i][tokens], y[site][i][tokens]) for i in range(len(x[site]))), probe.prompt[tokens]
+    )
 
 
 def _read_parts(pair: Pair) -> Iterator[PartWeights]:

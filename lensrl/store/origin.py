@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from lensrl.errors import LensrlError
+from lensrl.recipe import Recipe
 from lensrl.store.run import Run
 
 ROUNDING = {"bfloat16": 0.4, "float16": 0.05}  # stored type -> the most that rounding moves a weight, in percent
@@ -147,6 +148,14 @@ def _left_out(runs: Iterable[Run]) -> list[str]:
     return [
         f"{name}: {tensors[0]} is left out: a value head is no part of the policy." for name, tensors in found.items()
     ]
+
+
+def texts_note(recipe: Recipe) -> str:
+    """Say that a study measures activations and log-probabilities on texts; empty for a study of a task."""
+    if recipe.task.name not in ("texts", "harness"):
+        return ""
+    made = "; its scores were made by lm-evaluation-harness" if recipe.task.name == "harness" else ""
+    return f"Activations and log-probabilities of this study are of texts, not of the items of a task{made}."
 
 
 def _version(package: str) -> str:

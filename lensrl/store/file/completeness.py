@@ -21,6 +21,7 @@ Kind = Literal["base", "trained", "adopted", "diverged"]
 Need = Literal["MUST", "MAY", "MUST NOT"]
 
 TRAINING, CHECKPOINT = "training", "checkpoint"  # values of the attribute `origin`
+DIVERGED = "diverged"  # the value of the attribute `status` of a run without weights
 
 GROUPS: dict[str, dict[Kind, Need]] = {
     "parameters": {"base": "MUST", "trained": "MUST", "adopted": "MUST", "diverged": "MUST"},
@@ -38,11 +39,13 @@ COLUMNS = ("reward_mean", "reward_std", "loss", "grad_norm", "layer_grad_norm", 
 COLUMNS_OF_TURNS = ("turns",)  # where the task is in turns
 COLUMNS_OF_GIGPO = ("anchor_group_size", "shared_anchor_share")
 COLUMNS_OF_ALGORITHM = {"gigpo": (*COLUMNS_OF_TURNS, *COLUMNS_OF_GIGPO)}  # its tasks are in turns
+SCORES = ("score", "length", "truncated", "reference_logprob")
+SCORES_OF_TASK = {"texts": ("reference_logprob",), "harness": ("score",)}  # of any other task: all of SCORES
 SITES = ("block_out", "attn_out", "mlp_out")
 
 DATASETS = {  # pattern of a group -> the datasets that a group of this name must have, if it is there
     "parameters": ("part", "component", "size", "changed", "norm", "base_norm"),
-    "scores": ("benchmark", "score", "length", "truncated", "reference_logprob"),
+    "scores": ("benchmark",),  # and the columns of its task
     "training": COLUMNS,
     "probe": ("token_id", "prompt", "position", "text"),
     "activations": SITES[:1],  # and the others, unless attribute `sites` says which of them the model has
@@ -69,6 +72,8 @@ def check_complete(file: h5py.File, groups: Iterable[str]) -> None:
                     raise KeyError(f"there is no {group}/{dataset}")
     if has(file, "activations"):
         _check_sites(file)
+    if has(file, "scores"):
+        _check_columns_of_task(file)
     if has(file, "training"):
         _check_columns_of_algorithm(file, kind)
 
@@ -102,7 +107,7 @@ def _kind(file: h5py.File) -> Kind:
         if status != "completed":
             raise ValueError(f"attribute status is {status!r}, and a run from a checkpoint is always 'completed'")
         return "adopted"
-    return "diverged" if status == "diverged" else "trained"
+    return "diverged" if status == DIVERGED else "trained"
 
 
 def _described(kind: Kind) -> str:
@@ -126,10 +131,27 @@ def _check_columns_of_algorithm(file: h5py.File, kind: Kind) -> None:
                 raise ValueError(f"training/{column} is there, and the algorithm is not {algorithm}")
 
 
+def _check_columns_of_task(file: h5py.File) -> None:
+    """Check that `scores` has the columns of its task, and no other."""
+    task = _named_in_recipe(file, "task", "name")
+    needed = SCORES_OF_TASK.get(str(task), SCORES)
+    for column in SCORES:
+        there = has(file, f"scores/{column}")
+        if column in needed and not there:
+            raise KeyError(f"there is no scores/{column}")
+        if column not in needed and there:
+            raise ValueError(f"scores/{column} is there, and the task is {task}")
+
+
 def _algorithm(file: h5py.File) -> object:
     """`rl.algorithm` of the recipe that the run was made with; None where the recipe names none."""
+    return _named_in_recipe(file, "rl", "algorithm")
+
+
+def _named_in_recipe(file: h5py.File, table: str, key: str) -> object:
+    """`TABLE.KEY` of the recipe that the run was made with; None where the recipe does not have it."""
     recipe = json.loads(attribute(file, "recipe"))
-    rl = recipe.get("rl", {}) if isinstance(recipe, dict) else None
-    if not isinstance(rl, dict):
-        raise ValueError("attribute recipe is no recipe: a JSON object whose `rl`, if it is there, is another")
-    return rl.get("algorithm")
+    found = recipe.get(table, {}) if isinstance(recipe, dict) else None
+    if not isinstance(found, dict):
+        raise ValueError(f"attribute recipe is no recipe: a JSON object whose `{table}`, if it is there, is another")
+    return found.get(key)
