@@ -151,6 +151,8 @@ class _StudyProgress:
 
     def finished(self, spec: RunSpec, run: Run) -> None:
         self._line(spec, run)
+        for line in run.missing_sites if spec.name == "base" else ():
+            console.print(escape(f"{run.base}: {line}"))
 
     def made_elsewhere(self, spec: RunSpec, run: Run) -> None:
         self._line(spec, run, "  made by another process")

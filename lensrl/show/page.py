@@ -24,7 +24,7 @@ from lensrl.recipe.runs import BASE, FULL, run_layer, run_rate
 from lensrl.show import figures
 from lensrl.show.words import METRIC_LABELS, SET_LABELS
 from lensrl.store.file.atomic import new_file
-from lensrl.store.origin import rounding_note, texts_note
+from lensrl.store.origin import checkpoint_note, texts_note
 from lensrl.store.study import Study
 
 REPORT_FILE = "report.html"
@@ -94,7 +94,7 @@ def _content(study: Study) -> dict[str, Any]:
         "predictors": PREDICTORS,
         "provenance": study[BASE].provenance,
         "checkpoints": [(run, run.checkpoint) for run in study.runs.values() if run.checkpoint is not None],
-        "rounded": rounding_note(study.runs.values()),
+        "rounded": checkpoint_note(study.runs.values()),
         "on_texts": texts_note(study.recipe),
         "trained": any(run.has_training for run in study.runs.values()),
     }

@@ -30,7 +30,7 @@ from lensrl.store.file.checked import (
     read_array,
     read_strings,
 )
-from lensrl.store.file.completeness import CHECKPOINT, DIVERGED, origin_of
+from lensrl.store.file.completeness import CHECKPOINT, DIVERGED, SITES, origin_of
 from lensrl.store.file.lazy import Deltas, LazyArray, Sites
 from lensrl.store.file.seal import Seal, dataset_holds, read_seal
 from lensrl.store.look import run_html, size
@@ -109,14 +109,46 @@ class Run:
     def checkpoint(self) -> dict[str, Any] | None:
         """The checkpoint from which the run was taken; None for a run that was trained here.
 
-        Keys: source, revision, snapshots (step -> source), dtype, commit (empty for a folder). `dtype` names the stored
-        types. The difference of two checkpoints in bfloat16 is mostly rounding where the update was small.
+        Keys: source, revision, snapshots (step -> source), dtype, commit (empty for a folder); `rounding` and
+        `parameter_dtypes`; `merged` of a LoRA adapter, and `vocabulary` where its size is not the base's. `dtype` names
+        the stored types. The difference of two checkpoints in bfloat16 is mostly rounding where the update was small.
         """
         if self.origin != CHECKPOINT:
             return None
         found = self.provenance.get("checkpoint")
-        unknown = {"source": "an unknown place", "revision": None, "snapshots": {}, "dtype": "unknown", "commit": ""}
+        unknown: dict[str, Any] = {
+            "source": "an unknown place",
+            "revision": None,
+            "snapshots": {},
+            "dtype": "unknown",
+            "commit": "",
+        }
         return unknown | (found if isinstance(found, dict) else {})
+
+    @property
+    def rounding(self) -> dict[str, float] | None:
+        """Part -> the norm that rounding to the stored types alone would give its deltas; empty without rounding.
+
+        None for a run from a checkpoint whose file does not say.
+        """
+        if self.checkpoint is None:
+            return {}
+        found = self.checkpoint.get("rounding")
+        return {str(part): float(norm) for part, norm in found.items()} if isinstance(found, dict) else None
+
+    @property
+    def notes(self) -> list[str]:
+        """What loading changed about the base model, and what the run lacks, in one line each."""
+        found = self.provenance.get("notes", [])
+        loading = [str(line) for line in found] if isinstance(found, list) else []
+        return [*loading, *self.missing_sites]
+
+    @property
+    def missing_sites(self) -> list[str]:
+        """Which activations the run lacks, in one line each. A model with linear attention has no `attn_out`."""
+        with located(self.file, "attribute sites"):
+            kept = str(attribute(self.file, "sites")).split(",") if "sites" in self.file.attrs else SITES
+        return [f"activations at {s} are left out: some layers have none that is known" for s in SITES if s not in kept]
 
     @property
     def has_training(self) -> bool:
@@ -253,10 +285,17 @@ class Run:
             })  # fmt: skip
 
     def layer_delta_norms(self) -> pd.DataFrame:
-        """Return one row per layer: norm, base_norm and relative_norm over all parameters of the layer together."""
+        """Return one row per layer: norm, base_norm and relative_norm over all parameters of the layer together.
+
+        `rounding_norm` is the norm that rounding alone would give; 0 for a run trained here, NaN where it is unknown.
+        """
         table = self.delta_norms().dropna(subset=["layer"])
         squares = (table[["norm", "base_norm"]] ** 2).groupby(table["layer"].astype(int)).sum() ** 0.5
         squares["relative_norm"] = squares["norm"] / squares["base_norm"]
+        rounding = self.rounding
+        squares["rounding_norm"] = [
+            float("nan") if rounding is None else rounding.get(str(n), 0.0) for n in squares.index
+        ]
         return squares.reset_index()
 
     @property

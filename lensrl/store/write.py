@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float32, Float64, Int32
 
 from lensrl.measures.score import mean_score
 from lensrl.recipe.layers import OUTSIDE
+from lensrl.store.file.completeness import SITES
 from lensrl.store.file.deltas import Change, Parameter, Weights, write_deltas
 from lensrl.store.file.hdf5 import Compression, axis, create, create_file
 from lensrl.store.file.seal import write_seal
@@ -179,6 +180,8 @@ def _write_activations(
     group = file.create_group("probe")
     for name in ("token_id", "prompt", "position", "text"):
         create(group, name, getattr(probe, name), ["token"])
+    if tuple(activations) != SITES:  # a model may lack some: layers with linear attention have no attention output
+        file.attrs["sites"] = ",".join(activations)
     group = file.create_group("activations")
     for site, values in activations.items():
         create(group, site, values, ["layer", "token", "feature"], compression)

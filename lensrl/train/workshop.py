@@ -174,7 +174,7 @@ class Workshop:
         del model
         self.keep(
             job, path, weights, watcher, snapshots=snapshots, snapshot_steps=sorted(checkpoint.snapshots),
-            checkpoint=record_of(checkpoint, opened),
+            checkpoint=record_of(checkpoint, opened, self.base),
         )  # fmt: skip
 
     def _train(self, job: Job, path: Path, watcher: Watcher) -> None:
@@ -240,6 +240,7 @@ class Workshop:
                     "log-probabilities and activations": "float32",
                 },
                 items=self.digests,
+                notes=self.base.notes,
                 checkpoint=checkpoint,
             ),
         )

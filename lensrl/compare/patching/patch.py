@@ -19,6 +19,8 @@ from lensrl.store.patch import PatchComponent, PatchKey, PatchResult, Sets, What
 from lensrl.store.run import Run
 from lensrl.store.study import Study
 
+OF_ATTENTION = ("block", "attn", "head")  # components that are patched at the outputs of attention
+
 
 def patch(
     study: Study,
@@ -69,8 +71,8 @@ def patch(
     `contribution`, `trained` and `share_of`. Results are stored under `patches/` in the study's folder. A stored
     result is used again until one of its two runs is replaced. `seed=None`: see `lensrl.store.runs.Runs`.
 
-    Raises LensrlError for layers or runs that do not exist, for a run that diverged, and for a component that `what`
-    or `sets` cannot patch.
+    Raises LensrlError for layers or runs that do not exist, for a run that diverged, for a component that `what` or
+    `sets` cannot patch, and for activations of attention in a model with linear attention.
     """
     check_component(component, what, sets)
     chosen = parse_layers(layers, study.n_layers)
@@ -80,6 +82,11 @@ def patch(
         donor, into = into, donor
     if donor.run_id == into.run_id:
         raise LensrlError(f"--from and --into both name {donor.name!r}: there is nothing to recover")
+    if what != "weights" and component in OF_ATTENTION and "attn_out" not in into.activations:
+        raise LensrlError(
+            f"the activations of {component} are patched at the outputs of attention, and some layers of {study.model} "
+            f"have none that is known (linear attention): patch --what weights, or --component mlp or stream"
+        )
     # One key per result, in the order of the returned rows.
     kinds: list[What] = ["weights", "activations"] if what == "both" else [what]
     keys = [

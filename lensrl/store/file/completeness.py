@@ -48,7 +48,7 @@ DATASETS = {  # pattern of a group -> the datasets that a group of this name mus
     "scores": ("benchmark",),  # and the columns of its task
     "training": COLUMNS,
     "probe": ("token_id", "prompt", "position", "text"),
-    "activations": SITES,
+    "activations": SITES[:1],  # and the others, unless attribute `sites` says which of them the model has
     r"snapshots/\d+": ("changed", "norm"),
     r".*repairs/[^/]+/[^/]+": ("where", "value"),
 }
@@ -70,10 +70,26 @@ def check_complete(file: h5py.File, groups: Iterable[str]) -> None:
             for dataset in datasets if re.fullmatch(pattern, group) else ():
                 if not has(file, f"{group}/{dataset}"):
                     raise KeyError(f"there is no {group}/{dataset}")
+    if has(file, "activations"):
+        _check_sites(file)
     if has(file, "scores"):
         _check_columns_of_task(file)
     if has(file, "training"):
         _check_columns_of_algorithm(file, kind)
+
+
+def _check_sites(file: h5py.File) -> None:
+    """Check that `activations` has each site that attribute `sites` names, and no other; without it, all of them."""
+    named = str(attribute(file, "sites")).split(",") if "sites" in file.attrs else [*SITES]
+    if SITES[0] not in named or not {*named} <= {*SITES}:
+        raise ValueError(
+            f"attribute sites is {','.join(named)!r}: not {SITES[0]}, or it and some of {', '.join(SITES)}"
+        )
+    for site in SITES:
+        if site in named and not has(file, f"activations/{site}"):
+            raise KeyError(f"there is no activations/{site}")
+        if site not in named and has(file, f"activations/{site}"):
+            raise ValueError(f"activations/{site} is there, and attribute sites does not name it")
 
 
 def origin_of(file: h5py.File) -> str:
