@@ -6,6 +6,7 @@ without a default is required. The settings of a task are in `lensrl.recipe.task
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
@@ -86,6 +87,27 @@ class Rl(Table):
         return self
 
 
+class Prompt(Table):
+    """Table `[prompt]`: how the prompt of an item becomes the text that the model reads, in training and in scoring.
+
+    Without `chat`, the model reads the prompt as it is. With `chat`, it reads the prompt as a user's message, through
+    the chat template of its tokenizer. In a task in turns, observations are user messages as well. See
+    `lensrl.models.prompts`.
+    """
+
+    chat: bool = False  # true: through a chat template, as models that follow instructions were trained
+    system: str | None = None  # text of a system message; None: the template decides
+    assistant_prefix: str = ""  # the beginning of every answer, written for the model: "<think>\n"
+    template: Path | None = None  # a Jinja file, relative to the recipe; None: the template of the tokenizer
+
+    @model_validator(mode="after")
+    def _only_in_a_chat(self) -> Prompt:
+        given = [name for name in ("system", "assistant_prefix", "template") if getattr(self, name)]
+        if given and not self.chat:
+            raise ValueError(f"{given[0]} is for a chat template, and prompts are plain text here; write chat = true")
+        return self
+
+
 class Evaluation(Table):
     """Table `[evaluation]`: how every run is scored.
 
@@ -135,6 +157,7 @@ class Recipe(Table):
     sets: dict[str, LayerSet] = {}  # further runs, by name, that train several layers together
     learning_rates: list[PositiveFloat] = []  # further rates for full RL and the single layers
     checkpoints: dict[str, CheckpointRun] = {}  # table [checkpoints]: runs that were trained elsewhere, by name
+    prompt: Prompt = Prompt()  # table [prompt]: plain text, or a chat template
     rl: Rl = Rl()  # table [rl]: training
     evaluation: Evaluation = Evaluation()  # table [evaluation]: scoring
     store: Store = Store()  # table [store]: contents of run files

@@ -81,7 +81,7 @@ def train(
     count_positions(model)
     recorder = Recorder(base.blocks, group_size=recipe.rl.completions_per_prompt)
     sampling_kind = Episodes if isinstance(task, AgentTask) else Completions
-    sampling = sampling_kind(task, recipe, model, base.tokenizer, recorder)  # pyright: ignore[reportArgumentType]
+    sampling = sampling_kind(task, recipe, model, base.prompts, recorder)  # pyright: ignore[reportArgumentType]
 
     # Training itself. TRL needs a folder even where it saves nothing.
     status, reason = "completed", ""
@@ -209,6 +209,10 @@ class Trainer(GRPOTrainer):
             if (parameters := [p for p in group["params"] if (id(p) in self._boosted_ids) is boosted])
         ]
         return optimizer
+
+    def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        """Tokenise prompts as in scoring. TRL would put a second start of sequence before a chat template's own."""
+        return [self._sampling.tokens(prompt) for prompt in prompts], None, {}
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """Replace TRL's advantages. TRL has no hook for them, and accepts the shapes (row,) and (row, token)."""

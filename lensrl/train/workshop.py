@@ -17,7 +17,7 @@ from lensrl.errors import LensrlError
 from lensrl.models.base import Base, load_base, pick_device
 from lensrl.models.bridge import capture, probe_set
 from lensrl.models.evaluate import evaluate
-from lensrl.models.generation import learned_positions, token_ids
+from lensrl.models.generation import learned_positions
 from lensrl.recipe import Checkpoint, Recipe
 from lensrl.recipe.runs import BASE, RunSpec, trains
 from lensrl.store.file.atomic import new_file, removed_at_end, scratch_folder
@@ -27,7 +27,6 @@ from lensrl.store.origin import check_base, check_items, provenance
 from lensrl.store.run import Run
 from lensrl.store.write import Header, write_run
 from lensrl.tasks import AgentTask, Item, Task, evaluation_items, load_task
-from lensrl.tasks.digest import digests_of
 from lensrl.train.adopt import open_checkpoint, record_of
 from lensrl.train.algorithms import check_algorithm
 from lensrl.train.checks import is_finite
@@ -46,8 +45,9 @@ class Workshop:
         self.recipe = recipe  # without its sets chosen: a job has these
         self.task = load_task(recipe)
         self.items = evaluation_items(self.task, recipe)
-        self.digests = digests_of("train", self.task.items("train")) | digests_of("test", self.items)
-        self.base = load_base(recipe.model)
+        self.base = load_base(recipe.model, recipe.prompt)
+        prompts = self.base.prompts
+        self.digests = prompts.digests("train", self.task.items("train")) | prompts.digests("test", self.items)
         if trains(recipe, self.base.blocks.n_layers):  # a study of checkpoints alone needs no settings of rl
             check_algorithm(recipe, self.task)
             check_enough(self.task, recipe)
@@ -121,15 +121,15 @@ class Workshop:
         # Activations and scores each take a fresh copy: TransformerLens changes its model's attention in place.
         chosen = probe_items(self.items, recipe.store.probe_items)
         activations = capture(
-            base.fresh(weights, device=self.device), base.tokenizer, chosen, base.blocks.n_layers
+            base.fresh(weights, device=self.device), base.prompts, chosen, base.blocks.n_layers
         )  # fmt: skip
-        scores = evaluate(base.fresh(weights, device=self.device), base.tokenizer, self.task, self.items, recipe)
+        scores = evaluate(base.fresh(weights, device=self.device), base.prompts, self.task, self.items, recipe)
         write_run(
             path,
             self._header(job, status=status, reason=reason, snapshots=snapshot_steps, checkpoint=checkpoint),
             self.parameters, self.before,
             after=None if weights is None else {name: w.numpy() for name, w in weights.items()}, snapshots=snapshots,
-            training=training, scores=scores, probe=probe_set(base.tokenizer, chosen), activations=activations,
+            training=training, scores=scores, probe=probe_set(base.prompts, chosen), activations=activations,
         )  # fmt: skip
 
     def _adopt(self, job: Job, path: Path, checkpoint: Checkpoint, watcher: Watcher) -> None:
@@ -233,7 +233,7 @@ def check_fits(base: Base, task: Task | AgentTask, scored: Sequence[Item], recip
     limit = learned_positions(base.model)
     if limit is None:
         return
-    length = {item: len(token_ids(base.tokenizer, item.prompt)) for item in [*task.items("train"), *scored]}
+    length = {item: len(base.prompts.ids(item)) for item in [*task.items("train"), *scored]}
     longest = max(length.values())
     tokens = max(recipe.rl.max_completion_tokens, recipe.evaluation_tokens)
     if longest + tokens > limit:
@@ -241,7 +241,7 @@ def check_fits(base: Base, task: Task | AgentTask, scored: Sequence[Item], recip
             f"{recipe.model} has {limit} positions, fewer than the {longest} of the longest prompt and the {tokens} "
             f"of a completion; choose shorter items, or a smaller max_completion_tokens"
         )
-    forced = max(length[i] + sum(len(token_ids(base.tokenizer, piece)) for piece in i.written) + 1 for i in scored)
+    forced = max(len(base.prompts.forced(item)[0]) for item in scored)
     if forced > limit:
         raise LensrlError(
             f"{recipe.model} has {limit} positions, fewer than the {forced} of a prompt with its reference, whose "
