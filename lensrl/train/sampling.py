@@ -105,7 +105,7 @@ class Episodes:
         self._rollouts: Sequence[Rollout] = ()  # of the current step
         self._turn_settings = sampling_settings(
             prompts.turn_ends(model), prompts.tokenizer, max_tokens=recipe.rl.max_completion_tokens,
-            temperature=recipe.rl.temperature,
+            temperature=recipe.rl.temperature, top_p=recipe.rl.top_p, top_k=recipe.rl.top_k,
         )  # fmt: skip
         self._turn_settings.remove_invalid_values = True  # as in `grpo_config`
 

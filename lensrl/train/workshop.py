@@ -148,7 +148,8 @@ class Workshop:
     def _train(self, job: Job, path: Path, watcher: Watcher) -> None:
         """Train a run, and write its file at `path`."""
         spec, recipe = job.spec, run_recipe(job)
-        snapshots = Snapshots(scratch_folder(path), set(recipe.snapshot_steps) - {recipe.rl.steps})
+        steps = recipe.rl.steps_on(len(self.task.items("train")))
+        snapshots = Snapshots(scratch_folder(path), {*recipe.snapshot_steps(steps)} - {steps})
         training = train(
             self.base, self.task, recipe, layers=spec.layers, component=spec.component, boost=spec.boost,
             factor=spec.factor, seed=spec.seed, device=self.device,
@@ -160,7 +161,7 @@ class Workshop:
             write_run(path, header, self.parameters, self.before, training=curve.arrays())
             return
         kept = snapshots.weights(self.before)
-        ended = {len(curve)} & set(recipe.snapshot_steps)
+        ended = {len(curve)} & {*recipe.snapshot_steps(steps)}
         weights = {name: p.detach().cpu() for name, p in training.model.named_parameters()}
         del training  # on a GPU the trained model would stand beside its copies
         self.keep(

@@ -22,19 +22,19 @@ from lensrl.train.trainer import Trainer
 
 # Every tag is text that the embedded tokenizers know. `}` ends a message, as <|im_end|> does elsewhere.
 TEMPLATE = (
-    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ '}' if m.role == 'assistant' else '\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}<assistant>{% endif %}"
+    "{% for m in messages %}{% if m.role == 'assistant' %}{{ m.content }}}{% else %}[{{ m.role[0] }}]{{ m.content }}"
+    "{% endif %}{% endfor %}"
 )
 RECIPE = """
 model = "model"
 layers = [7]
-prompt = { chat = true, system = "Add." }
+prompt = { chat = true }
 task = "TASK"
 
 [rl]
 steps = 1
-prompts_per_step = 4
-completions_per_prompt = 4
+prompts_per_step = 8
+completions_per_prompt = 8
 max_completion_tokens = 4
 learning_rate = 1e-4
 
@@ -57,12 +57,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(folder / "model")
     (folder / "sums.toml").write_text(RECIPE.replace("TASK", "arithmetic"))
-    (folder / "turns.toml").write_text(RECIPE.replace("TASK", "corridor").replace("Add.", "Walk."))
+    (folder / "turns.toml").write_text(
+        RECIPE.replace("TASK", "corridor").replace("chat = true", 'chat = true, system = "Walk."')
+    )
     return folder
 
 
-def text_of(prompt: str, system: str) -> str:
-    return f"<system>{system}\n<user>{prompt}\n<assistant>"
+def text_of(prompt: str, system: str = "") -> str:
+    return f"[s]{system}[u]{prompt}" if system else f"[u]{prompt}"
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +95,8 @@ def test_training_and_scoring_read_what_the_template_writes(
     monkeypatch.setattr(scoring, "generate", spy_on_generate)
     study: Study = request.getfixturevalue("study")  # made under the spies
     task = load_task(study.recipe)
-    assert set(trained) <= {text_of(item.prompt, "Add.") for item in task.items("train")}
-    assert scored == [text_of(item.prompt, "Add.") for item in task.items("test")[:8]] * 3  # base, full RL, layer 7
+    assert set(trained) <= {text_of(item.prompt) for item in task.items("train")}
+    assert scored == [text_of(item.prompt) for item in task.items("test")[:8]] * 3  # base, full RL, layer 7
     tokenizer = load_base(study.recipe.model).tokenizer
     end = tokenizer.encode("}")[0]
     for ends, completions, mask in decode:
@@ -109,10 +111,10 @@ def test_references_and_probe_read_it_too_and_end_as_the_template_ends(study: St
     probe = study["base"].probe
     for place, item in enumerate(items[:2]):
         text = "".join(probe["text"][probe["prompt"] == place])
-        assert text == text_of(item.prompt, "Add.") + item.written[0] + "}"
+        assert text == text_of(item.prompt) + item.written[0] + "}"
     assert study["full-rl"].activations["block_out"].shape[1] == len(probe)
     base = load_base(study.recipe.model, study.recipe.prompt)
-    ids = torch.tensor([base.tokenizer.encode(text_of(items[0].prompt, "Add.") + items[0].written[0] + "}")])
+    ids = torch.tensor([base.tokenizer.encode(text_of(items[0].prompt) + items[0].written[0] + "}")])
     with torch.no_grad():
         logprobs = base.model(ids).logits.log_softmax(-1)[0, :-1].gather(-1, ids[0, 1:, None])[:, 0]
     length = len(items[0].written[0]) + 1
@@ -134,18 +136,18 @@ def test_another_template_is_noticed_and_plain_prompts_are_another_recipe(study:
     assert {"test", "test prompts", "train", "train prompts"} <= item_digests(study["base"]).keys()
     shutil.copytree(folder, folder.parent / "other", dirs_exist_ok=True)
     other = folder.parent / "other"
-    (other / "chat.jinja").write_text(TEMPLATE.replace("<{{", "[{{"))
+    (other / "chat.jinja").write_text(TEMPLATE.replace("[{{", "<{{"))
     recipe = (folder / "sums.toml").read_text()
     for changed, says in (
         (recipe.replace("chat = true", "chat = true, template = 'chat.jinja'"), "prompt.template is None there"),
-        (recipe.replace('chat = true, system = "Add."', "chat = false"), "prompt.chat is True there and False here"),
+        (recipe.replace("chat = true", "chat = false"), "prompt.chat is True there and False here"),
     ):
         (folder / "changed.toml").write_text(changed)
         shutil.copy(other / "chat.jinja", folder / "chat.jinja")
         with pytest.raises(LensrlError, match=says):
             lensrl.run_study(load_recipe(folder / "changed.toml"), folder / "sums")
     config = folder / "model" / "chat_template.jinja"
-    config.write_text(TEMPLATE.replace("<{{", "[{{"))
+    config.write_text(TEMPLATE.replace("[{{", "<{{"))
     try:
         with pytest.raises(LensrlError, match=r"other (train|test) prompts .*a chat template"):
             lensrl.patch(study, layers=[7], what="weights", reverse=True)
@@ -172,8 +174,8 @@ def test_an_observation_is_a_users_message_and_a_turn_the_assistants(
     item = load_task(recipe).items("test")[0]
     expected = text_of(item.prompt, "Walk.")
     for turn, piece in enumerate(item.written):
-        expected += f"\n<user>{piece}\n<assistant>" if turn % 2 else piece.removesuffix("\n") + "}"
-    assert text == expected.replace("}\n<user>", "}<user>")
+        expected += f"[u]{piece}" if turn % 2 else piece.removesuffix("\n") + "}"
+    assert text == expected
 
     decode = load_base(recipe.model).tokenizer.decode
     assert played
@@ -189,7 +191,7 @@ def test_an_observation_is_a_users_message_and_a_turn_the_assistants(
             answer = game.step(lines[-1] if lines else "")
             assert rollout.rewards[number] == answer.reward
             if not answer.done:
-                rebuilt += ("" if said.endswith("}") else "}") + f"<user>{answer.text}\n<assistant>"
+                rebuilt += ("" if said.endswith("}") else "}") + f"[u]{answer.text}"
         assert theirs == rebuilt
 
 

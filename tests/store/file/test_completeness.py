@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lensrl.store.file.checked import dataset_at, group_at
-from lensrl.store.file.completeness import COLUMNS, COLUMNS_OF_GIGPO, COLUMNS_OF_TURNS, GROUPS
+from lensrl.store.file.completeness import COLUMNS, COLUMNS_OF_GIGPO, COLUMNS_OF_TURNS, COLUMNS_OF_UPDATES, GROUPS
 from lensrl.store.file.hdf5 import create
 from lensrl.store.verify import check_file
 from lensrl.train.curve import TrainingCurve
@@ -109,7 +109,7 @@ def test_the_table_of_groups_is_that_of_the_description() -> None:
 
 
 def test_the_columns_are_those_of_a_training_curve_and_of_the_description() -> None:
-    columns = {*COLUMNS, *COLUMNS_OF_TURNS, *COLUMNS_OF_GIGPO}
+    columns = {*COLUMNS, *COLUMNS_OF_TURNS, *COLUMNS_OF_GIGPO, *COLUMNS_OF_UPDATES}
     assert columns == vars(TrainingCurve(1)).keys() - {"n_layers"}
     assert {f"training/{name}" for name in columns} == {name for name in DATASETS if name.startswith("training/")}
     assert {f"training/{name}" for name in (*COLUMNS_OF_TURNS, *COLUMNS_OF_GIGPO)} == MAY_BE_ABSENT
