@@ -31,7 +31,9 @@ from tests.store.synthetic import (
 from tests.store.test_format import RUN, table
 
 KINDS = ("base", "trained", "adopted", "diverged")
-MAY_BE_ABSENT = {"training/turns", "training/anchor_group_size", "training/shared_anchor_share"}
+MAY_BE_ABSENT = {
+    "training/turns", "training/anchor_group_size", "training/shared_anchor_share", "training/clipped_share",
+}  # fmt: skip
 DATASETS = [
     row[0] for row in table(RUN, "dataset")
     if row[0].partition("/")[0] in ("scores", "training", "parameters", "probe", "activations")
