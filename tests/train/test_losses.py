@@ -82,8 +82,8 @@ def token_logprobs(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 def by_hand(model: Any, inputs: dict[str, torch.Tensor], recipe: Recipe) -> torch.Tensor:
-    """One token at a time. arXiv 2402.03300 eqs. 3 and 4, arXiv 2503.20783 listing 1, arXiv 2402.14740, arXiv 2503.14476
-    eq. 8, arXiv 2507.18071 eqs. 5 to 7.
+    """One token at a time: arXiv 2402.03300 eqs. 3 and 4, arXiv 2503.20783 listing 1, arXiv 2402.14740, arXiv
+    2503.14476 eq. 8, arXiv 2507.18071 eqs. 5 to 7.
     """
     rl = recipe.rl
     logprobs = token_logprobs(model, inputs)
