@@ -129,7 +129,7 @@ def test_what_was_sampled_stays_where_a_template_leaves_it_out() -> None:
 def test_references_are_forced_through_the_template(template: str) -> None:
     """Read: what the template writes. Written: the assistant's texts, and the token that ends each of them."""
     prompts = chat(template)
-    end = prompts.tokenizer.decode(prompts.closing)
+    end = str(prompts.tokenizer.decode(prompts.closing))
     ids, mine = prompts.forced(Item("1", "start", ("go\n", "room 2", "open"), "b"))
     messages = [{"role": role, "content": text} for role, text in
                 zip(("user", "assistant", "user"), ("start", "go", "room 2"), strict=True)]  # fmt: skip

@@ -88,7 +88,7 @@ def test_training_and_scoring_read_what_the_template_writes(
 
     def spy_on_generate(model: Any, tokenizer: Any, prompts: Any, settings: Any) -> Any:
         scored.extend(str(tokenizer.decode(ids)) for ids in prompts)
-        assert set(settings.eos_token_id) == {tokenizer.eos_token_id, *tokenizer.encode("}")}
+        assert set(settings.eos_token_id) == {*tokenizer.encode("<eos>}")}
         return generate(model, tokenizer, prompts, settings)
 
     monkeypatch.setattr(Trainer, "_compute_loss", spy_on_loss)
@@ -100,7 +100,7 @@ def test_training_and_scoring_read_what_the_template_writes(
     tokenizer = load_base(study.recipe.model).tokenizer
     end = tokenizer.encode("}")[0]
     for ends, completions, mask in decode:
-        assert set(ends) == {tokenizer.eos_token_id, end}
+        assert set(ends) == {*tokenizer.encode("<eos>"), end}
         for ids, kept in zip(completions, mask.bool(), strict=True):
             assert end not in ids[kept][:-1]
             assert not len(ids[kept]) < 4 or int(ids[kept][-1]) in ends

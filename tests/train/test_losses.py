@@ -182,7 +182,8 @@ def test_micro_batches_add_up_to_the_same_loss(base: Base, tmp_path: Path, algor
     inputs = batch(base)
     trainer.current_gradient_accumulation_steps = 1
     whole = trainer.compute_loss(policy, inputs).item()
-    trainer.current_gradient_accumulation_steps = trainer.args.steps_per_generation = 2
+    trainer.current_gradient_accumulation_steps = 2
+    trainer.args.steps_per_generation = 2  # pyright: ignore[reportAttributeAccessIssue]
     halves = [
         {key: value[rows] if value.ndim else value for key, value in inputs.items()} for rows in (slice(2), slice(2, 4))
     ]
