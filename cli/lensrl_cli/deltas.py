@@ -13,6 +13,7 @@ from lensrl_cli.output import (
     Csv,
     FigureFile,
     Json,
+    named,
     note,
     number,
     print_json,
@@ -42,7 +43,9 @@ SHOWN = {
 
 
 def deltas(
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="The folder of a study; before TRAINED, a base model.")],
+    study: Annotated[
+        str, typer.Argument(metavar="STUDY", parser=named, help="The folder of a study; before TRAINED, a base model.")
+    ],
     trained: Annotated[
         str | None,
         typer.Argument(

@@ -11,7 +11,7 @@ import typer
 import lensrl
 from lensrl.errors import LensrlError, StoreError
 from lensrl.show.words import METRIC_LABELS
-from lensrl_cli.output import Json, interval, note, number, print_json, print_table
+from lensrl_cli.output import Json, interval, named_path, note, number, print_json, print_table
 
 if TYPE_CHECKING:
     from lensrl import Run, Study
@@ -24,6 +24,7 @@ def show(
         Path,
         typer.Argument(
             metavar="PATH",
+            parser=named_path,
             help="A study, a folder of studies, a run file, a patching result, or a dataset in a run file.",
         ),
     ],

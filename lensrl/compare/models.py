@@ -1,4 +1,4 @@
-"""Measure how the weights of two models differ, from their files alone: no study, no scores, no forward pass."""
+"""Compare two models without a study, and keep nothing: their weights from the files alone, or their activations."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
+from lensrl.compare.activations import SITE, representation_table
 from lensrl.compare.weights import By, PartWeights, weight_table
-from lensrl.errors import LensrlError
+from lensrl.errors import LensrlError, did_you_mean
 from lensrl.measures.weights import rounding_norm
+from lensrl.recipe import ModelPlace
 from lensrl.store.file.exact import same_bits
+from lensrl.tasks import Texts
 
 if TYPE_CHECKING:
     from lensrl.models.checkpoint import CheckpointWeights, Pair  # torch, only where weights are needed
@@ -60,6 +63,47 @@ def compare_models(base: Path | str, trained: Path | str, *, by: By = "parameter
         "changed_share": float(kept["changed"].sum() / kept["entries"].sum()),
     }
     return table
+
+
+def compare_model_activations(
+    base: Path | str,
+    trained: Path | str,
+    *,
+    texts: Path | str | None = None,
+    site: str = SITE,
+    first_token: bool = True,
+) -> pd.DataFrame:
+    """Compare the activations of two models, folders or hub names, on the same texts. Nothing is kept.
+
+    `texts` is a .txt file with a text a line or a .jsonl file with {"text": ...}; by default the texts of
+    `lensrl.tasks.texts.BUILT_IN`. The columns, `site` and `first_token` are those of `lensrl.compare_activations`.
+
+    Both models are in memory in fp32, one of them twice. The tokenizer is the base's. Raises LensrlError as
+    `compare_models`, for texts that cannot be read, and for models that TransformerLens does not know.
+    """
+    import torch
+
+    from lensrl.models.base import find_source, load_base, pick_device
+    from lensrl.models.bridge import SITES, capture, probe_set
+    from lensrl.models.checkpoint import CheckpointWeights
+    from lensrl.models.references import check_positions
+
+    if site not in SITES:
+        raise LensrlError(f"no activations at {site!r}{did_you_mean(site, SITES)}")
+    items = Texts(None if texts is None else Path(texts)).items("test")
+    loaded = load_base(str(base))
+    check_positions(loaded.model, loaded.prompts, items)
+    # The trained model is the base with its weights in place of the base's: bridge and tokens are the same.
+    other = str(trained)
+    opened = CheckpointWeights(ModelPlace(model=find_source(other) if other.startswith("tiny:") else other), loaded)
+    weights = {name: torch.from_numpy(_read(opened, name)) for name in opened}
+    x, y = (
+        capture(loaded.fresh(w, device=pick_device()), loaded.prompts, items, loaded.blocks.n_layers)[site]
+        for w in (None, weights)
+    )
+    probe = probe_set(loaded.prompts, items)
+    tokens = np.flatnonzero(probe.position >= (0 if first_token else 1))
+    return representation_table(((x[i][tokens], y[i][tokens]) for i in range(len(x))), probe.prompt[tokens])
 
 
 class Stored(NamedTuple):

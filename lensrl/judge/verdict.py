@@ -27,7 +27,7 @@ from lensrl.judge.profiles import has_gain, paired_gains
 from lensrl.measures.gains import Gains, Interval
 from lensrl.measures.halves import best_layer
 from lensrl.measures.shapes import ShapeFit, ShapeTest
-from lensrl.store.origin import rounding_note
+from lensrl.store.origin import rounding_note, texts_note
 from lensrl.store.study import Study
 from lensrl.store.table import read_contributions
 
@@ -157,7 +157,7 @@ def _judge_study(study: Study, beside: Mapping[str, PairedProfiles], limits: lis
             *paired.limits,
             *limits,
             *_limits(len(paired.seeds), len(paired.layers)),
-            *filter(None, [rounded]),
+            *filter(None, [rounded, texts_note(study.recipe)]),
         ],
     )
 

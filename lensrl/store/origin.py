@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from lensrl.errors import LensrlError
+from lensrl.recipe import Recipe
 from lensrl.store.run import Run
 
 ROUNDING = {"bfloat16": 0.4, "float16": 0.05}  # stored type -> the most that rounding moves a weight, in percent
@@ -102,6 +103,14 @@ def rounding_note(runs: Iterable[Run]) -> str:
         for kind, percent in ROUNDING.items()
         if kind in stored
     )
+
+
+def texts_note(recipe: Recipe) -> str:
+    """Say that a study measures activations and log-probabilities on texts; empty for a study of a task."""
+    if recipe.task.name not in ("texts", "harness"):
+        return ""
+    made = "; its scores were made by lm-evaluation-harness" if recipe.task.name == "harness" else ""
+    return f"Activations and log-probabilities of this study are of texts, not of the items of a task{made}."
 
 
 def _version(package: str) -> str:

@@ -30,7 +30,7 @@ from lensrl.store.file.checked import (
     read_array,
     read_strings,
 )
-from lensrl.store.file.completeness import CHECKPOINT, origin_of
+from lensrl.store.file.completeness import CHECKPOINT, DIVERGED, origin_of
 from lensrl.store.file.lazy import Deltas, LazyArray, Sites
 from lensrl.store.file.seal import Seal, dataset_holds, read_seal
 from lensrl.store.look import run_html, size
@@ -125,10 +125,15 @@ class Run:
             return has(self.file, "training")
 
     @property
+    def has_weights(self) -> bool:
+        """False for a run that diverged. The weights of the base are those of its model: it has no deltas."""
+        return self.status != DIVERGED
+
+    @property
     def has_scores(self) -> bool:
-        """False for a run that diverged."""
+        """False for a run that diverged, and in a study that compares models on texts: it scores nothing."""
         with located(self.file, "scores"):
-            return has(self.file, "scores")
+            return has(self.file, "scores") and has(self.file, "scores/score")
 
     @property
     def has_activations(self) -> bool:
@@ -138,16 +143,22 @@ class Run:
 
     @cached_property
     def items(self) -> pd.DataFrame:
-        """One row per held-out item: benchmark, item, score (mean over samples), reference_logprob (nats per token)."""
+        """One row per held-out item: benchmark, item, score (mean over samples), reference_logprob (nats per token).
+
+        The score of a text is NaN: nothing judges it. Where scores were made elsewhere, the log-probability is NaN.
+        """
         import pandas as pd
 
         with located(self.file, "scores"):
             group = self._group("scores", "no scores")
+            benchmark = self._strings(group, "benchmark")
+            unknown = np.full(len(benchmark), np.nan)
+            known = has(group, "reference_logprob")
             return pd.DataFrame({
-                "benchmark": self._strings(group, "benchmark"),
+                "benchmark": benchmark,
                 "item": self._strings(self.file, "item"),
-                "score": self._item_scores(group),
-                "reference_logprob": self._read(group, "reference_logprob").astype(np.float64),
+                "score": self._item_scores(group) if has(group, "score") else unknown,
+                "reference_logprob": self._read(group, "reference_logprob").astype(np.float64) if known else unknown,
             })  # fmt: skip
 
     @property
@@ -165,21 +176,28 @@ class Run:
 
     @property
     def scores(self) -> pd.DataFrame:
-        """One row per item and sample: benchmark, item, sample, score, length (tokens), truncated."""
+        """One row per item and sample: benchmark, item, sample, score, length (tokens), truncated.
+
+        The last two are missing where scores were made elsewhere.
+        """
         import pandas as pd
 
         with located(self.file, "scores"):
             group = self._group("scores", "no scores")
+            if not has(group, "score"):
+                raise LensrlError(f"{self.path} has no scores: its study compares models on texts")
             score = self._read(group, "score")
             n_items, n_samples = score.shape
-            return pd.DataFrame({
+            found = {
                 "benchmark": np.repeat(self._strings(group, "benchmark"), n_samples),
                 "item": np.repeat(self._strings(self.file, "item"), n_samples),
                 "sample": np.tile(np.arange(n_samples), n_items),
                 "score": score.reshape(-1),
-                "length": self._read(group, "length").reshape(-1),
-                "truncated": self._read(group, "truncated").reshape(-1).astype(bool),
-            })  # fmt: skip
+            }
+            if has(group, "length"):
+                found["length"] = self._read(group, "length").reshape(-1)
+                found["truncated"] = self._read(group, "truncated").reshape(-1).astype(bool)
+            return pd.DataFrame(found)
 
     @property
     def training(self) -> pd.DataFrame:

@@ -105,7 +105,7 @@ class Code(Executed):
     def items(self, split: Split) -> list[Item]:
         """Return every problem in the order of its source. Raises RecipeError for rows that cannot be read."""
         if split == "train":
-            return self._read("train", self.recipe.train)
+            return [] if self.recipe.train is None else self._read("train", self.recipe.train)
         return [item for name, source in self.recipe.test.items() for item in self._read(name, source)]
 
     def program(self, item: Item, completion: str) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
-"""Mathematics with checkable answers: rows of questions and answers, judged by math-verify.
+"""Mathematics with checkable answers: rows of questions and answers.
 
 GSM8K's solutions end in `#### 42`: the text before is reasoning, the text after is the answer.
-`lensrl.tasks.answers` defines when two answers are equal.
+`lensrl.tasks.answers` decides when two answers are the same, and ANSWERS.md there lists examples.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Math:
     def items(self, split: Split) -> list[Item]:
         """Return every problem in the order of its source. Raises RecipeError for rows that cannot be read."""
         sources = {"train": self.settings.train} if split == "train" else self.settings.test
-        return [item for name, source in sources.items() for item in self._read(name, source)]
+        return [item for name, source in sources.items() if source is not None for item in self._read(name, source)]
 
     def reward(self, item: Item, completion: str) -> float:
         """Return the score."""

@@ -42,7 +42,8 @@ def patch(
 
     `what` names the kinds of patching:
 
-    - `weights` grafts the layer's weights. Metrics: `score` (the study's sampled score) and `reference_logprob`.
+    - `weights` grafts the layer's weights. Metrics: `score` (the study's sampled score) and `reference_logprob`. A
+      study that samples no scores has the second alone, of its texts.
     - `activations` replaces the layer's addition to the residual stream, on the same tokens. Metrics:
       `reference_logprob` and `logit_difference`.
     - `both` does the two, each with its own rows.
@@ -108,8 +109,9 @@ def patch(
         for kind in kinds:
             todo = [key for key in missing if key.what == kind]
             for key, metrics, patched in patcher.measure(todo, on_progress) if todo else ():
-                benchmark = into.items["benchmark"].tolist()
-                results[key] = PatchResult(key, metrics, benchmark, sources=sources, provenance=record, patched=patched)
+                results[key] = PatchResult(
+                    key, metrics, patcher.benchmark, sources=sources, provenance=record, patched=patched
+                )
                 write_patch(study.path / PATCH_FOLDER, results[key])
     return with_context(pd.DataFrame([row for key in keys for row in results[key].rows()]), study)
 
@@ -126,7 +128,7 @@ def with_context(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
     """
     contributions: dict[tuple[int, int], float] = {}
     for seed in rows["seed"].unique():
-        if (FULL, seed) in study and study.layers:
+        if (FULL, seed) in study and study.layers and study[BASE].has_scores:
             table = study.contributions(int(seed))
             contributions |= {(seed, layer): c for layer, c in zip(table["layer"], table["contribution"], strict=True)}
     beside = [
