@@ -101,7 +101,7 @@ def compare_model_activations(
         raise LensrlError(f"no activations at {site!r}{did_you_mean(site, SITES)}")
     items = Texts(None if texts is None else Path(texts)).items("test")
     loaded = load_base(str(base))
-    check_positions(loaded.model, loaded.tokenizer, items)
+    check_positions(loaded.model, loaded.prompts, items)
     # The trained model is the base with its weights in place of the base's: bridge and tokens are the same.
     other = str(trained)
     place = ModelPlace(model=find_source(other) if other.startswith("tiny:") else other)
@@ -109,12 +109,12 @@ def compare_model_activations(
     check_vocabulary(opened, loaded)
     weights = {name: torch.from_numpy(_read(opened, name)) for name in opened}
     x, y = (
-        capture(loaded.fresh(w, device=pick_device()), loaded.tokenizer, items, loaded.blocks.n_layers)
+        capture(loaded.fresh(w, device=pick_device()), loaded.prompts, items, loaded.blocks.n_layers)
         for w in (None, weights)
     )
     if site not in x:
         raise LensrlError(f"{base} has no activations at {site!r} in some layers{did_you_mean(site, x)}")
-    probe = probe_set(loaded.tokenizer, items)
+    probe = probe_set(loaded.prompts, items)
     tokens = np.flatnonzero(probe.position >= (0 if first_token else 1))
     return representation_table(
         ((x[site][i][tokens], y[site][i][tokens]) for i in range(len(x[site]))), probe.prompt[tokens]

@@ -11,9 +11,10 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from lensrl.models.generation import generate, sampling_settings, stop_tokens, token_ids, turn_ends
+from lensrl.models.generation import generate, sampling_settings, stop_tokens
+from lensrl.models.prompts import Prompts
 from lensrl.models.references import batches, reference_logprobs
 from lensrl.models.rollouts import play
 from lensrl.recipe import Recipe
@@ -23,7 +24,7 @@ from lensrl.tasks import AgentTask, Item, Task, Texts, batch
 
 def evaluate(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    prompts: Prompts,
     task: Task | AgentTask | Texts,
     items: Sequence[Item],
     recipe: Recipe,
@@ -39,14 +40,15 @@ def evaluate(
     forced = Scores(
         item=[item.id for item in items],
         benchmark=[item.benchmark for item in items],
-        reference_logprob=reference_logprobs(model, tokenizer, items, batch=settings.batch),
+        reference_logprob=reference_logprobs(model, prompts, items, batch=settings.batch),
     )
     if isinstance(task, Texts):
         return forced
     torch.manual_seed(settings.seed)
-    ends = turn_ends if isinstance(task, AgentTask) else stop_tokens
+    tokenizer = prompts.tokenizer
+    ends = prompts.turn_ends(model) if isinstance(task, AgentTask) else stop_tokens(model, tokenizer)
     generation = sampling_settings(
-        ends(model, tokenizer), tokenizer, max_tokens=recipe.evaluation_tokens,
+        ends, tokenizer, max_tokens=recipe.evaluation_tokens,
         temperature=settings.temperature, top_p=settings.top_p, top_k=settings.top_k,
     )  # fmt: skip
     # Sample batch by batch, all samples of an item side by side.
@@ -54,12 +56,11 @@ def evaluate(
     outcomes: list[tuple[float, int, bool]] = []
     for asked in batches(rows, settings.batch):
         if isinstance(task, AgentTask):
-            played = play(model, tokenizer, task, asked, generation)
+            played = play(model, prompts, task, asked, generation)
             outcomes += [(rollout.score, rollout.length, not rollout.done) for rollout in played]
         else:
-            prompts = [token_ids(tokenizer, item.prompt) for item in asked]
-            completions, ended = generate(model, tokenizer, prompts, generation)
-            texts = [str(tokenizer.decode(tokens, skip_special_tokens=True)) for tokens in completions]
+            completions, ended = generate(model, tokenizer, [prompts.ids(item) for item in asked], generation)
+            texts = [prompts.said(str(tokenizer.decode(tokens, skip_special_tokens=True))) for tokens in completions]
             scores = batch.scores(task, asked, texts)
             outcomes += [(s, len(c), not e) for s, c, e in zip(scores, completions, ended, strict=True)]
     # Back to one row per item.

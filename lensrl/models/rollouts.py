@@ -15,7 +15,8 @@ import torch
 from transformers import Cache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from lensrl.errors import LensrlError
-from lensrl.models.generation import end_tokens, left_padded, pad_id, sample, token_ids, until_end
+from lensrl.models.generation import end_tokens, left_padded, pad_id, sample, until_end
+from lensrl.models.prompts import Prompts
 from lensrl.tasks import AgentTask, Episode, Item
 
 
@@ -45,7 +46,7 @@ class Rollout:
 
 def play(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    prompts: Prompts,
     task: AgentTask,
     items: Sequence[Item],
     settings: GenerationConfig,
@@ -54,13 +55,13 @@ def play(
 
     `settings` are the sampling settings of one turn. Raises LensrlError for a reward or a score that is not finite.
     """
-    rollouts = [Rollout(item, token_ids(tokenizer, item.prompt)) for item in items]
+    rollouts = [Rollout(item, prompts.ids(item)) for item in items]
     playing: list[tuple[Rollout, Episode]] = [(rollout, task.reset(rollout.item)) for rollout in rollouts]
-    histories = Histories(model, tokenizer, [rollout.prompt for rollout in rollouts])
+    histories = Histories(model, prompts.tokenizer, [rollout.prompt for rollout in rollouts])
     for _ in range(task.max_turns):
         turns = histories.continued(settings)
         seen = [
-            _take_turn(rollout, episode, tokens, tokenizer)
+            _take_turn(rollout, episode, tokens, prompts)
             for (rollout, episode), tokens in zip(playing, turns, strict=True)
         ]
         going = [row for row, (rollout, _) in enumerate(playing) if not rollout.done]
@@ -72,13 +73,13 @@ def play(
     return rollouts
 
 
-def _take_turn(rollout: Rollout, episode: Episode, tokens: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def _take_turn(rollout: Rollout, episode: Episode, tokens: list[int], prompts: Prompts) -> list[int]:
     """Act on the model's text, and return the tokens of the environment's answer."""
-    text = str(tokenizer.decode(tokens, skip_special_tokens=True))
+    text = str(prompts.tokenizer.decode(tokens, skip_special_tokens=True))
     rollout.tokens += tokens
     rollout.turn += [len(rollout.rewards)] * len(tokens)
     rollout.anchors.append(episode.anchor)
-    answer = episode.step(text.partition("\n")[0].strip())
+    answer = episode.step(prompts.action(text))
     rollout.rewards.append(float(answer.reward))
     rollout.done, rollout.score = answer.done, float(episode.score)
     if not math.isfinite(rollout.rewards[-1] + rollout.score):
@@ -88,8 +89,7 @@ def _take_turn(rollout: Rollout, episode: Episode, tokens: list[int], tokenizer:
         )
     if answer.done:
         return []
-    line_break = "" if "\n" in text else "\n"  # the model may have stopped, or reached the limit, within its line
-    seen = token_ids(tokenizer, line_break + answer.text, start=False)
+    seen = prompts.seen(rollout.item, tokens, answer.text)
     rollout.tokens += seen
     rollout.turn += [-1] * len(seen)
     return seen

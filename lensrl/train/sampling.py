@@ -14,9 +14,10 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from lensrl.models.generation import sampling_settings, stop_tokens, turn_ends
+from lensrl.models.generation import sampling_settings, stop_tokens
+from lensrl.models.prompts import Prompts
 from lensrl.models.rollouts import Rollout, play
 from lensrl.recipe import Recipe, Rl
 from lensrl.tasks import AgentTask, Item, Task, batch
@@ -32,6 +33,10 @@ class Sampling(Protocol):
 
     def prompts(self) -> Dataset:
         """Return TRL's training set: the columns `id` and `prompt`, one row per training item."""
+        ...
+
+    def tokens(self, prompt: str) -> list[int]:
+        """Return the tokens of an entry of the column `prompt`."""
         ...
 
     def reward(self, completions: list[str], completion_ids: list[list[int]], id: list[str], **_: Any) -> list[float]:
@@ -52,22 +57,27 @@ class Completions:
     rollout_func = None
 
     def __init__(
-        self, task: Task, recipe: Recipe, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, recorder: Recorder
+        self, task: Task, recipe: Recipe, model: PreTrainedModel, prompts: Prompts, recorder: Recorder
     ) -> None:
         self._task = task
         self._rl = recipe.rl
         self._items = {item.id: item for item in task.items("train")}
-        self._stop_tokens = set(stop_tokens(model, tokenizer))
+        self._prompts = prompts
+        self._stop_tokens = set(stop_tokens(model, prompts.tokenizer))
         self._recorder = recorder
         self._rewards: list[float] = []  # of the current step
 
     def prompts(self) -> Dataset:
-        return Dataset.from_list([{"id": item.id, "prompt": item.prompt} for item in self._items.values()])
+        return Dataset.from_list([{"id": i, "prompt": self._prompts.text(item)} for i, item in self._items.items()])
+
+    def tokens(self, prompt: str) -> list[int]:
+        return self._prompts.tokens(prompt)
 
     def reward(self, completions: list[str], completion_ids: list[list[int]], id: list[str], **_: Any) -> list[float]:
         limit = self._rl.max_completion_tokens
         truncated = [len(ids) >= limit and ids[-1] not in self._stop_tokens for ids in completion_ids]
-        self._rewards = batch.rewards(self._task, [self._items[i] for i in id], completions)
+        said = [self._prompts.said(completion) for completion in completions]
+        self._rewards = batch.rewards(self._task, [self._items[i] for i in id], said)
         self._recorder.record_completions(self._rewards, [len(ids) for ids in completion_ids], truncated)
         return self._rewards
 
@@ -83,19 +93,19 @@ class Episodes:
         task: AgentTask,
         recipe: Recipe,
         model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        prompts: Prompts,
         recorder: Recorder,
     ) -> None:
         self._task = task
         self._rl = recipe.rl
         self._model = model
-        self._tokenizer = tokenizer
+        self._prompts = prompts
         self._items: Mapping[str, Item] = {item.id: item for item in task.items("train")}
         self._recorder = recorder
         self._rollouts: Sequence[Rollout] = ()  # of the current step
         self._turn_settings = sampling_settings(
-            turn_ends(model, tokenizer), tokenizer, max_tokens=recipe.rl.max_completion_tokens,
-            temperature=recipe.rl.temperature,
+            prompts.turn_ends(model), prompts.tokenizer, max_tokens=recipe.rl.max_completion_tokens,
+            temperature=recipe.rl.temperature, top_p=recipe.rl.top_p, top_k=recipe.rl.top_k,
         )  # fmt: skip
         self._turn_settings.remove_invalid_values = True  # as in `grpo_config`
 
@@ -103,11 +113,14 @@ class Episodes:
         # TRL hands the "prompt" to `rollout_func`: the id tells apart two items that begin alike.
         return Dataset.from_list([{"id": i, "prompt": i} for i in self._items])
 
+    def tokens(self, prompt: str) -> list[int]:
+        return self._prompts.ids(self._items[prompt])
+
     def rollout_func(self, ids: list[str], trainer: Any) -> dict[str, Any]:
         """Play one episode of every item, and return the episodes as TRL's completions."""
         self._model.eval()  # with gradient checkpointing, a model in training mode keeps no keys and values
         items = [self._items[i] for i in ids]
-        self._rollouts = play(self._model, self._tokenizer, self._task, items, self._turn_settings)
+        self._rollouts = play(self._model, self._prompts, self._task, items, self._turn_settings)
         self._model.train()
         return {
             "prompt_ids": [rollout.prompt for rollout in self._rollouts],

@@ -17,7 +17,7 @@ from lensrl.errors import LensrlError
 from lensrl.models.base import Base, load_base, pick_device
 from lensrl.models.bridge import capture, probe_set
 from lensrl.models.evaluate import evaluate
-from lensrl.models.generation import learned_positions, token_ids
+from lensrl.models.generation import learned_positions
 from lensrl.recipe import Checkpoint, HarnessTask, Recipe
 from lensrl.recipe.runs import BASE, RunSpec, trains
 from lensrl.recipe.task_tables import has_training
@@ -28,7 +28,6 @@ from lensrl.store.origin import check_base, check_items, provenance
 from lensrl.store.run import Run
 from lensrl.store.write import Header, Scores, write_run
 from lensrl.tasks import AgentTask, Item, Task, Texts, evaluation_items, load_task
-from lensrl.tasks.digest import digests_of
 from lensrl.tasks.harness import Harness
 from lensrl.train.adopt import open_checkpoint, record_of
 from lensrl.train.algorithms import check_algorithm
@@ -52,16 +51,17 @@ class Workshop:
         self.probed = self.items
         if not isinstance(self.task, Texts):
             self.probed = probe_items(self.items, recipe.store.probe_items)
-        self.digests = digests_of("test", self.items)
-        if has_training(recipe.task):
-            self.digests |= digests_of("train", self.task.items("train"))
         # Scores that were made elsewhere are paired now, before any model is loaded.
         self.harness = Harness(recipe.task) if isinstance(recipe.task, HarnessTask) else None
         if self.harness is not None:
-            self.digests["scored"] = self.harness.base.digest
             for checkpoint in (c for run in recipe.checkpoints.values() for c in run.seeds.values()):
                 self.harness.read(checkpoint.scores)
-        self.base = load_base(recipe.model)
+        self.base = load_base(recipe.model, recipe.prompt)
+        self.digests = self.base.prompts.digests("test", self.items)
+        if has_training(recipe.task):
+            self.digests |= self.base.prompts.digests("train", self.task.items("train"))
+        if self.harness is not None:
+            self.digests["scored"] = self.harness.base.digest
         # A study of checkpoints alone needs no settings of rl.
         if trains(recipe, self.base.blocks.n_layers) and not isinstance(self.task, Texts):
             check_algorithm(recipe, self.task)
@@ -144,14 +144,14 @@ class Workshop:
         base = self.base
         # Activations and scores each take a fresh copy: TransformerLens changes its model's attention in place.
         activations = capture(
-            base.fresh(weights, device=self.device), base.tokenizer, self.probed, base.blocks.n_layers
+            base.fresh(weights, device=self.device), base.prompts, self.probed, base.blocks.n_layers
         )  # fmt: skip
         write_run(
             path,
             self._header(job, status=status, reason=reason, snapshots=snapshot_steps, checkpoint=checkpoint),
             self.parameters, self.before,
             after=None if weights is None else {name: w.numpy() for name, w in weights.items()}, snapshots=snapshots,
-            training=training, scores=self._scores(job, weights), probe=probe_set(base.tokenizer, self.probed),
+            training=training, scores=self._scores(job, weights), probe=probe_set(base.prompts, self.probed),
             activations=activations,
         )  # fmt: skip
 
@@ -159,7 +159,7 @@ class Workshop:
         """Score a model on the held-out items, or take the scores that were made elsewhere."""
         if self.harness is None:
             model = self.base.fresh(weights, device=self.device)
-            return evaluate(model, self.base.tokenizer, self.task, self.items, job.recipe)
+            return evaluate(model, self.base.prompts, self.task, self.items, job.recipe)
         made = job.spec.checkpoint
         found = self.harness.base if made is None else self.harness.read(made.scores)
         return Scores(item=found.item, benchmark=found.benchmark, score=found.score[:, None].astype(np.float32))
@@ -181,7 +181,8 @@ class Workshop:
         """Train a run, and write its file at `path`."""
         assert not isinstance(self.task, Texts)  # `plan` has no run to train without training items
         spec, recipe = job.spec, run_recipe(job)
-        snapshots = Snapshots(scratch_folder(path), set(recipe.snapshot_steps) - {recipe.rl.steps})
+        steps = recipe.rl.steps_on(len(self.task.items("train")))
+        snapshots = Snapshots(scratch_folder(path), {*recipe.snapshot_steps(steps)} - {steps})
         training = train(
             self.base, self.task, recipe, layers=spec.layers, component=spec.component, boost=spec.boost,
             factor=spec.factor, seed=spec.seed, device=self.device,
@@ -193,7 +194,7 @@ class Workshop:
             write_run(path, header, self.parameters, self.before, training=curve.arrays())
             return
         kept = snapshots.weights(self.before)
-        ended = {len(curve)} & set(recipe.snapshot_steps)
+        ended = {len(curve)} & {*recipe.snapshot_steps(steps)}
         weights = {name: p.detach().cpu() for name, p in training.model.named_parameters()}
         del training  # on a GPU the trained model would stand beside its copies
         self.keep(
@@ -270,7 +271,7 @@ def check_fits(base: Base, task: Task | AgentTask | Texts, scored: Sequence[Item
     limit = learned_positions(base.model)
     if limit is None:
         return
-    length = {item: len(token_ids(base.tokenizer, item.prompt)) for item in [*task.items("train"), *scored]}
+    length = {item: len(base.prompts.ids(item)) for item in [*task.items("train"), *scored]}
     longest = max(length.values())
     tokens = 0 if isinstance(task, Texts) else max(recipe.rl.max_completion_tokens, recipe.evaluation_tokens)
     if longest + tokens > limit:
@@ -278,7 +279,7 @@ def check_fits(base: Base, task: Task | AgentTask | Texts, scored: Sequence[Item
             f"{recipe.model} has {limit} positions, fewer than the {longest} of the longest prompt and the {tokens} "
             f"of a completion; choose shorter items, or a smaller max_completion_tokens"
         )
-    forced = max(length[i] + sum(len(token_ids(base.tokenizer, piece)) for piece in i.written) + 1 for i in scored)
+    forced = max(len(base.prompts.forced(item)[0]) for item in scored)
     if forced > limit:
         raise LensrlError(
             f"{recipe.model} has {limit} positions, fewer than the {forced} of a prompt with its reference, whose "

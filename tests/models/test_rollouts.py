@@ -30,7 +30,7 @@ def test_an_episode_replays_from_its_own_text(base: Base) -> None:
     """Rewards, states and score of every episode, from the decoded text and the task alone."""
     torch.manual_seed(0)
     scores = set()
-    for rollout in play(base.fresh().eval(), base.tokenizer, TASK, ITEMS, settings(base)):
+    for rollout in play(base.fresh().eval(), base.prompts, TASK, ITEMS, settings(base)):
         text = str(base.tokenizer.decode(rollout.prompt + rollout.tokens))
         lines = text.replace("<eos>\n", "\n").removesuffix("\n").split("\n")
         game = TASK.reset(rollout.item)
@@ -49,7 +49,7 @@ def test_an_episode_replays_from_its_own_text(base: Base) -> None:
 
 def test_every_token_belongs_to_the_model_or_to_the_environment(base: Base) -> None:
     torch.manual_seed(0)
-    for rollout in play(base.fresh().eval(), base.tokenizer, TASK, ITEMS, settings(base)):
+    for rollout in play(base.fresh().eval(), base.prompts, TASK, ITEMS, settings(base)):
         assert len(rollout.tokens) == len(rollout.turn)
         assert rollout.length == sum(turn != -1 for turn in rollout.turn)
         for turn in range(len(rollout.rewards)):
@@ -104,7 +104,7 @@ def test_the_environment_begins_a_line_when_the_model_did_not_end_its_own(base: 
             return Turn(f"[{action}]", 0.0, done=False)
 
     echo = Echo()
-    (rollout,) = play(base.fresh().eval(), base.tokenizer, echo, ITEMS[:1], settings(base, temperature=0, max_tokens=2))
+    (rollout,) = play(base.fresh().eval(), base.prompts, echo, ITEMS[:1], settings(base, temperature=0, max_tokens=2))
     text = str(base.tokenizer.decode(rollout.tokens))
     first, second = echo.actions
     assert len(first) == 2  # two characters: the limit fell within the word
