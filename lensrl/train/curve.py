@@ -9,7 +9,7 @@ from jaxtyping import Float64
 
 from lensrl.recipe.layers import OUTSIDE
 
-TURN_FIELDS = ("turns", "anchor_group_size", "shared_anchor_share")
+OPTIONAL_FIELDS = ("turns", "anchor_group_size", "shared_anchor_share", "sampler_mismatch")
 
 
 @dataclass
@@ -26,11 +26,12 @@ class TrainingCurve:
     - `zero_spread_share`: share of groups whose rewards are all equal (such a group teaches nothing).
     - `step_time`: in seconds. `peak_memory`: in bytes, of the GPU where there is one, else of the process.
 
-    Three more are empty, and not stored, where they do not apply:
+    Four more are empty, and not stored, where they do not apply:
 
     - `turns`: mean turns per episode, in a task in turns.
     - `anchor_group_size`: mean number of turns taken in one state, under GiGPO.
     - `shared_anchor_share`: share of turns whose state another turn of the group shares, under GiGPO.
+    - `sampler_mismatch`: mean over tokens of |log p of the sampler - log p of the trainer|, in nats.
     """
 
     n_layers: int
@@ -48,6 +49,7 @@ class TrainingCurve:
     turns: list[float] = field(default_factory=list)
     anchor_group_size: list[float] = field(default_factory=list)
     shared_anchor_share: list[float] = field(default_factory=list)
+    sampler_mismatch: list[float] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.reward_mean)
@@ -60,5 +62,5 @@ class TrainingCurve:
             if name in widths
             else np.array(values, np.float64)
             for name, values in vars(self).items()
-            if name != "n_layers" and (values or name not in TURN_FIELDS)
+            if name != "n_layers" and (values or name not in OPTIONAL_FIELDS)
         }

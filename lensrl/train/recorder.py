@@ -36,10 +36,12 @@ class Recorder:
         self._blocks = blocks
         self._group_size = group_size
         self._step_started = time.perf_counter()
+        self._mismatch = torch.zeros(2, dtype=torch.float64)  # of the step so far: sum, and number of tokens
 
     def step_begins(self) -> None:
         """Start the clock of a step, and the measurement of its peak memory."""
         self._step_started = time.perf_counter()
+        self._mismatch.zero_()
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
 
@@ -68,6 +70,10 @@ class Recorder:
         self.curve.anchor_group_size.append(len(anchor) / len(sizes))
         self.curve.shared_anchor_share.append(sum(n for n in sizes.values() if n > 1) / len(anchor))
 
+    def record_mismatch(self, difference: torch.Tensor, mask: torch.Tensor) -> None:
+        """Add the differences |log p of the sampler - log p of the trainer|, (row, token), of a micro-batch."""
+        self._mismatch += torch.stack([(difference * mask).sum(), mask.sum().to(difference)]).double().cpu()
+
     def record_gradients(self, model: torch.nn.Module) -> None:
         """Record the gradient norms before clipping, of every layer and of the parts outside the layers.
 
@@ -95,6 +101,9 @@ class Recorder:
         """
         curve = self.curve
         curve.loss.append(loss)
+        total, tokens = self._mismatch.tolist()
+        if tokens:
+            curve.sampler_mismatch.append(total / tokens)
         curve.step_time.append(time.perf_counter() - self._step_started)
         curve.peak_memory.append(
             float(torch.cuda.max_memory_allocated())

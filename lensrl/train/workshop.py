@@ -161,7 +161,7 @@ class Workshop:
             return
         kept = snapshots.weights(self.before)
         ended = {len(curve)} & set(recipe.snapshot_steps)
-        weights = {name: p.detach().cpu() for name, p in training.model.named_parameters()}
+        weights = {name: p.detach().cpu().float() for name, p in training.model.named_parameters()}
         del training  # on a GPU the trained model would stand beside its copies
         self.keep(
             job, path, weights, watcher, status=status, reason=reason, training=curve.arrays(), snapshots=kept,
