@@ -27,12 +27,13 @@ def provenance(
     dtypes: Mapping[str, str],
     items: Mapping[Any, str] | None = None,
     checkpoint: Mapping[str, object] | None = None,
+    generation: str | None = None,
 ) -> dict[str, object]:
     """Return the provenance of a result that is made now: time, versions, git state, platform, and the arguments.
 
     `device` names the hardware. `dtypes` gives the dtypes of the master weights and of the computation. `items` gives
     the sha256 of the items of every split (`lensrl.tasks.digest`). `checkpoint` describes the checkpoint that a run was
-    taken from: source, revision, stored dtype.
+    taken from: source, revision, stored dtype. `generation` says how completions were sampled.
     """
     record: dict[str, object] = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -42,7 +43,7 @@ def provenance(
         "device": device,
         "dtypes": dtypes,
     }
-    given = {"items": items, "checkpoint": checkpoint}
+    given = {"items": items, "checkpoint": checkpoint, "generation": generation}
     return record | {name: value for name, value in given.items() if value}
 
 

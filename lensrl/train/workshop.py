@@ -18,6 +18,7 @@ from lensrl.models.base import Base, load_base, pick_device
 from lensrl.models.bridge import capture, probe_set
 from lensrl.models.evaluate import evaluate
 from lensrl.models.generation import learned_positions, token_ids
+from lensrl.models.precision import inexact
 from lensrl.recipe import Checkpoint, Recipe
 from lensrl.recipe.runs import BASE, RunSpec, trains
 from lensrl.store.file.atomic import new_file, removed_at_end, scratch_folder
@@ -33,7 +34,7 @@ from lensrl.train.algorithms import check_algorithm
 from lensrl.train.checks import is_finite
 from lensrl.train.job import Job, run_recipe
 from lensrl.train.snapshots import Snapshots
-from lensrl.train.trainer import train
+from lensrl.train.trainer import compute_dtype, frozen_in_bf16, train
 from lensrl.train.watch import Watcher
 
 
@@ -52,6 +53,7 @@ class Workshop:
             check_algorithm(recipe, self.task)
             check_enough(self.task, recipe)
             check_checkpointing(self.base, recipe)
+            check_frozen_dtype(self.base, recipe)
         check_fits(self.base, self.task, self.items, recipe)
         self.device = pick_device()
         self.parameters = parameter_table(self.base)
@@ -179,7 +181,11 @@ class Workshop:
     ) -> Header:
         spec, n_layers = job.spec, self.base.blocks.n_layers
         # What was computed in which type, and where: numbers of two machines may differ in their last digits.
-        compute = "bfloat16" if self.device == "cuda" else "float32"
+        sampling = "bfloat16" if self.device == "cuda" else "float32"
+        training = {}
+        if checkpoint is None and spec.name != BASE:
+            frozen = "bfloat16" if frozen_in_bf16(self.base, self.recipe, self.device) else "float32"
+            training = {"frozen": frozen, "training and its sampling": compute_dtype(self.recipe, self.device)}
         hardware = torch.cuda.get_device_name() if self.device == "cuda" else f"cpu {platform.machine()}"
         return Header(
             study=job.folder.resolve().name,
@@ -200,10 +206,12 @@ class Workshop:
                 device=hardware,
                 dtypes={
                     "masters": "float32",
-                    "training and sampling" if checkpoint is None else "sampling": compute,
+                    **training,
+                    "scoring": sampling,
                     "log-probabilities and activations": "float32",
                 },
                 items=self.digests,
+                generation=self.recipe.generation,
                 checkpoint=checkpoint,
             ),
         )
@@ -225,6 +233,16 @@ def check_checkpointing(base: Base, recipe: Recipe) -> None:
         raise LensrlError(
             f"{recipe.model} ({type(base.model).__name__}) has no gradient checkpointing; set "
             f"rl.gradient_checkpointing = false"
+        )
+
+
+def check_frozen_dtype(base: Base, recipe: Recipe) -> None:
+    """Raise LensrlError where frozen weights would be rounded: bfloat16 is asked for, and the base has other numbers."""
+    first = inexact(base.weights) if recipe.rl.frozen_dtype == "bfloat16" else None
+    if first is not None:
+        raise LensrlError(
+            f"rl.frozen_dtype = 'bfloat16' would round {first} of {recipe.model}, and frozen weights stay as they are; "
+            f"set rl.frozen_dtype = 'float32', or give a base that is stored in bfloat16"
         )
 
 
