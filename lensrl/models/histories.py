@@ -18,9 +18,7 @@ class Written(NamedTuple):
 
     tokens: list[int]  # with the end token, where there is one
     ended: bool
-    logprobs: list[
-        float
-    ]  # of each token, in nats; empty in greedy decoding, and without keys of rows
+    logprobs: list[float]  # of each token, in nats; empty in greedy decoding, and without keys of rows
 
 
 class Histories:

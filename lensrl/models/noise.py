@@ -59,13 +59,13 @@ class Chooser(LogitsProcessor):
         self._uniform = uniform
         self.logprobs: list[torch.Tensor] = []
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        scaled = self._temperature(input_ids, scores)
-        kept = self._cuts(input_ids, scaled)
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        scaled = self._temperature(input_ids, scores)  # pyright: ignore[reportArgumentType]
+        kept = self._cuts(input_ids, scaled)  # pyright: ignore[reportArgumentType]
         # The sum in float64: in fp32 it would lose tokens whose probability is below its rounding.
         below = kept.softmax(-1).cumsum(-1, dtype=torch.float64)
         drawn = self._uniform[:, len(self.logprobs), None] * below[:, -1:]
         # Logits that are not numbers must reach the recorder as a gradient, so any token will do there.
         token = torch.searchsorted(below, drawn, right=True).clamp(max=scores.shape[-1] - 1)
         self.logprobs.append((scaled.gather(-1, token) - scaled.logsumexp(-1, keepdim=True)).squeeze(-1))
-        return torch.full_like(scores, -torch.inf).scatter_(-1, token, 0.0)  # pyright: ignore[reportReturnType]
+        return torch.full_like(scores, -torch.inf).scatter_(-1, token, 0.0)

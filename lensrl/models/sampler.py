@@ -8,7 +8,7 @@ Another way is a class with the same two methods, and a row in SAMPLERS.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -92,4 +92,7 @@ class Whole:
         return self.start(prompts, rows).continued(settings)
 
 
-SAMPLERS = {"pieces": Pieces, "generate": Whole}  # the names are those of `generation` in a recipe
+SAMPLERS: dict[str, Callable[[PreTrainedModel, PreTrainedTokenizerBase], Sampler]] = {
+    "pieces": Pieces,  # the names are those of `generation` in a recipe
+    "generate": Whole,
+}

@@ -237,7 +237,7 @@ def check_checkpointing(base: Base, recipe: Recipe) -> None:
 
 
 def check_frozen_dtype(base: Base, recipe: Recipe) -> None:
-    """Raise LensrlError where frozen weights would be rounded: bfloat16 is asked for, and the base has other numbers."""
+    """Raise LensrlError where frozen weights would be rounded: bfloat16 is asked for, and the base is in fp32."""
     first = inexact(base.weights) if recipe.rl.frozen_dtype == "bfloat16" else None
     if first is not None:
         raise LensrlError(

@@ -22,11 +22,11 @@ from pathlib import Path
 
 SECTIONS = {  # name -> seconds that a section may take
     "machine": 30,
-    "study": 80,
-    "step": 105,
-    "sampling": 105,
+    "study": 70,
+    "step": 130,
+    "sampling": 95,
     "step-1.7B": 80,
-    "analyses": 80,
+    "analyses": 75,
 }
 
 

@@ -19,7 +19,7 @@ from lensrl.models.base import Base, load_base, pick_device
 from lensrl.models.bridge import capture
 from lensrl.models.generation import sampling_settings, token_ids
 from lensrl.models.references import reference_logprobs
-from lensrl.models.sampler import SAMPLERS, Pieces, Whole
+from lensrl.models.sampler import SAMPLERS, Pieces, Sampler, Whole
 from lensrl.recipe.layers import OUTSIDE
 from lensrl.tasks.arithmetic import Arithmetic
 from lensrl.train.trainer import Training, train
@@ -66,8 +66,8 @@ def small_study(report: Report, quick: bool) -> None:
     with tempfile.TemporaryDirectory(prefix="lensrl-cuda-") as scratch:
         recipe_file, study = Path(scratch) / "small.toml", Path(scratch) / "small"
         recipe_file.write_text(
-            'model = "tiny:qwen3"\ntask = "arithmetic"\nlayers = [0, 3, 7]\n[rl]\nsteps = 10\nmax_completion_tokens = 5\n'
-            "learning_rate = 1.5e-4\n[evaluation]\nitems = 64\nsamples = 2\nbatch = 256\n[store]\nprobe_items = 8\n",
+            'model = "tiny:qwen3"\ntask = "arithmetic"\nlayers = [0, 3, 7]\n[rl]\nsteps = 10\n'
+            "max_completion_tokens = 5\nlearning_rate = 1.5e-4\n[evaluation]\nitems = 64\nsamples = 2\nbatch = 256\n[store]\nprobe_items = 8\n",
             encoding="utf-8",
         )
         verbs: list[list[object]] = [
@@ -159,7 +159,6 @@ def steps_06(report: Report, quick: bool) -> None:
     _step(report, base, None, frozen="float32", micro=micro, quick=quick)
     _step(report, base, [last // 2], frozen="bfloat16", micro=micro, quick=quick, gradient_checkpointing=True)
     _step(report, base, [last // 2], frozen="bfloat16", micro=micro, quick=quick, kl_beta=0.01)
-    _step(report, base, [last // 2], frozen="bfloat16", micro=micro, quick=quick, sampled=True)
     _step(report, base, None, frozen="float32", micro=micro, quick=quick, sampled=True)
 
 
@@ -212,7 +211,9 @@ def _step(
     report(f"{name}: step", curve.step_time[-1], "s", ", ".join(f"{k} {v:.2f}" for k, v in parts.items()))
     report(f"{name}: tokens", rows * curve.completion_length[-1] / curve.step_time[-1], "tokens/s", training.status)
     if CUDA:
-        report(f"{name}: peak", curve.peak_memory[-1] / GB, "GB", f"{rows} completions of {tokens}, micro-batch {micro}")
+        report(
+            f"{name}: peak", curve.peak_memory[-1] / GB, "GB", f"{rows} completions of {tokens}, micro-batch {micro}"
+        )
     report(f"{name}: around its steps", whole - sum(curve.step_time), "s", "copy, trainer, checks")
     for mismatch in curve.sampler_mismatch:
         report(f"{name}: sampler mismatch", mismatch, "nats a token")
@@ -221,15 +222,18 @@ def _step(
 def sampling(report: Report, quick: bool) -> None:
     """The ways to sample, on prompts whose completions have very different lengths."""
     base = random_base("quick" if quick else "0.6B")
-    limit, mean = (48, 12) if quick else (1024, 200)
-    model = base.fresh(device=DEVICE).to(torch.bfloat16).eval()  # as a sampler of its own would be
+    limit, mean = (48, 12) if quick else (512, 100)
+    model = _in_bf16(base)
     _end_with(model, 1 / mean)
     settings = sampling_settings([1], base.tokenizer, max_tokens=limit, temperature=1.0)
     prompts = [token_ids(base.tokenizer, item.prompt) for item in Lengths().items("train")]
     for count in (8 if quick else 128, 16 if quick else 512):
         asked = [prompts[row % len(prompts)] for row in range(count)]
         rows = [(0, row) for row in range(count)]
-        ways = {"pieces of 16": Pieces(model, base.tokenizer), "to the end": Pieces(model, base.tokenizer, piece=limit)}
+        ways: dict[str, Sampler] = {
+            "pieces of 16": Pieces(model, base.tokenizer),
+            "to the end": Pieces(model, base.tokenizer, piece=limit),
+        }
         if count <= 128:
             ways["generate of transformers"] = Whole(model, base.tokenizer)
         found: dict[str, list[list[int]]] = {}
@@ -251,17 +255,23 @@ def sampling(report: Report, quick: bool) -> None:
 def continuous(report: Report, quick: bool) -> None:
     """The continuous batching of transformers on the same prompts."""
     base = random_base("quick" if quick else "0.6B")
-    limit, mean = (48, 12) if quick else (1024, 200)
-    model = base.fresh(device=DEVICE).to(torch.bfloat16).eval()
+    limit, mean = (48, 12) if quick else (512, 100)
+    model = _in_bf16(base)
     _end_with(model, 1 / mean)
     settings = sampling_settings([1], base.tokenizer, max_tokens=limit, temperature=1.0)
     prompts = [token_ids(base.tokenizer, item.prompt) for item in Lengths().items("train")]
     asked = [prompts[row % len(prompts)] for row in range(8 if quick else 128)]
     began = synchronised()
-    outputs = model.generate_batch(asked, generation_config=settings, progress_bar=False)
+    outputs: Any = model.generate_batch(asked, generation_config=settings, progress_bar=False)
     seconds = synchronised() - began
     total = sum(len(output.generated_tokens) for output in outputs.values())
     report("continuous batching, 128 prompts", total / seconds, "tokens/s", f"{total} tokens, {seconds:.1f} s")
+
+
+def _in_bf16(base: Base) -> Any:
+    """Return a copy with all its weights in bf16, as a sampler of its own would hold it."""
+    model: Any = base.fresh(device=DEVICE)
+    return model.to(torch.bfloat16).eval()
 
 
 def _end_with(model: Any, probability: float) -> None:
@@ -322,7 +332,7 @@ def large_study(report: Report, quick: bool) -> None:
 Part = Callable[[Report, bool], None]
 PARTS: dict[str, tuple[Part, ...]] = {
     "machine": (versions, ceilings),
-    "study": (small_study, against_cpu),
+    "study": (against_cpu, small_study),
     "step": (steps_06,),
     "sampling": (sampling, continuous),
     "step-1.7B": (steps_17,),
