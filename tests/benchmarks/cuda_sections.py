@@ -67,7 +67,8 @@ def small_study(report: Report, quick: bool) -> None:
         recipe_file, study = Path(scratch) / "small.toml", Path(scratch) / "small"
         recipe_file.write_text(
             'model = "tiny:qwen3"\ntask = "arithmetic"\nlayers = [0, 3, 7]\n[rl]\nsteps = 10\n'
-            "max_completion_tokens = 5\nlearning_rate = 1.5e-4\n[evaluation]\nitems = 64\nsamples = 2\nbatch = 256\n[store]\nprobe_items = 8\n",
+            "max_completion_tokens = 5\nlearning_rate = 1.5e-4\n"
+            "[evaluation]\nitems = 64\nsamples = 2\nbatch = 256\n[store]\nprobe_items = 8\n",
             encoding="utf-8",
         )
         verbs: list[list[object]] = [
