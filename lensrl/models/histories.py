@@ -72,6 +72,15 @@ class Histories:
             self._cache = None
 
 
+def drops_ended(model: PreTrainedModel, pad: int) -> bool:
+    """Return whether rows that have ended can be left out of a batch of this model. Samples one token."""
+    histories = Histories(model, pad, [[pad]], None)
+    one = GenerationConfig(max_new_tokens=1, eos_token_id=[pad], pad_token_id=pad, do_sample=False)
+    one.return_dict_in_generate = True
+    histories.continued(one)
+    return histories.can_drop
+
+
 @torch.no_grad()
 def sample(
     model: PreTrainedModel,

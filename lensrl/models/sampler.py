@@ -17,6 +17,10 @@ from lensrl.models.generation import pad_id
 from lensrl.models.histories import Histories, Written
 from lensrl.models.noise import Row
 
+CARRIED = (
+    "its keys and values cannot be chosen by row: completions that have ended are computed until the longest one of "
+    "their batch ends"
+)
 PIECE = 16  # tokens after which rows that have ended are left out
 
 

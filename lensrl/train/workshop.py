@@ -17,8 +17,10 @@ from lensrl.errors import LensrlError
 from lensrl.models.base import Base, load_base, pick_device
 from lensrl.models.bridge import capture, probe_set
 from lensrl.models.evaluate import evaluate
-from lensrl.models.generation import learned_positions, token_ids
+from lensrl.models.generation import learned_positions, pad_id, token_ids
+from lensrl.models.histories import drops_ended
 from lensrl.models.precision import inexact
+from lensrl.models.sampler import CARRIED
 from lensrl.recipe import Checkpoint, Recipe
 from lensrl.recipe.runs import BASE, RunSpec, trains
 from lensrl.store.file.atomic import new_file, removed_at_end, scratch_folder
@@ -55,6 +57,8 @@ class Workshop:
             check_checkpointing(self.base, recipe)
             check_frozen_dtype(self.base, recipe)
         check_fits(self.base, self.task, self.items, recipe)
+        dropped = recipe.generation != "pieces" or drops_ended(self.base.model, pad_id(self.base.tokenizer))
+        self.notes = self.base.notes if dropped else (*self.base.notes, CARRIED)
         self.device = pick_device()
         self.parameters = parameter_table(self.base)
         self.before = {name: tensor.numpy() for name, tensor in self.base.weights.items()}
@@ -120,12 +124,11 @@ class Workshop:
         """
         watcher.scoring(job.spec)
         base, recipe = self.base, job.recipe
-        # Activations and scores each take a fresh copy: TransformerLens changes its model's attention in place.
+        # Scores before activations: TransformerLens changes the attention of its model in place.
+        model = base.fresh(weights, device=self.device)
+        scores = evaluate(model, base.tokenizer, self.task, self.items, recipe)
         chosen = probe_items(self.items, recipe.store.probe_items)
-        activations = capture(
-            base.fresh(weights, device=self.device), base.tokenizer, chosen, base.blocks.n_layers
-        )  # fmt: skip
-        scores = evaluate(base.fresh(weights, device=self.device), base.tokenizer, self.task, self.items, recipe)
+        activations = capture(model, base.tokenizer, chosen, base.blocks.n_layers)
         write_run(
             path,
             self._header(job, status=status, reason=reason, snapshots=snapshot_steps, checkpoint=checkpoint),

@@ -192,15 +192,20 @@ def _step(
     name = "full RL" if layers is None else f"layer {layers[0]}, frozen {frozen}"
     name += "".join(f", {key}" for key in rl) + (", sampled" if sampled else "")
     marks: list[dict[str, float]] = []
+    held: list[int] = []  # bytes on the GPU between two steps: weights and Adam's moments
     if CUDA:
         torch.cuda.empty_cache()
     began = synchronised()
     with phases() as spent:
 
+        def mark() -> None:
+            marks.append(dict(spent))
+            held.append(torch.cuda.memory_allocated() if CUDA else 0)
+
         def run() -> Training:
             return train(
                 base, Lengths(), settings, layers=layers, seed=0, device=DEVICE,
-                on_step=lambda _: marks.append(dict(spent)),
+                on_step=lambda _: mark(),
             )  # fmt: skip
 
         training = run() if sampled else _with_given(run)
@@ -211,13 +216,23 @@ def _step(
     rows = settings.rl.prompts_per_step * settings.rl.completions_per_prompt
     report(f"{name}: step", curve.step_time[-1], "s", ", ".join(f"{k} {v:.2f}" for k, v in parts.items()))
     report(f"{name}: tokens", rows * curve.completion_length[-1] / curve.step_time[-1], "tokens/s", training.status)
+    formula = _bytes(base, layers, frozen)
+    report(f"{name}: weights and moments by formula", formula / GB, "GB", "12 bytes if trained, else 4 or 2")
     if CUDA:
-        report(
-            f"{name}: peak", curve.peak_memory[-1] / GB, "GB", f"{rows} completions of {tokens}, micro-batch {micro}"
-        )
+        report(f"{name}: held between steps", held[-1] / GB, "GB")
+        report(f"{name}: peak", curve.peak_memory[-1] / GB, "GB", f"{rows} rows of {tokens}, micro-batch {micro}")
     report(f"{name}: around its steps", whole - sum(curve.step_time), "s", "copy, trainer, checks")
     for mismatch in curve.sampler_mismatch:
         report(f"{name}: sampler mismatch", mismatch, "nats a token")
+
+
+def _bytes(base: Base, layers: list[int] | None, frozen: str) -> int:
+    """Return the bytes of weights and Adam's moments: fp32 for what trains, and the stored type for what is frozen."""
+    return sum(
+        weight.numel()
+        * (12 if base.blocks.trains(name, layers) else 2 if frozen == "bfloat16" and weight.ndim > 1 else 4)
+        for name, weight in base.weights.items()
+    )
 
 
 def sampling(report: Report, quick: bool) -> None:
