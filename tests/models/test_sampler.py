@@ -81,7 +81,8 @@ def test_first_tokens_are_distributed_as_those_of_transformers(base: Base) -> No
         counts.append(pairs)
     kinds = [kind for kind in {*counts[0], *counts[1]} if min(c.count(kind) for c in counts) >= 5]
     assert len(kinds) > 3
-    assert chi2_contingency([[c.count(kind) for kind in kinds] for c in counts])[1] > 1e-3  # p
+    p: float = chi2_contingency([[c.count(kind) for kind in kinds] for c in counts])[1]  # pyright: ignore
+    assert p > 1e-3
 
 
 def test_rows_that_have_ended_are_not_computed(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
