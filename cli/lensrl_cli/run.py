@@ -68,10 +68,10 @@ def _run(recipe: Recipe, folder: Path, only: list[str] | None) -> None:
     given = f"{count} run{'s' * (count > 1)} from checkpoints" if count else ""
     # Without layers and sets, and with full RL from a checkpoint, nothing is trained.
     idle = recipe.layers == [] and {"full-rl", *recipe.sets} <= recipe.checkpoints.keys()
-    trained = "" if idle else f"{recipe.rl.algorithm}, {recipe.rl.steps} steps"
+    trained = "" if idle else f"{recipe.rl.algorithm}, {recipe.rl.budget}"
     what = ", ".join(filter(None, (recipe.model, recipe.task.name, trained, given)))
     console.print(f"study {folder}: {what}")
-    progress = _StudyProgress(recipe.rl.steps, sets=recipe.sets)
+    progress = _StudyProgress(recipe.rl.steps or 0, sets=recipe.sets)
     before = signal.signal(signal.SIGINT, progress.interrupt)
     try:
         lensrl.run_study(recipe, folder, progress, only=only).close()
@@ -96,7 +96,7 @@ class _StudyProgress:
     def __init__(self, steps: int, *, sets: Collection[str]) -> None:
         self.planned_runs = 0
         self.made = 0
-        self._steps = steps
+        self._steps = steps  # of a run; 0 where the recipe counts epochs
         self._sets = sets
         self._missing = 0
         self._base_was_there = False
@@ -133,12 +133,10 @@ class _StudyProgress:
             self._bar.start()
 
     def started(self, spec: RunSpec) -> None:
-        self._update(
-            spec, 0, "loading" if spec.name == "base" or spec.checkpoint is not None else f"step 0/{self._steps}"
-        )
+        self._update(spec, 0, "loading" if spec.name == "base" or spec.checkpoint is not None else f"step 0{self._of}")
 
     def stepped(self, spec: RunSpec, curve: TrainingCurve) -> None:
-        self._update(spec, 1, f"step {len(curve)}/{self._steps}  reward {curve.reward_mean[-1]:.3f}")
+        self._update(spec, 1, f"step {len(curve)}{self._of}  reward {curve.reward_mean[-1]:.3f}")
 
     def scoring(self, spec: RunSpec) -> None:
         self._update(spec, 0, "scoring")
@@ -157,6 +155,10 @@ class _StudyProgress:
     def noted(self, line: str) -> None:
         """Say what loading changed about the base model."""
         console.print(escape(line))
+
+    @property
+    def _of(self) -> str:
+        return f"/{self._steps}" if self._steps else ""
 
     def _line(self, spec: RunSpec, run: Run, who: str = "") -> None:
         """A run has its file: one line, and the bar moves on."""

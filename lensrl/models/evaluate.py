@@ -10,9 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from lensrl.models.generation import sampling_settings, stop_tokens, token_ids, turn_ends
+from lensrl.models.generation import sampling_settings, stop_tokens
+from lensrl.models.prompts import Prompts
 from lensrl.models.references import batches, reference_logprobs
 from lensrl.models.rollouts import play
 from lensrl.models.sampler import SAMPLERS
@@ -23,7 +24,7 @@ from lensrl.tasks import AgentTask, Item, Task, batch
 
 def evaluate(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    prompts: Prompts,
     task: Task | AgentTask,
     items: Sequence[Item],
     recipe: Recipe,
@@ -36,9 +37,10 @@ def evaluate(
     settings = recipe.evaluation
     model.eval()
     torch.manual_seed(settings.seed)
-    ends = turn_ends if isinstance(task, AgentTask) else stop_tokens
+    tokenizer = prompts.tokenizer
+    ends = prompts.turn_ends(model) if isinstance(task, AgentTask) else stop_tokens(model, tokenizer)
     generation = sampling_settings(
-        ends(model, tokenizer), tokenizer, max_tokens=recipe.evaluation_tokens,
+        ends, tokenizer, max_tokens=recipe.evaluation_tokens,
         temperature=settings.temperature, top_p=settings.top_p, top_k=settings.top_k,
     )  # fmt: skip
     sampler = SAMPLERS[recipe.generation](model, tokenizer)
@@ -48,12 +50,11 @@ def evaluate(
     for rows in batches(keys, settings.batch):
         asked = [items[item] for _, item, _ in rows]
         if isinstance(task, AgentTask):
-            played = play(sampler, tokenizer, task, asked, generation, rows)
+            played = play(sampler, prompts, task, asked, generation, rows)
             outcomes += [(rollout.score, rollout.length, not rollout.done) for rollout in played]
         else:
-            prompts = [token_ids(tokenizer, item.prompt) for item in asked]
-            written = sampler.generate(prompts, generation, rows)
-            texts = [str(tokenizer.decode(one.tokens, skip_special_tokens=True)) for one in written]
+            written = sampler.generate([prompts.ids(item) for item in asked], generation, rows)
+            texts = [prompts.said(str(tokenizer.decode(one.tokens, skip_special_tokens=True))) for one in written]
             scores = batch.scores(task, asked, texts)
             outcomes += [(s, len(one.tokens), not one.ended) for s, one in zip(scores, written, strict=True)]
     # Back to one row per item.
@@ -65,5 +66,5 @@ def evaluate(
         score=np.array(score, np.float32).reshape(shape),
         length=np.array(length, np.int32).reshape(shape),
         truncated=np.array(truncated, bool).reshape(shape),
-        reference_logprob=reference_logprobs(model, tokenizer, items, batch=settings.batch),
+        reference_logprob=reference_logprobs(model, prompts, items, batch=settings.batch),
     )

@@ -11,12 +11,12 @@ import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig
 
 from lensrl.errors import LensrlError
-from lensrl.models.generation import token_ids
 from lensrl.models.histories import Written
 from lensrl.models.noise import Row
+from lensrl.models.prompts import Prompts
 from lensrl.models.sampler import Sampler
 from lensrl.tasks import AgentTask, Episode, Item
 
@@ -49,7 +49,7 @@ class Rollout:
 
 def play(
     sampler: Sampler,
-    tokenizer: PreTrainedTokenizerBase,
+    prompts: Prompts,
     task: AgentTask,
     items: Sequence[Item],
     settings: GenerationConfig,
@@ -60,13 +60,13 @@ def play(
     `settings` are the sampling settings of one turn, and `rows` the keys of the episodes' random numbers. Raises
     LensrlError for a reward or a score that is not finite.
     """
-    rollouts = [Rollout(item, token_ids(tokenizer, item.prompt)) for item in items]
+    rollouts = [Rollout(item, prompts.ids(item)) for item in items]
     playing: list[tuple[Rollout, Episode]] = [(rollout, task.reset(rollout.item)) for rollout in rollouts]
     histories = sampler.start([rollout.prompt for rollout in rollouts], rows)
     for _ in range(task.max_turns):
         turns = histories.continued(settings)
         seen = [
-            _take_turn(rollout, episode, written, tokenizer)
+            _take_turn(rollout, episode, written, prompts)
             for (rollout, episode), written in zip(playing, turns, strict=True)
         ]
         going = [row for row, (rollout, _) in enumerate(playing) if not rollout.done]
@@ -78,14 +78,14 @@ def play(
     return rollouts
 
 
-def _take_turn(rollout: Rollout, episode: Episode, written: Written, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def _take_turn(rollout: Rollout, episode: Episode, written: Written, prompts: Prompts) -> list[int]:
     """Act on the model's text, and return the tokens of the environment's answer."""
-    text = str(tokenizer.decode(written.tokens, skip_special_tokens=True))
+    text = str(prompts.tokenizer.decode(written.tokens, skip_special_tokens=True))
     rollout.tokens += written.tokens
     rollout.logprobs += written.logprobs
     rollout.turn += [len(rollout.rewards)] * len(written.tokens)
     rollout.anchors.append(episode.anchor)
-    answer = episode.step(text.partition("\n")[0].strip())
+    answer = episode.step(prompts.action(text))
     rollout.rewards.append(float(answer.reward))
     rollout.done, rollout.score = answer.done, float(episode.score)
     if not math.isfinite(rollout.rewards[-1] + rollout.score):
@@ -95,8 +95,7 @@ def _take_turn(rollout: Rollout, episode: Episode, written: Written, tokenizer: 
         )
     if answer.done:
         return []
-    line_break = "" if "\n" in text else "\n"  # the model may have stopped, or reached the limit, within its line
-    seen = token_ids(tokenizer, line_break + answer.text, start=False)
+    seen = prompts.seen(rollout.item, written.tokens, answer.text)
     rollout.tokens += seen
     rollout.logprobs += [0.0] * len(seen)
     rollout.turn += [-1] * len(seen)

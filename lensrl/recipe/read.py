@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from lensrl.errors import RecipeError, did_you_mean
 from lensrl.recipe.checkpoints import Checkpoint, CheckpointRun, ModelPlace
 from lensrl.recipe.sets import LayerSet
-from lensrl.recipe.settings import Evaluation, Recipe, Rl, Store
+from lensrl.recipe.settings import Evaluation, Prompt, Recipe, Rl, Store
 from lensrl.recipe.task_tables import OWN, TASKS, CodeTask, Dataset, MathTask, OwnTask, Source, Task, kind
 
 Place = TypeVar("Place", bound=ModelPlace)
@@ -90,7 +90,7 @@ def _first_mistake(error: ValidationError, data: Any) -> str:
 
 def _known_keys(data: Any) -> list[str]:
     task = TASKS.get(kind(data.get("task")) or "", OwnTask)
-    tables = {"rl": Rl, "evaluation": Evaluation, "store": Store, "task": task}
+    tables = {"prompt": Prompt, "rl": Rl, "evaluation": Evaluation, "store": Store, "task": task}
     tables |= {f"rl.{name}": table for name, table in Rl.algorithm_tables().items()}
     sets = data.get("sets")
     tables |= {f"sets.{name}": LayerSet for name in (sets if isinstance(sets, dict) else ())}
@@ -113,6 +113,7 @@ def _resolve(recipe: Recipe, folder: Path) -> Recipe:
         "sets": {name: _resolve_set(layer_set, folder) for name, layer_set in recipe.sets.items()},
         "checkpoints": {name: _resolve_run(run, folder) for name, run in recipe.checkpoints.items()},
         "model": _resolve_model(recipe.model, folder),
+        "prompt": _resolve_prompt(recipe.prompt, folder),
     }
     return recipe.model_copy(update=changes)
 
@@ -123,6 +124,15 @@ def _resolve_model(model: str, folder: Path) -> str:
         if path.is_dir():
             return str(path.resolve())
     return model
+
+
+def _resolve_prompt(prompt: Prompt, folder: Path) -> Prompt:
+    if prompt.template is None:
+        return prompt
+    path = (folder / prompt.template.expanduser()).resolve()
+    if not path.is_file():
+        raise RecipeError(f"prompt.template: there is no file {path}; give a chat template in Jinja, as a text file")
+    return prompt.model_copy(update={"template": path})
 
 
 def _resolve_run(run: CheckpointRun, folder: Path) -> CheckpointRun:

@@ -84,8 +84,8 @@ def check_items(run: Run, digests: Mapping[str, str]) -> None:
         if recorded != digest:
             raise LensrlError(
                 f"{run.path} was made with other {_items_of(split)} (sha256 {recorded[:12]}) than its recipe gives now "
-                f"({digest[:12]}): a file, a data set or a package has changed; put it back, or give the new items "
-                f"their own study folder with --out"
+                f"({digest[:12]}): a file, a data set, a chat template or a package has changed; put it back, or give "
+                f"the new items their own study folder with --out"
             )
 
 
@@ -113,4 +113,4 @@ def _version(package: str) -> str:
 
 
 def _items_of(split: str) -> str:
-    return split if split.endswith("answers") else f"{split} items"
+    return split if split.endswith(("answers", "prompts")) else f"{split} items"

@@ -18,7 +18,7 @@ def is_finite(model: PreTrainedModel, base: Base, items: Sequence[Item]) -> bool
     """Return whether the weights are finite, and the logits on the prompts and references of `items`."""
     if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
         return False
-    teacher = references(base.tokenizer, items).to(model.device)
+    teacher = references(base.prompts, items).to(model.device)
     return bool(torch.isfinite(model(input_ids=teacher.ids, attention_mask=teacher.mask).logits).all())
 
 

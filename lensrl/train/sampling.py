@@ -16,11 +16,12 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from lensrl.models.generation import sampling_settings, stop_tokens, token_ids, turn_ends
+from lensrl.models.generation import sampling_settings, stop_tokens
 from lensrl.models.histories import Written
 from lensrl.models.noise import Row
+from lensrl.models.prompts import Prompts
 from lensrl.models.references import batches
 from lensrl.models.rollouts import Rollout, play
 from lensrl.models.sampler import SAMPLERS
@@ -38,6 +39,10 @@ class Sampling(Protocol):
 
     def prompts(self) -> Dataset:
         """Return TRL's training set: the columns `id` and `prompt`, one row per training item."""
+        ...
+
+    def tokens(self, prompt: str) -> list[int]:
+        """Return the tokens of an entry of the column `prompt`."""
         ...
 
     def reward(self, completions: list[str], completion_ids: list[list[int]], id: list[str], **_: Any) -> list[float]:
@@ -60,7 +65,7 @@ class Completions:
         task: Task,
         recipe: Recipe,
         model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        prompts: Prompts,
         recorder: Recorder,
         *,
         seed: int,
@@ -68,16 +73,16 @@ class Completions:
         self._task = task
         self._rl = recipe.rl
         self._items = {item.id: item for item in task.items("train")}
-        self._stop_tokens = set(stop_tokens(model, tokenizer))
+        self._prompts = prompts
+        self._stop_tokens = set(stop_tokens(model, prompts.tokenizer))
         self._recorder = recorder
         self._rewards: list[float] = []  # of the current step
         self._seed = seed
         self._model = model
-        self._tokenizer = tokenizer
-        self._sampler = SAMPLERS[recipe.generation](model, tokenizer)
+        self._sampler = SAMPLERS[recipe.generation](model, prompts.tokenizer)
         self._settings = sampling_settings(
-            stop_tokens(model, tokenizer), tokenizer, max_tokens=recipe.rl.max_completion_tokens,
-            temperature=recipe.rl.temperature,
+            stop_tokens(model, prompts.tokenizer), prompts.tokenizer, max_tokens=recipe.rl.max_completion_tokens,
+            temperature=recipe.rl.temperature, top_p=recipe.rl.top_p, top_k=recipe.rl.top_k,
         )  # fmt: skip
         self._settings.remove_invalid_values = True  # as in `grpo_config`
         by_trl = recipe.generation == "generate" and recipe.rl.rollout_batch is None
@@ -85,7 +90,7 @@ class Completions:
 
     def _rollout(self, prompts: list[str], trainer: Any) -> dict[str, Any]:
         """Complete the prompts of a step, `rl.rollout_batch` at a time."""
-        ids = [token_ids(self._tokenizer, prompt) for prompt in prompts]
+        ids = [self._prompts.tokens(prompt) for prompt in prompts]
         found: list[Written] = []
         with sampling_mode(self._model):
             for rows in batches(step_rows(self._seed, trainer, len(ids)), self._rl.rollout_batch or len(ids)):
@@ -97,12 +102,16 @@ class Completions:
         }
 
     def prompts(self) -> Dataset:
-        return Dataset.from_list([{"id": item.id, "prompt": item.prompt} for item in self._items.values()])
+        return Dataset.from_list([{"id": i, "prompt": self._prompts.text(item)} for i, item in self._items.items()])
+
+    def tokens(self, prompt: str) -> list[int]:
+        return self._prompts.tokens(prompt)
 
     def reward(self, completions: list[str], completion_ids: list[list[int]], id: list[str], **_: Any) -> list[float]:
         limit = self._rl.max_completion_tokens
         truncated = [len(ids) >= limit and ids[-1] not in self._stop_tokens for ids in completion_ids]
-        self._rewards = batch.rewards(self._task, [self._items[i] for i in id], completions)
+        said = [self._prompts.said(completion) for completion in completions]
+        self._rewards = batch.rewards(self._task, [self._items[i] for i in id], said)
         self._recorder.record_completions(self._rewards, [len(ids) for ids in completion_ids], truncated)
         return self._rewards
 
@@ -118,7 +127,7 @@ class Episodes:
         task: AgentTask,
         recipe: Recipe,
         model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        prompts: Prompts,
         recorder: Recorder,
         *,
         seed: int,
@@ -127,14 +136,14 @@ class Episodes:
         self._rl = recipe.rl
         self._seed = seed
         self._model = model
-        self._tokenizer = tokenizer
-        self._sampler = SAMPLERS[recipe.generation](model, tokenizer)
+        self._prompts = prompts
+        self._sampler = SAMPLERS[recipe.generation](model, prompts.tokenizer)
         self._items: Mapping[str, Item] = {item.id: item for item in task.items("train")}
         self._recorder = recorder
         self._rollouts: Sequence[Rollout] = ()  # of the current step
         self._turn_settings = sampling_settings(
-            turn_ends(model, tokenizer), tokenizer, max_tokens=recipe.rl.max_completion_tokens,
-            temperature=recipe.rl.temperature,
+            prompts.turn_ends(model), prompts.tokenizer, max_tokens=recipe.rl.max_completion_tokens,
+            temperature=recipe.rl.temperature, top_p=recipe.rl.top_p, top_k=recipe.rl.top_k,
         )  # fmt: skip
         self._turn_settings.remove_invalid_values = True  # as in `grpo_config`
 
@@ -142,13 +151,16 @@ class Episodes:
         # TRL hands the "prompt" to `rollout_func`: the id tells apart two items that begin alike.
         return Dataset.from_list([{"id": i, "prompt": i} for i in self._items])
 
+    def tokens(self, prompt: str) -> list[int]:
+        return self._prompts.ids(self._items[prompt])
+
     def rollout_func(self, ids: list[str], trainer: Any) -> dict[str, Any]:
         """Play one episode of every item, `rl.rollout_batch` at a time, and return them as TRL's completions."""
         rollouts: list[Rollout] = []
         with sampling_mode(self._model):
             for rows in batches(step_rows(self._seed, trainer, len(ids)), self._rl.rollout_batch or len(ids)):
                 items = [self._items[ids[row]] for *_, row in rows]
-                rollouts += play(self._sampler, self._tokenizer, self._task, items, self._turn_settings, rows)
+                rollouts += play(self._sampler, self._prompts, self._task, items, self._turn_settings, rows)
         self._rollouts = rollouts
         return {
             "prompt_ids": [rollout.prompt for rollout in rollouts],

@@ -86,9 +86,9 @@ def train(
     count_positions(model)
     if chosen:
         stop_backward(model.get_submodule(f"{base.blocks.prefix}.{chosen[0]}"))
-    recorder = Recorder(base.blocks, group_size=recipe.rl.completions_per_prompt)
+    recorder = Recorder(base.blocks, group_size=recipe.rl.completions_per_prompt, updates=recipe.rl.updates_per_rollout)
     sampling_kind = Episodes if isinstance(task, AgentTask) else Completions
-    sampling = sampling_kind(task, recipe, model, base.tokenizer, recorder, seed=seed)  # pyright: ignore[reportArgumentType]
+    sampling = sampling_kind(task, recipe, model, base.prompts, recorder, seed=seed)  # pyright: ignore[reportArgumentType]
 
     # Training itself. TRL needs a folder even where it saves nothing.
     status, reason = "completed", ""
@@ -104,7 +104,7 @@ def train(
         )
         trainer.remove_callback(PrinterCallback)
         trainer.remove_callback(ProgressCallback)
-        trainer.add_callback(_StepCallback(recorder, on_step, snapshots))
+        trainer.add_callback(_StepCallback(recorder, on_step, snapshots, recipe.rl.updates_per_rollout))
         try:
             trainer.train()
         except Collapsed as error:
@@ -113,8 +113,9 @@ def train(
             status, reason = "diverged", str(error)
 
     # Checks, because a study compares runs only if each trained for its whole budget and moved nothing else.
-    if status == "completed" and len(recorder.curve) != recipe.rl.steps:
-        raise RuntimeError(f"training ended after {len(recorder.curve)} of {recipe.rl.steps} steps")
+    steps = recipe.rl.steps_on(len(task.items("train")))
+    if status == "completed" and len(recorder.curve) != steps:
+        raise RuntimeError(f"training ended after {len(recorder.curve)} of {steps} steps")
     check_frozen(model, base, chosen, component)
     if status == "completed" and not is_finite(model, base, task.items("train")[:8]):
         status, reason = "diverged", f"the weights or logits are not finite after step {len(recorder.curve)}"
@@ -133,37 +134,41 @@ def compute_dtype(recipe: Recipe, device: str) -> str:
 
 
 def grpo_config(recipe: Recipe, *, seed: int, device: str, output_dir: str) -> GRPOConfig:
-    """Return TRL's settings for a recipe: the published algorithm, on-policy, at a constant learning rate.
+    """Return TRL's settings for a recipe: the published algorithm, and nothing left to TRL's defaults.
 
-    TRL saves and reports nothing.
+    A step of TRL is an update here. TRL saves and reports nothing.
     """
     rl = recipe.rl
-    completions = rl.prompts_per_step * rl.completions_per_prompt
-    micro_batch = rl.micro_batch or completions
+    updates = rl.updates_per_rollout
+    micro_batch = rl.micro_batch or rl.completions_per_update
+    micro_batches = rl.completions_per_update // micro_batch  # of an update
     algorithm = ALGORITHMS[rl.algorithm]
     return GRPOConfig(
         output_dir=output_dir,
         loss_type=algorithm.loss_type,
         scale_rewards=algorithm.scale_rewards,
-        importance_sampling_level="token",
+        importance_sampling_level=algorithm.ratio,
         beta=rl.kl_beta,
         use_bias_correction_kl=False,
         epsilon=rl.clip,
+        epsilon_high=rl.clip_high,
         num_iterations=1,
-        max_steps=rl.steps,
+        max_steps=-1 if rl.steps is None else rl.steps * updates,
+        num_train_epochs=rl.epochs or 1,  # read where max_steps is -1
         per_device_train_batch_size=micro_batch,
-        gradient_accumulation_steps=completions // micro_batch,
+        gradient_accumulation_steps=micro_batches,
+        steps_per_generation=micro_batches * updates,
         num_generations=rl.completions_per_prompt,
         max_completion_length=rl.max_completion_tokens,
-        mask_truncated_completions=False,
+        mask_truncated_completions=rl.mask_truncated,
         temperature=rl.temperature,
-        top_p=1.0,
-        top_k=0,
+        top_p=rl.top_p,
+        top_k=rl.top_k,
         # Broken weights must reach the recorder as a gradient. Otherwise the sampler fails, on CUDA beyond recovery.
         generation_kwargs={"remove_invalid_values": True},
         learning_rate=rl.learning_rate,
-        lr_scheduler_type="constant",
-        warmup_steps=0,
+        lr_scheduler_type=rl.lr_scheduler_type,
+        warmup_steps=rl.warmup_steps if rl.warmup_steps < 1 else round(rl.warmup_steps) * updates,
         weight_decay=rl.weight_decay,
         max_grad_norm=rl.max_grad_norm,
         optim="adamw_torch",
@@ -235,6 +240,10 @@ class Trainer(GRPOTrainer):
         ]
         return optimizer
 
+    def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        """Tokenise prompts as in scoring. TRL would put a second start of sequence before a chat template's own."""
+        return [self._sampling.tokens(prompt) for prompt in prompts], None, {}
+
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """Replace TRL's advantages. TRL has no hook for them, and accepts the shapes (row,) and (row, token)."""
         output = super()._generate_and_score_completions(inputs)
@@ -269,24 +278,29 @@ class Trainer(GRPOTrainer):
 
 
 class _StepCallback(TrainerCallback):
-    """Tells the recorder, `on_step` and the snapshots where a step begins and ends."""
+    """Tells the recorder, `on_step` and the snapshots where a step begins and ends. A step of TRL is an update."""
 
-    def __init__(self, recorder: Recorder, on_step: OnStep | None, snapshots: Snapshots | None) -> None:
+    def __init__(
+        self, recorder: Recorder, on_step: OnStep | None, snapshots: Snapshots | None, updates_per_rollout: int
+    ) -> None:
+        self._updates = updates_per_rollout
         self._recorder = recorder
         self._on_step = on_step
         self._snapshots = snapshots
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._recorder.step_begins()
+        if state.global_step % self._updates == 0:
+            self._recorder.step_begins()
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        if self._snapshots is not None:
-            self._snapshots.keep(state.global_step, model)
+        step, updates = divmod(state.global_step, self._updates)
+        if self._snapshots is not None and updates == 0:
+            self._snapshots.keep(step, model)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if logs and "loss" in logs:  # the summary at the end of training has none
-            self._recorder.step_ends(float(logs["loss"]))
-            if self._on_step is not None:
+            whole = self._recorder.update_ends(float(logs["loss"]), clipped_share=float(logs["clip_ratio/region_mean"]))
+            if whole and self._on_step is not None:
                 self._on_step(self._recorder.curve)
 
 

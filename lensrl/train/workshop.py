@@ -17,7 +17,7 @@ from lensrl.errors import LensrlError
 from lensrl.models.base import Base, load_base, pick_device
 from lensrl.models.bridge import capture, probe_set
 from lensrl.models.evaluate import evaluate
-from lensrl.models.generation import learned_positions, pad_id, token_ids
+from lensrl.models.generation import learned_positions, pad_id
 from lensrl.models.histories import drops_ended
 from lensrl.models.precision import inexact
 from lensrl.models.sampler import CARRIED
@@ -30,7 +30,6 @@ from lensrl.store.origin import check_base, check_items, provenance
 from lensrl.store.run import Run
 from lensrl.store.write import Header, write_run
 from lensrl.tasks import AgentTask, Item, Task, evaluation_items, load_task
-from lensrl.tasks.digest import digests_of
 from lensrl.train.adopt import open_checkpoint, record_of
 from lensrl.train.algorithms import check_algorithm
 from lensrl.train.checks import is_finite
@@ -49,8 +48,9 @@ class Workshop:
         self.recipe = recipe  # without its sets chosen: a job has these
         self.task = load_task(recipe)
         self.items = evaluation_items(self.task, recipe)
-        self.digests = digests_of("train", self.task.items("train")) | digests_of("test", self.items)
-        self.base = load_base(recipe.model)
+        self.base = load_base(recipe.model, recipe.prompt)
+        prompts = self.base.prompts
+        self.digests = prompts.digests("train", self.task.items("train")) | prompts.digests("test", self.items)
         if trains(recipe, self.base.blocks.n_layers):  # a study of checkpoints alone needs no settings of rl
             check_algorithm(recipe, self.task)
             check_enough(self.task, recipe)
@@ -126,15 +126,15 @@ class Workshop:
         base, recipe = self.base, job.recipe
         # Scores before activations: TransformerLens changes the attention of its model in place.
         model = base.fresh(weights, device=self.device)
-        scores = evaluate(model, base.tokenizer, self.task, self.items, recipe)
+        scores = evaluate(model, base.prompts, self.task, self.items, recipe)
         chosen = probe_items(self.items, recipe.store.probe_items)
-        activations = capture(model, base.tokenizer, chosen, base.blocks.n_layers)
+        activations = capture(model, base.prompts, chosen, base.blocks.n_layers)
         write_run(
             path,
             self._header(job, status=status, reason=reason, snapshots=snapshot_steps, checkpoint=checkpoint),
             self.parameters, self.before,
             after=None if weights is None else {name: w.numpy() for name, w in weights.items()}, snapshots=snapshots,
-            training=training, scores=scores, probe=probe_set(base.tokenizer, chosen), activations=activations,
+            training=training, scores=scores, probe=probe_set(base.prompts, chosen), activations=activations,
         )  # fmt: skip
 
     def _adopt(self, job: Job, path: Path, checkpoint: Checkpoint, watcher: Watcher) -> None:
@@ -153,7 +153,8 @@ class Workshop:
     def _train(self, job: Job, path: Path, watcher: Watcher) -> None:
         """Train a run, and write its file at `path`."""
         spec, recipe = job.spec, run_recipe(job)
-        snapshots = Snapshots(scratch_folder(path), set(recipe.snapshot_steps) - {recipe.rl.steps})
+        steps = recipe.rl.steps_on(len(self.task.items("train")))
+        snapshots = Snapshots(scratch_folder(path), {*recipe.snapshot_steps(steps)} - {steps})
         training = train(
             self.base, self.task, recipe, layers=spec.layers, component=spec.component, boost=spec.boost,
             factor=spec.factor, seed=spec.seed, device=self.device,
@@ -165,7 +166,7 @@ class Workshop:
             write_run(path, header, self.parameters, self.before, training=curve.arrays())
             return
         kept = snapshots.weights(self.before)
-        ended = {len(curve)} & set(recipe.snapshot_steps)
+        ended = {len(curve)} & {*recipe.snapshot_steps(steps)}
         weights = {name: p.detach().cpu().float() for name, p in training.model.named_parameters()}
         del training  # on a GPU the trained model would stand beside its copies
         self.keep(
@@ -254,7 +255,7 @@ def check_fits(base: Base, task: Task | AgentTask, scored: Sequence[Item], recip
     limit = learned_positions(base.model)
     if limit is None:
         return
-    length = {item: len(token_ids(base.tokenizer, item.prompt)) for item in [*task.items("train"), *scored]}
+    length = {item: len(base.prompts.ids(item)) for item in [*task.items("train"), *scored]}
     longest = max(length.values())
     tokens = max(recipe.rl.max_completion_tokens, recipe.evaluation_tokens)
     if longest + tokens > limit:
@@ -262,7 +263,7 @@ def check_fits(base: Base, task: Task | AgentTask, scored: Sequence[Item], recip
             f"{recipe.model} has {limit} positions, fewer than the {longest} of the longest prompt and the {tokens} "
             f"of a completion; choose shorter items, or a smaller max_completion_tokens"
         )
-    forced = max(length[i] + sum(len(token_ids(base.tokenizer, piece)) for piece in i.written) + 1 for i in scored)
+    forced = max(len(base.prompts.forced(item)[0]) for item in scored)
     if forced > limit:
         raise LensrlError(
             f"{recipe.model} has {limit} positions, fewer than the {forced} of a prompt with its reference, whose "

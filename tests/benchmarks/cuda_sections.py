@@ -308,11 +308,11 @@ def forwards(report: Report, quick: bool) -> None:
     model = base.fresh(device=DEVICE)
     for what in ("log-probabilities", "log-probabilities, again"):
         began = synchronised()
-        reference_logprobs(model, base.tokenizer, items, batch=64)
+        reference_logprobs(model, base.prompts, items, batch=64)
         report(f"{what} of {len(items)} references", synchronised() - began, "s")
     del model
     began = synchronised()
-    capture(base.fresh(device=DEVICE), base.tokenizer, items, base.blocks.n_layers)
+    capture(base.fresh(device=DEVICE), base.prompts, items, base.blocks.n_layers)
     report(f"activations of {len(items)} references", synchronised() - began, "s", "with the copy of the model")
 
 

@@ -35,7 +35,7 @@ def test_a_turn_ends_at_a_line_break_or_the_end_of_sequence(base: Base) -> None:
 def test_an_episode_replays_from_its_own_text(base: Base) -> None:
     """Rewards, states and score of every episode, from the decoded text and the task alone."""
     scores = set()
-    for rollout in play(sampler(base), base.tokenizer, TASK, ITEMS, settings(base), ROWS):
+    for rollout in play(sampler(base), base.prompts, TASK, ITEMS, settings(base), ROWS):
         text = str(base.tokenizer.decode(rollout.prompt + rollout.tokens))
         lines = text.replace("<eos>\n", "\n").removesuffix("\n").split("\n")
         game = TASK.reset(rollout.item)
@@ -53,7 +53,7 @@ def test_an_episode_replays_from_its_own_text(base: Base) -> None:
 
 
 def test_every_token_belongs_to_the_model_or_to_the_environment(base: Base) -> None:
-    for rollout in play(sampler(base), base.tokenizer, TASK, ITEMS, settings(base), ROWS):
+    for rollout in play(sampler(base), base.prompts, TASK, ITEMS, settings(base), ROWS):
         assert len(rollout.tokens) == len(rollout.turn)
         assert rollout.length == sum(turn != -1 for turn in rollout.turn)
         for turn in range(len(rollout.rewards)):
@@ -110,7 +110,7 @@ def test_the_environment_begins_a_line_when_the_model_did_not_end_its_own(base: 
 
     echo = Echo()
     greedy = settings(base, temperature=0, max_tokens=2)
-    (rollout,) = play(sampler(base), base.tokenizer, echo, ITEMS[:1], greedy, ROWS[:1])
+    (rollout,) = play(sampler(base), base.prompts, echo, ITEMS[:1], greedy, ROWS[:1])
     text = str(base.tokenizer.decode(rollout.tokens))
     first, second = echo.actions
     assert len(first) == 2  # two characters: the limit fell within the word

@@ -254,3 +254,17 @@ def test_what_is_not_toml_is_refused(tmp_path: Path, content: bytes) -> None:
 def test_an_absent_recipe_says_what_recipes_are(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"no recipe at .*absent\.toml; recipes are TOML files"):
         load_recipe(tmp_path / "absent.toml")
+
+
+def test_a_chat_template_is_a_file_beside_the_recipe(tmp_path: Path) -> None:
+    (tmp_path / "chat.jinja").write_text("{{ messages }}", encoding="utf-8")
+    prompt = load(tmp_path, f"prompt = {{ chat = true, template = 'chat.jinja' }}\n{MINIMAL}").prompt
+    assert (prompt.chat, prompt.template) == (True, tmp_path / "chat.jinja")
+    assert not load(tmp_path, MINIMAL).prompt.chat
+    for given, says in (
+        ("chat = true, template = 'other.jinja'", r"prompt\.template: there is no file .*other\.jinja"),
+        ("system = 'Add.'", "prompt: system is for a chat template, .* write chat = true"),
+        ("assistant_prefx = 'x'", r"unknown key 'prompt\.assistant_prefx'; did you mean 'prompt\.assistant_prefix'"),
+    ):
+        with pytest.raises(RecipeError, match=says):
+            load(tmp_path, f"prompt = {{ {given} }}\n{MINIMAL}")

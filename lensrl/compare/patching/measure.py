@@ -20,7 +20,6 @@ from lensrl.store.patch import PATCHED, PatchComponent, PatchKey
 from lensrl.store.run import Run
 from lensrl.store.study import Study
 from lensrl.tasks import evaluation_items, load_task
-from lensrl.tasks.digest import digests_of
 
 Measured = Iterator[tuple[PatchKey, dict[str, Float64[np.ndarray, "model item"]], list[str]]]
 
@@ -34,11 +33,11 @@ class Patcher:
     def __init__(self, study: Study, donor: Run, into: Run) -> None:
         self.recipe = study.recipe
         self.device = pick_device()
-        self.base = load_base(self.recipe.model)
+        self.base = load_base(self.recipe.model, self.recipe.prompt)
         self.task = load_task(self.recipe)
         self.items = evaluation_items(self.task, self.recipe)
         for run in (donor, into):
-            check_items(run, digests_of("test", self.items))
+            check_items(run, self.base.prompts.digests("test", self.items))
         self.runs = {"into": into, "donor": donor}
         self.weights = {role: run_weights(run, self.base) for role, run in self.runs.items()}
 
@@ -64,7 +63,7 @@ class Patcher:
             with torch.no_grad():
                 for name in inside:
                     parameters[name].copy_(grafted[name])
-                scores = evaluate(model, self.base.tokenizer, self.task, self.items, self.recipe)
+                scores = evaluate(model, self.base.prompts, self.task, self.items, self.recipe)
                 for name in inside:
                     parameters[name].copy_(self.weights["into"][name])
             patched = {"score": scores.score.mean(axis=1), "reference_logprob": scores.reference_logprob}
@@ -88,7 +87,7 @@ class Patcher:
         heads = range(bridges["into"].cfg.n_heads) if component == "head" else [None]
         patches = {key: [Patch(key.layers, head) for head in heads] for key in keys}
         into, donor, patched = patch_activations(
-            bridges["into"], bridges["donor"], self.base.tokenizer, self.items,
+            bridges["into"], bridges["donor"], self.base.prompts, self.items,
             [patch for each in patches.values() for patch in each], component,
             on_batch=(lambda done, of: on_progress("activations", done, of)) if on_progress else None,
         )  # fmt: skip

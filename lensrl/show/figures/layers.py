@@ -57,7 +57,8 @@ def delta_figure(table: pd.DataFrame) -> Figure:
         figure, (axes,) = layer_axes(table["layer"])
         axes.plot(table["layer"], table["relative_delta_full"], "o-", color=BLUE, label="in full RL")
         axes.plot(table["layer"], table["relative_delta_single"], "s-", color=ORANGE, label="trained alone")
-        axes.set_ylim(0, 1.1 * np.nanmax(table[["relative_delta_full", "relative_delta_single"]].to_numpy(float)))
+        largest = np.nanmax(table[["relative_delta_full", "relative_delta_single"]].to_numpy(float))
+        axes.set_ylim(0, 1.1 * largest or 1)  # RL that met equal rewards alone moves nothing
         axes.set_ylabel("weight change ‖ΔW‖ / ‖W‖")
         legend_above(axes)
     return figure

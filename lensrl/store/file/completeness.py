@@ -38,6 +38,7 @@ COLUMNS = ("reward_mean", "reward_std", "loss", "grad_norm", "layer_grad_norm", 
 COLUMNS_OF_TURNS = ("turns",)  # where the task is in turns
 COLUMNS_OF_GIGPO = ("anchor_group_size", "shared_anchor_share")
 COLUMNS_OF_SAMPLER = ("sampler_mismatch",)  # where lensrl sampled, from version 0.3 on
+COLUMNS_OF_UPDATES = ("clipped_share",)  # where a rollout has several updates
 COLUMNS_OF_ALGORITHM = {"gigpo": (*COLUMNS_OF_TURNS, *COLUMNS_OF_GIGPO)}  # its tasks are in turns
 SITES = ("block_out", "attn_out", "mlp_out")
 
@@ -101,7 +102,14 @@ def _described(kind: Kind) -> str:
 
 def _check_columns_of_algorithm(file: h5py.File, kind: Kind) -> None:
     """Check the columns that an algorithm adds. A run may lack them only if it diverged before its first step."""
-    used = _algorithm(file)
+    rl = _rl(file)
+    used = rl.get("algorithm")
+    for column in COLUMNS_OF_UPDATES:
+        several, there = rl.get("updates_per_rollout", 1) != 1, has(file, f"training/{column}")
+        if several and kind == "trained" and not there:
+            raise KeyError(f"there is no training/{column}, and a rollout has several updates")
+        if there and not several:
+            raise ValueError(f"training/{column} is there, and a rollout has one update")
     for algorithm, columns in COLUMNS_OF_ALGORITHM.items():
         for column in columns:
             there = has(file, f"training/{column}")
@@ -111,10 +119,10 @@ def _check_columns_of_algorithm(file: h5py.File, kind: Kind) -> None:
                 raise ValueError(f"training/{column} is there, and the algorithm is not {algorithm}")
 
 
-def _algorithm(file: h5py.File) -> object:
-    """`rl.algorithm` of the recipe that the run was made with; None where the recipe names none."""
+def _rl(file: h5py.File) -> dict[str, object]:
+    """The table `rl` of the recipe that the run was made with."""
     recipe = json.loads(attribute(file, "recipe"))
     rl = recipe.get("rl", {}) if isinstance(recipe, dict) else None
     if not isinstance(rl, dict):
         raise ValueError("attribute recipe is no recipe: a JSON object whose `rl`, if it is there, is another")
-    return rl.get("algorithm")
+    return rl

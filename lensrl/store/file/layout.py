@@ -13,7 +13,14 @@ import h5py
 import numpy as np
 
 from lensrl.store.file.checked import attribute, axis_names, check_tree, dataset_at, node_at
-from lensrl.store.file.completeness import COLUMNS, COLUMNS_OF_GIGPO, COLUMNS_OF_SAMPLER, COLUMNS_OF_TURNS, SITES
+from lensrl.store.file.completeness import (
+    COLUMNS,
+    COLUMNS_OF_GIGPO,
+    COLUMNS_OF_SAMPLER,
+    COLUMNS_OF_TURNS,
+    COLUMNS_OF_UPDATES,
+    SITES,
+)
 from lensrl.store.file.hdf5 import ENCODING
 
 
@@ -38,7 +45,7 @@ GROUPS = re.compile(
     rf"|(snapshots/\d+/)?(deltas{_PARTS})?|repairs{_PARTS}(/[^/]+)?)?)"
 )
 
-OF_STEPS = (*COLUMNS, *COLUMNS_OF_TURNS, *COLUMNS_OF_GIGPO, *COLUMNS_OF_SAMPLER)
+OF_STEPS = (*COLUMNS, *COLUMNS_OF_TURNS, *COLUMNS_OF_GIGPO, *COLUMNS_OF_UPDATES, *COLUMNS_OF_SAMPLER)
 
 RULES = {
     "lensrl-run": _rules(
