@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lensrl.models.generation import sampling_settings, stop_tokens, token_ids, turn_ends
 from lensrl.models.histories import Written
-from lensrl.models.noise import Row
+from lensrl.models.noise import TRAINING, Row
 from lensrl.models.references import batches
 from lensrl.models.rollouts import Rollout, play
 from lensrl.models.sampler import SAMPLERS
@@ -184,7 +184,7 @@ class Episodes:
 
 def step_rows(seed: int, trainer: Any, count: int) -> list[Row]:
     """Return the keys of the random numbers of a training step: the run's seed, the step, and the row."""
-    return [(seed, int(trainer.state.global_step), row) for row in range(count)]
+    return [(seed, TRAINING, int(trainer.state.global_step), row) for row in range(count)]
 
 
 @contextmanager
