@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from lensrl.models.generation import sampling_settings, stop_tokens
+from lensrl.models.noise import SCORING
 from lensrl.models.prompts import Prompts
 from lensrl.models.references import batches, reference_logprobs
 from lensrl.models.rollouts import play
@@ -45,10 +46,10 @@ def evaluate(
     )  # fmt: skip
     sampler = SAMPLERS[recipe.generation](model, tokenizer)
     # Sample batch by batch, all samples of an item side by side. A row's random numbers follow from both.
-    keys = [(settings.seed, item, sample) for item in range(len(items)) for sample in range(settings.samples)]
+    keys = [(settings.seed, SCORING, item, sample) for item in range(len(items)) for sample in range(settings.samples)]
     outcomes: list[tuple[float, int, bool]] = []
     for rows in batches(keys, settings.batch):
-        asked = [items[item] for _, item, _ in rows]
+        asked = [items[item] for _, _, item, _ in rows]
         if isinstance(task, AgentTask):
             played = play(sampler, prompts, task, asked, generation, rows)
             outcomes += [(rollout.score, rollout.length, not rollout.done) for rollout in played]

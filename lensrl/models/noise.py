@@ -20,7 +20,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-Row = tuple[int, ...]  # the key of a row's numbers: the seed first, then numbers that tell the rows apart
+Row = tuple[int, ...]  # the key of a row's numbers: seed, TRAINING or SCORING, and numbers that tell the rows apart
+TRAINING, SCORING = 0, 1
 
 
 class Noise:

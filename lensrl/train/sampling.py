@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from lensrl.models.generation import sampling_settings, stop_tokens
 from lensrl.models.histories import Written
-from lensrl.models.noise import Row
+from lensrl.models.noise import TRAINING, Row
 from lensrl.models.prompts import Prompts
 from lensrl.models.references import batches
 from lensrl.models.rollouts import Rollout, play
@@ -196,7 +196,7 @@ class Episodes:
 
 def step_rows(seed: int, trainer: Any, count: int) -> list[Row]:
     """Return the keys of the random numbers of a training step: the run's seed, the step, and the row."""
-    return [(seed, int(trainer.state.global_step), row) for row in range(count)]
+    return [(seed, TRAINING, int(trainer.state.global_step), row) for row in range(count)]
 
 
 @contextmanager
