@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from lensrl.models.generation import generate, sampling_settings, stop_tokens
+from lensrl.models.generation import sampling_settings, stop_tokens
+from lensrl.models.noise import SCORING
 from lensrl.models.prompts import Prompts
 from lensrl.models.references import batches, reference_logprobs
 from lensrl.models.rollouts import play
+from lensrl.models.sampler import SAMPLERS
 from lensrl.recipe import Recipe
 from lensrl.store.write import Scores
 from lensrl.tasks import AgentTask, Item, Task, Texts, batch
@@ -51,18 +53,20 @@ def evaluate(
         ends, tokenizer, max_tokens=recipe.evaluation_tokens,
         temperature=settings.temperature, top_p=settings.top_p, top_k=settings.top_k,
     )  # fmt: skip
-    # Sample batch by batch, all samples of an item side by side.
-    rows = [item for item in items for _ in range(settings.samples)]
+    sampler = SAMPLERS[recipe.generation](model, tokenizer)
+    # Sample batch by batch, all samples of an item side by side. A row's random numbers follow from both.
+    keys = [(settings.seed, SCORING, item, sample) for item in range(len(items)) for sample in range(settings.samples)]
     outcomes: list[tuple[float, int, bool]] = []
-    for asked in batches(rows, settings.batch):
+    for rows in batches(keys, settings.batch):
+        asked = [items[item] for _, _, item, _ in rows]
         if isinstance(task, AgentTask):
-            played = play(model, prompts, task, asked, generation)
+            played = play(sampler, prompts, task, asked, generation, rows)
             outcomes += [(rollout.score, rollout.length, not rollout.done) for rollout in played]
         else:
-            completions, ended = generate(model, tokenizer, [prompts.ids(item) for item in asked], generation)
-            texts = [prompts.said(str(tokenizer.decode(tokens, skip_special_tokens=True))) for tokens in completions]
+            written = sampler.generate([prompts.ids(item) for item in asked], generation, rows)
+            texts = [prompts.said(str(tokenizer.decode(one.tokens, skip_special_tokens=True))) for one in written]
             scores = batch.scores(task, asked, texts)
-            outcomes += [(s, len(c), not e) for s, c, e in zip(scores, completions, ended, strict=True)]
+            outcomes += [(s, len(one.tokens), not one.ended) for s, one in zip(scores, written, strict=True)]
     # Back to one row per item.
     score, length, truncated = zip(*outcomes, strict=True)
     shape = (len(items), settings.samples)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from lensrl.models.generation import learned_positions, pad_id
 from lensrl.models.prompts import Prompts
 from lensrl.tasks import Item
 
+T = TypeVar("T")
 LOGITS = 2**28  # most logits in memory at once while scoring references: 1 GiB of fp32
 
 
@@ -96,7 +98,7 @@ def answer_mean(values: torch.Tensor, answer: torch.Tensor) -> torch.Tensor:
     return values.masked_fill(~answer, 0).sum(-1) / answer.sum(-1)
 
 
-def batches(rows: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
-    """Yield consecutive batches of at most `size` items."""
+def batches(rows: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Yield consecutive batches of at most `size` rows."""
     for start in range(0, len(rows), size):
         yield rows[start : start + size]

@@ -12,12 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from lensrl.errors import LensrlError
 from lensrl.models.base import Base, load_base, pick_device
 from lensrl.models.bridge import capture, probe_set
 from lensrl.models.evaluate import evaluate
-from lensrl.models.generation import learned_positions
+from lensrl.models.generation import learned_positions, pad_id
+from lensrl.models.histories import drops_ended
+from lensrl.models.precision import inexact
+from lensrl.models.sampler import CARRIED
 from lensrl.recipe import Checkpoint, HarnessTask, Recipe
 from lensrl.recipe.runs import BASE, RunSpec, trains
 from lensrl.recipe.task_tables import has_training
@@ -34,7 +38,7 @@ from lensrl.train.algorithms import check_algorithm
 from lensrl.train.checks import is_finite
 from lensrl.train.job import Job, run_recipe
 from lensrl.train.snapshots import Snapshots
-from lensrl.train.trainer import train
+from lensrl.train.trainer import compute_dtype, frozen_in_bf16, train
 from lensrl.train.watch import Watcher
 
 
@@ -67,6 +71,7 @@ class Workshop:
             check_algorithm(recipe, self.task)
             check_enough(self.task, recipe)
             check_checkpointing(self.base, recipe)
+            check_frozen_dtype(self.base, recipe)
         check_fits(self.base, self.task, self.items, recipe)
         self.device = pick_device()
         self.parameters = parameter_table(self.base)
@@ -76,6 +81,9 @@ class Workshop:
     def notes(self) -> list[str]:
         """What loading changed about the base's folder, and which texts are left out, in one line each."""
         notes = [f"{self.recipe.model}: {line}" for line in self.base.notes]
+        samples = not isinstance(self.task, Texts) and self.recipe.generation == "pieces"
+        if samples and not drops_ended(self.base.model, pad_id(self.base.tokenizer)):
+            notes.append(f"{self.recipe.model}: {CARRIED}")
         given = len(self.task.items("test"))
         if isinstance(self.task, Texts) and given > len(self.items):
             notes.append(f"the first {len(self.items)} of {given} texts are used (evaluation.items)")
@@ -142,23 +150,22 @@ class Workshop:
         """
         watcher.scoring(job.spec)
         base = self.base
-        # Activations and scores each take a fresh copy: TransformerLens changes its model's attention in place.
-        activations = capture(
-            base.fresh(weights, device=self.device), base.prompts, self.probed, base.blocks.n_layers
-        )  # fmt: skip
+        # Scores before activations: TransformerLens changes the attention of its model in place.
+        model = base.fresh(weights, device=self.device)
+        scores = self._scores(job, model)
+        activations = capture(model, base.prompts, self.probed, base.blocks.n_layers)
         write_run(
             path,
             self._header(job, status=status, reason=reason, snapshots=snapshot_steps, checkpoint=checkpoint),
             self.parameters, self.before,
             after=None if weights is None else {name: w.numpy() for name, w in weights.items()}, snapshots=snapshots,
-            training=training, scores=self._scores(job, weights), probe=probe_set(base.prompts, self.probed),
+            training=training, scores=scores, probe=probe_set(base.prompts, self.probed),
             activations=activations,
         )  # fmt: skip
 
-    def _scores(self, job: Job, weights: Mapping[str, torch.Tensor] | None) -> Scores:
+    def _scores(self, job: Job, model: PreTrainedModel) -> Scores:
         """Score a model on the held-out items, or take the scores that were made elsewhere."""
         if self.harness is None:
-            model = self.base.fresh(weights, device=self.device)
             return evaluate(model, self.base.prompts, self.task, self.items, job.recipe)
         made = job.spec.checkpoint
         found = self.harness.base if made is None else self.harness.read(made.scores)
@@ -195,7 +202,7 @@ class Workshop:
             return
         kept = snapshots.weights(self.before)
         ended = {len(curve)} & {*recipe.snapshot_steps(steps)}
-        weights = {name: p.detach().cpu() for name, p in training.model.named_parameters()}
+        weights = {name: p.detach().cpu().float() for name, p in training.model.named_parameters()}
         del training  # on a GPU the trained model would stand beside its copies
         self.keep(
             job, path, weights, watcher, status=status, reason=reason, training=curve.arrays(), snapshots=kept,
@@ -213,10 +220,13 @@ class Workshop:
     ) -> Header:
         spec, n_layers = job.spec, self.base.blocks.n_layers
         # What was computed in which type, and where: numbers of two machines may differ in their last digits.
-        compute = "bfloat16" if self.device == "cuda" else "float32"
-        sampled = {"training and sampling" if checkpoint is None else "sampling": compute}
-        if isinstance(self.task, Texts):
-            sampled = {}
+        dtypes = {"masters": "float32"}
+        if checkpoint is None and spec.name != BASE:
+            frozen = "bfloat16" if frozen_in_bf16(self.base, self.recipe, self.device) else "float32"
+            dtypes |= {"frozen": frozen, "training and its sampling": compute_dtype(self.recipe, self.device)}
+        if not isinstance(self.task, Texts):
+            dtypes["scoring"] = "bfloat16" if self.device == "cuda" else "float32"
+        dtypes["log-probabilities and activations"] = "float32"
         hardware = torch.cuda.get_device_name() if self.device == "cuda" else f"cpu {platform.machine()}"
         return Header(
             study=job.folder.resolve().name,
@@ -235,13 +245,10 @@ class Workshop:
             also=spec.allow,
             provenance=provenance(
                 device=hardware,
-                dtypes={
-                    "masters": "float32",
-                    **sampled,
-                    "log-probabilities and activations": "float32",
-                },
+                dtypes=dtypes,
                 items=self.digests,
                 notes=self.base.notes,
+                generation=None if isinstance(self.task, Texts) else self.recipe.generation,
                 checkpoint=checkpoint,
             ),
         )
@@ -263,6 +270,16 @@ def check_checkpointing(base: Base, recipe: Recipe) -> None:
         raise LensrlError(
             f"{recipe.model} ({type(base.model).__name__}) has no gradient checkpointing; set "
             f"rl.gradient_checkpointing = false"
+        )
+
+
+def check_frozen_dtype(base: Base, recipe: Recipe) -> None:
+    """Raise LensrlError where frozen weights would be rounded: bfloat16 is asked for, and the base is in fp32."""
+    first = inexact(base.weights) if recipe.rl.frozen_dtype == "bfloat16" else None
+    if first is not None:
+        raise LensrlError(
+            f"rl.frozen_dtype = 'bfloat16' would round {first} of {recipe.model}, and frozen weights stay as they are; "
+            f"set rl.frozen_dtype = 'float32', or give a base that is stored in bfloat16"
         )
 
 

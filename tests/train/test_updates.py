@@ -69,7 +69,7 @@ def plain_trl(base: Base, settings: Recipe, folder: Path, **arguments: Any) -> t
     """Train layer 7 with TRL's own trainer, with settings by hand. Prompts and rewards are the recipe's."""
     policy = base.fresh()
     train_only(policy, base.blocks, [7])
-    sampling = Completions(Nine(), settings, policy, base.prompts, Recorder(base.blocks, group_size=4))
+    sampling = Completions(Nine(), settings, policy, base.prompts, Recorder(base.blocks, group_size=4), seed=0)
     by_hand = {
         "loss_type": "grpo", "scale_rewards": "group", "beta": 0.0, "epsilon": 0.2, "num_generations": 4,
         "max_completion_length": 5, "temperature": 1.0, "top_p": 1.0, "top_k": 0, "learning_rate": RATE,
@@ -94,7 +94,7 @@ def plain_trl(base: Base, settings: Recipe, folder: Path, **arguments: Any) -> t
 def test_the_weights_are_those_of_plain_trl(
     base: Base, tmp_path: Path, ours: dict[str, Any], theirs: dict[str, Any]
 ) -> None:
-    settings = recipe(**ours)
+    settings = recipe(**ours).model_copy(update={"generation": "generate"})  # both then sample as TRL does
     training = train(base, Nine(), settings, layers=[7], seed=0)
     assert training.status == "completed"
     expected = dict(plain_trl(base, settings, tmp_path, **theirs).named_parameters())

@@ -112,7 +112,7 @@ def patch(
 
         patcher = Patcher(study, donor, into)
         sources = {"donor": donor.run_id, "into": into.run_id}
-        record = provenance(device=patcher.device, dtypes={"masters": "float32"})
+        record = provenance(device=patcher.device, dtypes={"masters": "float32"}, generation=study.recipe.generation)
         for kind in kinds:
             todo = [key for key in missing if key.what == kind]
             for key, metrics, patched in patcher.measure(todo, on_progress) if todo else ():
