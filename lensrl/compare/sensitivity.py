@@ -27,6 +27,7 @@ import torch
 from transformers import PreTrainedModel
 
 from lensrl.compare.patching import OnProgress
+from lensrl.errors import LensrlError
 from lensrl.measures.score import item_weights, mean_score
 from lensrl.models.base import Base, load_base, pick_device
 from lensrl.models.blocks import Blocks, train_only
@@ -39,7 +40,7 @@ from lensrl.store.file.deltas import frobenius
 from lensrl.store.origin import check_base, check_items
 from lensrl.store.run import Run
 from lensrl.store.study import Study
-from lensrl.tasks import Item, evaluation_items, load_task
+from lensrl.tasks import Item, Texts, evaluation_items, load_task
 
 Gradients = Mapping[str, torch.Tensor]  # parameter -> dM/dw, in the parameter's shape
 
@@ -139,6 +140,8 @@ def _bypass_costs(
 ) -> pd.DataFrame:
     """Return one row per layer: layer, bypass_logprob, bypass_score (NaN unless `sampled`)."""
     recipe, task, n_layers = study.recipe, load_task(study.recipe), base.blocks.n_layers
+    if sampled and isinstance(task, Texts):
+        raise LensrlError(f"{study.path} samples no scores: its task is {recipe.task.name!r}; leave out sampled=True")
     benchmark = [item.benchmark for item in items]
 
     def logprob() -> float:
@@ -151,8 +154,9 @@ def _bypass_costs(
         with bypass(model, base.blocks, layer):
             lost = {"layer": layer, "bypass_logprob": whole - logprob(), "bypass_score": np.nan}
             if sampled:
-                scores = evaluate(model, base.prompts, task, items, recipe).score.mean(axis=1, dtype=np.float64)
-                lost["bypass_score"] = study[BASE].score - mean_score(scores, benchmark)
+                scores = evaluate(model, base.prompts, task, items, recipe).score
+                assert scores is not None  # checked above
+                lost["bypass_score"] = study[BASE].score - mean_score(scores.mean(axis=1, dtype=np.float64), benchmark)
         rows.append(lost)
         if on_progress is not None:
             on_progress("bypass", layer + 1, n_layers)

@@ -26,7 +26,7 @@ SITES = {
     "block_out": "hook_out",
     "attn_out": "hook_attn_out",
     "mlp_out": "hook_mlp_out",
-}  # activations that every run keeps
+}  # activations that every run keeps, of those that its model has
 _HOOKS = SITES | {"block_in": "hook_in", "head_out": "attn.hook_z"}
 
 
@@ -63,6 +63,19 @@ def run_with_cache(
     return logits, cache
 
 
+def sites_of(bridge: TransformerBridge, n_layers: int) -> list[str]:
+    """Return the sites of `SITES` that every layer has. Raises LensrlError for a site that no layer has.
+
+    In a hybrid model, layers with linear attention have no attention output, and layers with full attention have one.
+    """
+    found = {name: sum(site(layer, name) in bridge.hook_dict for layer in range(n_layers)) for name in SITES}
+    missing = next((name for name, layers in found.items() if not layers), None)
+    if missing is not None:
+        model = type(bridge.original_model).__name__
+        raise LensrlError(f"TransformerLens finds no {site(0, missing)} in {model}: activations are taken there")
+    return [name for name, layers in found.items() if layers == n_layers]
+
+
 def probe_set(prompts: Prompts, items: Sequence[Item]) -> Probe:
     """Return the tokens of the items' prompts and references, one entry per token, without padding."""
     teacher = references(prompts, items)
@@ -82,14 +95,14 @@ def capture(
 ) -> dict[str, Float32[np.ndarray, "layer token feature"]]:
     """Capture the output of every block (the residual stream after it), attention and MLP on the probe set.
 
-    Returns one array (layer, token, feature) per site. The tokens are the tokens of `probe_set`, in its order. The
-    bridge takes `model` over: do not use the model afterwards.
+    Returns one array (layer, token, feature) per site that every layer has. The tokens are the tokens of `probe_set`,
+    in its order. The bridge takes `model` over: do not use the model afterwards.
     """
     bridge = boot(model, prompts.tokenizer)
     teacher = references(prompts, items).to(model.device)
-    hooks = {name: [site(layer, name) for layer in range(n_layers)] for name in SITES}
+    hooks = {name: [site(layer, name) for layer in range(n_layers)] for name in sites_of(bridge, n_layers)}
     wanted = {hook for names in hooks.values() for hook in names}
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in SITES}
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in hooks}
     for start in range(0, len(items), size := teacher_batch(prompts, items, batch)):
         rows = slice(start, start + size)
         mask = teacher.mask[rows]

@@ -7,6 +7,7 @@ top-p, top-k and the seed of the sampler. The model's own generation defaults ar
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -20,23 +21,31 @@ from lensrl.models.rollouts import play
 from lensrl.models.sampler import SAMPLERS
 from lensrl.recipe import Recipe
 from lensrl.store.write import Scores
-from lensrl.tasks import AgentTask, Item, Task, batch
+from lensrl.tasks import AgentTask, Item, Task, Texts, batch
 
 
 def evaluate(
     model: PreTrainedModel,
     prompts: Prompts,
-    task: Task | AgentTask,
+    task: Task | AgentTask | Texts,
     items: Sequence[Item],
     recipe: Recipe,
 ) -> Scores:
     """Sample and score `recipe.evaluation.samples` completions, or episodes, of every item.
 
     Scores, lengths (in tokens that the model wrote) and truncation have shape (item, sample). A completion without an
-    end, or an unfinished episode, is truncated. Reference log-probabilities have shape (item,).
+    end, or an unfinished episode, is truncated. Reference log-probabilities have shape (item,). Texts are not sampled:
+    they have a log-probability alone.
     """
     settings = recipe.evaluation
     model.eval()
+    forced = Scores(
+        item=[item.id for item in items],
+        benchmark=[item.benchmark for item in items],
+        reference_logprob=reference_logprobs(model, prompts, items, batch=settings.batch),
+    )
+    if isinstance(task, Texts):
+        return forced
     torch.manual_seed(settings.seed)
     tokenizer = prompts.tokenizer
     ends = prompts.turn_ends(model) if isinstance(task, AgentTask) else stop_tokens(model, tokenizer)
@@ -61,11 +70,9 @@ def evaluate(
     # Back to one row per item.
     score, length, truncated = zip(*outcomes, strict=True)
     shape = (len(items), settings.samples)
-    return Scores(
-        item=[item.id for item in items],
-        benchmark=[item.benchmark for item in items],
+    return replace(
+        forced,
         score=np.array(score, np.float32).reshape(shape),
         length=np.array(length, np.int32).reshape(shape),
         truncated=np.array(truncated, bool).reshape(shape),
-        reference_logprob=reference_logprobs(model, prompts, items, batch=settings.batch),
     )

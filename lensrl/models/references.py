@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float32
 from transformers import PreTrainedModel
 
-from lensrl.models.generation import pad_id
+from lensrl.errors import LensrlError
+from lensrl.models.generation import learned_positions, pad_id
 from lensrl.models.prompts import Prompts
 from lensrl.tasks import Item
 
@@ -68,6 +69,16 @@ def reference_logprobs(
             logits = model(input_ids=teacher.ids, attention_mask=teacher.mask).logits
             means.append(answer_mean(token_logprobs(logits, teacher.ids), teacher.answer).cpu())
     return torch.cat(means).numpy()
+
+
+def check_positions(model: PreTrainedModel, prompts: Prompts, items: Sequence[Item]) -> None:
+    """Raise LensrlError where a prompt with its reference outgrows a model's table of positions."""
+    limit, longest = learned_positions(model), references(prompts, items).ids.shape[1]
+    if limit is not None and longest > limit:
+        raise LensrlError(
+            f"the model has {limit} positions, fewer than the {longest} of the longest text or prompt with its "
+            f"reference; choose shorter ones"
+        )
 
 
 def teacher_batch(prompts: Prompts, items: Sequence[Item], batch: int) -> int:

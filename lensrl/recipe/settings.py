@@ -14,7 +14,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_v
 from lensrl.recipe.checkpoints import CheckpointRun
 from lensrl.recipe.sets import Layers, LayerSet
 from lensrl.recipe.table import Share, Table
-from lensrl.recipe.task_tables import Task
+from lensrl.recipe.task_tables import CodeTask, HarnessTask, MathTask, Task, has_training
 
 
 class Gigpo(Table):
@@ -228,11 +228,14 @@ class Recipe(Table):
 
     `checkpoints` names runs that were trained elsewhere: `full-rl`, `layer-20`, or a name of their own. A run that is
     named there is never trained here. It has the seeds of its checkpoints, whatever `seeds` says.
+
+    A task without training items (`task.train` left out, the tasks `texts` and `harness`) trains nothing: `layers` is
+    then empty, and all runs are `checkpoints`. Full RL need not be among them.
     """
 
     model: Annotated[str, Field(min_length=1)]  # required: the base model
     task: Task  # required: the table of a task, see lensrl.recipe.task_tables
-    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1)] = [0]  # one training run each
+    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = [0]  # one training run each; []: nothing is trained
     layers: Layers = "all"  # single-layer runs: "all", "0-7", [3, 5]
     sets: dict[str, LayerSet] = {}  # further runs, by name, that train several layers together
     learning_rates: list[PositiveFloat] = []  # further rates for full RL and the single layers
@@ -242,6 +245,12 @@ class Recipe(Table):
     rl: Rl = Rl()  # table [rl]: training
     evaluation: Evaluation = Evaluation()  # table [evaluation]: scoring
     store: Store = Store()  # table [store]: contents of run files
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_layers_without_training(cls, given: Any) -> Any:
+        idle = isinstance(given, dict) and "layers" not in given and not has_training(given.get("task"))
+        return given | {"layers": []} if idle else given
 
     @field_validator("task", mode="before")
     @classmethod
@@ -262,6 +271,28 @@ class Recipe(Table):
     def _seeds_and_rates_once(self) -> Recipe:
         _refuse_duplicates("seed", self.seeds)
         _refuse_duplicates("learning rate", [self.rl.learning_rate, *self.learning_rates])
+        return self
+
+    @model_validator(mode="after")
+    def _has_what_its_task_needs(self) -> Recipe:
+        if not self.seeds and not self.checkpoints:
+            raise ValueError("seeds = [] trains nothing: give a seed, or name trained models under [checkpoints]")
+        if not has_training(self.task):
+            why = f"task {self.task.name!r} has no training items: "
+            why += "give task.train, or " if isinstance(self.task, MathTask | CodeTask) else ""
+            if self.layers != [] or self.sets or self.learning_rates:
+                raise ValueError(f"{why}train nothing, layers = [] without sets and learning_rates")
+            if not self.checkpoints:
+                raise ValueError(f"{why}name trained models, checkpoints.full-rl = 'FOLDER'")
+        harness = isinstance(self.task, HarnessTask)
+        for name, checkpoint in ((n, c) for n, run in self.checkpoints.items() for c in run.seeds.values()):
+            if harness and not checkpoint.scores:
+                raise ValueError(
+                    f"checkpoints.{name} has no scores, and task 'harness' samples none: "
+                    f"{{ model = '...', scores = 'samples.jsonl' }}"
+                )
+            if checkpoint.scores and not harness:
+                raise ValueError(f"checkpoints.{name}.scores is for task 'harness'; this task samples its own scores")
         return self
 
     @property

@@ -83,7 +83,10 @@ def _made_from(origin: Mapping[str, object] | None) -> str:
         return "trained by lensrl"
     revision = f"@{origin['revision']}" if origin["revision"] is not None else ""
     steps = [*origin["snapshots"]] if isinstance(origin["snapshots"], dict) else []
-    return f"taken from {origin['source']}{revision}" + (f" with snapshots {', '.join(steps)}" if steps else "")
+    scores = origin.get("scores")
+    with_ = [f"snapshots {', '.join(steps)}"] if steps else []
+    with_ += [f"scores {', '.join(map(str, scores))}"] if isinstance(scores, list) else []
+    return f"taken from {origin['source']}{revision}" + (f" with {' and '.join(with_)}" if with_ else "")
 
 
 def run_recipe(job: Job) -> Recipe:

@@ -79,7 +79,7 @@ def run_study(
     _keep_recipe(recipe, folder)
     remove_litter(folder)
     for line in workshop.notes if workshop is not None else ():
-        watcher.noted(f"{recipe.model}: {line}")
+        watcher.noted(line)
     watcher.planned(specs, [job.spec for job in missing])
     if missing:
         (engine or Here(workshop)).make(missing, watcher)

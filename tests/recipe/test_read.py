@@ -102,7 +102,6 @@ def test_a_missing_key_is_named(tmp_path: Path, text: str, key: str) -> None:
         (f'{MINIMAL}[rl]\nalgorithm = "ppo2"\n', "rl.algorithm", "'ppo2'"),
         (f"{MINIMAL}[evaluation]\ntop_p = 1.5\n", "evaluation.top_p", "1.5"),
         (f'{MINIMAL}[evaluation]\nitems = "many"\n', "evaluation.items", "'many'"),
-        (f"seeds = []\n{MINIMAL}", "seeds", r"\[\]"),
         (f"seeds = [0, -1]\n{MINIMAL}", "seeds.1", "-1"),
         (f"rl = 3\n{MINIMAL}", "rl", "3"),
     ],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ class Patcher:
         self.items = evaluation_items(self.task, self.recipe)
         for run in (donor, into):
             check_items(run, self.base.prompts.digests("test", self.items))
+        self.benchmark = [item.benchmark for item in self.items]
         self.runs = {"into": into, "donor": donor}
         self.weights = {role: run_weights(run, self.base) for role, run in self.runs.items()}
 
@@ -53,7 +54,7 @@ class Patcher:
 
     def _measure_grafts(self, keys: Sequence[PatchKey], on_progress: OnProgress | None) -> Measured:
         """Graft the parts of each key into one model, score it, and put the receiver's weights back."""
-        into, donor = self.runs["into"].items, self.runs["donor"].items
+        into, donor = self._unpatched("into"), self._unpatched("donor")
         model = self.base.fresh(self.weights["into"], device=self.device)
         parameters = dict(model.named_parameters())
         for done, key in enumerate(keys):
@@ -66,14 +67,28 @@ class Patcher:
                 scores = evaluate(model, self.base.prompts, self.task, self.items, self.recipe)
                 for name in inside:
                     parameters[name].copy_(self.weights["into"][name])
-            patched = {"score": scores.score.mean(axis=1), "reference_logprob": scores.reference_logprob}
+            patched = {"reference_logprob": scores.reference_logprob}
+            if scores.score is not None:
+                patched = {"score": scores.score.mean(axis=1)} | patched
             metrics = {
-                metric: np.stack([into[metric], donor[metric], values.astype(np.float64)])
+                metric: np.stack([into[metric], donor[metric], np.asarray(values, np.float64)])
                 for metric, values in patched.items()
             }
             yield key, metrics, [*PATCHED]
             if on_progress is not None:
                 on_progress("weights", done + 1, len(keys))
+
+    def _unpatched(self, role: str) -> Mapping[str, Float64[np.ndarray, " item"]]:
+        """Return the metrics of a whole run on the items, as the study keeps them.
+
+        Where the scores were made elsewhere, the study keeps no log-probability, and it is measured here.
+        """
+        kept = self.runs[role].items
+        if kept["reference_logprob"].notna().all():
+            return {metric: kept[metric].to_numpy() for metric in ("score", "reference_logprob")}
+        model = self.base.fresh(self.weights[role], device=self.device)
+        logprobs = evaluate(model, self.base.prompts, self.task, self.items, self.recipe).reference_logprob
+        return {"reference_logprob": np.asarray(logprobs, np.float64)}
 
     def _measure_activations(
         self, keys: Sequence[PatchKey], component: PatchComponent, on_progress: OnProgress | None

@@ -91,7 +91,7 @@ ATTRIBUTES = {
     ("lensrl-patch", 3): ("layers", "sets"),
 }  # fmt: skip
 
-OPTIONAL = ("origin", "also")  # attributes of runs that may be absent
+OPTIONAL = ("origin", "also", "sites")  # attributes of runs that may be absent
 
 NUMBERS = {  # attribute -> NumPy kind and number of dimensions; all other attributes are text
     "format_version": ("i", 0), "seed": ("i", 0), "n_layers": ("i", 0), "layer": ("i", 0), "score": ("f", 0),
