@@ -30,6 +30,9 @@ from lensrl.errors import LensrlError
 from lensrl.measures.score import item_weights
 
 CONFIDENCE = 0.95
+FEW_SEEDS = 3  # up to this number, unequal variances between seeds are warned of
+UNEQUAL = 3.0  # ratio of full RL's variance between seeds to that of the layers, above which it is said
+BARELY = 3.5  # standard errors of full RL's gain, below which contributions are said to be pulled down
 
 
 class Interval(NamedTuple):
@@ -157,6 +160,31 @@ class Gains:
         """Every gain but the last over the last: C_l, where the last gain is the gain of full RL."""
         return self.mean[:-1] / self.mean[-1]
 
+    def warnings(self) -> list[str]:
+        """Return sentences about ratios whose intervals may be too narrow, or whose values are pulled to one side.
+
+        Full RL may vary between seeds more than the layers do. With two or three seeds this is seen badly, and Fieller's
+        interval then holds the truth less often than it says. A gain of full RL that is near two standard errors was
+        significant by luck, so it is measured too large and the ratios too small.
+        """
+        said = []
+        full = self.contrast(np.eye(len(self.mean))[-1])
+        if 1 < self.n_seeds <= FEW_SEEDS and len(self.mean) > 2:
+            between = np.diag(self.parts[1].covariance)
+            times = float(between[-1] / max(between[:-1].mean(), 1e-300))
+            if times > UNEQUAL:
+                said.append(
+                    f"Full RL varies between the {self.n_seeds} seeds {times:.1f} times as much as layers do (variance): "
+                    f"with so few seeds the 95 % intervals of C_l hold the truth in 80 to 90 %."
+                )
+        certainty = float(full.value / full.error) if full.error > 0 else np.inf
+        if certainty < BARELY:
+            said.append(
+                f"Full RL's gain is {certainty:.1f} standard errors above 0, which is barely certain: contributions "
+                f"tend to be measured too small (a true 1 has a median of about 0.83 at 2 standard errors)."
+            )
+        return said
+
     def contrast(self, weights: Float[np.ndarray, "*contrast gain"]) -> Estimate:
         """Return the contrasts weights @ gains, with their errors. The last axis of `weights` runs over gains."""
         squares = [np.asarray(np.einsum("...i,ij,...j->...", weights, p.covariance, weights)) for p in self.parts]
@@ -212,7 +240,7 @@ def _end(excess: Callable[[np.ndarray], np.ndarray], start: np.ndarray, side: in
             break
         outside = np.where(within, 2 * outside, outside)
     inside = np.zeros_like(start)
-    for _ in range(50):
+    for _ in range(40):
         middle = (inside + outside) / 2
         rejected = excess(start + side * middle) > 0
         inside, outside = np.where(rejected, inside, middle), np.where(rejected, middle, outside)
