@@ -186,6 +186,8 @@ def _show_table(name: str, table: pd.DataFrame) -> None:
     }
     for source in sources.keys() & {*table["interval_from"]}:
         note(sources[source], style="dim")
+    for text in table.attrs["notes"]:
+        note(text, style="yellow")
 
 
 def _row(row: Mapping[Any, Any]) -> dict[str, str]:

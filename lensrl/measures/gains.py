@@ -30,6 +30,7 @@ from lensrl.errors import LensrlError
 from lensrl.measures.score import item_weights
 
 CONFIDENCE = 0.95
+KNOWN = 1e6  # degrees of freedom of an error that is given
 FEW_SEEDS = 3  # up to this number, unequal variances between seeds are warned of
 UNEQUAL = 3.0  # ratio of full RL's variance between seeds to that of the layers, above which it is said
 BARELY = 3.5  # standard errors of full RL's gain, below which contributions are said to be pulled down
@@ -148,6 +149,12 @@ class Gains:
         covariance[:n, :n] = np.eye(n) * np.mean(bend**2) * 2 / 3
         df = 18 * (n - 2) ** 2 / (35 * n - 88)
         return cls(np.append(contribution, 1.0).astype(np.float64), (_Part(covariance, df, 1),), 0)
+
+    @classmethod
+    def with_errors(cls, contribution: Float[np.ndarray, " layer"], error: Float[np.ndarray, " layer"]) -> Gains:
+        """Take contributions with known, independent standard errors as gains. The last gain, of full RL, is 1."""
+        covariance = np.diag(np.append(np.asarray(error, np.float64) ** 2, 0.0))
+        return cls(np.append(contribution, 1.0).astype(np.float64), (_Part(covariance, KNOWN, 1),), 0)
 
     @classmethod
     def exactly(cls, contribution: Float[np.ndarray, " layer"]) -> Gains:
