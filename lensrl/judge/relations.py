@@ -108,7 +108,9 @@ def tracks(
     (convergence: the mean approach is above 0). `second_counter` is the hypothesis that the latter rejects.
     """
     found = {label: control(layers, x, contribution, rivals) for label, x in predictors.items()}
-    undefined = next((f"{label}: {result.beyond.reason}" for label, result in found.items() if result.beyond.reason), "")
+    undefined = next(
+        (f"{label}: {result.beyond.reason}" for label, result in found.items() if result.beyond.reason), ""
+    )
     if undefined:
         return Finding(reason=undefined)
     least = min(found, key=lambda label: found[label].beyond.coefficient)

@@ -56,7 +56,8 @@ def shape_robustness(
     if fits:
         ranked = sorted(fits.values(), key=lambda fit: fit.error)
         placed = [
-            f"{fit.shape}{'' if np.isnan(fit.where) else f' at layer {fit.where:.3g}'} {fit.error:.3f}" for fit in ranked
+            f"{fit.shape}{'' if np.isnan(fit.where) else f' at layer {fit.where:.3g}'} {fit.error:.3f}"
+            for fit in ranked
         ]
         said.append(f"Error of families of curves on a left-out layer: {', '.join(placed)}.")
     return said

@@ -109,12 +109,14 @@ class Trial:
     name: follows the name of the claim; empty for the study as it is simulated.
     plant: returns the fields of `Measurements` that the trial adds to the study.
     either: the names of the `TRUTHS` under which chance decides whether the claim is true; no rate counts them.
+    only: the names of the `TRUTHS` under which the trial is made; empty for all of them.
     """
 
     true_under: Collection[str] = ()
     name: str = ""
     plant: Callable[[Draws], Mapping[str, object]] = lambda drawn: {}
     either: Collection[str] = ()
+    only: Collection[str] = ()
 
 
 def simulate(

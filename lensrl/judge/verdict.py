@@ -124,7 +124,9 @@ def _judge_table(path: str | Path, beside: Mapping[str, PairedProfiles], limits:
     measured = measure_table(gains, layers, n_layers, beside)
     fits = _fits(gains, layers, n_layers)
     has_intervals = (table["interval_from"] == "file").all()
-    errors = "those of its columns low and high" if has_intervals else "estimated from how rough the profile is over depth"
+    errors = (
+        "those of its columns low and high" if has_intervals else "estimated from how rough the profile is over depth"
+    )
     said = [f"The table has no items and no seeds: its errors are {errors}.", *notes]
     if len(left_out):
         said.append(f"Left out, without a contribution: layers {', '.join(map(str, left_out))}.")

@@ -167,9 +167,7 @@ def agreement(
     return Interval(observed, min(low for low, _ in ends), max(high for _, high in ends))
 
 
-def ceiling(
-    x: Measured, y: Measured, coefficient: Coefficient, *, draws: int = DRAWS, seed: int = 0
-) -> float:
+def ceiling(x: Measured, y: Measured, coefficient: Coefficient, *, draws: int = DRAWS, seed: int = 0) -> float:
     """Return the mean coefficient of two noisy profiles whose true profiles are the same.
 
     The true profile is drawn as in the interval: half of the draws from x and half from y, and of each one half

@@ -247,7 +247,7 @@ def _end(excess: Callable[[np.ndarray], np.ndarray], start: np.ndarray, side: in
             break
         outside = np.where(within, 2 * outside, outside)
     inside = np.zeros_like(start)
-    for _ in range(40):
+    for _ in range(34):
         middle = (inside + outside) / 2
         rejected = excess(start + side * middle) > 0
         inside, outside = np.where(rejected, inside, middle), np.where(rejected, middle, outside)

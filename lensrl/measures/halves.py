@@ -49,9 +49,7 @@ class BestReach(NamedTuple):
     p: float
 
 
-def best_reaches(
-    gains: Float64[np.ndarray, "gain seed item"], benchmark: np.ndarray, share: float
-) -> BestReach | None:
+def best_reaches(gains: Float64[np.ndarray, "gain seed item"], benchmark: np.ndarray, share: float) -> BestReach | None:
     """Test that the best layer recovers at least `share` of full RL's gain, without the luck that chose it.
 
     The best layer is chosen on every third item and on a third of the seeds (at least one), and measured on the rest.
@@ -80,22 +78,33 @@ def best_reaches(
     over_items = mean.contrast(np.eye(len(gains))[best] - share * np.eye(len(gains))[-1])
 
     # the error over items and that over seeds, with their degrees of freedom (Satterthwaite)
-    variance, df = _seed_variance(gains[..., test] @ item_weights(names), best, share)
+    variance, df = _seed_variance(gains[..., test], item_weights(names), best, share)
     parts = np.array([float(over_items.error) ** 2, variance / (n_seeds - first if n_seeds > 1 else 1)])
     freedom = parts.sum() ** 2 / max(float((parts**2 / np.array([float(over_items.df), df])).sum()), 1e-300)
     d = Estimate(over_items.value, np.asarray(np.sqrt(parts.sum())), np.asarray(max(freedom, 1.0)))
     return BestReach(best, float(mean.mean[best] / mean.mean[-1]), float(d.p_above()))
 
 
-def _seed_variance(scores: Float64[np.ndarray, "gain seed"], best: int, share: float) -> tuple[float, float]:
-    """Return the variance between seeds of g_best - share * g_full, and its degrees of freedom."""
-    n_layers, n_seeds = len(scores) - 1, scores.shape[1]
+def _seed_variance(
+    gains: Float64[np.ndarray, "gain seed item"], weight: Float64[np.ndarray, " item"], best: int, share: float
+) -> tuple[float, float]:
+    """Return the variance between seeds of g_best - share * g_full, and its degrees of freedom.
+
+    The noise of each seed's own items is subtracted: the error over items holds it already.
+    """
+    n_layers, n_seeds = len(gains) - 1, gains.shape[1]
     if n_seeds == 1:
         return 0.0, 1.0
-    differences = (scores[:-1] - share * scores[-1]).var(axis=1, ddof=1)
-    layers, full = float(scores[:-1].var(axis=1, ddof=1).mean()), float(scores[-1].var(ddof=1))
+    scores = gains @ weight  # (gain, seed)
+    own = gains - gains.mean(axis=1, keepdims=True)
+    ratio = n_seeds / (n_seeds - 1)
+    noise = ratio * ((own * weight) ** 2).sum(axis=2).mean(axis=1)
+    noise_of_d = ratio * (((own[:-1] - share * own[-1]) * weight) ** 2).sum(axis=2).mean(axis=1)
+    between = scores.var(axis=1, ddof=1) - noise
+    differences = (scores[:-1] - share * scores[-1]).var(axis=1, ddof=1) - noise_of_d
+    layers, full = max(float(between[:-1].mean()), 0.0), max(float(between[-1]), 0.0)
     short = share**2 * max(layers - full, 0.0)
-    variance = max(float(differences[best]), float(differences.mean())) + short
+    variance = max(float(differences[best]), float(differences.mean()), 0.0) + short
     of_full = share**2 * max(full, layers)
     of_layer = max(variance - of_full, 0.0)
     df_layer = n_layers * (n_seeds - 1.0)

@@ -6,7 +6,6 @@ The module also combines the p-values of several hypotheses (`simes`). The rise 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -46,29 +45,28 @@ def seed_agreement(
     determines the change point of the best two-level step.
 
     1. Split the items in two halves.
-    2. Subtract the step from each seed's profile on each half: its own mean on either side of the change point.
+    2. Subtract the step from each seed's profile on each half: its own median on either side of the change point
+       (`beyond_step`). One layer that differs much does not move a median.
     3. Correlate seed s on half A with seed t on half B, for s != t, and average over the pairs. Different halves keep
        shared items from creating agreement.
 
-    Null: each seed has its own luck, which is as likely up as down. So the signs of a seed's residuals are turned at
-    random, on both halves alike, in blocks of a quarter of the layers that begin at a random layer. The blocks keep the
+    Null: each seed has its own luck, as likely up as down. So the signs of a seed's residuals are turned at
+    random, on both halves alike, in blocks of two sevenths of the layers that begin at a random layer. The blocks keep the
     resemblance of neighbouring layers. Turning signs keeps the size of every layer's luck: one layer that differs much
     between seeds makes no agreement. A profile that layers truly share widens this null, and never narrows it.
 
     Both p count the observed value among the `draws`.
     """
-    levels = _step(halves.mean(axis=(0, 2)))
-    groups = [np.flatnonzero(levels), np.flatnonzero(~levels)]
-    rest = _without_levels(halves[None].astype(np.float64), groups)
+    rest = beyond_step(halves[None].astype(np.float64))
     observed = float(_agreement(rest)[0])
     n_layers, n_seeds = halves.shape[1:]
 
-    # blocks of layers that begin anywhere, and one sign for each block and seed
-    rng, length = np.random.default_rng(seed), max(2, round(n_layers / 4))
+    # blocks of layers that begin anywhere, and one sign for each block and seed; each draw has its own best step
+    rng, length = np.random.default_rng(seed), max(2, round(n_layers / 3.5))
     block = (np.arange(n_layers) + rng.integers(0, length, (draws, 1))) // length
     signs = rng.choice([-1.0, 1.0], (draws, int(block.max()) + 1, n_seeds))
     turned = rest * np.take_along_axis(signs, block[..., None], axis=1)[:, None]
-    drawn = _agreement(_without_levels(turned, groups))
+    drawn = _agreement(beyond_step(halves - rest + turned))
 
     whole = halves.mean(axis=0)
     ranks = np.corrcoef(stats.rankdata(whole, axis=0), rowvar=False)[np.triu_indices(n_seeds, 1)]
@@ -139,20 +137,25 @@ def simes(p: Float[np.ndarray, " hypothesis"]) -> float:
     return float(stats.false_discovery_control(p).min())
 
 
-def _step(contribution: Float[np.ndarray, " layer"]) -> np.ndarray:
-    """Return a mask of the layers beyond the change point of the best two-level step (least squares)."""
-    n = len(contribution)
-    masks = [np.arange(n) >= change for change in range(2, n - 1)]
-    return min(masks, key=lambda m: contribution[m].var() * m.sum() + contribution[~m].var() * (~m).sum())
-
-
-def _without_levels(
-    profiles: Float64[np.ndarray, "draw half layer seed"], groups: Sequence[np.ndarray]
+def beyond_step(
+    profiles: Float64[np.ndarray, "draw half layer seed"],
 ) -> Float64[np.ndarray, "draw half layer seed"]:
-    """Subtract from every profile its own mean over each group of layers."""
+    """Subtract from every profile its own two medians, on either side of the best step of the draw's mean profile.
+
+    The best step is that of least squares, with two layers or more on either side.
+    """
+    mean = profiles.mean(axis=(1, 3))
+    n = mean.shape[1]
+    before = np.arange(1, n)
+    sums = np.cumsum(mean, axis=1)
+    below, total = sums[:, :-1], sums[:, -1:]
+    between = below**2 / before + (total - below) ** 2 / (n - before)  # the larger, the less is left
+    change = between[:, 1 : n - 2].argmax(axis=1) + 2
     rest = profiles.copy()
-    for group in groups:
-        rest[:, :, group] -= rest[:, :, group].mean(axis=2, keepdims=True)
+    for place in np.unique(change):
+        chosen = change == place
+        for part in (slice(0, place), slice(place, n)):
+            rest[chosen, :, part] -= np.median(rest[chosen, :, part], axis=2, keepdims=True)
     return rest
 
 

@@ -19,8 +19,9 @@ is compared with the largest t over *all* pairs of a constant profile. Against t
 own distribution, and the highest p counts: all pairs must be low.
 
 The scatter s comes from the residuals of the unimodal regression, s^2 = RSS / (n - 1.5 levels) (Meyer and Woodroofe
-2000, doi:10.1214/aos/1015956708), and is at least the measured error. It does not take a smooth rise for noise. The
-null keeps the residuals' autocorrelation: constant profiles are drawn with memories from 0 to 0.95 (a Beta(1, 2)
+2000, doi:10.1214/aos/1015956708). It does not take a smooth rise for noise. But steep sides leave no residuals, so s is
+at least the measured error. Where no error is known, it is at least the roughness: 1.48 times the median of
+|(y_{l-1} + y_{l+1}) / 2 - y_l| / sqrt(1.5). The null keeps the residuals' autocorrelation: constant profiles are drawn with memories from 0 to 0.95 (a Beta(1, 2)
 density), the same regression is fitted to them, and profiles whose residuals have about the observed autocorrelation
 count most. A profile with two humps has residuals that drift, and is judged by a wider null.
 
@@ -89,11 +90,14 @@ def rise_and_fall(
     null, pairs = _null(n), _pairs(n)
 
     # the scatter around the unimodal fit, and the weight of every null profile
-    own, autocorrelation = _scatter(profile[None].astype(np.float64))
-    s = scatter if scatter is not None else max(float(own[0]), error)
+    own, rough, autocorrelation = (float(part[0]) for part in _scatter(profile[None].astype(np.float64)))
+    s = scatter if scatter is not None else max(own, error if error > 0 else rough)
     s = max(s, 1e-9 * float(np.abs(profile).max()), 1e-12)
-    weight = _weights(null.autocorrelation, float(autocorrelation[0]))
-    drawn = null.differences if scatter is not None else null.differences / null.scatter[:, None]
+    weight = _weights(null.autocorrelation, autocorrelation)
+    # a scatter that is known does not vary in the null; an estimated one does, above the known error
+    least_scatter = np.full(DRAWS, error / s) if error > 0 else null.roughness
+    own_scatter = np.ones(DRAWS) if scatter is not None else np.maximum(null.scatter, least_scatter)
+    drawn = null.differences / own_scatter[:, None]
 
     # all pairs: the later stretch minus the earlier one
     means = pairs.means @ profile
@@ -122,7 +126,7 @@ def rise_and_fall(
         p_no_fall=p_no_fall,
         top=(int(layers[top[0]]), int(layers[top[1] - 1])),
         scatter=s,
-        autocorrelation=float(autocorrelation[0]),
+        autocorrelation=autocorrelation,
     )
 
 
@@ -200,6 +204,7 @@ class _Null(NamedTuple):
 
     differences: Float[np.ndarray, "draw pair"]
     scatter: Float64[np.ndarray, " draw"]
+    roughness: Float64[np.ndarray, " draw"]
     autocorrelation: Float64[np.ndarray, " draw"]
 
 
@@ -214,15 +219,17 @@ def _null(n: int, seed: int = 0) -> _Null:
     means = errors @ pairs.means.T
     differences = ((means[:, pairs.later] - means[:, pairs.earlier]) / pairs.unit).astype(np.float32)
     blocks = [_scatter(block) for block in np.array_split(errors, max(1, DRAWS * n * n // 500_000))]  # 4 MB a block
-    scatter, autocorrelation = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
-    return _Null(differences, np.maximum(scatter, 1e-3), autocorrelation)
+    scatter, roughness, autocorrelation = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    return _Null(differences, np.maximum(scatter, 1e-3), roughness, autocorrelation)
 
 
-def _scatter(profiles: Float64[np.ndarray, "profile layer"]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the scatter around the unimodal fit, and the lag-one autocorrelation of its residuals."""
+def _scatter(profiles: Float64[np.ndarray, "profile layer"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the scatter around the unimodal fit, the roughness, and the lag-one autocorrelation of the residuals."""
     n = profiles.shape[1]
     fit = unimodal(profiles)
     rest = profiles - fit.curve
     squares = (rest**2).sum(axis=1)
     scatter = np.sqrt(squares / np.maximum(n - 1.5 * fit.levels, n / 4))
-    return scatter, (rest[:, 1:] * rest[:, :-1]).sum(axis=1) / np.maximum(squares, 1e-300)
+    bend = (profiles[:, :-2] + profiles[:, 2:]) / 2 - profiles[:, 1:-1]
+    roughness = 1.4826 * np.median(np.abs(bend), axis=1) / np.sqrt(1.5)
+    return scatter, roughness, (rest[:, 1:] * rest[:, :-1]).sum(axis=1) / np.maximum(squares, 1e-300)

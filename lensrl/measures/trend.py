@@ -76,7 +76,9 @@ def correlate_detrended(
     finite = np.isfinite(x) & np.isfinite(y) & (np.isfinite(given) if given is not None else True)
     n = int(finite.sum())
     if n < FEWEST_LAYERS:
-        return _undefined(n, f"{n} layers with both values: beyond a trend in depth at least {FEWEST_LAYERS} are needed")
+        return _undefined(
+            n, f"{n} layers with both values: beyond a trend in depth at least {FEWEST_LAYERS} are needed"
+        )
     order = np.argsort(depth[finite], kind="stable")
     depth, x, y = depth[finite][order], x[finite][order], y[finite][order]
     also = [] if given is None or np.ptp(given[finite]) == 0 else [given[finite][order]]
