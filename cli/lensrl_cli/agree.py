@@ -130,8 +130,8 @@ def _explained(found: StudyAgreement) -> list[str]:
     if tables.any():
         which = ", ".join(str(i + 1) for i in found.studies.index[tables])
         lines.append(
-            f"A table has no items and no seeds: the errors of {which} are those of its columns low and high, or come from "
-            f"its roughness over depth."
+            f"A table has no items and no seeds: the errors of {which} are those of its columns low and high, or come "
+            f"from its roughness over depth."
         )
     lines += found.notes
     if found.pairs["layers"].nunique() > 1 or found.studies["of"].nunique() > 1:

@@ -39,7 +39,8 @@ STUDY_COLUMNS = ["study", "path", "layers", "of", "seeds", "reliability", "error
 PAIR_COLUMNS = [
     "first", "second", "layers",
     *(f"{c}{end}" for c in COEFFICIENTS for end in ("", "_low", "_high")),
-    "ceiling", "kendall_ceiling", "beyond_depth", "beyond_depth_low", "beyond_depth_high", "shift_p", "interval", "status", "reason",
+    "ceiling", "kendall_ceiling", "beyond_depth", "beyond_depth_low", "beyond_depth_high", "shift_p",
+    "interval", "status", "reason",
 ]  # fmt: skip
 
 
@@ -90,8 +91,8 @@ def agree(*sources: Study | str | Path) -> StudyAgreement:
     >>> lensrl.agree("runs/grpo", "runs/dr-grpo", "runs/published/qwen3-1.7b-grpo-math.csv").pairs
 
     The errors of a table are those of its columns `low` and `high`, or are estimated from its own roughness over depth.
-    `notes` says what was changed in reading the tables. Raises LensrlError for fewer than two sources, for a source given twice, and for a source that is
-    neither a study nor a table.
+    `notes` says what was changed in reading the tables. Raises LensrlError for fewer than two sources, for a source
+    given twice, and for a source that is neither a study nor a table.
     """
     if len(sources) < 2:
         raise LensrlError(

@@ -36,7 +36,7 @@ class Claim:
         """Test the claim. The finding holds the reason where the test lacks a measurement."""
         missing = self._missing(measurements)
         found = Finding(reason=missing) if missing else self.test(measurements)
-        return replace(found, name=self.name, statement=self.statement, null=self.null)
+        return replace(found, name=self.name, statement=self.statement, null=found.null or self.null)
 
     def _missing(self, measurements: Measurements) -> str:
         """Return the reason of the first need that is missing, or ""."""
@@ -50,7 +50,7 @@ class Claim:
 CLAIMS = (
     Claim(
         "concentration",
-        "Few layers carry the gain: the best one recovers 80 % of it alone, and the gain is spread over less than half.",
+        "Few layers carry the gain: the best recovers 80 % of it alone, and the gain is spread over less than half.",
         null="the best layer recovers less than 0.8, or the effective number is half of the layers or more",
         needs=("gains",),
         test=lambda m: concentration(m.gains, m.best),

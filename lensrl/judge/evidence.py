@@ -20,6 +20,8 @@ from lensrl.measures.profile import effective_layers, seed_agreement, simes, thi
 from lensrl.measures.rise_and_fall import FEWEST_LAYERS, LEAST, rise_and_fall
 from lensrl.measures.trend import correlate_detrended
 
+OWN_LUCK = "luck of each seed's own around the best step"
+
 
 def concentration(gains: Gains, best: BestReach | None = None) -> Finding:
     """Test that few layers carry the gain, from the gains of the layers and, last, of full RL.
@@ -97,7 +99,7 @@ def shape(gains: Gains, layers: np.ndarray, *, error: float = 0.0) -> Finding:
     found = rise_and_fall(layers, gains.contributions, error=error)
     least = min(found.rise, found.fall, key=lambda part: part.value)
     no_rise = found.p_no_rise < found.p_no_fall
-    top = f"layers {found.top[0]} to {found.top[1]}"
+    top = f"; most above both sides: layers {found.top[0]} to {found.top[1]}" if least.value > 0 else ""
     return Finding(
         measure="the smaller of rise and fall",
         value=least.value,
@@ -105,7 +107,7 @@ def shape(gains: Gains, layers: np.ndarray, *, error: float = 0.0) -> Finding:
         high=least.high,
         p_for=found.p_for,
         p_against=found.p_against,
-        note=f"rise {numbers(found.rise)}, fall {numbers(found.fall)}; most above both sides: {top}",
+        note=f"rise {numbers(found.rise)}, fall {numbers(found.fall)}{top}",
         counter=f"a {'rise' if no_rise else 'fall'} of {LEAST} or more",
         details={"rise": found.rise, "fall": found.fall, "scatter": found.scatter,
                  "autocorrelation": found.autocorrelation, "top": list(found.top)},
@@ -138,7 +140,8 @@ def stability(
             p_for=found.p_above,
             p_against=found.p_below,
             note=f"by chance {numbers(found.chance)}; Spearman of whole profiles {found.spearman:.2f}",
-            counter="seeds agree no less than luck that differs by seed",
+            null=OWN_LUCK,
+            counter=f"agreement as by {OWN_LUCK}, or better",
             details={"Spearman of whole profiles": found.spearman, "chance": found.chance},
         )
 
@@ -153,7 +156,7 @@ def stability(
     details: dict[str, object] = dict(across)
     if found is not None:
         p_for.append(found.p_above)
-        p_against["seeds agree no less than luck that differs by seed"] = found.p_below
+        p_against[f"agreement as by {OWN_LUCK}, or better"] = found.p_below
         details |= {"between seeds beyond a step": found.agreement, "chance": found.chance}
     seeds = "" if found is not None else "; seeds are not compared"
     counter = min(p_against, key=lambda name: p_against[name])
@@ -165,6 +168,7 @@ def stability(
         p_for=max(p_for),
         p_against=min(1.0, len(p_against) * p_against[counter]),
         note=f"with {least}",
+        null=f"no relation between studies beyond a trend in depth{'' if found is None else f', or {OWN_LUCK}'}",
         counter=counter,
         details=details,
     )

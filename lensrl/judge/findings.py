@@ -26,8 +26,8 @@ class Finding:
 
     Two hypotheses are tested. `null` is rejected where the claim is supported, and `counter` where it is contradicted.
 
-    `name`, `statement` and `null` are copied from the claim. `judge` fills in `p`, two-sided and Holm-corrected, and
-    `verdict`.
+    `name`, `statement` and, where the test leaves it empty, `null` are copied from the claim. `judge` fills in `p`,
+    two-sided and Holm-corrected, and `verdict`.
     """
 
     measure: str = ""

@@ -46,6 +46,9 @@ class Noise(NamedTuple):
     reliability: float = 1.0
 
 
+NO_NOISE = Noise()
+
+
 @dataclass(frozen=True)
 class Measurements:
     """The numbers on which the claims are tested. Any field below `gains` may be missing: None or an empty mapping.
@@ -68,7 +71,7 @@ class Measurements:
     n_layers: int
     gains: Gains
     best: BestReach | None = None
-    noise: Noise = Noise()
+    noise: Noise = NO_NOISE
     sizes: Predictors = field(default_factory=dict)
     growth: Predictors = field(default_factory=dict)
     grafts: Predictors = field(default_factory=dict)

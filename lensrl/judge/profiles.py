@@ -84,9 +84,9 @@ def paired_gains(study: Study) -> PairedGains:
 class Profile:
     """C_l of a study, or of a table, over the relative depth of its layers.
 
-    `gains` holds the gains of `layers` and, last, of full RL. A table has no `paired` items, and its errors are those of
-    its intervals or of its own roughness (`table_gains`). `notes` says what was changed in reading it. `reason` says why there is no profile; `layers` and `gains` are then empty, or without
-    use.
+    `gains` holds the gains of `layers` and, last, of full RL. A table has no `paired` items, and its errors are those
+    of its intervals or of its own roughness (`table_gains`). `notes` says what was changed in reading it. `reason` says
+    why there is no profile; `layers` and `gains` are then empty, or without use.
     """
 
     name: str
@@ -191,3 +191,12 @@ def _study_profile(study: Study) -> Profile:
 def has_gain(gains: Gains) -> bool:
     """Return whether the gain of full RL, the last gain, is certainly above 0."""
     return bool(gains.contrast(np.eye(len(gains.mean))[-1]).interval().low > 0)
+
+
+def contribution_warnings(study: Study) -> list[str]:
+    """Return what is to be said beside the contributions of a study (`Gains.warnings`); nothing without a profile."""
+    try:
+        gains = _study_profile(study).gains
+    except LensrlError:  # fewer than three layers with every seed: there is nothing to compare full RL's spread with
+        return []
+    return gains.warnings() if len(gains.mean) > 1 else []

@@ -1,4 +1,4 @@
-"""A contribution profile as a whole: its thirds, its effective number of layers, and whether training seeds agree on it.
+"""A contribution profile as a whole: its thirds, its effective number of layers, and whether seeds agree on it.
 
 The module also combines the p-values of several hypotheses (`simes`). The rise and fall of a profile are in
 `lensrl.measures.rise_and_fall`, the agreement of two studies in `lensrl.measures.agreement`.
@@ -50,8 +50,8 @@ def seed_agreement(
     3. Correlate seed s on half A with seed t on half B, for s != t, and average over the pairs. Different halves keep
        shared items from creating agreement.
 
-    Null: each seed has its own luck, as likely up as down. So the signs of a seed's residuals are turned at
-    random, on both halves alike, in blocks of two sevenths of the layers that begin at a random layer. The blocks keep the
+    Null: each seed has its own luck, as likely up as down. So the signs of a seed's residuals are turned at random, on
+    both halves alike, in blocks of two sevenths of the layers that begin at a random layer. The blocks keep the
     resemblance of neighbouring layers. Turning signs keeps the size of every layer's luck: one layer that differs much
     between seeds makes no agreement. A profile that layers truly share widens this null, and never narrows it.
 
@@ -109,8 +109,13 @@ def effective_layers(gains: Gains) -> Spread:
         return Spread(Interval(*[float("nan")] * 3), 1.0, 1.0)
     squares = max(raw - float(variance.sum()), total**2 / n)  # N is at most n
     slope = np.where(c > 0, 2 / total - 2 * c / squares, 0.0)
-    first = gains.contrast(np.append(slope, 0.0))
-    error = np.sqrt(first.error**2 + 2 * float(np.sum(variance**2)) / squares**2)
+    # the layers of a seed differ by luck of their own, so that their spread shows it as many times as there are layers
+    pooled = [part._replace(df=part.df * n) for part in gains.parts] if gains.n_seeds > 1 else gains.parts
+    first = replace(gains, parts=tuple(pooled)).contrast(np.append(slope, 0.0))
+    apart = float(slope @ slope) * float(variance[c > 0].mean())
+    error = np.sqrt(
+        max(float(first.error) ** 2, apart if gains.n_seeds > 1 else 0.0) + 2 * float(np.sum(variance**2)) / squares**2
+    )
     log_n = Estimate(np.asarray(2 * np.log(total) - np.log(squares)), np.asarray(error), first.df)
     half = float(np.log(n / 2))
     return Spread(

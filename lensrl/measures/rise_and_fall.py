@@ -21,7 +21,9 @@ own distribution, and the highest p counts: all pairs must be low.
 The scatter s comes from the residuals of the unimodal regression, s^2 = RSS / (n - 1.5 levels) (Meyer and Woodroofe
 2000, doi:10.1214/aos/1015956708). It does not take a smooth rise for noise. But steep sides leave no residuals, so s is
 at least the measured error. Where no error is known, it is at least the roughness: 1.48 times the median of
-|(y_{l-1} + y_{l+1}) / 2 - y_l| / sqrt(1.5). The null keeps the residuals' autocorrelation: constant profiles are drawn with memories from 0 to 0.95 (a Beta(1, 2)
+|(y_{l-1} + y_{l+1}) / 2 - y_l| / sqrt(1.5).
+
+The null keeps the residuals' autocorrelation: constant profiles are drawn with memories from 0 to 0.95 (a Beta(1, 2)
 density), the same regression is fitted to them, and profiles whose residuals have about the observed autocorrelation
 count most. A profile with two humps has residuals that drift, and is judged by a wider null.
 

@@ -37,9 +37,9 @@ class ShapeFit:
     """One shape fitted to a profile.
 
     `error` is the leave-one-out root mean squared error, in units of the profile. `explained` is 1 - error^2 / error^2
-    of the constant. `curve` is the fit at each layer. `where` is the change point (the first layer beyond it), the place
-    of the sigmoid, or the peak, in layers; `low` and `high` are the ends of its 95 % interval under the shape. These
-    three are NaN for shapes without a location. `rise` says whether b > 0.
+    of the constant. `curve` is the fit at each layer. `where` is the change point (the first layer beyond it), the
+    place of the sigmoid, or the peak, in layers; `low` and `high` are the ends of its 95 % interval under the shape.
+    These three are NaN for shapes without a location. `rise` says whether b > 0.
     """
 
     shape: str
@@ -181,7 +181,7 @@ _PEAKS = {
 
 
 def _location(shape: str, fit: _Fits, drawn: _Fits, layers: np.ndarray, n_layers: int) -> tuple[float, float, float]:
-    """Return the change point, the place or the peak, in layers, and its 95 % interval over profiles drawn from the fit."""
+    """Return the change point, the place or the peak, in layers, and its 95 % interval over draws from the fit."""
     if shape == "step":
         places = layers[2:-1]
     else:

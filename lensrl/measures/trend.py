@@ -7,7 +7,8 @@ in common. A quadratic does not remove such trends. The trend here is
 
 K is at most a third of the number of layers. Each series chooses its own K, and its own steps, at most three, by the
 corrected Akaike criterion (Hurvich and Tsai 1989, doi:10.1093/biomet/76.2.297). The larger K and the steps of both are
-then removed from *both* series, so that neither series alone decides. End layers are odd ones in most measures: they are always left out.
+then removed from *both* series, so that neither series alone decides. End layers are odd ones in most measures: they
+are always left out.
 
 With few layers this trend takes all degrees of freedom. So a relation beyond depth is tested from 24 layers on.
 

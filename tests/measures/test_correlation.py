@@ -140,7 +140,9 @@ def drifting_pair(r: float, n: int, rng: np.random.Generator, memory: float = 0.
     return both[0], both[1]
 
 
-@pytest.mark.parametrize(("r", "less"), [(0.0, True), (0.45, True), (0.6, True), (-0.6, True), (0.95, False), (-0.95, False)])
+@pytest.mark.parametrize(
+    ("r", "less"), [(0.0, True), (0.45, True), (0.6, True), (-0.6, True), (0.95, False), (-0.95, False)]
+)
 @pytest.mark.parametrize("memory", [0.0, 0.6])
 def test_both_sides_are_about_one_half_of_the_variance_whatever_the_sign(r: float, less: bool, memory: float) -> None:
     rng = np.random.default_rng(8)
