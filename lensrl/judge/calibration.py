@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from typing import NamedTuple
@@ -211,8 +211,8 @@ def summary(rates: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return tables
 
 
-def _kind(kind: tuple[int, int, int]) -> dict[str, object]:
-    layers, seeds, items = kind
+def _kind(kind: Hashable) -> dict[str, object]:
+    layers, seeds, items = kind  # pyright: ignore[reportGeneralTypeIssues]
     return {"layers": layers, "seeds": seeds or "table", "items": items or "–"}
 
 

@@ -97,7 +97,7 @@ def measure_table(
     gains: Gains, layers: Int[np.ndarray, " layer"], n_layers: int, beside: Mapping[str, PairedProfiles]
 ) -> Measurements:
     """Measure a table of contributions: its profile, and its agreement with the studies beside it."""
-    unknown = dict.fromkeys(("sizes", "growth", "grafts", "approach", "halves"), NO_STUDY)
+    unknown: dict[str, str] = dict.fromkeys(("sizes", "growth", "grafts", "approach", "halves"), NO_STUDY)
     return Measurements(layers, n_layers, gains, beside=beside, missing=unknown)
 
 

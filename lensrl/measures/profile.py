@@ -109,17 +109,12 @@ def effective_layers(gains: Gains) -> Spread:
         return Spread(Interval(*[float("nan")] * 3), 1.0, 1.0)
     squares = max(raw - float(variance.sum()), total**2 / n)  # N is at most n
     slope = np.where(c > 0, 2 / total - 2 * c / squares, 0.0)
-    # the layers of a seed differ by luck of their own, so that their spread shows it as many times as there are layers
-    pooled = [part._replace(df=part.df * n) for part in gains.parts] if gains.n_seeds > 1 else gains.parts
-    first = replace(gains, parts=tuple(pooled)).contrast(np.append(slope, 0.0))
-    apart = float(slope @ slope) * float(variance[c > 0].mean())
-    error = np.sqrt(
-        max(float(first.error) ** 2, apart if gains.n_seeds > 1 else 0.0) + 2 * float(np.sum(variance**2)) / squares**2
-    )
+    first = gains.contrast(np.append(slope, 0.0))
+    error = np.sqrt(first.error**2 + 2 * float(np.sum(variance**2)) / squares**2)
     log_n = Estimate(np.asarray(2 * np.log(total) - np.log(squares)), np.asarray(error), first.df)
     half = float(np.log(n / 2))
     return Spread(
-        Interval(*map(float, np.exp(log_n.interval()).clip(max=n))),
+        Interval(*map(float, np.exp(log_n.interval()).clip(1, n))),
         p_half_or_more=float(log_n.p_below(half)),
         p_half_or_less=float(log_n.p_above(half)),
     )

@@ -54,7 +54,7 @@ def test_beyond_a_trend_the_coefficient_stands_beside_that_given_the_worst_rival
         rival = c + 0.05 * rng.normal(size=26)
         planted = table.assign(cka_growth=rival + 0.05 * rng.normal(size=26), bypass_logprob=rival)
         found = correlate_study(study, planted)
-    beyond = found[found["method"] == "detrended"].set_index("predictor").loc["cka_growth"]
+    beyond = found[found["method"] == "detrended"].set_index("predictor").to_dict("index")["cka_growth"]
     assert beyond["coefficient"] == pytest.approx(
         correlate_detrended(np.arange(26.0), planted["cka_growth"].to_numpy(), c).coefficient
     )
