@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -46,10 +46,20 @@ def compare_activations(
     Raises LensrlError for a run without activations, and for two runs with different probe sets.
     """
     pair = _find_pair(study, one, other, seed=seed, site=site, first_token=first_token)
+    return representation_table(map(pair.at, range(study.n_layers)), pair.sequence)
+
+
+def representation_table(
+    layers: Iterable[tuple[np.ndarray, np.ndarray]], sequence: Int[np.ndarray, " token"]
+) -> pd.DataFrame:
+    """Compare two models layer by layer: the table of `compare_activations`.
+
+    `layers` holds the activations of both models after each layer, each (token, feature). `sequence` names the sequence
+    of each token.
+    """
     rows = []
-    for layer in range(study.n_layers):
-        x, y = pair.at(layer)
-        cka = cka_interval(x, y, pair.sequence)
+    for layer, (x, y) in enumerate(layers):
+        cka = cka_interval(x, y, sequence)
         rows.append((layer, *cka, 1 - cka.value, procrustes_distance(x, y), relative_l2(x, y), mean_cosine(x, y)))
     return pd.DataFrame(rows, columns=REPRESENTATION_COLUMNS)
 

@@ -24,13 +24,15 @@ from contextlib import contextmanager
 import numpy as np
 import pandas as pd
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from lensrl.compare.patching import OnProgress
+from lensrl.errors import LensrlError
 from lensrl.measures.score import item_weights, mean_score
 from lensrl.models.base import Base, load_base, pick_device
 from lensrl.models.blocks import Blocks, train_only
 from lensrl.models.evaluate import evaluate
+from lensrl.models.prompts import Prompts
 from lensrl.models.references import answer_mean, batches, reference_logprobs, references, teacher_batch, token_logprobs
 from lensrl.recipe import Recipe
 from lensrl.recipe.runs import BASE, FULL, layer_run
@@ -38,8 +40,7 @@ from lensrl.store.file.deltas import frobenius
 from lensrl.store.origin import check_base, check_items
 from lensrl.store.run import Run
 from lensrl.store.study import Study
-from lensrl.tasks import Item, evaluation_items, load_task
-from lensrl.tasks.digest import digests_of
+from lensrl.tasks import Item, Texts, evaluation_items, load_task
 
 Gradients = Mapping[str, torch.Tensor]  # parameter -> dM/dw, in the parameter's shape
 
@@ -63,7 +64,7 @@ def bypass(model: PreTrainedModel, blocks: Blocks, layer: int) -> Iterator[None]
 def metric_gradients(
     model: PreTrainedModel,
     blocks: Blocks,
-    tokenizer: PreTrainedTokenizerBase,
+    prompts: Prompts,
     items: Sequence[Item],
     *,
     batch: int,
@@ -78,8 +79,8 @@ def metric_gradients(
     model.zero_grad()
     weights = item_weights([item.benchmark for item in items])
     done = 0
-    for chunk in batches(items, teacher_batch(tokenizer, items, batch)):
-        teacher = references(tokenizer, chunk).to(model.device)
+    for chunk in batches(items, teacher_batch(prompts, items, batch)):
+        teacher = references(prompts, chunk).to(model.device)
         logits = model(input_ids=teacher.ids, attention_mask=teacher.mask, use_cache=False).logits
         means = answer_mean(token_logprobs(logits, teacher.ids), teacher.answer)
         (means * torch.from_numpy(weights[done : done + len(chunk)]).to(means)).sum().backward()
@@ -103,15 +104,15 @@ def measure_layers(study: Study, *, sampled: bool, on_progress: OnProgress | Non
     Raises LensrlError when the base model is not the study's.
     """
     # The base and the items have to be the study's own.
-    recipe, base, device = study.recipe, load_base(study.recipe.model), pick_device()
+    recipe, base, device = study.recipe, load_base(study.recipe.model, study.recipe.prompt), pick_device()
     check_base(study[BASE], base.name, base.fingerprint)
     items = evaluation_items(load_task(recipe), recipe)
-    check_items(study[BASE], digests_of("test", items))
+    check_items(study[BASE], base.prompts.digests("test", items))
     model = base.fresh(device=device)
     # The bypass needs the model as it is; the gradients change it afterwards.
     table = _bypass_costs(study, base, model, items, sampled=sampled, on_progress=on_progress)
     gradients = metric_gradients(
-        model, base.blocks, base.tokenizer, items, batch=_backward_batch(recipe),
+        model, base.blocks, base.prompts, items, batch=_backward_batch(recipe),
         on_batch=(lambda done, of: on_progress("gradient", done, of)) if on_progress else None,
     )  # fmt: skip
     for layer in table["layer"]:
@@ -139,10 +140,12 @@ def _bypass_costs(
 ) -> pd.DataFrame:
     """Return one row per layer: layer, bypass_logprob, bypass_score (NaN unless `sampled`)."""
     recipe, task, n_layers = study.recipe, load_task(study.recipe), base.blocks.n_layers
+    if sampled and isinstance(task, Texts):
+        raise LensrlError(f"{study.path} samples no scores: its task is {recipe.task.name!r}; leave out sampled=True")
     benchmark = [item.benchmark for item in items]
 
     def logprob() -> float:
-        values = reference_logprobs(model, base.tokenizer, items, batch=recipe.evaluation.batch)
+        values = reference_logprobs(model, base.prompts, items, batch=recipe.evaluation.batch)
         return mean_score(values.astype(np.float64), benchmark)
 
     whole = logprob()  # measured here, not read: a bypassed model runs on the same kernels, the study perhaps did not
@@ -151,8 +154,9 @@ def _bypass_costs(
         with bypass(model, base.blocks, layer):
             lost = {"layer": layer, "bypass_logprob": whole - logprob(), "bypass_score": np.nan}
             if sampled:
-                scores = evaluate(model, base.tokenizer, task, items, recipe).score.mean(axis=1, dtype=np.float64)
-                lost["bypass_score"] = study[BASE].score - mean_score(scores, benchmark)
+                scores = evaluate(model, base.prompts, task, items, recipe).score
+                assert scores is not None  # checked above
+                lost["bypass_score"] = study[BASE].score - mean_score(scores.mean(axis=1, dtype=np.float64), benchmark)
         rows.append(lost)
         if on_progress is not None:
             on_progress("bypass", layer + 1, n_layers)

@@ -7,60 +7,72 @@ top-p, top-k and the seed of the sampler. The model's own generation defaults ar
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from lensrl.models.generation import generate, sampling_settings, stop_tokens, token_ids, turn_ends
+from lensrl.models.generation import sampling_settings, stop_tokens
+from lensrl.models.noise import SCORING
+from lensrl.models.prompts import Prompts
 from lensrl.models.references import batches, reference_logprobs
 from lensrl.models.rollouts import play
+from lensrl.models.sampler import SAMPLERS
 from lensrl.recipe import Recipe
 from lensrl.store.write import Scores
-from lensrl.tasks import AgentTask, Item, Task, batch
+from lensrl.tasks import AgentTask, Item, Task, Texts, batch
 
 
 def evaluate(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    task: Task | AgentTask,
+    prompts: Prompts,
+    task: Task | AgentTask | Texts,
     items: Sequence[Item],
     recipe: Recipe,
 ) -> Scores:
     """Sample and score `recipe.evaluation.samples` completions, or episodes, of every item.
 
     Scores, lengths (in tokens that the model wrote) and truncation have shape (item, sample). A completion without an
-    end, or an unfinished episode, is truncated. Reference log-probabilities have shape (item,).
+    end, or an unfinished episode, is truncated. Reference log-probabilities have shape (item,). Texts are not sampled:
+    they have a log-probability alone.
     """
     settings = recipe.evaluation
     model.eval()
+    forced = Scores(
+        item=[item.id for item in items],
+        benchmark=[item.benchmark for item in items],
+        reference_logprob=reference_logprobs(model, prompts, items, batch=settings.batch),
+    )
+    if isinstance(task, Texts):
+        return forced
     torch.manual_seed(settings.seed)
-    ends = turn_ends if isinstance(task, AgentTask) else stop_tokens
+    tokenizer = prompts.tokenizer
+    ends = prompts.turn_ends(model) if isinstance(task, AgentTask) else stop_tokens(model, tokenizer)
     generation = sampling_settings(
-        ends(model, tokenizer), tokenizer, max_tokens=recipe.evaluation_tokens,
+        ends, tokenizer, max_tokens=recipe.evaluation_tokens,
         temperature=settings.temperature, top_p=settings.top_p, top_k=settings.top_k,
     )  # fmt: skip
-    # Sample batch by batch, all samples of an item side by side.
-    rows = [item for item in items for _ in range(settings.samples)]
+    sampler = SAMPLERS[recipe.generation](model, tokenizer)
+    # Sample batch by batch, all samples of an item side by side. A row's random numbers follow from both.
+    keys = [(settings.seed, SCORING, item, sample) for item in range(len(items)) for sample in range(settings.samples)]
     outcomes: list[tuple[float, int, bool]] = []
-    for asked in batches(rows, settings.batch):
+    for rows in batches(keys, settings.batch):
+        asked = [items[item] for _, _, item, _ in rows]
         if isinstance(task, AgentTask):
-            played = play(model, tokenizer, task, asked, generation)
+            played = play(sampler, prompts, task, asked, generation, rows)
             outcomes += [(rollout.score, rollout.length, not rollout.done) for rollout in played]
         else:
-            prompts = [token_ids(tokenizer, item.prompt) for item in asked]
-            completions, ended = generate(model, tokenizer, prompts, generation)
-            texts = [str(tokenizer.decode(tokens, skip_special_tokens=True)) for tokens in completions]
+            written = sampler.generate([prompts.ids(item) for item in asked], generation, rows)
+            texts = [prompts.said(str(tokenizer.decode(one.tokens, skip_special_tokens=True))) for one in written]
             scores = batch.scores(task, asked, texts)
-            outcomes += [(s, len(c), not e) for s, c, e in zip(scores, completions, ended, strict=True)]
+            outcomes += [(s, len(one.tokens), not one.ended) for s, one in zip(scores, written, strict=True)]
     # Back to one row per item.
     score, length, truncated = zip(*outcomes, strict=True)
     shape = (len(items), settings.samples)
-    return Scores(
-        item=[item.id for item in items],
-        benchmark=[item.benchmark for item in items],
+    return replace(
+        forced,
         score=np.array(score, np.float32).reshape(shape),
         length=np.array(length, np.int32).reshape(shape),
         truncated=np.array(truncated, bool).reshape(shape),
-        reference_logprob=reference_logprobs(model, tokenizer, items, batch=settings.batch),
     )

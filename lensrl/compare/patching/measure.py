@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -20,7 +20,6 @@ from lensrl.store.patch import PATCHED, PatchComponent, PatchKey
 from lensrl.store.run import Run
 from lensrl.store.study import Study
 from lensrl.tasks import evaluation_items, load_task
-from lensrl.tasks.digest import digests_of
 
 Measured = Iterator[tuple[PatchKey, dict[str, Float64[np.ndarray, "model item"]], list[str]]]
 
@@ -34,11 +33,12 @@ class Patcher:
     def __init__(self, study: Study, donor: Run, into: Run) -> None:
         self.recipe = study.recipe
         self.device = pick_device()
-        self.base = load_base(self.recipe.model)
+        self.base = load_base(self.recipe.model, self.recipe.prompt)
         self.task = load_task(self.recipe)
         self.items = evaluation_items(self.task, self.recipe)
         for run in (donor, into):
-            check_items(run, digests_of("test", self.items))
+            check_items(run, self.base.prompts.digests("test", self.items))
+        self.benchmark = [item.benchmark for item in self.items]
         self.runs = {"into": into, "donor": donor}
         self.weights = {role: run_weights(run, self.base) for role, run in self.runs.items()}
 
@@ -54,7 +54,7 @@ class Patcher:
 
     def _measure_grafts(self, keys: Sequence[PatchKey], on_progress: OnProgress | None) -> Measured:
         """Graft the parts of each key into one model, score it, and put the receiver's weights back."""
-        into, donor = self.runs["into"].items, self.runs["donor"].items
+        into, donor = self._unpatched("into"), self._unpatched("donor")
         model = self.base.fresh(self.weights["into"], device=self.device)
         parameters = dict(model.named_parameters())
         for done, key in enumerate(keys):
@@ -64,17 +64,31 @@ class Patcher:
             with torch.no_grad():
                 for name in inside:
                     parameters[name].copy_(grafted[name])
-                scores = evaluate(model, self.base.tokenizer, self.task, self.items, self.recipe)
+                scores = evaluate(model, self.base.prompts, self.task, self.items, self.recipe)
                 for name in inside:
                     parameters[name].copy_(self.weights["into"][name])
-            patched = {"score": scores.score.mean(axis=1), "reference_logprob": scores.reference_logprob}
+            patched = {"reference_logprob": scores.reference_logprob}
+            if scores.score is not None:
+                patched = {"score": scores.score.mean(axis=1)} | patched
             metrics = {
-                metric: np.stack([into[metric], donor[metric], values.astype(np.float64)])
+                metric: np.stack([into[metric], donor[metric], np.asarray(values, np.float64)])
                 for metric, values in patched.items()
             }
             yield key, metrics, [*PATCHED]
             if on_progress is not None:
                 on_progress("weights", done + 1, len(keys))
+
+    def _unpatched(self, role: str) -> Mapping[str, Float64[np.ndarray, " item"]]:
+        """Return the metrics of a whole run on the items, as the study keeps them.
+
+        Where the scores were made elsewhere, the study keeps no log-probability, and it is measured here.
+        """
+        kept = self.runs[role].items
+        if kept["reference_logprob"].notna().all():
+            return {metric: kept[metric].to_numpy() for metric in ("score", "reference_logprob")}
+        model = self.base.fresh(self.weights[role], device=self.device)
+        logprobs = evaluate(model, self.base.prompts, self.task, self.items, self.recipe).reference_logprob
+        return {"reference_logprob": np.asarray(logprobs, np.float64)}
 
     def _measure_activations(
         self, keys: Sequence[PatchKey], component: PatchComponent, on_progress: OnProgress | None
@@ -88,7 +102,7 @@ class Patcher:
         heads = range(bridges["into"].cfg.n_heads) if component == "head" else [None]
         patches = {key: [Patch(key.layers, head) for head in heads] for key in keys}
         into, donor, patched = patch_activations(
-            bridges["into"], bridges["donor"], self.base.tokenizer, self.items,
+            bridges["into"], bridges["donor"], self.base.prompts, self.items,
             [patch for each in patches.values() for patch in each], component,
             on_batch=(lambda done, of: on_progress("activations", done, of)) if on_progress else None,
         )  # fmt: skip

@@ -19,6 +19,8 @@ from lensrl.store.patch import PatchComponent, PatchKey, PatchResult, Sets, What
 from lensrl.store.run import Run
 from lensrl.store.study import Study
 
+OF_ATTENTION = ("block", "attn", "head")  # components that are patched at the outputs of attention
+
 
 def patch(
     study: Study,
@@ -42,7 +44,8 @@ def patch(
 
     `what` names the kinds of patching:
 
-    - `weights` grafts the layer's weights. Metrics: `score` (the study's sampled score) and `reference_logprob`.
+    - `weights` grafts the layer's weights. Metrics: `score` (the study's sampled score) and `reference_logprob`. A
+      study that samples no scores has the second alone, of its texts.
     - `activations` replaces the layer's addition to the residual stream, on the same tokens. Metrics:
       `reference_logprob` and `logit_difference`.
     - `both` does the two, each with its own rows.
@@ -68,8 +71,8 @@ def patch(
     `contribution`, `trained` and `share_of`. Results are stored under `patches/` in the study's folder. A stored
     result is used again until one of its two runs is replaced. `seed=None`: see `lensrl.store.runs.Runs`.
 
-    Raises LensrlError for layers or runs that do not exist, for a run that diverged, and for a component that `what`
-    or `sets` cannot patch.
+    Raises LensrlError for layers or runs that do not exist, for a run that diverged, for a component that `what` or
+    `sets` cannot patch, and for activations of attention in a model with linear attention.
     """
     check_component(component, what, sets)
     chosen = parse_layers(layers, study.n_layers)
@@ -79,6 +82,11 @@ def patch(
         donor, into = into, donor
     if donor.run_id == into.run_id:
         raise LensrlError(f"--from and --into both name {donor.name!r}: there is nothing to recover")
+    if what != "weights" and component in OF_ATTENTION and "attn_out" not in into.activations:
+        raise LensrlError(
+            f"the activations of {component} are patched at the outputs of attention, and some layers of {study.model} "
+            f"have none that is known (linear attention): patch --what weights, or --component mlp or stream"
+        )
     # One key per result, in the order of the returned rows.
     kinds: list[What] = ["weights", "activations"] if what == "both" else [what]
     keys = [
@@ -104,12 +112,13 @@ def patch(
 
         patcher = Patcher(study, donor, into)
         sources = {"donor": donor.run_id, "into": into.run_id}
-        record = provenance(device=patcher.device, dtypes={"masters": "float32"})
+        record = provenance(device=patcher.device, dtypes={"masters": "float32"}, generation=study.recipe.generation)
         for kind in kinds:
             todo = [key for key in missing if key.what == kind]
             for key, metrics, patched in patcher.measure(todo, on_progress) if todo else ():
-                benchmark = into.items["benchmark"].tolist()
-                results[key] = PatchResult(key, metrics, benchmark, sources=sources, provenance=record, patched=patched)
+                results[key] = PatchResult(
+                    key, metrics, patcher.benchmark, sources=sources, provenance=record, patched=patched
+                )
                 write_patch(study.path / PATCH_FOLDER, results[key])
     return with_context(pd.DataFrame([row for key in keys for row in results[key].rows()]), study)
 
@@ -126,7 +135,7 @@ def with_context(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
     """
     contributions: dict[tuple[int, int], float] = {}
     for seed in rows["seed"].unique():
-        if (FULL, seed) in study and study.layers:
+        if (FULL, seed) in study and study.layers and study[BASE].has_scores:
             table = study.contributions(int(seed))
             contributions |= {(seed, layer): c for layer, c in zip(table["layer"], table["contribution"], strict=True)}
     beside = [
