@@ -70,7 +70,7 @@ CLAIMS = (
         null="a rise below 0.05, or a fall below 0.05 after it",
         needs=("gains",),
         test=lambda m: shape(m.gains, m.layers, error=m.noise.error),
-        trials=(Trial({"hump", "slow rise", "flat top", "slope"}, either={"few", "rough"}),),
+        trials=(Trial({"hump", "slow rise", "flat top", "slope"}, either={"few", "rough", "odd ends"}),),
     ),
     Claim(
         "not size",

@@ -59,8 +59,11 @@ class Finding:
     def rejected(self) -> str:
         """Return the hypothesis that the verdict rejects, or both hypotheses where neither is rejected."""
         if self.verdict == "undetermined":
-            both = " nor ".join(filter(None, (self.null, self.counter)))
-            return f"rejected: neither {both}" if self.counter else f"not rejected: {both}"
+            return (
+                f"rejected: neither '{self.null}' nor '{self.counter}'"
+                if self.counter
+                else f"not rejected: {self.null}"
+            )
         return f"rejected: {self.null if self.verdict == 'supported' else self.counter}"
 
     def sentence(self) -> str:

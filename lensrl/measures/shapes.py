@@ -167,7 +167,7 @@ def _family(
     return curves, (curves**2).sum(axis=1)
 
 
-_SIGMOIDS = [(place, width) for place in np.linspace(0.1, 0.9, 17) for width in (0.05, 0.1)]
+_SIGMOIDS = [(place, width) for place in np.linspace(0.1, 0.9, 33) for width in (0.03, 0.05, 0.1)]
 _WIDTHS = (0.08, 0.15, 0.25, 0.4)
 _PEAKS = {
     "hump": [(peak, width, width) for peak in np.linspace(0.3, 0.7, 9) for width in _WIDTHS],

@@ -105,7 +105,7 @@ def test_one_wording_says_value_interval_note_and_the_hypothesis_that_was_reject
     (contradicted,) = judge([replace(found, p_for=0.9, p_against=0.001)])
     assert contradicted.evidence().endswith("; rejected: something")
     (open_,) = judge([replace(found, p_for=0.4)])
-    assert open_.evidence().endswith("; rejected: neither nothing nor something")
+    assert open_.evidence().endswith("; rejected: neither 'nothing' nor 'something'")
     place = Finding("peak at layer", 13.04, 9.0, 17.0, null="a step", at_layer=True)
     assert place.evidence() == "peak at layer 13 [9, 17]; not rejected: a step"
     assert Finding(reason="one seed", statement="S.").sentence() == "Undetermined: S. Not tested: one seed."

@@ -18,7 +18,7 @@ def curves(shape: str, x: np.ndarray) -> list[np.ndarray]:
     if shape == "step":
         return [(np.arange(len(x)) >= k).astype(float) for k in range(2, len(x) - 1)]
     if shape == "sigmoid":
-        return [expit((x - place) / width) for place in np.linspace(0.1, 0.9, 17) for width in (0.05, 0.1)]
+        return [expit((x - place) / width) for place in np.linspace(0.1, 0.9, 33) for width in (0.03, 0.05, 0.1)]
     peaks = [0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7]
     widths = [0.08, 0.15, 0.25, 0.4]
     if shape == "hump":

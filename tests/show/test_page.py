@@ -118,5 +118,7 @@ def test_a_verdict_is_shown_whole_and_escaped(copied: Path, monkeypatch: pytest.
     assert "script" not in page.tags
     assert hostile in page.text
     assert "contradicted" in page.text or "undetermined" in page.text
-    assert all(claim.statement in page.text and claim.rejected() in page.text for claim in planted.claims if not claim.reason)
+    assert all(
+        claim.statement in page.text and claim.rejected() in page.text for claim in planted.claims if not claim.reason
+    )
     assert re.search(r"[−\d.]+\N{NO-BREAK SPACE}\[[−\d.]+,\N{NO-BREAK SPACE}[−\d.]+\]", page.text)
