@@ -27,6 +27,10 @@ The null keeps the residuals' autocorrelation: constant profiles are drawn with 
 density), the same regression is fitted to them, and profiles whose residuals have about the observed autocorrelation
 count most. A profile with two humps has residuals that drift, and is judged by a wider null.
 
+A second hump speaks against a rise and a fall, also where one condition alone would hold. So p for the claim is 1 where
+a valley shows: a stretch of a tenth of the layers or more that lies below one before and one behind it, by more than in
+nine of ten null profiles with nearly independent errors. Its scatter is the roughness, or the known error.
+
 Measured error rates are in `lensrl/judge/CALIBRATION.md`.
 """
 
@@ -44,6 +48,9 @@ from lensrl.measures.isotonic import unimodal
 LEAST = 0.05  # of full RL's gain: smaller changes over depth are no rise and no fall
 FEWEST_LAYERS = 6
 DRAWS = 3_000
+_SHORTEST, _SHORTEST_VALLEY = 1 / 5, 1 / 10  # of the layers, in a stretch
+_VALLEY = 0.1  # p below which a valley shows
+_NEARLY_WHITE = 0.2  # memory of errors that are nearly independent
 _KERNEL = 0.08  # standard deviation, in units of the autocorrelation of residuals
 _FEWEST_DRAWS = 400  # null profiles that count: the smallest p is about 1 / 400
 _CANDIDATES = 8  # pairs with the highest t, among which the largest p against the claim is sought
@@ -89,7 +96,7 @@ def rise_and_fall(
     n = len(profile)
     if n < FEWEST_LAYERS:
         raise ValueError(f"{n} layers: a rise and a fall need at least {FEWEST_LAYERS}")
-    null, pairs = _null(n), _pairs(n)
+    null, pairs = _null(n), _pairs(n, _SHORTEST)
 
     # the scatter around the unimodal fit, and the weight of every null profile
     own, rough, autocorrelation = (float(part[0]) for part in _scatter(profile[None].astype(np.float64)))
@@ -119,6 +126,12 @@ def rise_and_fall(
     reached = float(weight @ (largest >= both.max()))
     size = 1 / float(weight @ weight)  # the number of null profiles that count
     p_for = (1 + size * reached) / (1 + size)
+    # a valley makes the residuals of the unimodal fit large, so it is measured by the roughness, or by a known error
+    known = scatter or error
+    depth = _deepest_valley(profile[None] / (known or max(rough, 1e-12)))[0]
+    valleys = (null.valley / (1.0 if known else null.roughness))[null.memory < _NEARLY_WHITE]
+    if float(np.mean(valleys >= depth)) < _VALLEY:
+        p_for = 1.0
     reach = _quantile(largest, weight, (1 + CONFIDENCE) / 2)
     return RiseAndFall(
         rise=_interval(later, unit, reach, drawn, weight),
@@ -130,6 +143,20 @@ def rise_and_fall(
         scatter=s,
         autocorrelation=autocorrelation,
     )
+
+
+def _deepest_valley(profiles: Float64[np.ndarray, "profile layer"]) -> Float64[np.ndarray, " profile"]:
+    """Return the largest t by which a stretch lies below one before it and one behind it, for a scatter of 1."""
+    pairs = _pairs(profiles.shape[1], _SHORTEST_VALLEY)
+    means = profiles @ pairs.means.T
+    rises = (means[:, pairs.later] - means[:, pairs.earlier]) / pairs.unit
+    deepest = np.full(len(profiles), -np.inf)
+    for stretch in range(len(pairs.stretches)):
+        before, behind = pairs.later == stretch, pairs.earlier == stretch
+        if before.any() and behind.any():
+            both = np.minimum((-rises[:, before]).max(axis=1), rises[:, behind].max(axis=1))
+            deepest = np.maximum(deepest, both)
+    return deepest
 
 
 def _weights(drawn: Float64[np.ndarray, " draw"], observed: float) -> Float64[np.ndarray, " draw"]:
@@ -187,8 +214,9 @@ class _Pairs(NamedTuple):
 
 
 @lru_cache(maxsize=32)
-def _pairs(n: int) -> _Pairs:
-    shortest = max(2, round(n / 5))
+def _pairs(n: int, share: float) -> _Pairs:
+    """Return the stretches of `share` of n layers, twice as many and so on, and their pairs."""
+    shortest = max(2, round(n * share))
     lengths = [shortest * 2**i for i in range(n) if i == 0 or shortest * 2**i <= n - 2 * shortest]
     stretches = [(start, start + length) for length in lengths for start in range(n - length + 1)]
     ends, size = np.array(stretches), np.diff(stretches, axis=1)[:, 0]
@@ -208,12 +236,14 @@ class _Null(NamedTuple):
     scatter: Float64[np.ndarray, " draw"]
     roughness: Float64[np.ndarray, " draw"]
     autocorrelation: Float64[np.ndarray, " draw"]
+    valley: Float64[np.ndarray, " draw"]
+    memory: Float64[np.ndarray, " draw"]
 
 
 @lru_cache(maxsize=8)
 def _null(n: int, seed: int = 0) -> _Null:
     """Draw the null profiles of n layers once; they depend on nothing else."""
-    rng, pairs = np.random.default_rng([seed, n]), _pairs(n)
+    rng, pairs = np.random.default_rng([seed, n]), _pairs(n, _SHORTEST)
     memory = 0.95 * rng.beta(1, 2, DRAWS)
     errors = rng.normal(size=(DRAWS, n))
     for layer in range(1, n):
@@ -222,7 +252,8 @@ def _null(n: int, seed: int = 0) -> _Null:
     differences = ((means[:, pairs.later] - means[:, pairs.earlier]) / pairs.unit).astype(np.float32)
     blocks = [_scatter(block) for block in np.array_split(errors, max(1, DRAWS * n * n // 500_000))]  # 4 MB a block
     scatter, roughness, autocorrelation = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
-    return _Null(differences, np.maximum(scatter, 1e-3), roughness, autocorrelation)
+    valley = _deepest_valley(errors)
+    return _Null(differences, np.maximum(scatter, 1e-3), roughness, autocorrelation, valley, memory)
 
 
 def _scatter(profiles: Float64[np.ndarray, "profile layer"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
