@@ -65,9 +65,9 @@ def test_the_published_contributions_are_those_of_its_scores() -> None:
 
 
 def test_the_published_profile_falls_and_whether_it_rises_before_is_not_certain() -> None:
-    start = time.monotonic()
+    start = time.process_time()
     found = verdict(PUBLISHED)
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 10
     shape = claim_of(found, "shape")
     assert shape.verdict == "undetermined"
     rise, fall = shape.details["rise"], shape.details["fall"]
