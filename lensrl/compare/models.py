@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
+from lensrl.compare.patching import OnProgress
 from lensrl.compare.weights import By, PartWeights, weight_table
 from lensrl.errors import LensrlError
 from lensrl.measures.weights import rounding_norm
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from lensrl.models.checkpoint import CheckpointWeights, Pair  # torch, only where weights are needed
 
 
-def compare_models(base: Path | str, trained: Path | str, *, by: By = "parameter") -> pd.DataFrame:
+def compare_models(
+    base: Path | str, trained: Path | str, *, by: By = "parameter", on_progress: OnProgress | None = None
+) -> pd.DataFrame:
     """Measure how training changed the weights, from two model folders or hub names. Nothing is kept.
 
     The columns are those of `lensrl.compare_weights`, which also explains `by`. Three columns follow:
@@ -31,10 +34,11 @@ def compare_models(base: Path | str, trained: Path | str, *, by: By = "parameter
       large: by a factor of sqrt(2) where both have one type.
 
     `table.attrs` has the same of the whole models: `base_dtype`, `trained_dtype`, `frobenius`, `rounding_norm`, and
-    `changed_share`, the share of entries that changed.
+    `changed_share`, the share of entries that changed; and `by_svd`, as in `compare_weights`.
 
-    The tensors are read from safetensors, for one layer at a time, or one part outside the layers. The measures of
-    the largest of these, often the embeddings, need several copies of it in float64. No tokenizer is needed.
+    The tensors are read from safetensors, for one layer at a time, or one part outside the layers. As many of these as
+    there are cores are in memory at once, in fp32. The largest, often the embeddings, needs three copies of itself: one
+    of each model, and one to rank its entries. No tokenizer is needed.
 
     Raises LensrlError where one of the two is no complete model, where they are different architectures, and for
     weights that are not finite.
@@ -42,7 +46,8 @@ def compare_models(base: Path | str, trained: Path | str, *, by: By = "parameter
     from lensrl.models.checkpoint import open_pair
 
     pair, stored = open_pair(str(base), str(trained)), []
-    table = weight_table(_read_parts(pair, by, stored), by)
+    total = len({pair.blocks.part(name) for name in pair.names})
+    table = weight_table(_read_parts(pair, by, stored), by, total, on_progress)
     kept = pd.DataFrame(stored, columns=Stored._fields)
     rows = kept.groupby("row").agg({"base_dtype": _spell, "trained_dtype": _spell, "rounding": "sum"})
     if by == "parameter":
@@ -52,7 +57,7 @@ def compare_models(base: Path | str, trained: Path | str, *, by: By = "parameter
     rows = rows.loc[keys]
     table["base_dtype"], table["trained_dtype"] = rows["base_dtype"].to_numpy(), rows["trained_dtype"].to_numpy()
     table["rounding_norm"] = np.sqrt(rows["rounding"].to_numpy(float))
-    table.attrs = {
+    table.attrs |= {
         "base_dtype": pair.base.dtype,
         "trained_dtype": pair.trained.dtype,
         "frobenius": float(np.linalg.norm(table["frobenius"])),
@@ -78,7 +83,9 @@ def _read_parts(pair: Pair, by: By, stored: list[Stored]) -> Iterator[PartWeight
     names: dict[int | str, list[str]] = {}
     for name in pair.names:
         names.setdefault(pair.blocks.part(name), []).append(name)
-    for part in sorted(names, key=lambda part: (isinstance(part, str), part)):
+    for part in sorted(
+        names, key=lambda part: (isinstance(part, int), part)
+    ):  # the embeddings, often the largest, first
         components = {name: pair.blocks.component(name) or "" for name in names[part]}
         before, after = {}, {}
         for name, component in components.items():
