@@ -72,7 +72,7 @@ class CheckpointWeights(Mapping[str, np.ndarray]):
         self.dtypes: dict[str, str] = {}
         entries: Counter[str] = Counter()
         for name, key in self.keys_by_name.items():
-            part = stored[key].get_slice(key)
+            part = stored[key].file.get_slice(key)
             shape, expected, kind = tuple(part.get_shape()), tuple(base.weights[name].shape), part.get_dtype()
             if kind not in DTYPES:
                 raise LensrlError(f"{what(place)} is quantised ({key} is stored as {kind}): give one in bf16 or fp32")
@@ -86,7 +86,9 @@ class CheckpointWeights(Mapping[str, np.ndarray]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         key = self.keys_by_name[name]
-        return self._stored[key].get_tensor(key).to(torch.float32).numpy()
+        # The file is mapped anew for each tensor: the pages of one mapping would stay in memory.
+        with safe_open(self._stored[key].path, framework="pt") as file:
+            return file.get_tensor(key).to(torch.float32).numpy()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.keys_by_name)
@@ -194,7 +196,14 @@ def _check_settings(
             )
 
 
-def _open_files(folder: Path, place: ModelPlace) -> dict[str, Any]:
+class Opened(NamedTuple):
+    """A safetensors file and its path."""
+
+    path: Path
+    file: Any
+
+
+def _open_files(folder: Path, place: ModelPlace) -> dict[str, Opened]:
     """Return tensor name -> the open safetensors file that holds the tensor, for one file or for shards."""
     try:
         if (folder / WEIGHTS).is_file():  # where both are there, transformers loads this one
@@ -206,8 +215,9 @@ def _open_files(folder: Path, place: ModelPlace) -> dict[str, Any]:
         absent = next((name for name in names if not (folder / name).is_file()), None)
         if absent is not None:
             raise LensrlError(f"{what(place)} has no {absent}, which {INDEX} names: copy or download it again")
-        opened = [safe_open(folder / name, framework="pt") for name in names]  # maps the files: nothing is read yet
-        return {key: file for file in opened for key in file.keys()}  # noqa: SIM118  # it is no dict
+        paths = [folder / name for name in names]
+        opened = [Opened(path, safe_open(path, framework="pt")) for path in paths]  # maps them: nothing is read yet
+        return {key: one for one in opened for key in one.file.keys()}  # noqa: SIM118  # it is no dict
     except (OSError, ValueError, KeyError, AttributeError, TypeError, SafetensorError) as error:
         raise LensrlError(f"{what(place)} cannot be read ({reason(error)}): copy or download it again") from None
 
@@ -229,7 +239,7 @@ def _shards(folder: Path) -> str:
     return f"; give a folder with config.json and {WEIGHTS}"
 
 
-def _match(stored: Mapping[str, Any], base: Base | Skeleton, place: ModelPlace, *, tied: bool) -> dict[str, str]:
+def _match(stored: Mapping[str, Opened], base: Base | Skeleton, place: ModelPlace, *, tied: bool) -> dict[str, str]:
     """Return parameter name of the base -> stored tensor name. Raises LensrlError for missing or left-over tensors."""
     model = base.model
     # Every parameter by each of its names: a tied parameter has two, and may be stored under either.
@@ -240,7 +250,7 @@ def _match(stored: Mapping[str, Any], base: Base | Skeleton, place: ModelPlace, 
     for key, name in renamed.items():
         if name in names:
             one = matched.setdefault(names[name], key)
-            if one != key and not torch.equal(stored[key].get_tensor(key), stored[one].get_tensor(one)):
+            if one != key and not torch.equal(stored[key].file.get_tensor(key), stored[one].file.get_tensor(one)):
                 raise LensrlError(
                     f"{what(place)}: {key} and {one} differ, and they are one parameter in {base.name}, whose head is "
                     f"tied to its embeddings"
@@ -266,7 +276,7 @@ def _match(stored: Mapping[str, Any], base: Base | Skeleton, place: ModelPlace, 
     return matched
 
 
-def _renamed(stored: Mapping[str, Any], base: Base | Skeleton, place: ModelPlace) -> dict[str, str]:
+def _renamed(stored: Mapping[str, Opened], base: Base | Skeleton, place: ModelPlace) -> dict[str, str]:
     """Return stored tensor name -> name in the model, by the rules by which transformers loads this architecture."""
     transforms, prefix = get_model_conversion_mapping(base.model), base.model.base_model_prefix
     renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
