@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 
 from lensrl.compare.patching import OnProgress
 from lensrl.compare.patching.activations import FORCED_METRICS, Patch, patch_activations
-from lensrl.compare.patching.graft import graft, run_weights
+from lensrl.compare.patching.graft import graft, graft_logprobs, holding, run_weights
 from lensrl.models.base import load_base, pick_device
 from lensrl.models.bridge import boot
-from lensrl.models.evaluate import evaluate
+from lensrl.models.evaluate import sampled_scores, seconds_to_sample
 from lensrl.recipe.layers import OUTSIDE
 from lensrl.store.origin import check_items
-from lensrl.store.patch import PATCHED, PatchComponent, PatchKey
+from lensrl.store.patch import METRICS, PATCHED, Metric, PatchComponent, PatchKey
 from lensrl.store.run import Run
 from lensrl.store.study import Study
 from lensrl.tasks import evaluation_items, load_task
@@ -42,39 +42,67 @@ class Patcher:
         self.runs = {"into": into, "donor": donor}
         self.weights = {role: run_weights(run, self.base) for role, run in self.runs.items()}
 
-    def measure(self, keys: Sequence[PatchKey], on_progress: OnProgress | None) -> Measured:
+    def measure(
+        self,
+        keys: Sequence[PatchKey],
+        on_progress: OnProgress | None,
+        *,
+        metric: Metric = "both",
+        on_estimate: Callable[[float], None] | None = None,
+    ) -> Measured:
         """Measure keys of one kind and component.
+
+        `metric` chooses the metrics of grafts. Before their first score, `on_estimate` is given about how many seconds
+        the scores take at most.
 
         Yields, for each key: the key, its metrics, and the names of its patched models. A metric is an array (model,
         item) with the models in the order into, donor, patched models.
         """
         if keys[0].what == "weights":
-            return self._measure_grafts(keys, on_progress)
+            return self._measure_grafts(keys, on_progress, metric, on_estimate)
         return self._measure_activations(keys, keys[0].component, on_progress)
 
-    def _measure_grafts(self, keys: Sequence[PatchKey], on_progress: OnProgress | None) -> Measured:
-        """Graft the parts of each key into one model, score it, and put the receiver's weights back."""
-        into, donor = self.runs["into"].items, self.runs["donor"].items
+    def _measure_grafts(
+        self,
+        keys: Sequence[PatchKey],
+        on_progress: OnProgress | None,
+        metric: Metric,
+        on_estimate: Callable[[float], None] | None,
+    ) -> Measured:
+        """Graft the parts of each key into one model, measure it, and put the receiver's weights back.
+
+        Log-probabilities come first, of all grafts on a batch of items at a time. Sampled scores take far longer: one
+        graft at a time, so that an interruption loses one.
+        """
         model = self.base.fresh(self.weights["into"], device=self.device)
-        parameters = dict(model.named_parameters())
-        for done, key in enumerate(keys):
-            parts = [*key.layers, *(OUTSIDE if key.sets == "everything" else ())]
-            grafted = graft(self.base, self.weights["into"], self.weights["donor"], parts, key.component)
-            inside = [name for name in parameters if self.base.blocks.part(name) in parts]  # all that can have changed
-            with torch.no_grad():
-                for name in inside:
-                    parameters[name].copy_(grafted[name])
-                scores = evaluate(model, self.base.tokenizer, self.task, self.items, self.recipe)
-                for name in inside:
-                    parameters[name].copy_(self.weights["into"][name])
-            patched = {"score": scores.score.mean(axis=1), "reference_logprob": scores.reference_logprob}
-            metrics = {
-                metric: np.stack([into[metric], donor[metric], values.astype(np.float64)])
-                for metric, values in patched.items()
-            }
-            yield key, metrics, [*PATCHED]
-            if on_progress is not None:
-                on_progress("weights", done + 1, len(keys))
+        grafts = [self._grafted(key) for key in keys]
+        logprobs = [None] * len(keys)
+        if metric != "score":
+            logprobs = graft_logprobs(
+                model, self.base, self.items, grafts, batch=self.recipe.evaluation.batch,
+                on_graft=(lambda done, of: on_progress("log p", done, of)) if on_progress else None,
+            )  # fmt: skip
+        if metric != "logprob" and on_estimate is not None:
+            on_estimate(len(keys) * seconds_to_sample(model, self.base.tokenizer, self.items, self.recipe))
+        for done, (key, grafted, logprob) in enumerate(zip(keys, grafts, logprobs, strict=True)):
+            patched = {} if logprob is None else {"reference_logprob": logprob}
+            if metric != "logprob":
+                with holding(model, grafted):
+                    patched["score"] = sampled_scores(model, self.base.tokenizer, self.task, self.items, self.recipe)
+                if on_progress is not None:
+                    on_progress("score", done + 1, len(keys))
+            yield key, {name: self._beside(name, patched[name]) for name in METRICS if name in patched}, [*PATCHED]
+
+    def _grafted(self, key: PatchKey) -> dict[str, torch.Tensor]:
+        """Return the weights that a graft puts into the receiver: those of its parts that the donor has otherwise."""
+        parts = [*key.layers, *(OUTSIDE if key.sets == "everything" else ())]
+        into = self.weights["into"]
+        grafted = graft(self.base, into, self.weights["donor"], parts, key.component)
+        return {name: weight for name, weight in grafted.items() if weight is not into[name]}
+
+    def _beside(self, metric: str, patched: Float[np.ndarray, " item"]) -> Float64[np.ndarray, "model item"]:
+        """Put the values of the receiver and of the donor, which their runs keep, before those of a patched model."""
+        return np.stack([self.runs["into"].items[metric], self.runs["donor"].items[metric], patched]).astype(np.float64)
 
     def _measure_activations(
         self, keys: Sequence[PatchKey], component: PatchComponent, on_progress: OnProgress | None
