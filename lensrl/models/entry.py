@@ -10,16 +10,19 @@ A model whose blocks hand anything else to each other, beside the stream, cannot
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
+from lensrl.models.base import Base
 from lensrl.models.blocks import Blocks
-from lensrl.models.references import References, answer_logprobs
+from lensrl.models.references import References, answer_logprobs, references
+from lensrl.tasks import Item
 
+STREAMS = 2**28  # most numbers in the recorded streams of a batch: 1 GiB of fp32
 TOLERANCE = 1e-6  # nats per token: largest difference to a whole pass
 
 
@@ -70,3 +73,9 @@ def enters(model: PreTrainedModel, blocks: Blocks, teacher: References) -> bool:
         if not torch.allclose(entered, whole, rtol=0, atol=TOLERANCE):
             return False
     return True
+
+
+def stream_batch(model: PreTrainedModel, base: Base, items: Sequence[Item]) -> int:
+    """Return the most items whose streams after every block fit into STREAMS numbers."""
+    width = references(base.tokenizer, items).ids.shape[1]
+    return max(1, STREAMS // (width * model.config.get_text_config().hidden_size * base.blocks.n_layers))

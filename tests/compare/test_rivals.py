@@ -256,7 +256,8 @@ def test_the_sampled_score_is_measured_when_asked_for_and_then_kept(
             lost = expected - evaluate(model, base.tokenizer, task, items, SMALL).score.mean()
         assert table.loc[1, "bypass_score"] == pytest.approx(lost, abs=1e-6)
         assert table["bypass_score"].notna().all()
-        assert said == [("bypass", layer + 1, 8) for layer in range(8)] + [("gradient", 48, 48)]
+        steps = [(name, layer + 1, 8) for name in ("bypass", "bypass, sampled") for layer in range(8)]
+        assert said == [*steps, ("gradient", 48, 48)]
         monkeypatch.setattr(sensitivity, "load_base", lambda name: pytest.fail("measured again"))
         assert base_rivals(study).equals(table)
         assert base_rivals(study, sampled=True).equals(table)

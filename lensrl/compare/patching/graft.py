@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from lensrl.errors import LensrlError
 from lensrl.models.base import Base
-from lensrl.models.entry import entering, enters, recording
+from lensrl.models.entry import entering, enters, recording, stream_batch
 from lensrl.models.references import answer_batch, answer_logprobs, references
 from lensrl.store.file.exact import add
 from lensrl.store.origin import check_base
@@ -26,7 +26,6 @@ from lensrl.store.run import Run
 from lensrl.tasks import Item
 
 Weights = Mapping[str, torch.Tensor]
-STREAMS = 2**28  # most numbers in the recorded streams of a batch: 1 GiB of fp32
 
 
 def run_weights(run: Run, base: Base) -> dict[str, torch.Tensor]:
@@ -96,7 +95,7 @@ def graft_logprobs(
     cannot be entered, and where a part outside the layers is grafted.
     """
     blocks, tokenizer = base.blocks, base.tokenizer
-    size = min(answer_batch(model, tokenizer, items, batch), _stream_batch(model, base, items))
+    size = min(answer_batch(model, tokenizer, items, batch), stream_batch(model, base, items))
     lowest = [min((blocks.layer(name) or 0 for name in weights), default=0) for weights in grafts]
     can_enter = enters(model, blocks, references(tokenizer, items[:size]).to(model.device))
     found: list[list[torch.Tensor]] = [[] for _ in grafts]
@@ -114,9 +113,3 @@ def graft_logprobs(
                 done = start // size * len(grafts) + number + 1
                 on_graft(done, -(-len(items) // size) * len(grafts))
     return [torch.cat(values).numpy() for values in found]
-
-
-def _stream_batch(model: PreTrainedModel, base: Base, items: Sequence[Item]) -> int:
-    """Return the most items whose streams after every block fit into STREAMS numbers."""
-    width = references(base.tokenizer, items).ids.shape[1]
-    return max(1, STREAMS // (width * model.config.get_text_config().hidden_size * base.blocks.n_layers))
