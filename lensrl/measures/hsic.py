@@ -15,7 +15,7 @@ All terms follow from three tables: the sums over j of k_ij l_ij, by token i; th
 token i; and the same of l_ij. Without a sequence, its part of the tables is taken away. So the values without each
 sequence, for a jackknife, cost no further product of matrices.
 
-The tables come from the smaller side: from K and L where there are at most four times as many tokens as features, else
+The tables come from the smaller side: from K and L where there are at most twice as many tokens as features, else
 from X'Y. Features are centred, which changes nothing but the rounding.
 """
 
@@ -29,7 +29,7 @@ from jaxtyping import Float64, Int
 
 Pairs = Literal["sequence", "token"]
 LEAST = 4  # units in the U-statistic
-SIDE = 4  # tokens per feature up to which token space is the smaller side
+SIDE = 2  # tokens per feature up to which token space is the smaller side
 ROUNDING = 1e3 * np.finfo(np.float64).eps  # rounding error of sums over tokens, in units of their largest term
 
 

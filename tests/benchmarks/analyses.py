@@ -2,9 +2,10 @@
 
     python -m tests.benchmarks.analyses [FOLDER] [--layers 28] [--rounds 3]
 
-FOLDER keeps the pair of models (`tests.benchmarks.shapes`). With fewer `--layers` the pair is smaller, and the ratios of
-the rows with all layers hold for that pair. A ratio is the peer's processor time over ours: other processes on the
-machine change it less than the time on the wall. Values must agree where both define them.
+FOLDER keeps the pair of models (`tests.benchmarks.shapes`). With fewer `--layers` the pair is smaller.
+
+A ratio is the peer's processor time over ours: other processes on the machine change it less than the time on the wall.
+The largest difference between the values of both stands beside it.
 """
 
 from __future__ import annotations
@@ -123,7 +124,12 @@ def three_svds(before: np.ndarray, after: np.ndarray, k: int = 16) -> np.ndarray
 
 def cka_rows(rounds: int) -> Iterator[Row]:
     """CKA with its interval, and Procrustes, of a layer: beside sums in feature space that are deleted one by one."""
-    for tokens, features, sequences, wanted in ((80, 1024, 8, 50), (80, 2048, 8, 50), (4000, 1024, 32, 5)):
+    for tokens, features, sequences, wanted in (
+        (80, 1024, 8, 50),
+        (80, 2048, 8, 50),
+        (4000, 1024, 32, 5),
+        (4000, 2048, 32, 5),
+    ):
         (x,), (y,) = two_models(1, tokens, features)
         sequence = np.arange(tokens) * sequences // tokens
 
