@@ -239,7 +239,8 @@ def _support_overlaps(old: Float[np.ndarray, " entry"], new: Float[np.ndarray, "
     count = round(SUPPORT * old.size)
     if count == 0 or not moved:
         return dict.fromkeys(("overlap_largest", "overlap_smallest"), math.nan)
-    sizes = np.abs(new - old)
+    sizes = np.subtract(new, old)
+    np.abs(sizes, out=sizes)  # in place, as all that follows: one more copy of the weights is enough
     support = _border(sizes, sizes.size - count)
     np.abs(old, out=sizes)
     smallest, largest = _border(sizes, count - 1), _border(sizes, sizes.size - count)
