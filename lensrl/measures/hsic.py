@@ -155,8 +155,8 @@ def _ends_by_token(a: Features, b: Features, first: Hsic) -> Hsic:
     forks = Hsic(k @ l, (k_left * l_left).sum(0))
     ends = Hsic(k.sum() * l.sum(), k_left.sum(0) * l_left.sum(0))
     # An index may occur twice in these sums: take away the terms where it does.
-    second = Hsic(*(end - 4 * fork + 2 * two for end, fork, two in zip(ends, forks, first, strict=True)))
-    third = Hsic(*(fork - two for fork, two in zip(forks, first, strict=True)))
+    second = Hsic(ends.whole - 4 * forks.whole + 2 * first.whole, ends.without - 4 * forks.without + 2 * first.without)
+    third = Hsic(forks.whole - first.whole, forks.without - first.without)
     return _u_statistic(first, second, third, Hsic(n, n - sequences.sizes.astype(np.float64)))
 
 

@@ -217,7 +217,7 @@ def procrustes_distance(x: Representation, y: Representation) -> float:
 
 def _factor(x: Float64[np.ndarray, "token feature"]) -> Float64[np.ndarray, "token _"]:
     """Return X, or a matrix with the same X X' and no more columns than rows: the other features are 0 there."""
-    return np.linalg.qr(x.T, mode="r").T if len(x) < x.shape[1] else x  # pyright: ignore[reportReturnType]
+    return np.asarray(np.linalg.qr(x.T, mode="r")).T if len(x) < x.shape[1] else x
 
 
 def relative_l2(x: Representation, y: Representation) -> float:
