@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lensrl.compare.activations import compare_activations, compare_layers
     from lensrl.compare.adapter import save_adapter
     from lensrl.compare.export import LoadedModel, graft, load_model, save_pretrained
-    from lensrl.compare.models import compare_models
+    from lensrl.compare.models import compare_model_activations, compare_models
     from lensrl.compare.patching.additivity import additivity_table
     from lensrl.compare.patching.patch import patch
     from lensrl.compare.predictors import predictors
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lensrl.judge.correlate import correlate_study
     from lensrl.judge.verdict import Verdict, verdict
     from lensrl.recipe import load_recipe
+    from lensrl.recipe.imported import import_recipe
     from lensrl.show.page import write_report
     from lensrl.store.folder import runs
     from lensrl.store.run import Run, open_run
@@ -50,10 +51,12 @@ _HOMES = {  # public name -> the module that defines it
     "base_rivals": "lensrl.compare.rivals",
     "compare_activations": "lensrl.compare.activations",
     "compare_layers": "lensrl.compare.activations",
+    "compare_model_activations": "lensrl.compare.models",
     "compare_models": "lensrl.compare.models",
     "compare_weights": "lensrl.compare.weights",
     "correlate_study": "lensrl.judge.correlate",
     "graft": "lensrl.compare.export",
+    "import_recipe": "lensrl.recipe.imported",
     "load_model": "lensrl.compare.export",
     "load_recipe": "lensrl.recipe",
     "open_run": "lensrl.store.run",
@@ -83,10 +86,12 @@ __all__ = [
     "base_rivals",
     "compare_activations",
     "compare_layers",
+    "compare_model_activations",
     "compare_models",
     "compare_weights",
     "correlate_study",
     "graft",
+    "import_recipe",
     "load_model",
     "load_recipe",
     "open_run",

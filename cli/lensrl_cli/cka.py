@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,9 +13,9 @@ from lensrl_cli.output import (
     Csv,
     FigureFile,
     Json,
-    StudyArgument,
     bar,
     interval,
+    named,
     note,
     number,
     print_json,
@@ -32,9 +33,28 @@ class Pairs(StrEnum):
 
 
 def cka(
-    study: StudyArgument,
-    one: Annotated[str, typer.Option("--from", metavar="RUN", help="One of the two runs.")] = "base",
-    other: Annotated[str, typer.Option("--into", metavar="RUN", help="The other run.")] = "full-rl",
+    study: Annotated[
+        str,
+        typer.Argument(
+            metavar="STUDY",
+            parser=named,
+            help="The folder of a study; before TRAINED, a base model.",
+        ),
+    ],
+    trained: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="TRAINED",
+            show_default=False,
+            help="Instead of a study, two models: a base and what training made of it (folders or hub names).",
+        ),
+    ] = None,
+    one: Annotated[
+        str | None, typer.Option("--from", metavar="RUN", help="One of the two runs; by default base.")
+    ] = None,
+    other: Annotated[
+        str | None, typer.Option("--into", metavar="RUN", help="The other run; by default full-rl.")
+    ] = None,
     site: Annotated[str, typer.Option("--site", metavar="SITE", help="block_out, attn_out or mlp_out.")] = "block_out",
     *,
     seed: Annotated[
@@ -43,6 +63,14 @@ def cka(
     pairs: Annotated[
         Pairs, typer.Option("--pairs", metavar="KIND", help="Tokens of different sequences (sequence), or all (token).")
     ] = Pairs.sequence,
+    texts: Annotated[
+        Path | None,
+        typer.Option(
+            "--texts",
+            metavar="FILE",
+            help="Of two models: texts, .txt (one a line) or .jsonl. By default built-in ones.",
+        ),
+    ] = None,
     keep_first: Annotated[
         bool, typer.Option("--keep-first/--skip-first", help="Keep the first token of each sequence, or leave it out.")
     ] = False,
@@ -56,22 +84,37 @@ def cka(
     are compared. The first token of each sequence is left out, as it often has a much larger norm than the others.
 
     Example: lensrl cka runs/tiny --from base --into full-rl
-    """
-    with lensrl.open_study(study) as opened:
-        table = lensrl.compare_activations(
-            opened, one, other, site=site, seed=seed, first_token=keep_first, pairs=pairs.value
-        )
-        name = opened.name
+
+    For two models without a study: lensrl cka BASE TRAINED
+    """  # fmt: skip
+    how: dict[str, Any] = {"site": site, "first_token": keep_first, "pairs": pairs.value}
+    if trained is None:
+        if texts is not None:
+            raise typer.BadParameter(
+                "--texts is for two models: the runs of a study keep their probe set; leave it out"
+            )
+        with lensrl.open_study(study) as opened:
+            first, second = one or "base", other or "full-rl"
+            table = lensrl.compare_activations(opened, first, second, seed=seed, **how)
+            pair, name = f"{first} and {second} at {site}", opened.name
+        title, drawn = f"{pair}, {name}", f"{name}: {pair}"
+    else:
+        given = {"--from": one, "--into": other, "--seed": seed}
+        option = next((option for option, value in given.items() if value is not None), None)
+        if option is not None:
+            raise typer.BadParameter(f"two models have no runs: leave out {option}, or give a study alone")
+        table = lensrl.compare_model_activations(study, trained, texts=texts, **how)
+        title = drawn = f"{study} and {trained} at {site}, on {'built-in texts' if texts is None else texts}"
     if json:
         print_json(table.to_dict("records"))
     else:
-        _show(f"{one} and {other} at {site}, {name}", table)
+        _show(title, table)
     if csv is not None:
         write_csv(table, csv)
     if figure is not None:
         from lensrl.show.figures import cka_figure, save_figure
 
-        save_figure(cka_figure(table, f"{name}: {one} and {other} at {site}, 95 % intervals over sequences"), figure)
+        save_figure(cka_figure(table, f"{drawn}, 95 % intervals over sequences"), figure)
         saved("figure", figure)
 
 

@@ -28,19 +28,20 @@ def correlate(study: StudyArgument, *, json: Json = False, csv: Csv = None, figu
     Example: lensrl correlate runs/tiny --figure scatter.png
     """
     from lensrl.compare.predictors import PREDICTORS
-    from lensrl.store.origin import rounding_note
+    from lensrl.store.origin import checkpoint_note, texts_note
 
     with lensrl.open_study(study) as opened:
         measure_rivals(opened, quiet=json)
         per_layer = lensrl.predictors(opened)
         table = lensrl.correlate_study(opened, per_layer)
-        name, rounded = opened.name, rounding_note(opened.runs.values())
+        name = opened.name
+        notes = filter(None, (checkpoint_note(opened.runs.values()), texts_note(opened.recipe)))
     if json:
         print_json(table.to_dict("records"))
     else:
         _show(name, table, PREDICTORS)
-        if rounded:
-            note(rounded, style="yellow")
+        for text in notes:
+            note(text, style="yellow")
     if csv is not None:
         write_csv(table, csv)
     if figure is not None:

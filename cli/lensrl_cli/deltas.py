@@ -13,6 +13,7 @@ from lensrl_cli.output import (
     Csv,
     FigureFile,
     Json,
+    named,
     note,
     number,
     print_json,
@@ -41,9 +42,17 @@ SHOWN = {
     "overlap_largest": ("on largest", 3),
 }
 
+BESIDE_ROUNDING = {"rounding": ("rounding alone", 4), "changed_share": ("moved", 3)}  # shown where weights were rounded
+RESTS_ON_ROUNDING = (
+    " Rounding alone: the norm of the errors of rounding to the stored types, over ‖W‖. Moved: the share of entries "
+    "that changed."
+)
+
 
 def deltas(
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="The folder of a study; before TRAINED, a base model.")],
+    study: Annotated[
+        str, typer.Argument(metavar="STUDY", parser=named, help="The folder of a study; before TRAINED, a base model.")
+    ],
     trained: Annotated[
         str | None,
         typer.Argument(
@@ -73,14 +82,14 @@ def deltas(
     For two models without a study: lensrl deltas BASE TRAINED
     """
     if trained is None:
-        from lensrl.store.origin import rounding_note
+        from lensrl.store.origin import checkpoint_note
 
         name = run or "full-rl"
         with lensrl.open_study(study) as opened:
             with progress_bars("weights,", quiet=json) as on_progress:
                 table = lensrl.compare_weights(opened, name, by=by.value, seed=seed, on_progress=on_progress)
             parameters = lensrl.compare_weights(opened, name, seed=seed) if figure is not None else table
-            rounded = rounding_note([opened.runs.find_scored(name, seed)])
+            rounded = checkpoint_note([opened.runs.find_scored(name, seed)])
             title, drawn = f"Weight deltas of {name}, {opened.name}", f"{opened.name}: weight deltas of {name}"
     else:
         if run is not None or seed is not None:
@@ -115,9 +124,27 @@ def deltas(
 
 
 def _precision(whole: Mapping[Any, Any]) -> str:
-    """Say how far rounding reaches in two models; empty where both are stored in fp32. `whole` is `table.attrs`."""
-    if not whole["rounding_norm"]:
-        return ""
+    """Say what the comparison of two models rests on: rounding, a merged adapter, the rows of another vocabulary.
+
+    `whole` is `table.attrs`. The result is empty for two whole models of one size in fp32.
+    """
+    said = []
+    if whole["common_rows"] is not None:
+        said.append(
+            f"The base has {whole['base_rows']} rows of embeddings and the trained model {whole['trained_rows']}: the "
+            f"first {whole['common_rows']} are compared, the others are left out."
+        )
+    if whole["merged"] is not None:
+        scale = f"rank {whole['merged']['r']}, alpha {whole['merged']['lora_alpha']}"
+        said.append(f"A LoRA adapter ({scale}), merged into the base in fp32.")
+    if whole["left_out"]:
+        said.append(f"{whole['left_out'][0]} of the trained model is left out: a value head is no part of the policy.")
+    if whole["rounding_norm"]:
+        said.append(_rounded(whole))
+    return " ".join(said)
+
+
+def _rounded(whole: Mapping[Any, Any]) -> str:
     return (
         f"Stored in {whole['base_dtype']} (base) and {whole['trained_dtype']} (trained): the weights are rounded. "
         f"{100 * whole['changed_share']:.3g} % of the entries moved. ‖ΔW‖ of the whole model is "
@@ -127,21 +154,31 @@ def _precision(whole: Mapping[Any, Any]) -> str:
 
 
 def _show(title: str, records: list[dict[Any, Any]]) -> None:
+    shown = dict(SHOWN)
+    if any(row["rounding_norm"] for row in records):  # the null beside the size, and the share of entries that moved
+        shown = {
+            "relative": SHOWN["relative"],
+            "rounding": ("rounding alone", 4),
+            "changed_share": ("moved", 3),
+        } | shown
+    for row in records:
+        row["rounding"] = row["rounding_norm"] and row["rounding_norm"] * row["relative"] / row["frobenius"]
     rows = [
         {
             "layer": "–" if row["layer"] is None else str(row["layer"]),
             "part": row["parameter"] or row["component"],
-            **{heading: number(digits)(row[key]) for key, (heading, digits) in SHOWN.items()},
+            **{heading: number(digits)(row[key]) for key, (heading, digits) in shown.items()},
         }
         for row in records
     ]
-    columns = {"layer": "right", "part": "left"} | dict.fromkeys((heading for heading, _ in SHOWN.values()), "right")
+    columns = {"layer": "right", "part": "left"} | dict.fromkeys((heading for heading, _ in shown.values()), "right")
     if not any(row["part"] for row in rows):
         del columns["part"]
     print_table(title, columns, rows, keys=1 + ("part" in columns))
     note(
         "‖ΔW‖₂, the ranks, spectral shift and angle are medians over the matrices. Angle: the largest angle between "
         "the leading left singular spaces, in degrees. On largest: the share of the 10 % largest entries "
-        "of ΔW that are also among the 10 % largest entries of W; 0.1 by chance.",
+        "of ΔW that are also among the 10 % largest entries of W; 0.1 by chance."
+        + (RESTS_ON_ROUNDING if "rounding" in shown else ""),
         style="dim",
     )

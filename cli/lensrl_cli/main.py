@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from importlib import import_module
+from keyword import iskeyword
 from typing import Any
 
 import typer
@@ -14,8 +16,10 @@ from lensrl.errors import LensrlError
 from lensrl_cli.output import plain
 
 # A verb -> its line in `lensrl --help`. The function VERB in lensrl_cli/VERB.py does the work and has the full help.
+# A verb that Python reserves has an underscore there: import_.
 VERBS = {
     "run": "Train, score and measure every run of a recipe.",
+    "import": "Make a study of models that were trained elsewhere.",
     "contribution": "Show the contribution C_l of each layer, with intervals.",
     "patch": "Put layers of one run into another; measure the recovery.",
     "correlate": "Correlate weight deltas and other predictors with C_l.",
@@ -44,14 +48,39 @@ class LazyVerbs(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """Return the verb that `args` names with its real command. Raises TyperException for an unknown verb."""
         verb, listed, rest = super().resolve_command(ctx, args)
+        if verb == "import":
+            rest = _layers_as_runs(rest)
         return verb, listed if verb is None else _load(verb), rest
+
+
+def python_name(verb: str) -> str:
+    """Return the name of a verb's module and function: `import_` for `import`, which Python reserves."""
+    return f"{verb}_" if iskeyword(verb) else verb
 
 
 def _load(verb: str) -> Any:
     """Import a verb and return its command."""
     alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
-    alone.command(verb)(getattr(import_module(f"lensrl_cli.{verb}"), verb))
+    name = python_name(verb)
+    alone.command(verb)(getattr(import_module(f"lensrl_cli.{name}"), name))
     return typer.main.get_command(alone)
+
+
+def _layers_as_runs(words: Sequence[str]) -> list[str]:
+    """Spell `--layer-20 MODEL` and `--layer-20=MODEL` as `--run layer-20=MODEL`. Other words stay as they are."""
+    spelled: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        option, equals, model = word.partition("=")
+        layer = option.removeprefix("--")
+        if not option.startswith("--layer-") or not layer.removeprefix("layer-").isdecimal():
+            spelled.append(word)
+            continue
+        model = model if equals else next(rest, "")
+        if not model or model.startswith("--"):
+            raise typer.BadParameter(f"{option} needs a model: {option} FOLDER")
+        spelled += ["--run", f"{layer}={model}"]
+    return spelled
 
 
 app = typer.Typer(

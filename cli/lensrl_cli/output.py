@@ -22,8 +22,25 @@ from lensrl.show.words import figure_format
 if TYPE_CHECKING:
     from lensrl import Study
 
-StudyArgument = Annotated[Path, typer.Argument(metavar="STUDY", help="The folder of a study, such as runs/tiny.")]
-StudyOrTable = Annotated[Path | None, typer.Argument(metavar="STUDY", help="The folder of a study, such as runs/tiny.")]
+
+def named(given: str) -> str:
+    """Return a name. Raises BadParameter for an empty one, which as a path would mean the working folder."""
+    if not str(given).strip():
+        raise typer.BadParameter("the name is empty: give a folder or a file (the working folder is .)")
+    return given
+
+
+def named_path(given: str) -> Path:
+    """Return a path. Raises BadParameter for an empty name."""
+    return Path(named(given))
+
+
+StudyArgument = Annotated[
+    Path, typer.Argument(metavar="STUDY", parser=named_path, help="The folder of a study, such as runs/tiny.")
+]
+StudyOrTable = Annotated[
+    Path | None, typer.Argument(metavar="STUDY", parser=named_path, help="The folder of a study, such as runs/tiny.")
+]
 Contributions = Annotated[
     Path | None,
     typer.Option(

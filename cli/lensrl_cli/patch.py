@@ -119,6 +119,8 @@ def patch(
 
     Example: lensrl patch --from full-rl --layer 3
     """
+    from lensrl.store.origin import texts_note
+
     with find_study(study) as opened:
         with progress_bars("patching", quiet=json) as on_progress:
             table = lensrl.patch(
@@ -137,6 +139,8 @@ def patch(
             for asked in (component.value, sets.value if what != What.weights else ""):
                 if asked in NOTES:
                     note(NOTES[asked])
+            if on_texts := texts_note(opened.recipe):
+                note(f"{on_texts} A graft is measured by log p alone, without a score.")
             _note_losses(table)
             _note_untrained(table, component)
             if sets == Sets.together or (sets == Sets.single and layer == "all"):

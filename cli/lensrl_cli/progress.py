@@ -41,7 +41,10 @@ def measure_rivals(study: Study, *, quiet: bool) -> None:
     """Measure and store the rivals that need the base model. If the model cannot be loaded, say so and go on.
 
     Rivals are predictors of C_l that are known before RL. With `quiet`, stdout is left to JSON.
+
+    Raises LensrlError for a study without scores, which has no C_l.
     """
+    study.runs.check_scored()
     try:
         with progress_bars("base model,", quiet=quiet) as on_progress:
             lensrl.base_rivals(study, on_progress=on_progress)

@@ -13,7 +13,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 import lensrl
 from lensrl.errors import LensrlError
-from lensrl_cli.output import console
+from lensrl.recipe.task_tables import has_training
+from lensrl_cli.output import console, named_path
 
 if TYPE_CHECKING:
     from lensrl import Run
@@ -27,7 +28,10 @@ def run(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", metavar="DIR", help="The folder of the study; by default the recipe's path without .toml."
+            "--out",
+            metavar="DIR",
+            parser=named_path,
+            help="The folder of the study; by default the recipe's path without .toml.",
         ),
     ] = None,
     only: Annotated[
@@ -60,18 +64,20 @@ def run(
             raise LensrlError(f"{path} is a file and the study needs a folder: name one with --out DIR")
     loaded = [lensrl.load_recipe(path) for path in recipes]
     for path, recipe in zip(recipes, loaded, strict=True):
-        _run(recipe, out if out is not None else path.with_suffix(""), names)
+        make_study(recipe, out if out is not None else path.with_suffix(""), names)
 
 
-def _run(recipe: Recipe, folder: Path, only: list[str] | None) -> None:
+def make_study(recipe: Recipe, folder: Path, only: list[str] | None) -> None:
+    """Make the runs of a recipe that `folder` lacks, with a bar and a line for each. Ctrl-C ends with exit code 130."""
     count = len(recipe.checkpoints)
     given = f"{count} run{'s' * (count > 1)} from checkpoints" if count else ""
-    # Without layers and sets, and with full RL from a checkpoint, nothing is trained.
+    # Without layers and sets, and with full RL from a checkpoint, nothing is trained; nor without seeds or items.
     idle = recipe.layers == [] and {"full-rl", *recipe.sets} <= recipe.checkpoints.keys()
-    trained = "" if idle else f"{recipe.rl.algorithm}, {recipe.rl.steps} steps"
+    idle = idle or not recipe.seeds or not has_training(recipe.task)
+    trained = "" if idle else f"{recipe.rl.algorithm}, {recipe.rl.budget}"
     what = ", ".join(filter(None, (recipe.model, recipe.task.name, trained, given)))
     console.print(f"study {folder}: {what}")
-    progress = _StudyProgress(recipe.rl.steps, sets=recipe.sets)
+    progress = _StudyProgress(recipe.rl.steps or 0, sets=recipe.sets)
     before = signal.signal(signal.SIGINT, progress.interrupt)
     try:
         lensrl.run_study(recipe, folder, progress, only=only).close()
@@ -96,7 +102,7 @@ class _StudyProgress:
     def __init__(self, steps: int, *, sets: Collection[str]) -> None:
         self.planned_runs = 0
         self.made = 0
-        self._steps = steps
+        self._steps = steps  # of a run; 0 where the recipe counts epochs
         self._sets = sets
         self._missing = 0
         self._base_was_there = False
@@ -133,18 +139,18 @@ class _StudyProgress:
             self._bar.start()
 
     def started(self, spec: RunSpec) -> None:
-        self._update(
-            spec, 0, "loading" if spec.name == "base" or spec.checkpoint is not None else f"step 0/{self._steps}"
-        )
+        self._update(spec, 0, "loading" if spec.name == "base" or spec.checkpoint is not None else f"step 0{self._of}")
 
     def stepped(self, spec: RunSpec, curve: TrainingCurve) -> None:
-        self._update(spec, 1, f"step {len(curve)}/{self._steps}  reward {curve.reward_mean[-1]:.3f}")
+        self._update(spec, 1, f"step {len(curve)}{self._of}  reward {curve.reward_mean[-1]:.3f}")
 
     def scoring(self, spec: RunSpec) -> None:
         self._update(spec, 0, "scoring")
 
     def finished(self, spec: RunSpec, run: Run) -> None:
         self._line(spec, run)
+        for line in run.missing_sites if spec.name == "base" else ():
+            console.print(escape(f"{run.base}: {line}"))
 
     def made_elsewhere(self, spec: RunSpec, run: Run) -> None:
         self._line(spec, run, "  made by another process")
@@ -157,6 +163,10 @@ class _StudyProgress:
     def noted(self, line: str) -> None:
         """Say what loading changed about the base model."""
         console.print(escape(line))
+
+    @property
+    def _of(self) -> str:
+        return f"/{self._steps}" if self._steps else ""
 
     def _line(self, spec: RunSpec, run: Run, who: str = "") -> None:
         """A run has its file: one line, and the bar moves on."""

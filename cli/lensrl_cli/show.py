@@ -11,7 +11,7 @@ import typer
 import lensrl
 from lensrl.errors import LensrlError, StoreError
 from lensrl.show.words import METRIC_LABELS
-from lensrl_cli.output import Json, interval, note, number, print_json, print_table
+from lensrl_cli.output import Json, interval, named_path, note, number, print_json, print_table
 
 if TYPE_CHECKING:
     from lensrl import Run, Study
@@ -24,6 +24,7 @@ def show(
         Path,
         typer.Argument(
             metavar="PATH",
+            parser=named_path,
             help="A study, a folder of studies, a run file, a patching result, or a dataset in a run file.",
         ),
     ],
@@ -65,6 +66,8 @@ def _show_study(study: Study, *, json: bool) -> None:
         return
     seeds = ", ".join(map(str, study.seeds)) or "none"
     note(f"{study.name}: model {study.model}, seeds {seeds}, {size(sum(row['bytes'] for row in rows))}")
+    for line in study["base"].notes if "base" in study else ():
+        note(f"model {study.model}: {line}")
     _show_runs("Runs", rows, [])
 
 
@@ -174,7 +177,7 @@ def _show_run(run: Run, inside: str, *, json: bool) -> None:
     """Print the datasets of a run; with a path inside the file, the datasets below it."""
     from lensrl.store.contents import fold, list_contents
     from lensrl.store.look import size
-    from lensrl.store.origin import rounding_note
+    from lensrl.store.origin import checkpoint_note
 
     contents = list_contents(run.file)
     if inside != ".":
@@ -193,8 +196,10 @@ def _show_run(run: Run, inside: str, *, json: bool) -> None:
         note(f"model {run.base}, {run.n_layers} layers, trained: {_trained(run)}; made {made}")
         if run.checkpoint is not None:
             note(f"from checkpoint {_checkpoint(run.checkpoint)}")
-            if rounded := rounding_note([run]):
+            if rounded := checkpoint_note([run]):
                 note(rounded, style="yellow")
+        for line in run.notes:
+            note(f"model {run.base}: {line}")
         contents = fold(contents)
     cells = [
         {
@@ -225,7 +230,13 @@ def _extent(axes: str, shape: Sequence[int]) -> str:
 def _checkpoint(record: Mapping[str, object]) -> str:
     """Return the source of a checkpoint, its revision on the hub, and its stored type, in words."""
     revision = record.get("commit") or record.get("revision")
-    return f"{record['source']}{f', revision {revision}' if revision else ''}, stored as {record['dtype']}"
+    said = f"{record['source']}{f', revision {revision}' if revision else ''}"
+    merged = record.get("merged")
+    if isinstance(merged, Mapping):
+        kinds = [word for word, key in (("rsLoRA", "use_rslora"), ("DoRA", "use_dora")) if merged.get(key)]
+        kind = " and ".join(kinds) or "LoRA"
+        return f"{said}, {kind} of rank {merged.get('r')} and alpha {merged.get('lora_alpha')}, merged with PEFT"
+    return f"{said}, stored as {record['dtype']}"
 
 
 def _trained(run: Run) -> str:

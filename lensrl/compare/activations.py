@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float64, Int
+from jaxtyping import Bool, Float64, Int
 
 from lensrl.errors import LensrlError, did_you_mean
 from lensrl.measures.hsic import LEAST, Pairs
@@ -55,11 +55,27 @@ def compare_activations(
     """
     pair = _find_pair(study, one, other, seed=seed, site=site, first_token=first_token, pairs=pairs)
     whole = pair if first_token else _find_pair(study, one, other, seed=seed, site=site, first_token=True, pairs=pairs)
+    kept = np.isin(whole.tokens, pair.tokens)
+    return representation_table(map(whole.at, range(study.n_layers)), whole.sequence, kept, pairs=pairs)
+
+
+def representation_table(
+    layers: Iterable[tuple[np.ndarray, np.ndarray]],
+    sequence: Int[np.ndarray, " token"],
+    kept: Bool[np.ndarray, " token"],
+    *,
+    pairs: Pairs,
+) -> pd.DataFrame:
+    """Compare two models layer by layer: the table of `compare_activations`.
+
+    `layers` holds the activations of both models after each layer, each (token, feature), with first tokens. `sequence`
+    names the sequence of each token. `kept` marks the tokens that are compared in all columns but `cka_with_first`.
+    """
     rows = []
-    for layer in range(study.n_layers):
-        x, y = pair.at(layer)
-        cka = cka_interval(x, y, pair.sequence, pairs=pairs)
-        with_first = cka.value if first_token else _cka(whole, layer, pairs)
+    for layer, (whole_x, whole_y) in enumerate(layers):
+        x, y = (whole_x, whole_y) if kept.all() else (whole_x[kept], whole_y[kept])
+        cka = cka_interval(x, y, sequence[kept], pairs=pairs)
+        with_first = cka.value if kept.all() else _cka(whole_x, whole_y, sequence, pairs)
         distances = procrustes_distance(x, y), relative_l2(x, y), mean_cosine(x, y)
         rows.append((layer, *cka, 1 - cka.value, *distances, with_first))
     return pd.DataFrame(rows, columns=REPRESENTATION_COLUMNS)
@@ -99,14 +115,24 @@ def distances_to(
             continue
         pair = _find_pair(study, name, target, seed=seed, site=site, first_token=first_token, pairs="token")
         enough = len(np.unique(pair.sequence)) >= LEAST
-        distances = [1 - _cka(pair, layer, "sequence") if enough else np.nan for layer in range(study.n_layers)]
+        layers = range(study.n_layers)
+        distances = [1 - _cka(*pair.at(layer), pair.sequence, "sequence") if enough else np.nan for layer in layers]
         found[name] = np.array(distances)
     return found
 
 
-def _cka(pair: _Pair, layer: int, pairs: Pairs) -> float:
-    x, y = pair.at(layer)
-    return float(cka_map([x], [y], pair.sequence, pairs=pairs)[0, 0])
+def check_sequences(sequence: Int[np.ndarray, " token"], pairs: Pairs, what: str, advice: str) -> None:
+    """Raise LensrlError for an unknown `pairs`, and where tokens come from too few sequences to compare."""
+    if pairs not in get_args(Pairs):
+        raise LensrlError(f"pairs={pairs!r}: there is no such{did_you_mean(pairs, get_args(Pairs))}")
+    count, least = len(np.unique(sequence)), LEAST if pairs == "sequence" else 2
+    if count < least:
+        instead = "compare all tokens instead (--pairs token), or " if pairs == "sequence" else ""
+        raise LensrlError(f"{what} has {count} sequences to compare, and {least} are needed; {instead}{advice}")
+
+
+def _cka(x: np.ndarray, y: np.ndarray, sequence: Int[np.ndarray, " token"], pairs: Pairs) -> float:
+    return float(cka_map([x], [y], sequence, pairs=pairs)[0, 0])
 
 
 class _Pair(NamedTuple):
@@ -128,8 +154,6 @@ def _find_pair(
     study: Study, one: str, other: str, *, seed: int | None, site: str, first_token: bool, pairs: Pairs
 ) -> _Pair:
     """Find two runs and the tokens to compare. Raises LensrlError when they cannot be compared."""
-    if pairs not in get_args(Pairs):
-        raise LensrlError(f"pairs={pairs!r}: there is no such{did_you_mean(pairs, get_args(Pairs))}")
     seed = study.runs.shared_seed(one, other, scored=True) if seed is None else seed
     a, b = (study.runs.find(name, seed) for name in (one, other))
     for run in (a, b):
@@ -140,11 +164,5 @@ def _find_pair(
         raise LensrlError(f"{a.path} and {b.path} were probed with different tokens: they cannot be compared")
     tokens = np.flatnonzero(probe["position"].to_numpy() >= (0 if first_token else 1))
     sequence = probe["prompt"].to_numpy()[tokens]
-    count, least = len(np.unique(sequence)), LEAST if pairs == "sequence" else 2
-    if count < least:
-        raise LensrlError(
-            f"{a.path} has {count} probe sequences, and {least} are needed"
-            + ("; compare all tokens instead (--pairs token), or make a study" if pairs == "sequence" else "; make one")
-            + " with more store.probe_items"
-        )
+    check_sequences(sequence, pairs, str(a.path), "make a study with more store.probe_items")
     return _Pair(a, b, site, tokens, sequence)

@@ -1,23 +1,29 @@
-"""Measure how the weights of two models differ, from their files alone: no study, no scores, no forward pass."""
+"""Compare two models without a study, and keep nothing: their weights from the files alone, or their activations."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from lensrl.compare.activations import SITE, check_sequences, representation_table
 from lensrl.compare.patching import OnProgress
+from lensrl.compare.precision import Kinds, add_precision, watch
 from lensrl.compare.weights import By, PartWeights, weight_table
-from lensrl.errors import LensrlError
-from lensrl.measures.weights import rounding_norm
+from lensrl.errors import LensrlError, did_you_mean
+from lensrl.measures.hsic import Pairs
+from lensrl.recipe import ModelPlace
 from lensrl.store.file.exact import same_bits
+from lensrl.tasks import Texts
 
 if TYPE_CHECKING:
-    from lensrl.models.checkpoint import CheckpointWeights, Pair  # torch, only where weights are needed
+    from lensrl.models.adapter import MergedAdapter  # torch, only where weights are needed
+    from lensrl.models.checkpoint import CheckpointWeights
+    from lensrl.models.pair import Pair
 
 
 def compare_models(
@@ -25,16 +31,22 @@ def compare_models(
 ) -> pd.DataFrame:
     """Measure how training changed the weights, from two model folders or hub names. Nothing is kept.
 
-    The columns are those of `lensrl.compare_weights`, which also explains `by`. Three columns follow:
+    `trained` may be a LoRA adapter of PEFT, which is merged into the base (`lensrl.models.adapter`).
+
+    The columns are those of `lensrl.compare_weights`, which also explains `by`. Four columns follow:
 
     - `base_dtype`, `trained_dtype`: the types in which the weights of the row are stored;
     - `rounding_norm`: the norm of the errors of rounding to these types, of both models together, in the parameters
       that moved (`lensrl.measures.weights.rounding_norm`). A `frobenius` near or below it may be mostly rounding.
       Where training started from the stored base itself, only the second model has errors, and this norm is too
-      large: by a factor of sqrt(2) where both have one type.
+      large: by a factor of sqrt(2) where both have one type;
+    - `common_rows`: of embeddings and heads with more rows in one of the two models, as padding gives them, the first
+      rows, which both have. These alone are compared. <NA> where all rows are compared.
 
     `table.attrs` has the same of the whole models: `base_dtype`, `trained_dtype`, `frobenius`, `rounding_norm`, and
-    `changed_share`, the share of entries that changed; and `by_svd`, as in `compare_weights`.
+    `changed_share`, the share of entries that changed; `base_rows`, `trained_rows` and `common_rows` of the
+    vocabulary, where they differ, else None; `left_out`, the tensors of a value head; `merged`, the rank and scale of a
+    LoRA adapter that was merged, else None; and `by_svd`, as in `compare_weights`.
 
     The tensors are read from safetensors, for one layer at a time, or one part outside the layers. As many of these as
     there are cores are in memory at once, in fp32. The largest, often the embeddings, needs three copies of itself: one
@@ -43,67 +55,102 @@ def compare_models(
     Raises LensrlError where one of the two is no complete model, where they are different architectures, and for
     weights that are not finite.
     """
-    from lensrl.models.checkpoint import open_pair
+    from lensrl.models.pair import open_pair
 
     pair, stored = open_pair(str(base), str(trained)), []
     total = len({pair.blocks.part(name) for name in pair.names})
-    table = weight_table(_read_parts(pair, by, stored), by, total, on_progress)
-    kept = pd.DataFrame(stored, columns=Stored._fields)
-    rows = kept.groupby("row").agg({"base_dtype": _spell, "trained_dtype": _spell, "rounding": "sum"})
-    if by == "parameter":
-        keys = table["parameter"]
-    else:
-        keys = [_group(None if pd.isna(n) else n, c) for n, c in zip(table["layer"], table["component"], strict=True)]
-    rows = rows.loc[keys]
-    table["base_dtype"], table["trained_dtype"] = rows["base_dtype"].to_numpy(), rows["trained_dtype"].to_numpy()
-    table["rounding_norm"] = np.sqrt(rows["rounding"].to_numpy(float))
+    kinds = Kinds(pair.base.dtypes, pair.trained.dtypes, exact=pair.trained.merged is not None)
+    table = weight_table(watch(_read_parts(pair), by, kinds, stored), by, total, on_progress)
+    kept = add_precision(table, by, stored)
+    table["common_rows"] = pd.array([_common_rows(pair, row) for row in table.itertuples()], dtype="Int64")
+    vocabulary = pair.trained.vocabulary
     table.attrs |= {
         "base_dtype": pair.base.dtype,
         "trained_dtype": pair.trained.dtype,
         "frobenius": float(np.linalg.norm(table["frobenius"])),
         "rounding_norm": math.sqrt(kept["rounding"].sum()),
         "changed_share": float(kept["changed"].sum() / kept["entries"].sum()),
+        "base_rows": None if vocabulary is None else vocabulary.base,
+        "trained_rows": None if vocabulary is None else vocabulary.checkpoint,
+        "common_rows": None if vocabulary is None else vocabulary.common,
+        "left_out": pair.trained.left_out,
+        "merged": None if pair.trained.merged is None else dict(pair.trained.merged),
     }
     return table
 
 
-class Stored(NamedTuple):
-    """How one parameter is stored in the two models, and what rounding does to it."""
+def compare_model_activations(
+    base: Path | str,
+    trained: Path | str,
+    *,
+    texts: Path | str | None = None,
+    site: str = SITE,
+    first_token: bool = False,
+    pairs: Pairs = "sequence",
+) -> pd.DataFrame:
+    """Compare the activations of two models, folders or hub names, on the same texts. Nothing is kept.
 
-    row: str  # the row of the table to which the parameter belongs
-    base_dtype: str
-    trained_dtype: str
-    rounding: float  # the squared norm of the errors of rounding
-    entries: int
-    changed: int
+    `texts` is a .txt file with a text a line or a .jsonl file with {"text": ...}; by default the texts of
+    `lensrl.tasks.texts.BUILT_IN`. The columns, `site`, `first_token` and `pairs` are those of
+    `lensrl.compare_activations`.
+
+    Both models are in memory in fp32, one of them twice. The tokenizer is the base's. Raises LensrlError as
+    `compare_models`, for texts that are too few or cannot be read, and for models that TransformerLens does not know.
+    """
+    import torch
+
+    from lensrl.models.adapter import open_weights
+    from lensrl.models.base import find_source, load_base, pick_device
+    from lensrl.models.bridge import SITES, capture, probe_set
+    from lensrl.models.references import check_positions
+    from lensrl.models.vocabulary import check_vocabulary
+
+    if site not in SITES:
+        raise LensrlError(f"no activations at {site!r}{did_you_mean(site, SITES)}")
+    items = Texts(None if texts is None else Path(texts)).items("test")
+    loaded = load_base(str(base))
+    check_positions(loaded.model, loaded.prompts, items)
+    probe = probe_set(loaded.prompts, items)
+    kept = probe.position >= (0 if first_token else 1)
+    check_sequences(probe.prompt[kept], pairs, "built-in texts" if texts is None else str(texts), "give more texts")
+    # The trained model is the base with its weights in place of the base's: bridge and tokens are the same.
+    other = str(trained)
+    place = ModelPlace(model=find_source(other) if other.startswith("tiny:") else other)
+    opened = open_weights(place, loaded, before=loaded.weights, fill=loaded.weights)
+    check_vocabulary(opened, loaded)
+    weights = {name: torch.from_numpy(_read(opened, name)) for name in opened}
+    x, y = (
+        capture(loaded.fresh(w, device=pick_device()), loaded.prompts, items, loaded.blocks.n_layers)
+        for w in (None, weights)
+    )
+    if site not in x:
+        raise LensrlError(f"{base} has no activations at {site!r} in some layers{did_you_mean(site, x)}")
+    return representation_table(zip(x[site], y[site], strict=True), probe.prompt, kept, pairs=pairs)
 
 
-def _read_parts(pair: Pair, by: By, stored: list[Stored]) -> Iterator[PartWeights]:
-    """Read both models part by part, the layers first, and append a record of each parameter to `stored`."""
+def _read_parts(pair: Pair) -> Iterator[PartWeights]:
+    """Read both models part by part, those outside the layers first: the embeddings are often the largest."""
     names: dict[int | str, list[str]] = {}
     for name in pair.names:
         names.setdefault(pair.blocks.part(name), []).append(name)
-    for part in sorted(
-        names, key=lambda part: (isinstance(part, int), part)
-    ):  # the embeddings, often the largest, first
+    for part in sorted(names, key=lambda part: (isinstance(part, int), part)):
         components = {name: pair.blocks.component(name) or "" for name in names[part]}
         before, after = {}, {}
-        for name, component in components.items():
+        for name in components:
             one, other = _read(pair.base, name), _read(pair.trained, name)
+            one = one[: len(other)] if name in pair.trained.resized else one  # the rows that both have
             before[name], after[name] = one, one if same_bits(one, other) else other
-            dtypes = pair.base.dtypes[name], pair.trained.dtypes[name]
-            # A parameter that both models store with the same bits has no error in its difference.
-            errors = () if after[name] is one else zip((one, other), dtypes, strict=True)
-            rounding = sum(rounding_norm(weights, kind) ** 2 for weights, kind in errors)
-            group = (
-                _group(part, component if by == "component" else "") if isinstance(part, int) else _group(None, part)
-            )
-            changed = 0 if after[name] is one else int(np.count_nonzero(one != other))
-            stored.append(Stored(name if by == "parameter" else group, *dtypes, rounding, one.size, changed))
         yield PartWeights(part, components, before, after)
 
 
-def _read(weights: CheckpointWeights, name: str) -> np.ndarray:
+def _common_rows(pair: Pair, row: Any) -> int | None:
+    """Return the rows of embeddings that are compared in a row of the table; None where all are."""
+    vocabulary = pair.trained.vocabulary
+    resized = {row.parameter} if row.parameter else {n for n in pair.names if pair.blocks.part(n) == row.component}
+    return None if vocabulary is None or resized.isdisjoint(pair.trained.resized) else vocabulary.common
+
+
+def _read(weights: CheckpointWeights | MergedAdapter, name: str) -> np.ndarray:
     """Read one tensor. Raises LensrlError where it is not finite."""
     values = weights[name]
     if not np.isfinite(values).all():
@@ -112,12 +159,3 @@ def _read(weights: CheckpointWeights, name: str) -> np.ndarray:
             f"is damaged; give an earlier checkpoint, or copy it again"
         )
     return values
-
-
-def _group(layer: int | None, component: str) -> str:
-    """Name a row of the table by layer or by component."""
-    return f"{'' if layer is None else layer}/{component}"
-
-
-def _spell(kinds: pd.Series) -> str:
-    return " and ".join(sorted(set(kinds)))

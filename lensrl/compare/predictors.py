@@ -41,6 +41,10 @@ def predictors(study: Study) -> pd.DataFrame:
     `PREDICTORS` lists the predictors. Each is a mean over all seeds, but for the grafts: they are a mean over the seeds
     in which the most layers were patched. Grafts are the results that `patch` stored for weights, whole blocks and
     single layers. The rivals from the base model are the table that `base_rivals` stored. No model is loaded.
+
+    Where runs were taken from rounded checkpoints, `relative_rounding_full` and `relative_rounding_single` follow: the
+    norm that rounding alone would give, || errors || / || W ||. They are the null beside the relative delta norms, and
+    no predictors.
     """
     table = study.contributions()[["layer", "contribution", "low", "high", "status"]].copy()
     layers = table["layer"].to_numpy()
@@ -58,6 +62,11 @@ def predictors(study: Study) -> pd.DataFrame:
     rivals = stored_rivals(study)
     if rivals is not None:
         columns |= {name: rivals[name].to_numpy(float)[layers] for name in RIVALS}
+    for kind, norms in (("full", [full]), ("single", [single[layer] for layer in layers])):
+        of_layer = norms * len(layers) if kind == "full" else norms
+        rounding = [found.get((n, "relative_rounding"), np.nan) for n, found in zip(layers, of_layer, strict=True)]
+        if np.nansum(rounding) > 0:
+            table[f"relative_rounding_{kind}"] = rounding
     known = {name: columns[name] for name in PREDICTORS if name in columns and np.isfinite(columns[name]).any()}
     return table.assign(**known)
 
@@ -131,13 +140,15 @@ def _graft_rows(study: Study) -> pd.DataFrame:
 
 
 def _layer_norms(study: Study, name: str) -> dict[tuple[int, str], float]:
-    """Map (layer, `norm` or `relative_norm`) to the mean over the seeds of a run. Diverged runs have no weights."""
+    """Map (layer, `norm`, `relative_norm` or `relative_rounding`) to the mean over the seeds of a run.
+
+    Diverged runs have no weights.
+    """
     tables = [run.layer_delta_norms() for run in study.runs.of(name, scored=True).values()]
     if not tables:
         return {}
-    means = pd.concat(tables).groupby("layer")[["norm", "relative_norm"]].mean()
-    return {
-        (int(str(layer)), column): float(row[column])
-        for layer, row in means.iterrows()
-        for column in ("norm", "relative_norm")
-    }
+    both = pd.concat(tables)
+    both["relative_rounding"] = both["rounding_norm"] / both["base_norm"]
+    columns = ["norm", "relative_norm", "relative_rounding"]
+    means = both.groupby("layer")[columns].mean()
+    return {(int(str(layer)), column): float(row[column]) for layer, row in means.iterrows() for column in columns}

@@ -12,6 +12,7 @@ import pandas as pd
 from jaxtyping import Float32, Float64
 
 from lensrl.compare.patching import OnProgress
+from lensrl.compare.precision import Kinds, Stored, add_precision, watch
 from lensrl.errors import LensrlError
 from lensrl.measures.trajectory import directness, directness_null, gram, linearity, linearity_null
 from lensrl.measures.weights import DeltaMetrics, SpectralMetrics, entry_metrics, join_metrics, spectral_metrics
@@ -52,6 +53,10 @@ def compare_weights(
     row of its own, with the name of the part as component. `table.attrs["by_svd"]` names the parameters with a measure
     that needed a full SVD: the Gram matrices, which serve elsewhere, would have lost it (`lensrl.measures.spectra`).
 
+    Three columns follow: `base_dtype` and `trained_dtype`, the types in which the two are stored, and `rounding_norm`,
+    the norm that rounding to them would give alone (`lensrl.compare.precision`). It is 0 for a run that was trained
+    here, and NaN where a file does not say which parameter was stored in which type.
+
     Loads the base model. `seed=None`: see `lensrl.store.runs.Runs`. Raises LensrlError for a run that diverged, and
     when the base model is not the model that the run was trained from.
     """
@@ -60,7 +65,24 @@ def compare_weights(
     trained = study.runs.find_scored(run, study.runs.shared_seed(run, scored=True) if seed is None else seed)
     base = load_base(study.recipe.model)
     check_base(trained, base.name, base.fingerprint)
-    return weight_table(_parts_of(trained, base), by, len(trained.deltas), on_progress)
+    stored: list[Stored] = []
+    parts = watch(_parts_of(trained, base), by, _kinds(trained, base), stored)
+    table = weight_table(parts, by, len(trained.deltas), on_progress)
+    add_precision(table, by, stored)
+    return table
+
+
+def _kinds(run: Run, base: Base) -> Kinds:
+    """Return the stored types of a base and of a run. Of a run that was trained here, the difference is exact."""
+    from lensrl.models.checkpoint import stored_dtypes  # torch, only where weights are needed
+
+    own = stored_dtypes(base)
+    if run.checkpoint is None or run.checkpoint.get("merged"):
+        return Kinds(own, dict.fromkeys(own, "float32"), exact=True)
+    others = dict(run.checkpoint.get("parameter_dtypes", {}))
+    most = str(run.checkpoint["dtype"])
+    most = most.split(" and ")[0] if "parameter_dtypes" in run.checkpoint else most
+    return Kinds(own, {name: str(others.get(name, most)) for name in own})
 
 
 def _parts_of(run: Run, base: Base) -> Iterator[PartWeights]:

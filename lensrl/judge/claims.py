@@ -122,6 +122,9 @@ CLAIMS = (
 )  # fmt: skip
 
 
+OF_DELTAS = {claim.name for claim in CLAIMS if "sizes" in claim.needs}  # the claims that rest on weight deltas
+
+
 def find_all(measurements: Measurements) -> list[Finding]:
     """Test all `CLAIMS` and judge the findings together."""
     return judge([claim.find(measurements) for claim in CLAIMS])

@@ -9,7 +9,7 @@ seed says nothing about another seed. A predictor that was not measured leaves i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import pandas as pd
 from lensrl.compare.predictors import predictors
 from lensrl.errors import LensrlError
 from lensrl.judge.agreement import others_beside
-from lensrl.judge.claims import find_all
+from lensrl.judge.claims import OF_DELTAS, find_all
 from lensrl.judge.correlate import correlate_study
 from lensrl.judge.findings import Finding, numbers
 from lensrl.judge.measurements import PairedProfiles, measure_study, measure_table
@@ -27,7 +27,7 @@ from lensrl.judge.profiles import has_gain, paired_gains
 from lensrl.measures.gains import Gains, Interval
 from lensrl.measures.halves import best_layer
 from lensrl.measures.shapes import ShapeFit, ShapeTest
-from lensrl.store.origin import rounding_note
+from lensrl.store.origin import checkpoint_note, texts_note
 from lensrl.store.study import Study
 from lensrl.store.table import read_contributions
 
@@ -140,13 +140,16 @@ def _judge_study(study: Study, beside: Mapping[str, PairedProfiles], limits: lis
     gains = Gains.from_items(paired.gains, paired.benchmark)
     if not has_gain(gains):
         raise LensrlError(f"{study.path}: full RL has no certain gain to share; see lensrl contribution {study.path}")
-    table, rounded = predictors(study), rounding_note(study.runs.values())
+    table, rounded = predictors(study), checkpoint_note(study.runs.values())
     measured = measure_study(study, paired, gains, table, beside)
     profile = pd.DataFrame(gains.ratios(), columns=["contribution", "low", "high"])
     profile.insert(0, "layer", paired.layers)
+    claims = find_all(measured)
+    if rounded:
+        claims = [replace(c, note=_beside_rounding(c, table)) if c.name in OF_DELTAS else c for c in claims]
     return Verdict(
         name=study.name,
-        claims=find_all(measured),
+        claims=claims,
         profile=profile,
         n_layers=study.n_layers,
         n_seeds=len(paired.seeds),
@@ -157,9 +160,23 @@ def _judge_study(study: Study, beside: Mapping[str, PairedProfiles], limits: lis
             *paired.limits,
             *limits,
             *_limits(len(paired.seeds), len(paired.layers)),
-            *filter(None, [rounded]),
+            *filter(None, [rounded, texts_note(study.recipe)]),
         ],
     )
+
+
+def _beside_rounding(claim: Finding, table: pd.DataFrame) -> str:
+    """Return the note of a claim that rests on weight deltas, and the share of them that rounding alone would give."""
+    shares = {
+        words: (table[f"relative_rounding_{kind}"] / table[f"relative_delta_{kind}"]).median()
+        for kind, words in (("full", "full RL"), ("single", "single layers"))
+        if f"relative_rounding_{kind}" in table
+    }
+    said = [
+        f"rounding alone would give {share:.0%} of the delta norms of {words} (median layer)"
+        for words, share in shares.items()
+    ]
+    return "; ".join(filter(None, [claim.note, *said]))
 
 
 def _limits(n_seeds: int, n_layers: int) -> list[str]:

@@ -17,6 +17,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lensrl.errors import LensrlError, reason
+from lensrl.models.prompts import Prompts
 from lensrl.models.references import references, teacher_batch
 from lensrl.store.write import Probe
 from lensrl.tasks import Item
@@ -25,7 +26,7 @@ SITES = {
     "block_out": "hook_out",
     "attn_out": "hook_attn_out",
     "mlp_out": "hook_mlp_out",
-}  # activations that every run keeps
+}  # activations that every run keeps, of those that its model has
 _HOOKS = SITES | {"block_in": "hook_in", "head_out": "attn.hook_z"}
 
 
@@ -62,34 +63,47 @@ def run_with_cache(
     return logits, cache
 
 
-def probe_set(tokenizer: PreTrainedTokenizerBase, items: Sequence[Item]) -> Probe:
+def sites_of(bridge: TransformerBridge, n_layers: int) -> list[str]:
+    """Return the sites of `SITES` that every layer has. Raises LensrlError for a site that no layer has.
+
+    In a hybrid model, layers with linear attention have no attention output, and layers with full attention have one.
+    """
+    found = {name: sum(site(layer, name) in bridge.hook_dict for layer in range(n_layers)) for name in SITES}
+    missing = next((name for name, layers in found.items() if not layers), None)
+    if missing is not None:
+        model = type(bridge.original_model).__name__
+        raise LensrlError(f"TransformerLens finds no {site(0, missing)} in {model}: activations are taken there")
+    return [name for name, layers in found.items() if layers == n_layers]
+
+
+def probe_set(prompts: Prompts, items: Sequence[Item]) -> Probe:
     """Return the tokens of the items' prompts and references, one entry per token, without padding."""
-    teacher = references(tokenizer, items)
+    teacher = references(prompts, items)
     prompt, position = torch.nonzero(teacher.mask, as_tuple=True)
     ids = teacher.ids[prompt, position]
     return Probe(
         token_id=ids.numpy().astype(np.int32),
         prompt=prompt.numpy().astype(np.int32),
         position=position.numpy().astype(np.int32),
-        text=[str(tokenizer.decode([i])) for i in ids.tolist()],
+        text=[str(prompts.tokenizer.decode([i])) for i in ids.tolist()],
     )
 
 
 @torch.no_grad()
 def capture(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Sequence[Item], n_layers: int, *, batch: int = 32
+    model: PreTrainedModel, prompts: Prompts, items: Sequence[Item], n_layers: int, *, batch: int = 32
 ) -> dict[str, Float32[np.ndarray, "layer token feature"]]:
     """Capture the output of every block (the residual stream after it), attention and MLP on the probe set.
 
-    Returns one array (layer, token, feature) per site. The tokens are the tokens of `probe_set`, in its order. The
-    bridge takes `model` over: do not use the model afterwards.
+    Returns one array (layer, token, feature) per site that every layer has. The tokens are the tokens of `probe_set`,
+    in its order. The bridge takes `model` over: do not use the model afterwards.
     """
-    bridge = boot(model, tokenizer)
-    teacher = references(tokenizer, items).to(model.device)
-    hooks = {name: [site(layer, name) for layer in range(n_layers)] for name in SITES}
+    bridge = boot(model, prompts.tokenizer)
+    teacher = references(prompts, items).to(model.device)
+    hooks = {name: [site(layer, name) for layer in range(n_layers)] for name in sites_of(bridge, n_layers)}
     wanted = {hook for names in hooks.values() for hook in names}
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in SITES}
-    for start in range(0, len(items), size := teacher_batch(tokenizer, items, batch)):
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in hooks}
+    for start in range(0, len(items), size := teacher_batch(prompts, items, batch)):
         rows = slice(start, start + size)
         mask = teacher.mask[rows]
         _, cache = run_with_cache(bridge, teacher.ids[rows], mask, wanted)

@@ -77,5 +77,5 @@ def enters(model: PreTrainedModel, blocks: Blocks, teacher: References) -> bool:
 
 def stream_batch(model: PreTrainedModel, base: Base, items: Sequence[Item]) -> int:
     """Return the most items whose streams after every block fit into STREAMS numbers."""
-    width = references(base.tokenizer, items).ids.shape[1]
+    width = references(base.prompts, items).ids.shape[1]
     return max(1, STREAMS // (width * model.config.get_text_config().hidden_size * base.blocks.n_layers))

@@ -18,10 +18,10 @@ from lensrl.errors import LensrlError, reason
 from lensrl.models.tokenizer import embedding_rows
 
 # Tables that older checkpoints store and that a model computes itself: rotary frequencies, causal masks, positions.
-_TABLE = re.compile(
+TABLE = re.compile(
     r"(^|\.)(inv_freq|masked_bias|position_ids|causal_mask|cos_cached|sin_cached|(attn|attention)\.bias)$"
 )
-_VALUE_HEAD = "v_head."  # PPO in TRL saves the value head with the policy; the policy is complete without it
+VALUE_HEAD = "v_head."  # PPO in TRL saves the value head with the policy; the policy is complete without it
 _WRAPPERS = {
     "_orig_mod.": "torch.compile",
     "module.": "DistributedDataParallel",
@@ -45,8 +45,8 @@ def check_tensors(name: str, source: str, model: PreTrainedModel, report: Mappin
     """
     missing = _weights(report["missing_keys"])
     left_over = _weights(report["unexpected_keys"])
-    value_head = [key for key in left_over if key.startswith(_VALUE_HEAD)]
-    left_over = [key for key in left_over if not key.startswith(_VALUE_HEAD)]
+    value_head = [key for key in left_over if key.startswith(VALUE_HEAD)]
+    left_over = [key for key in left_over if not key.startswith(VALUE_HEAD)]
     mismatched = sorted(report["mismatched_keys"], key=lambda found: _in_order(found[0]))
     if missing or left_over:
         first = f"lacks {missing[0]}" if missing else f"has a tensor that its model does not know, {left_over[0]}"
@@ -134,7 +134,7 @@ def check_drives(name: str, model: PreTrainedModel) -> None:
 
 def _weights(keys: Iterable[str]) -> list[str]:
     """Return the names that are weights, layer by layer."""
-    return sorted((key for key in keys if not _TABLE.search(key)), key=_in_order)
+    return sorted((key for key in keys if not TABLE.search(key)), key=_in_order)
 
 
 def _in_order(key: str) -> list[tuple[int, str]]:

@@ -31,6 +31,14 @@ def embedding_rows(model: PreTrainedModel) -> int:
     return rows
 
 
+def text_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """Return the id of every token that a text can hold."""
+    text = {**tokenizer.get_vocab()}
+    for kind in _NOT_TEXT & tokenizer.special_tokens_map.keys():
+        text.pop(str(tokenizer.special_tokens_map[kind]), None)
+    return text
+
+
 def check_ids(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise LensrlError in one line for a token without an embedding, and for an end of sequence outside the model.
 
@@ -46,9 +54,7 @@ def check_ids(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerB
                 f"of {rows} rows; set {kind}_token in its tokenizer_config.json to a token that the model knows"
             )
     # Every token that a text can hold.
-    text = {**tokenizer.get_vocab()}
-    for kind in _NOT_TEXT & tokenizer.special_tokens_map.keys():
-        text.pop(str(tokenizer.special_tokens_map[kind]), None)
+    text = text_tokens(tokenizer)
     last = max(text, key=text.__getitem__)
     if text[last] >= rows:
         raise LensrlError(

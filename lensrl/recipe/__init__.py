@@ -6,20 +6,24 @@ asks for. This package loads no model and no task.
 """
 
 from lensrl.recipe.checkpoints import Checkpoint, CheckpointRun, ModelPlace
-from lensrl.recipe.read import load_recipe, parse_recipe, read_kept_recipe
+from lensrl.recipe.read import load_recipe, parse_kept_recipe, parse_recipe, read_kept_recipe
 from lensrl.recipe.sets import Chosen, Layers, LayerSet, Trained
-from lensrl.recipe.settings import Evaluation, Gigpo, Recipe, Rl, Store
+from lensrl.recipe.settings import Evaluation, Gigpo, Prompt, Recipe, Rl, Store
 from lensrl.recipe.task_tables import (
     ArithmeticTask,
     CodeTask,
+    Columns,
     CorridorTask,
     Dataset,
     ExpressionTask,
     GymTask,
+    HarnessTask,
     MathTask,
     OwnTask,
+    Samples,
     Source,
     Task,
+    TextsTask,
     TextWorldTask,
 )
 
@@ -29,25 +33,31 @@ __all__ = [
     "CheckpointRun",
     "Chosen",
     "CodeTask",
+    "Columns",
     "CorridorTask",
     "Dataset",
     "Evaluation",
     "ExpressionTask",
     "Gigpo",
     "GymTask",
+    "HarnessTask",
     "LayerSet",
     "Layers",
     "MathTask",
     "ModelPlace",
     "OwnTask",
+    "Prompt",
     "Recipe",
     "Rl",
+    "Samples",
     "Source",
     "Store",
     "Task",
     "TextWorldTask",
+    "TextsTask",
     "Trained",
     "load_recipe",
+    "parse_kept_recipe",
     "parse_recipe",
     "read_kept_recipe",
 ]

@@ -19,6 +19,7 @@ from lensrl.errors import LensrlError
 from lensrl.recipe.layers import read_word
 from lensrl.recipe.sets import Layers, LayerSet
 from lensrl.recipe.table import Table
+from lensrl.recipe.task_tables import SampleFiles
 
 SEED = re.compile(r"seed-(\d+)")
 Outside = Literal["embed", "final_norm", "lm_head"]
@@ -49,6 +50,7 @@ class Checkpoint(ModelPlace):
     """
 
     snapshots: dict[PositiveInt, ModelPlace] = {}
+    scores: SampleFiles = []  # for task "harness": the samples of this model, one file for each benchmark
 
     @model_validator(mode="before")
     @classmethod
@@ -71,9 +73,10 @@ class Checkpoint(ModelPlace):
 
     @property
     def origin(self) -> dict[str, object]:
-        """The checkpoint as a run file records it, in JSON data: source, revision, snapshots."""
+        """The checkpoint as a run file records it, in JSON data: source, revision, snapshots, scores where given."""
         snapshots = {str(step): place.spelled for step, place in sorted(self.snapshots.items())}
-        return {"source": self.model, "revision": self.revision, "snapshots": snapshots}
+        scores = {"scores": [samples.spelled for samples in self.scores]} if self.scores else {}
+        return {"source": self.model, "revision": self.revision, "snapshots": snapshots, **scores}
 
 
 class CheckpointRun(Table):

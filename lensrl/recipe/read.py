@@ -14,8 +14,22 @@ from pydantic import ValidationError
 from lensrl.errors import RecipeError, did_you_mean
 from lensrl.recipe.checkpoints import Checkpoint, CheckpointRun, ModelPlace
 from lensrl.recipe.sets import LayerSet
-from lensrl.recipe.settings import Evaluation, Recipe, Rl, Store
-from lensrl.recipe.task_tables import OWN, TASKS, CodeTask, Dataset, MathTask, OwnTask, Source, Task, kind
+from lensrl.recipe.settings import Evaluation, Prompt, Recipe, Rl, Store
+from lensrl.recipe.task_tables import (
+    OWN,
+    TASKS,
+    CodeTask,
+    Columns,
+    Dataset,
+    HarnessTask,
+    MathTask,
+    OwnTask,
+    Samples,
+    Source,
+    Task,
+    TextsTask,
+    kind,
+)
 
 Place = TypeVar("Place", bound=ModelPlace)
 
@@ -36,15 +50,24 @@ def load_recipe(path: str | Path) -> Recipe:
     for name, layer_set in recipe.sets.items():
         if layer_set.chosen is not None:
             raise RecipeError(f"{path}: sets.{name}.chosen is found by the study: say what to choose, layers = 'top-3'")
-    return _resolve(recipe, path.resolve().parent)
+    return resolve_recipe(recipe, path.resolve().parent)
 
 
 def read_kept_recipe(path: Path) -> Recipe:
     """Read the `recipe.json` of a study folder. Raises RecipeError if the file cannot be read."""
     try:
-        return parse_recipe(json.loads(path.read_text(encoding="utf-8")), str(path))
+        return parse_kept_recipe(json.loads(path.read_text(encoding="utf-8")), str(path))
     except (OSError, ValueError, RecursionError) as error:
         raise RecipeError(f"{path} cannot be read: {error}") from None
+
+
+def parse_kept_recipe(data: Any, where: str) -> Recipe:
+    """Validate the data of a recipe that a study or a run keeps. Raises RecipeError that names `where` it comes from.
+
+    Versions 0.1 and 0.2 had one way to sample, and their recipes do not name it.
+    """
+    older = isinstance(data, dict) and "generation" not in data
+    return parse_recipe(data | {"generation": "generate"} if older else data, where)
 
 
 def parse_recipe(data: Any, where: str) -> Recipe:
@@ -81,7 +104,8 @@ def _first_mistake(error: ValidationError, data: Any) -> str:
 
 def _known_keys(data: Any) -> list[str]:
     task = TASKS.get(kind(data.get("task")) or "", OwnTask)
-    tables = {"rl": Rl, "evaluation": Evaluation, "store": Store, "task": task}
+    tables = {"prompt": Prompt, "rl": Rl, "evaluation": Evaluation, "store": Store}
+    tables |= {"task": task, "task.columns": Columns}
     tables |= {f"rl.{name}": table for name, table in Rl.algorithm_tables().items()}
     sets = data.get("sets")
     tables |= {f"sets.{name}": LayerSet for name in (sets if isinstance(sets, dict) else ())}
@@ -94,8 +118,8 @@ def _known_keys(data: Any) -> list[str]:
     return [*Recipe.model_fields, *nested]
 
 
-def _resolve(recipe: Recipe, folder: Path) -> Recipe:
-    """Make the paths of a recipe absolute.
+def resolve_recipe(recipe: Recipe, folder: Path) -> Recipe:
+    """Make the paths of a recipe absolute. They are relative to `folder`.
 
     A model name that is not a folder here stays as it is: it is a hub name or `tiny:`.
     """
@@ -104,6 +128,7 @@ def _resolve(recipe: Recipe, folder: Path) -> Recipe:
         "sets": {name: _resolve_set(layer_set, folder) for name, layer_set in recipe.sets.items()},
         "checkpoints": {name: _resolve_run(run, folder) for name, run in recipe.checkpoints.items()},
         "model": _resolve_model(recipe.model, folder),
+        "prompt": _resolve_prompt(recipe.prompt, folder),
     }
     return recipe.model_copy(update=changes)
 
@@ -116,13 +141,23 @@ def _resolve_model(model: str, folder: Path) -> str:
     return model
 
 
+def _resolve_prompt(prompt: Prompt, folder: Path) -> Prompt:
+    if prompt.template is None:
+        return prompt
+    path = (folder / prompt.template.expanduser()).resolve()
+    if not path.is_file():
+        raise RecipeError(f"prompt.template: there is no file {path}; give a chat template in Jinja, as a text file")
+    return prompt.model_copy(update={"template": path})
+
+
 def _resolve_run(run: CheckpointRun, folder: Path) -> CheckpointRun:
     return run.model_copy(update={"seeds": {seed: _resolve_checkpoint(c, folder) for seed, c in run.seeds.items()}})
 
 
 def _resolve_checkpoint(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
     snapshots = {step: _resolve_place(place, folder) for step, place in checkpoint.snapshots.items()}
-    return _resolve_place(checkpoint, folder).model_copy(update={"snapshots": snapshots})
+    scores = [_resolve_samples(samples, folder) for samples in checkpoint.scores]
+    return _resolve_place(checkpoint, folder).model_copy(update={"snapshots": snapshots, "scores": scores})
 
 
 def _resolve_place(place: Place, folder: Path) -> Place:
@@ -132,15 +167,30 @@ def _resolve_place(place: Place, folder: Path) -> Place:
 def _resolve_task(task: Task, folder: Path) -> Task:
     if isinstance(task, MathTask | CodeTask):
         test = {name: _resolve_source(source, folder) for name, source in task.test.items()}
-        return task.model_copy(update={"train": _resolve_source(task.train, folder), "test": test})
+        train = None if task.train is None else _resolve_source(task.train, folder)
+        return task.model_copy(update={"train": train, "test": test})
+    if isinstance(task, TextsTask) and task.file is not None:
+        return task.model_copy(update={"file": (folder / task.file).resolve()})
+    if isinstance(task, HarnessTask):
+        texts = None if task.texts is None else (folder / task.texts).resolve()
+        return task.model_copy(update={"base": [_resolve_samples(s, folder) for s in task.base], "texts": texts})
     if isinstance(task, OwnTask):
         path = (folder / task.path).resolve()
-        try:
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        except OSError as error:
-            raise RecipeError(f"task file {path} cannot be read: {error.strerror}") from None
+        digest = _sha256("task file", path)
         return task.model_copy(update={"name": f"{path}:{task.class_name}", "sha256": digest})
     return task
+
+
+def _resolve_samples(samples: Samples, folder: Path) -> Samples:
+    path = (folder / samples.file).resolve()
+    return samples.model_copy(update={"file": path, "sha256": _sha256("samples", path)})
+
+
+def _sha256(what: str, path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise RecipeError(f"{what} {path} cannot be read: {error.strerror}") from None
 
 
 def _resolve_set(layer_set: LayerSet, folder: Path) -> LayerSet:

@@ -15,6 +15,7 @@ from lensrl.recipe.checkpoints import Checkpoint, CheckpointRun, Outside
 from lensrl.recipe.layers import choose_layers, parse_layers, spell_layers
 from lensrl.recipe.sets import Chosen, LayerSet, Trained
 from lensrl.recipe.settings import Recipe
+from lensrl.recipe.task_tables import has_training
 
 BASE = "base"
 FULL = "full-rl"
@@ -56,7 +57,8 @@ def plan(recipe: Recipe, n_layers: int) -> list[RunSpec]:
     """List every run that a recipe asks for: the base once; the checkpoints; then, for each seed, the runs to train.
 
     The runs to train are full RL, the single layers and the sets, without the names in `checkpoints`. Full RL and the
-    single layers come again at each of the recipe's further learning rates.
+    single layers come again at each of the recipe's further learning rates. Without seeds, and for a task without
+    training items, nothing is trained.
 
     Raises LensrlError for a set that a model with `n_layers` layers cannot have, for a set that ranks layers by a
     profile and has not been chosen yet (`lensrl.train.choose`), and for a name in `checkpoints` that no run can have.
@@ -64,7 +66,7 @@ def plan(recipe: Recipe, n_layers: int) -> list[RunSpec]:
     specs = [RunSpec(BASE, (), 0)]
     for name, run in recipe.checkpoints.items():
         specs += _checkpoint_runs(name, run, recipe, n_layers)
-    for seed in recipe.seeds:
+    for seed in recipe.seeds if has_training(recipe.task) else ():
         alone = [RunSpec(FULL, None, seed)]
         alone += [RunSpec(layer_run(layer), (layer,), seed) for layer in parse_layers(recipe.layers, n_layers)]
         of_seed = [*alone, *(set_run(name, layer_set, n_layers, seed) for name, layer_set in recipe.sets.items())]
@@ -80,7 +82,7 @@ def plan(recipe: Recipe, n_layers: int) -> list[RunSpec]:
 def trains(recipe: Recipe, n_layers: int) -> bool:
     """Return whether a recipe asks for a run that is trained, and not taken from a checkpoint."""
     asked = {FULL, *map(layer_run, parse_layers(recipe.layers, n_layers)), *recipe.sets}
-    return not asked <= recipe.checkpoints.keys()
+    return bool(recipe.seeds) and has_training(recipe.task) and not asked <= recipe.checkpoints.keys()
 
 
 def _checkpoint_runs(name: str, run: CheckpointRun, recipe: Recipe, n_layers: int) -> list[RunSpec]:

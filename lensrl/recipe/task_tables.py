@@ -9,7 +9,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, PositiveFloat, PositiveInt, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+    model_validator,
+)
 
 from lensrl.recipe.table import Table
 
@@ -62,17 +71,33 @@ class CorridorTask(Table):
     invalid_penalty: Annotated[float, Field(ge=0)] = 0.1  # subtracted from the reward for each impossible move
 
 
-class MathTask(Table):
-    """`name = "math"`: problems with a checkable answer, compared by math-verify.
+FieldPath = Annotated[str, Field(min_length=1)]
 
-    A row holds `question` (or `problem`) and `answer` (or `solution`). GSM8K's endings `#### 42` are understood. If a
-    row holds both `answer` and `solution`, completions are compared with `answer`, and `solution` is the reference text
-    whose log-probability is measured. An answer that math-verify cannot read is compared as a string.
+
+class Columns(Table):
+    """The fields of a problem in a row, by name or path: `answer`, `reward_model.ground_truth`, `prompt.1.content`.
+
+    A field that is not named here has one of the names that `lensrl.tasks.math` lists.
+    """
+
+    question: FieldPath | None = None
+    answer: FieldPath | None = None  # compared with completions
+    solution: FieldPath | None = None  # reference text; None where `answer` is named: the answer
+
+
+class MathTask(Table):
+    """`name = "math"`: problems with a checkable answer.
+
+    A row holds `question` (or `problem`) and `answer` (or `solution`). GSM8K's endings `#### 42` are understood, and
+    rows as TRL, verl and OlympiadBench write them (`lensrl.tasks.math`). If a row holds both `answer` and `solution`,
+    completions are compared with `answer`, and `solution` is the reference text whose log-probability is measured.
+    `tasks/answers/ANSWERS.md` lists which answers are the same.
     """
 
     name: Literal["math"]
-    train: Source  # required: training items
+    train: Source | None = None  # training items; None: nothing is trained, all runs are checkpoints
     test: Benchmarks  # required: held-out items, a table of one source per benchmark
+    columns: Columns = Columns()  # fields of other rows: { question = "problem", answer = "reward_model.ground_truth" }
     # The text given to the model, with the question of a row in place of {question}.
     prompt: str = "{question}\nPlease reason step by step, and put your final answer within \\boxed{}.\n"
 
@@ -87,14 +112,19 @@ class CodeTask(Table):
     """`name = "code"`: Python functions checked by unit tests in a sandbox. Rows have HumanEval's or MBPP's format.
 
     HumanEval's rows hold `prompt`, `entry_point`, `test` and `canonical_solution`. MBPP's rows hold `text` (or
-    `prompt`), `test_list` and `code`.
+    `prompt`), `test_list` and `code`; a `test` beside them, as in MBPP+, must pass too.
+
+    HumanEval+ and MBPP+ need `packages = ["numpy"]`.
     """
 
     name: Literal["code"]
-    train: Source  # required: training items
+    train: Source | None = None  # training items; None: nothing is trained, all runs are checkpoints
     test: Benchmarks  # required: held-out items, a table of one source per benchmark
-    timeout: PositiveFloat = 3.0  # seconds of wall clock, and of processor time, for one program
-    memory: PositiveInt = 512  # MiB of address space for one program
+    timeout: PositiveFloat = 3.0  # seconds of processor time for one program; ten times as many of wall clock
+    memory: PositiveInt = 512  # MiB of address space for one program, beside what its packages take
+    # Installed packages that programs may import, read-only, by the names under which they are imported. Packages that
+    # these import in turn must be named too.
+    packages: list[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]] = []
 
 
 class TextWorldTask(Table):
@@ -132,6 +162,55 @@ class GymTask(Table):
         return self
 
 
+class TextsTask(Table):
+    """`name = "texts"`: models are compared on texts. Nothing is sampled and nothing is scored, so there is no C_l.
+
+    Every run is a checkpoint. The texts are the items: runs keep their activations and the log-probability of the first
+    `evaluation.items` texts, whatever `store.probe_items` says.
+    """
+
+    name: Literal["texts"]
+    file: Path | None = (
+        None  # .txt with a text a line, or .jsonl with {"text": ...}; None: `lensrl.tasks.texts.BUILT_IN`
+    )
+
+
+class Samples(Table):
+    """A file `samples_*.jsonl` of lm-evaluation-harness: the results of one model. A string is its path."""
+
+    file: Path  # required
+    sha256: str = ""  # never written by hand: hash of the file, so that a study notices changes
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_file_alone(cls, given: Any) -> Any:
+        return {"file": given} if isinstance(given, str | Path) else given
+
+    @property
+    def spelled(self) -> str:
+        """The file and the start of its hash, in one text."""
+        return f"{self.file} ({self.sha256[:12]})"
+
+
+# One file for each benchmark. One alone needs no list.
+SampleFiles = Annotated[
+    list[Samples], BeforeValidator(lambda given: given if isinstance(given, list | tuple) else [given])
+]
+
+
+class HarnessTask(Table):
+    """`name = "harness"`: scores that lm-evaluation-harness has made (`--log_samples`). Nothing is sampled here.
+
+    Every run is a checkpoint with its own `scores`. Activations are taken on texts, as in the task `texts`.
+    """
+
+    name: Literal["harness"]
+    base: Annotated[SampleFiles, Field(min_length=1)]  # required: the base's samples, one file for each benchmark
+    metric: str | None = None  # the metric that is the score; None: the only one
+    filter: str | None = None  # the filter of the harness whose rows count; None: the only one
+    texts: Path | None = None  # file of texts for activations; None: `lensrl.tasks.texts.BUILT_IN`
+
+
 class OwnTask(Table):
     """A task of your own: `name = "my_task.py:MyTask"`, a class without arguments in a file beside the recipe.
 
@@ -161,14 +240,25 @@ TASKS: dict[str, type[Table]] = {
     "code": CodeTask,
     "textworld": TextWorldTask,
     "gym": GymTask,
+    "texts": TextsTask,
+    "harness": HarnessTask,
 }
 OWN = "own"
 
 
 def kind(task: Any) -> str | None:
-    """Return the kind of a task's table: its name, or `own` for a file of the user."""
-    name = task.get("name") if isinstance(task, dict) else getattr(task, "name", None)
+    """Return the kind of a task's table, or of its name alone: the name, or `own` for a file of the user."""
+    if not isinstance(task, str):
+        task = task.get("name") if isinstance(task, dict) else getattr(task, "name", None)
+    name = task
     return OWN if isinstance(name, str) and ".py:" in name else name
+
+
+def has_training(task: Any) -> bool:
+    """Return whether a task, or the data of its table, has items to train on."""
+    if kind(task) in ("math", "code"):
+        return not isinstance(task, str) and (task.get("train") if isinstance(task, dict) else task.train) is not None
+    return kind(task) not in ("texts", "harness")
 
 
 Task = Annotated[
@@ -179,6 +269,8 @@ Task = Annotated[
     | Annotated[CodeTask, Tag("code")]
     | Annotated[TextWorldTask, Tag("textworld")]
     | Annotated[GymTask, Tag("gym")]
+    | Annotated[TextsTask, Tag("texts")]
+    | Annotated[HarnessTask, Tag("harness")]
     | Annotated[OwnTask, Tag(OWN)],
     Discriminator(kind),
 ]

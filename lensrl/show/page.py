@@ -12,6 +12,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from lensrl.compare.activations import compare_activations
 from lensrl.compare.patching.patch import with_context
 from lensrl.compare.predictors import PREDICTORS, predictors
 from lensrl.errors import LensrlError
@@ -23,7 +24,7 @@ from lensrl.recipe.runs import BASE, FULL, run_layer, run_rate
 from lensrl.show import figures
 from lensrl.show.words import METRIC_LABELS, SET_LABELS
 from lensrl.store.file.atomic import new_file
-from lensrl.store.origin import rounding_note
+from lensrl.store.origin import checkpoint_note, texts_note
 from lensrl.store.study import Study
 
 REPORT_FILE = "report.html"
@@ -64,6 +65,8 @@ def _content(study: Study) -> dict[str, Any]:
         nothing = str(error)
 
     # tables as records, figures as SVG; a section without content is empty
+    scored = study[BASE].has_scores
+    shares = scored and FULL in study
     has_deltas = len(table) and table["relative_delta_full"].notna().any()
     return {
         "study": study,
@@ -73,8 +76,10 @@ def _content(study: Study) -> dict[str, Any]:
         "scores": study.scores().to_dict("records"),
         "contributions": contributions.to_dict("records"),
         "profile": _figure(figures.contribution_figure(contributions)) if len(contributions) else "",
-        "sets": study.set_contributions().to_dict("records") if FULL in study else [],
-        "rates": study.rate_control().to_dict("records") if FULL in study else [],
+        "scored": scored,
+        "beside_base": [] if scored else _beside_base(study),
+        "sets": study.set_contributions().to_dict("records") if shares else [],
+        "rates": study.rate_control().to_dict("records") if shares else [],
         "reading": reading(contributions, study.n_layers) if len(contributions) else "",
         "verdict": verdict,
         "undecided": undecided,
@@ -89,7 +94,8 @@ def _content(study: Study) -> dict[str, Any]:
         "predictors": PREDICTORS,
         "provenance": study[BASE].provenance,
         "checkpoints": [(run, run.checkpoint) for run in study.runs.values() if run.checkpoint is not None],
-        "rounded": rounding_note(study.runs.values()),
+        "rounded": checkpoint_note(study.runs.values()),
+        "on_texts": texts_note(study.recipe),
         "trained": any(run.has_training for run in study.runs.values()),
     }
 
@@ -159,6 +165,18 @@ def _training(study: Study) -> list[Markup]:
         title = f"seed {seed}" if len(study.seeds) > 1 else ""
         drawn.append(_figure(figures.training_figure([(run.name, run.training) for run in runs], title=title)))
     return drawn
+
+
+def _beside_base(study: Study) -> list[dict[str, Any]]:
+    """Compare every run with the base, layer by layer: the weights, and the activations on the texts."""
+    sections = []
+    for run in (run for run in study.runs.values() if run.name != BASE):
+        table = compare_activations(study, BASE, run.name, seed=run.seed)
+        figure = _figure(figures.cka_figure(table, f"{run.name} and the base, 95 % intervals over texts"))
+        moved = run.layer_delta_norms().set_index("layer")["relative_norm"]
+        rows = table.assign(relative_norm=moved.reindex(table["layer"]).to_numpy()).to_dict("records")
+        sections.append({"run": run, "figure": figure, "rows": rows})
+    return sections
 
 
 def _recoveries(study: Study) -> list[dict[str, Any]]:

@@ -59,8 +59,9 @@ def layer_contributions(
     - `collapsed`: a number, but one of its runs collapsed in training;
     - `undefined`, `diverged`, `missing`, or the word of `verify` for a file that cannot be read: NaN, with the reason.
 
-    Raises LensrlError for a study without full RL or without single-layer runs.
+    Raises LensrlError for a study without scores, without full RL or without single-layer runs.
     """
+    runs.check_scored()
     runs.find(FULL, seed)  # raises with the seeds that exist
     if not runs.layers:
         raise LensrlError(f"{runs.folder} has no single-layer runs: its recipe asks for none (layers = [])")
@@ -75,11 +76,13 @@ def set_contributions(runs: Runs, seed: int | None = None) -> pd.DataFrame:
     tuple) and factor, as in `RunSpec`; items; and the columns of `layer_contributions` from contribution on. `items` is
     `all`, or `other half` where the layers were chosen on the first half of the items.
 
-    No row without sets. `seed=None`: see `lensrl.store.runs.Runs`. Raises LensrlError for a study without full RL.
+    No row without sets. `seed=None`: see `lensrl.store.runs.Runs`. Raises LensrlError for a study without scores or
+    without full RL.
     """
     sets = _sets(runs)
     if not sets:
         return pd.DataFrame(columns=list(SET_COLUMNS))
+    runs.check_scored()
     runs.find(FULL, seed)
     # The single layers enter, too: all runs together show how much full RL varies between seeds.
     alone = {layer_run(layer): layer_run(layer) for layer in runs.layers}

@@ -7,17 +7,22 @@ and `check_base` and `check_items` are called before anything is measured beside
 
 from __future__ import annotations
 
+import math
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import numpy as np
+
 from lensrl.errors import LensrlError
+from lensrl.recipe import Recipe
 from lensrl.store.run import Run
 
 ROUNDING = {"bfloat16": 0.4, "float16": 0.05}  # stored type -> the most that rounding moves a weight, in percent
+NEAREST = 3  # runs that a note names
 PACKAGES = ("lensrl", "torch", "transformers", "trl", "transformer-lens", "numpy", "scipy", "h5py")
 
 
@@ -26,13 +31,16 @@ def provenance(
     device: str,
     dtypes: Mapping[str, str],
     items: Mapping[Any, str] | None = None,
+    notes: Sequence[str] = (),
     checkpoint: Mapping[str, object] | None = None,
+    generation: str | None = None,
 ) -> dict[str, object]:
     """Return the provenance of a result that is made now: time, versions, git state, platform, and the arguments.
 
     `device` names the hardware. `dtypes` gives the dtypes of the master weights and of the computation. `items` gives
-    the sha256 of the items of every split (`lensrl.tasks.digest`). `checkpoint` describes the checkpoint that a run was
-    taken from: source, revision, stored dtype.
+    the sha256 of the items of every split (`lensrl.tasks.digest`). `notes` says what loading changed about the base
+    model. `checkpoint` describes the checkpoint that a run was taken from: source, revision, stored dtype. `generation`
+    says how completions were sampled.
     """
     record: dict[str, object] = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -42,7 +50,7 @@ def provenance(
         "device": device,
         "dtypes": dtypes,
     }
-    given = {"items": items, "checkpoint": checkpoint}
+    given = {"items": items, "notes": [*notes], "checkpoint": checkpoint, "generation": generation}
     return record | {name: value for name, value in given.items() if value}
 
 
@@ -83,25 +91,73 @@ def check_items(run: Run, digests: Mapping[str, str]) -> None:
         if recorded != digest:
             raise LensrlError(
                 f"{run.path} was made with other {_items_of(split)} (sha256 {recorded[:12]}) than its recipe gives now "
-                f"({digest[:12]}): a file, a data set or a package has changed; put it back, or give the new items "
-                f"their own study folder with --out"
+                f"({digest[:12]}): a file, a data set, a chat template or a package has changed; put it back, or give "
+                f"the new items their own study folder with --out"
             )
 
 
-def rounding_note(runs: Iterable[Run]) -> str:
-    """Say how far rounding moves the weights of the runs that were taken from rounded checkpoints; empty for none.
+def checkpoint_note(runs: Iterable[Run]) -> str:
+    """Say what the deltas of runs from checkpoints rest on: rounding, and a vocabulary of another size. Empty for none.
 
     A normal number in bfloat16 is within a factor of 1 +- 2^-8 of the number that was rounded; in float16, 1 +- 2^-11.
     """
-    stored = {
-        kind for run in runs if run.checkpoint is not None for kind in str(run.checkpoint["dtype"]).split(" and ")
-    }
-    return " ".join(
+    adopted = [run for run in runs if run.checkpoint is not None]
+    stored = {kind for run in adopted for kind in str((run.checkpoint or {})["dtype"]).split(" and ")}
+    said = [
         f"Checkpoints stored as {kind}: rounding alone moves a weight by up to {percent:g} % of its value. Smaller "
         f"changes are lost in the deltas, and the deltas of small updates are mostly rounding."
         for kind, percent in ROUNDING.items()
         if kind in stored
-    )
+    ]
+    return " ".join([*said, *_beside_rounding(adopted), *_vocabularies(adopted), *_left_out(adopted)])
+
+
+def _beside_rounding(runs: Iterable[Run]) -> list[str]:
+    """Say how the changes of whole runs compare with rounding, for the runs that are nearest to it."""
+    found = []
+    for run in runs:
+        rounding = math.hypot(*(run.rounding or {}).values())
+        if rounding:
+            table = run.delta_norms()
+            norm, moved = float(np.linalg.norm(table["norm"])), float((table["changed_share"] * table["size"]).sum())
+            found.append((norm / rounding, run, norm, rounding, moved / float(table["size"].sum())))
+    found.sort(key=lambda row: row[0])
+    said = [
+        f"{run.name} seed {run.seed}: {moved:.1%} of the entries moved, ‖ΔW‖ is {norm:.3g}, and rounding alone would "
+        f"give up to {rounding:.3g}."
+        for _, run, norm, rounding, moved in found[:NEAREST]
+    ]
+    return said + ([f"{len(found) - NEAREST} more runs are farther from rounding."] if len(found) > NEAREST else [])
+
+
+def _vocabularies(runs: Iterable[Run]) -> list[str]:
+    """Say of which runs only the common rows of the embeddings are compared."""
+    rows: dict[tuple[int, int, int], list[str]] = {}
+    for run in runs:
+        found = (run.checkpoint or {}).get("vocabulary")
+        if isinstance(found, dict):
+            rows.setdefault((found["checkpoint"], found["base"], found["common"]), []).append(run.name)
+    return [
+        f"{', '.join(dict.fromkeys(names))}: the checkpoint has {own} rows of embeddings and the base has {base}; the "
+        f"first {common} are compared and scored."
+        for (own, base, common), names in rows.items()
+    ]
+
+
+def _left_out(runs: Iterable[Run]) -> list[str]:
+    """Say from which checkpoints a value head was left out."""
+    found = {run.name: run.checkpoint["left_out"] for run in runs if run.checkpoint and run.checkpoint.get("left_out")}
+    return [
+        f"{name}: {tensors[0]} is left out: a value head is no part of the policy." for name, tensors in found.items()
+    ]
+
+
+def texts_note(recipe: Recipe) -> str:
+    """Say that a study measures activations and log-probabilities on texts; empty for a study of a task."""
+    if recipe.task.name not in ("texts", "harness"):
+        return ""
+    made = "; its scores were made by lm-evaluation-harness" if recipe.task.name == "harness" else ""
+    return f"Activations and log-probabilities of this study are of texts, not of the items of a task{made}."
 
 
 def _version(package: str) -> str:
@@ -112,4 +168,4 @@ def _version(package: str) -> str:
 
 
 def _items_of(split: str) -> str:
-    return split if split.endswith("answers") else f"{split} items"
+    return split if split.endswith(("answers", "prompts")) else f"{split} items"

@@ -30,7 +30,7 @@ from lensrl.store.file.checked import (
     read_array,
     read_strings,
 )
-from lensrl.store.file.completeness import CHECKPOINT, origin_of
+from lensrl.store.file.completeness import CHECKPOINT, DIVERGED, SITES, origin_of
 from lensrl.store.file.lazy import Deltas, LazyArray, Sites
 from lensrl.store.file.seal import Seal, dataset_holds, read_seal
 from lensrl.store.look import run_html, size
@@ -109,14 +109,46 @@ class Run:
     def checkpoint(self) -> dict[str, Any] | None:
         """The checkpoint from which the run was taken; None for a run that was trained here.
 
-        Keys: source, revision, snapshots (step -> source), dtype, commit (empty for a folder). `dtype` names the stored
-        types. The difference of two checkpoints in bfloat16 is mostly rounding where the update was small.
+        Keys: source, revision, snapshots (step -> source), dtype, commit (empty for a folder); `rounding` and
+        `parameter_dtypes`; `merged` of a LoRA adapter, and `vocabulary` where its size is not the base's. `dtype` names
+        the stored types. The difference of two checkpoints in bfloat16 is mostly rounding where the update was small.
         """
         if self.origin != CHECKPOINT:
             return None
         found = self.provenance.get("checkpoint")
-        unknown = {"source": "an unknown place", "revision": None, "snapshots": {}, "dtype": "unknown", "commit": ""}
+        unknown: dict[str, Any] = {
+            "source": "an unknown place",
+            "revision": None,
+            "snapshots": {},
+            "dtype": "unknown",
+            "commit": "",
+        }
         return unknown | (found if isinstance(found, dict) else {})
+
+    @property
+    def rounding(self) -> dict[str, float] | None:
+        """Part -> the norm that rounding to the stored types alone would give its deltas; empty without rounding.
+
+        None for a run from a checkpoint whose file does not say.
+        """
+        if self.checkpoint is None:
+            return {}
+        found = self.checkpoint.get("rounding")
+        return {str(part): float(norm) for part, norm in found.items()} if isinstance(found, dict) else None
+
+    @property
+    def notes(self) -> list[str]:
+        """What loading changed about the base model, and what the run lacks, in one line each."""
+        found = self.provenance.get("notes", [])
+        loading = [str(line) for line in found] if isinstance(found, list) else []
+        return [*loading, *self.missing_sites]
+
+    @property
+    def missing_sites(self) -> list[str]:
+        """Which activations the run lacks, in one line each. A model with linear attention has no `attn_out`."""
+        with located(self.file, "attribute sites"):
+            kept = str(attribute(self.file, "sites")).split(",") if "sites" in self.file.attrs else SITES
+        return [f"activations at {s} are left out: some layers have none that is known" for s in SITES if s not in kept]
 
     @property
     def has_training(self) -> bool:
@@ -125,10 +157,15 @@ class Run:
             return has(self.file, "training")
 
     @property
+    def has_weights(self) -> bool:
+        """False for a run that diverged. The weights of the base are those of its model: it has no deltas."""
+        return self.status != DIVERGED
+
+    @property
     def has_scores(self) -> bool:
-        """False for a run that diverged."""
+        """False for a run that diverged, and in a study that compares models on texts: it scores nothing."""
         with located(self.file, "scores"):
-            return has(self.file, "scores")
+            return has(self.file, "scores") and has(self.file, "scores/score")
 
     @property
     def has_activations(self) -> bool:
@@ -138,16 +175,22 @@ class Run:
 
     @cached_property
     def items(self) -> pd.DataFrame:
-        """One row per held-out item: benchmark, item, score (mean over samples), reference_logprob (nats per token)."""
+        """One row per held-out item: benchmark, item, score (mean over samples), reference_logprob (nats per token).
+
+        The score of a text is NaN: nothing judges it. Where scores were made elsewhere, the log-probability is NaN.
+        """
         import pandas as pd
 
         with located(self.file, "scores"):
             group = self._group("scores", "no scores")
+            benchmark = self._strings(group, "benchmark")
+            unknown = np.full(len(benchmark), np.nan)
+            known = has(group, "reference_logprob")
             return pd.DataFrame({
-                "benchmark": self._strings(group, "benchmark"),
+                "benchmark": benchmark,
                 "item": self._strings(self.file, "item"),
-                "score": self._item_scores(group),
-                "reference_logprob": self._read(group, "reference_logprob").astype(np.float64),
+                "score": self._item_scores(group) if has(group, "score") else unknown,
+                "reference_logprob": self._read(group, "reference_logprob").astype(np.float64) if known else unknown,
             })  # fmt: skip
 
     @property
@@ -165,21 +208,28 @@ class Run:
 
     @property
     def scores(self) -> pd.DataFrame:
-        """One row per item and sample: benchmark, item, sample, score, length (tokens), truncated."""
+        """One row per item and sample: benchmark, item, sample, score, length (tokens), truncated.
+
+        The last two are missing where scores were made elsewhere.
+        """
         import pandas as pd
 
         with located(self.file, "scores"):
             group = self._group("scores", "no scores")
+            if not has(group, "score"):
+                raise LensrlError(f"{self.path} has no scores: its study compares models on texts")
             score = self._read(group, "score")
             n_items, n_samples = score.shape
-            return pd.DataFrame({
+            found = {
                 "benchmark": np.repeat(self._strings(group, "benchmark"), n_samples),
                 "item": np.repeat(self._strings(self.file, "item"), n_samples),
                 "sample": np.tile(np.arange(n_samples), n_items),
                 "score": score.reshape(-1),
-                "length": self._read(group, "length").reshape(-1),
-                "truncated": self._read(group, "truncated").reshape(-1).astype(bool),
-            })  # fmt: skip
+            }
+            if has(group, "length"):
+                found["length"] = self._read(group, "length").reshape(-1)
+                found["truncated"] = self._read(group, "truncated").reshape(-1).astype(bool)
+            return pd.DataFrame(found)
 
     @property
     def training(self) -> pd.DataFrame:
@@ -196,7 +246,8 @@ class Run:
         - `peak_memory`: bytes;
         - `turns`, in a task in turns: the mean per episode;
         - `anchor_group_size`, under GiGPO: the mean number of turns taken in one state;
-        - `shared_anchor_share`, under GiGPO: the share of turns whose state another turn of the group has, too.
+        - `shared_anchor_share`, under GiGPO: the share of turns whose state another turn of the group has, too;
+        - `sampler_mismatch`, where lensrl sampled: the mean |log p of the sampler - log p of the trainer|, in nats.
         """
         import pandas as pd
 
@@ -235,10 +286,17 @@ class Run:
             })  # fmt: skip
 
     def layer_delta_norms(self) -> pd.DataFrame:
-        """Return one row per layer: norm, base_norm and relative_norm over all parameters of the layer together."""
+        """Return one row per layer: norm, base_norm and relative_norm over all parameters of the layer together.
+
+        `rounding_norm` is the norm that rounding alone would give; 0 for a run trained here, NaN where it is unknown.
+        """
         table = self.delta_norms().dropna(subset=["layer"])
         squares = (table[["norm", "base_norm"]] ** 2).groupby(table["layer"].astype(int)).sum() ** 0.5
         squares["relative_norm"] = squares["norm"] / squares["base_norm"]
+        rounding = self.rounding
+        squares["rounding_norm"] = [
+            float("nan") if rounding is None else rounding.get(str(n), 0.0) for n in squares.index
+        ]
         return squares.reset_index()
 
     @property

@@ -44,8 +44,8 @@ class Runs(dict[tuple[str, int], Run]):
     The rule for seeds, here and in every function with the argument `seed`:
 
     - A question about particular runs, with `seed=None`, uses the lowest training seed that all these runs have
-      (`shared_seed`). Where a function needs weights, only runs with scores count: a diverged run has none. The base
-      has no training seed and matches every seed.
+      (`shared_seed`). Where a function needs weights, a run that diverged does not count: it has none. The base has no
+      training seed and matches every seed.
     - A table over a study, with `seed=None`, uses all seeds together (contributions, scores, patches).
     """
 
@@ -96,11 +96,12 @@ class Runs(dict[tuple[str, int], Run]):
     def of(self, name: str, seed: int | None = None, *, scored: bool = False) -> dict[int, Run]:
         """Return seed -> run for the runs with this name, of all seeds or of one.
 
-        With `scored`, only runs that have scores. The base is always one run, under seed 0.
+        With `scored`, only runs that did not diverge: they have weights, and scores where the study has any. The base
+        is always one run, under seed 0.
         """
         seeds = sorted(s for n, s in self if n == name and (seed in (None, s) or name == BASE))
         found = {s: self[name, s] for s in seeds}
-        return {s: run for s, run in found.items() if run.has_scores} if scored else found
+        return {s: run for s, run in found.items() if run.has_weights} if scored else found
 
     def find(self, name: str, seed: int | None = None) -> Run:
         """Return the run with this name and seed; by default, the run with the lowest seed.
@@ -115,14 +116,25 @@ class Runs(dict[tuple[str, int], Run]):
     def find_scored(self, name: str, seed: int | None = None) -> Run:
         """Return the same run as `find`. Raises LensrlError also when it diverged: it has no weights and no scores."""
         run = self.find(name, seed)
-        if not run.has_scores:
+        if not run.has_weights:
             raise LensrlError(f"run {name!r} of {self.folder} has no weights and no scores: {run.reason}")
         return run
+
+    def check_scored(self) -> None:
+        """Raise LensrlError, with the command to type, where the study compares models on texts and has no scores."""
+        base = self.find(BASE)
+        if not base.has_scores:
+            raise LensrlError(
+                f"{self.folder} has no scores, and C_l needs them: its models are compared on texts; score them in "
+                f"another folder, lensrl import {base.base} TRAINED --task math --test FILE --out DIR, or give results "
+                f"of lm-evaluation-harness there, --scores base=FILE --scores full-rl=FILE"
+            )
 
     def shared_seed(self, *names: str, scored: bool = False) -> int:
         """Return the lowest training seed that all named runs have; 0 when only the base is named.
 
-        With `scored`, every run must have scores. Raises LensrlError when a run is missing or no seed is shared.
+        With `scored`, every run must have weights: see `of`. Raises LensrlError when a run is missing or no seed is
+        shared.
         """
         trained = [name for name in names if name != BASE]
         seeds = [[*self.of(name, scored=scored)] for name in trained]

@@ -90,7 +90,8 @@ class Study:
         """Return one row per run and seed.
 
         Columns: run, seed, status, reason, score, gain (over the base), length (mean tokens per completion), truncated
-        (the share of completions that were cut). The last two are NaN for a run without scores.
+        (the share of completions that were cut). The last two are NaN for a run without scores, or with scores that
+        were made elsewhere.
         """
         import pandas as pd
 
@@ -105,8 +106,8 @@ class Study:
                 "reason": run.reason,
                 "score": run.score,
                 "gain": run.score - base,
-                "length": np.nan if samples is None else samples["length"].mean(),
-                "truncated": np.nan if samples is None else samples["truncated"].mean(),
+                **{name: samples[name].mean() if samples is not None and name in samples else np.nan
+                   for name in ("length", "truncated")},
             })  # fmt: skip
         return pd.DataFrame(rows)
 

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float32, Float64, Int32
 
 from lensrl.measures.score import mean_score
 from lensrl.recipe.layers import OUTSIDE
+from lensrl.store.file.completeness import SITES
 from lensrl.store.file.deltas import Change, Parameter, Weights, write_deltas
 from lensrl.store.file.hdf5 import Compression, axis, create, create_file
 from lensrl.store.file.seal import write_seal
@@ -53,14 +54,16 @@ class Scores:
     reached the limit without an end-of-sequence token. In a task in turns, `length` counts the tokens that the model
     wrote in all turns, and `truncated` marks episodes that ran out of turns. `reference_logprob` is the mean
     log-probability, in nats per token, of the reference answer and the end-of-sequence token, given the prompt.
+
+    What was not measured is None: texts have no score, and scores that were made elsewhere come alone.
     """
 
     item: Sequence[str]
     benchmark: Sequence[str]
-    score: Float32[np.ndarray, "item sample"]
-    length: Int32[np.ndarray, "item sample"]
-    truncated: Bool[np.ndarray, "item sample"]
-    reference_logprob: Float32[np.ndarray, " item"]
+    score: Float32[np.ndarray, "item sample"] | None = None
+    length: Int32[np.ndarray, "item sample"] | None = None
+    truncated: Bool[np.ndarray, "item sample"] | None = None
+    reference_logprob: Float32[np.ndarray, " item"] | None = None
 
 
 @dataclass(frozen=True)
@@ -133,8 +136,10 @@ def _write_header(file: h5py.File, header: Header, scores: Scores | None) -> Non
     file.attrs["n_layers"] = header.n_layers
     file.attrs["layers"] = np.array(header.layers, np.int32)
     file.attrs["snapshots"] = np.array(header.snapshots, np.int32)
-    per_item = None if scores is None else scores.score.mean(axis=1, dtype=np.float64)
-    file.attrs["score"] = np.nan if per_item is None or scores is None else mean_score(per_item, scores.benchmark)
+    score = np.nan
+    if scores is not None and scores.score is not None:
+        score = mean_score(scores.score.mean(axis=1, dtype=np.float64), scores.benchmark)
+    file.attrs["score"] = score
     file.attrs["provenance"] = json.dumps(header.provenance)
     if header.origin != "training":
         file.attrs["origin"] = header.origin
@@ -155,13 +160,16 @@ def _write_training(file: h5py.File, training: Mapping[str, np.ndarray]) -> None
 
 def _write_scores(file: h5py.File, scores: Scores) -> None:
     axis(file, "item", list(scores.item))
-    axis(file, "sample", scores.score.shape[1])
+    if scores.score is not None:
+        axis(file, "sample", scores.score.shape[1])
     group = file.create_group("scores")
     create(group, "benchmark", list(scores.benchmark), ["item"])
-    create(group, "score", scores.score, ["item", "sample"])
-    create(group, "length", scores.length, ["item", "sample"])
-    create(group, "truncated", scores.truncated.astype(np.uint8), ["item", "sample"])
-    create(group, "reference_logprob", scores.reference_logprob, ["item"])
+    truncated = None if scores.truncated is None else scores.truncated.astype(np.uint8)
+    for name, values in (("score", scores.score), ("length", scores.length), ("truncated", truncated)):
+        if values is not None:
+            create(group, name, values, ["item", "sample"])
+    if scores.reference_logprob is not None:
+        create(group, "reference_logprob", scores.reference_logprob, ["item"])
 
 
 def _write_activations(
@@ -172,6 +180,8 @@ def _write_activations(
     group = file.create_group("probe")
     for name in ("token_id", "prompt", "position", "text"):
         create(group, name, getattr(probe, name), ["token"])
+    if tuple(activations) != SITES:  # a model may lack some: layers with linear attention have no attention output
+        file.attrs["sites"] = ",".join(activations)
     group = file.create_group("activations")
     for site, values in activations.items():
         create(group, site, values, ["layer", "token", "feature"], compression)

@@ -14,18 +14,21 @@ from lensrl.recipe import (
     CorridorTask,
     ExpressionTask,
     GymTask,
+    HarnessTask,
     MathTask,
     OwnTask,
     Recipe,
+    TextsTask,
     TextWorldTask,
 )
 from lensrl.tasks.protocol import AgentTask, Episode, Item, Split, Task, Turn
+from lensrl.tasks.texts import Texts
 
-__all__ = ["AgentTask", "Episode", "Item", "Split", "Task", "Turn", "evaluation_items", "load_task"]
+__all__ = ["AgentTask", "Episode", "Item", "Split", "Task", "Texts", "Turn", "evaluation_items", "load_task"]
 
 
-def load_task(recipe: Recipe) -> Task | AgentTask:
-    """Open the task that a recipe names."""
+def load_task(recipe: Recipe) -> Task | AgentTask | Texts:
+    """Open the task that a recipe names. `Texts` have no judge: such a task scores nothing."""
     settings = recipe.task
     # A task is imported when it is named: some need sympy, TextWorld or reasoning-gym, which load slowly.
     match settings:
@@ -61,10 +64,14 @@ def load_task(recipe: Recipe) -> Task | AgentTask:
             from lensrl.tasks.own import load_own
 
             return load_own(settings)
+        case TextsTask():
+            return Texts(settings.file)
+        case HarnessTask():
+            return Texts(settings.texts)
     raise TypeError(f"{settings!r} is not the table of a task")
 
 
-def evaluation_items(task: Task | AgentTask, recipe: Recipe) -> list[Item]:
+def evaluation_items(task: Task | AgentTask | Texts, recipe: Recipe) -> list[Item]:
     """Return the items on which every run is scored: the first `evaluation.items` held-out items of each benchmark."""
     kept: list[Item] = []
     taken: dict[str, int] = {}

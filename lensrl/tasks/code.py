@@ -2,9 +2,10 @@
 
 HumanEval (Chen et al. 2021, arXiv 2107.03374): the prompt is the beginning of a function. The completion continues it,
 and is cut where something else begins. MBPP (Austin et al. 2021, arXiv 2108.07732): the prompt is a docstring with the
-description and the tests, and the completion is a program. In both formats a model that prefers to talk may answer with
-the whole function in a fenced block.
+description and the tests, and the completion is a program. HumanEval+ and MBPP+ (Liu et al. 2023, arXiv 2305.01210)
+have the same formats and more tests, which import NumPy. MBPP+ holds them beside MBPP's own tests; both must pass.
 
+A model may also talk, and write the whole function: `lensrl.tasks.solution` says which code of a completion counts.
 This module builds the programs. `lensrl.tasks.sandbox` runs them.
 """
 
@@ -12,41 +13,25 @@ from __future__ import annotations
 
 import json
 import re
-import textwrap
+import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from lensrl.errors import RecipeError
 from lensrl.recipe import CodeTask, Source
 from lensrl.tasks.executed import Executed
 from lensrl.tasks.protocol import Item, Split
-from lensrl.tasks.rows import Row, pick, place, read_rows
+from lensrl.tasks.rows import Row, pick, place, read_rows, whole_text
+from lensrl.tasks.sandbox import find_packages
+from lensrl.tasks.solution import defined, function_parts, script
 
-FENCE = "```"
-AFTER_A_FUNCTION = ("\nclass", "\ndef", "\n#", "\nif", "\nprint", "\nassert", FENCE)
-AFTER_A_PROGRAM = ("\nif", "\nprint", "\nassert", '\n"""', FENCE)
-_BLOCK = re.compile(r"```[^`\n]*\n(.*?)(?:```|\Z)", re.DOTALL)  # any language name may follow the fence
-_CODE = re.compile(r"\n*(?:(?: {2,}|\t\s*)\S|(?:def|class|import|from)\b|@)")
-
-
-def cut(completion: str, stops: tuple[str, ...]) -> str:
-    """Cut a completion at the first of the stop sequences."""
-    return completion[: min((at for stop in stops if (at := completion.find(stop)) >= 0), default=len(completion))]
-
-
-def fenced(completion: str, function: str) -> str | None:
-    """Return the first fenced block that defines `function` (a pattern).
-
-    Returns None if there is no such block, or if the completion is code before any fence. A block in a list is indented
-    together with its fences; the indentation is removed.
-    """
-    completion = completion.replace("\r\n", "\n")
-    before, fence, _ = completion.partition(FENCE)
-    if not fence or _CODE.match(before):
-        return None
-    defines = re.compile(rf"^(?:async )?def {function}\b", re.MULTILINE)
-    blocks = map(textwrap.dedent, _BLOCK.findall(completion))
-    return next((block for block in blocks if defines.search(block)), None)
+_MODULE = r"[^\W\d]\w*(?:\.\w+)*"
+_MODULES = rf"{_MODULE}(?: +as +\w+)?"
+_IMPORT = re.compile(
+    rf"^[ \t]*(?:from +({_MODULE}) +import\b|import +({_MODULES}(?: *, *{_MODULES})*)[ \t]*(?:[#;].*)?$)", re.MULTILINE
+)
 
 
 @dataclass(frozen=True)
@@ -59,18 +44,18 @@ class Function:
     reference: str
 
     @property
+    def texts(self) -> tuple[str, ...]:
+        """Everything that runs when the reference is judged."""
+        return self.prompt, self.reference, self.test
+
+    @property
     def judged_by(self) -> str:
         """The tests of the problem and the name of the tested function, as JSON."""
         return json.dumps([self.entry_point, self.test])
 
     def program(self, completion: str) -> tuple[str, ...]:
         """Build the program of a completion: the function, its tests, and the call of the tests."""
-        block = fenced(completion, self.entry_point)
-        if block is None:
-            source = self.prompt + cut(completion, AFTER_A_FUNCTION)
-        else:  # keep the imports and helper functions that precede the function in the prompt
-            source = re.split(rf"^(?:async )?def {self.entry_point}\b", self.prompt, flags=re.MULTILINE)[0] + block
-        return source, self.test, f"check({self.entry_point})"
+        return *function_parts(completion, self.prompt, self.entry_point), self.test, f"check({self.entry_point})"
 
 
 @dataclass(frozen=True)
@@ -80,17 +65,28 @@ class Script:
     prompt: str
     setup: str
     tests: tuple[str, ...]
+    more: tuple[str, ...]  # MBPP+: further tests, as one program
     reference: str
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Everything that runs when the reference is judged."""
+        return self.reference, self.setup, *self.tests, *self.more
 
     @property
     def judged_by(self) -> str:
         """The tests of the problem and their setup, as JSON."""
-        return json.dumps([self.setup, self.tests])
+        return json.dumps([self.setup, self.tests, *self.more])
+
+    @cached_property
+    def names(self) -> set[str]:
+        """The functions and classes that the tests use, of those that the reference defines."""
+        own = defined(self.reference)
+        return own & set(re.findall(r"\w+", "\n".join((self.setup, *self.tests)))) or own
 
     def program(self, completion: str) -> tuple[str, ...]:
         """Build the program of a completion: the code, the setup of the tests, and the tests."""
-        block = fenced(completion, r"\w+")
-        return (cut(completion, AFTER_A_PROGRAM) if block is None else block), self.setup, "\n".join(self.tests)
+        return script(completion, self.names), self.setup, "\n".join(self.tests), *self.more
 
 
 class Code(Executed):
@@ -100,12 +96,14 @@ class Code(Executed):
         self.recipe = recipe
         self.timeout = recipe.timeout
         self.memory = recipe.memory
+        self.packages = recipe.packages
+        find_packages(self.packages)  # before hours are spent
         self._problems: dict[str, Function | Script] = {}  # by item id
 
     def items(self, split: Split) -> list[Item]:
         """Return every problem in the order of its source. Raises RecipeError for rows that cannot be read."""
         if split == "train":
-            return self._read("train", self.recipe.train)
+            return [] if self.recipe.train is None else self._read("train", self.recipe.train)
         return [item for name, source in self.recipe.test.items() for item in self._read(name, source)]
 
     def program(self, item: Item, completion: str) -> tuple[str, ...]:
@@ -115,7 +113,11 @@ class Code(Executed):
     def _read(self, benchmark: str, source: Source) -> list[Item]:
         items = []
         for number, row in read_rows(source):
-            problem = read_problem(row, place(source, number))
+            where = place(source, number)
+            problem = read_problem(row, where)
+            if missing := _imported(problem.texts) - {*self.packages, *sys.stdlib_module_names}:
+                packages = json.dumps([*self.packages, *sorted(missing)])
+                raise RecipeError(f"{where}: it imports {min(missing)}; write packages = {packages} into [task]")
             item = Item(
                 f"{benchmark}-{number}", problem.prompt, problem.reference, benchmark, judged_by=problem.judged_by
             )
@@ -146,13 +148,20 @@ def _read_script(row: Row, where: str) -> Script:
         raise RecipeError(f"{where}: test_list is empty")
     setup = [*imports, _text(row.get("test_setup_code") or "", "test_setup_code", where)]
     prompt = "\n".join(('"""', description.strip(), *tests, '"""', ""))
-    return Script(prompt, "\n".join(setup), tests, code)
+    more = () if row.get("test") is None else (_text(row["test"], "test", where),)
+    return Script(prompt, "\n".join(setup), tests, more, code)
+
+
+def _imported(texts: Iterable[str]) -> set[str]:
+    """Return the top-level names that texts import, by lines: the tests of HumanEval+ are too long for the parser."""
+    found = [one or several for text in texts for one, several in _IMPORT.findall(text)]
+    return {re.split(r"[. ]", name.strip())[0] for names in found for name in names.split(",")}
 
 
 def _text(value: Any, key: str, where: str) -> str:
     if not isinstance(value, str):
         raise RecipeError(f"{where}: {key} must be text; it is {value!r}")
-    return value.replace("\r\n", "\n")
+    return whole_text(value, key, where).replace("\r\n", "\n")
 
 
 def _texts(value: Any, key: str, where: str) -> tuple[str, ...]:

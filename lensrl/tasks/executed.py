@@ -15,8 +15,9 @@ from lensrl.tasks.sandbox import run_programs
 class Executed(ABC):
     """Base of the tasks that run programs. It judges one program per completion, all programs of a batch at once."""
 
-    timeout: float  # seconds, of one program
+    timeout: float  # seconds of processor time, of one program
     memory: int  # MiB, of one program
+    packages: Sequence[str] = ()  # that programs may import
 
     @abstractmethod
     def items(self, split: Split) -> list[Item]:
@@ -34,7 +35,7 @@ class Executed(ABC):
         """Return the score of each completion. Equal programs run once: samples of one item are often equal."""
         programs = [self.program(item, completion) for item, completion in zip(items, completions, strict=True)]
         different = list(dict.fromkeys(programs))
-        outcomes = run_programs(different, timeout=self.timeout, memory=self.memory)
+        outcomes = run_programs(different, timeout=self.timeout, memory=self.memory, packages=self.packages)
         passed = {program: float(outcome.passed) for program, outcome in zip(different, outcomes, strict=True)}
         return [passed[program] for program in programs]
 

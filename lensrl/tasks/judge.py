@@ -1,10 +1,10 @@
 """Judge completions in a child process, because a completion can contain anything.
 
-math-verify, and some verifiers of reasoning-gym, compute with the text that they read: `9**9**9**9` runs until the
-machine is out of memory. math-verify's own timeouts are alarms. They work only in the main thread, and do not interrupt
-a single long operation. So a child process judges, with a limit on processor time for each judgement and a limit on
-memory. A judgement that raises or ends the child is None, and the next judgement starts a new child. The limit counts
-processor time, so a verdict hardly depends on the load of the machine.
+Some verifiers of reasoning-gym compute with the text that they read: `9**9**9**9` runs until the machine is out of
+memory. An alarm works only in the main thread, and does not interrupt a single long operation. So a child process
+judges, with a limit on processor time for each judgement and a limit on memory. `lensrl.tasks.answers` bounds its own
+work, and needs these limits only if that fails. A judgement that raises or ends the child is None, and the next
+judgement starts a new child. The limit counts processor time, so a verdict hardly depends on the load of the machine.
 
 This bounds the cost of a completion. It is not a sandbox: a judge that executes programs needs `lensrl.tasks.sandbox`.
 """

@@ -1,5 +1,8 @@
 """Read rows of problems: JSON Lines files, Parquet files, and data sets as `datasets` loads them.
 
+A field is named by its path: `answer`, `reward_model.ground_truth`, `prompt.0.content`. Fields of problems are texts or
+numbers. Anything else is refused with the row and the field: a list turned into text is an answer that nobody gives.
+
 Nothing that comes with a data set is executed: `datasets` itself refuses loading scripts, and nothing is unpickled.
 """
 
@@ -7,8 +10,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
+import re
 import zlib
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +60,85 @@ def pick(row: Row, keys: tuple[str, ...], where: str) -> Any:
 
     Raises RecipeError, with the keys that the row does have, if it has none of them.
     """
+    return row_field(row, pick_key(row, keys, where))
+
+
+def pick_key(row: Row, keys: tuple[str, ...], where: str) -> str:
+    """Return the first of `keys`, names or paths, for which a row has a value. Raises RecipeError as `pick` does."""
     for key in keys:
-        if row.get(key) is not None:
-            return row[key]
+        if row_field(row, key) is not None:
+            return key
     raise RecipeError(f"{where}: none of the keys {', '.join(keys)}; it has {', '.join(row)}")
+
+
+def row_field(row: Row, path: str) -> Any:
+    """Return the value at a path, `reward_model.ground_truth` or `prompt.0.content`; None if there is none."""
+    if path in row:
+        return row[path]
+    value: Any = row
+    for name in path.split("."):
+        if isinstance(value, dict):
+            value = value.get(name)
+        elif isinstance(value, list) and re.fullmatch(r"-?\d+", name) and -len(value) <= int(name) < len(value):
+            value = value[int(name)]
+        else:
+            return None
+    return value
+
+
+def read_text(value: Any, key: str, where: str, *, column: str) -> str:
+    """Return the text of a field: itself, or a number as text. `column` is its name among a recipe's `columns`.
+
+    Raises RecipeError for any other value, for NaN and infinities, and for a text with half of a surrogate pair.
+    """
+    if isinstance(value, str):
+        return whole_text(value, key, where)
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal) or not math.isfinite(value):
+        inside = (
+            next(iter(value), None) if isinstance(value, dict) else "0" if isinstance(value, list) and value else None
+        )
+        hint = "" if inside is None else f"; to take a text from it, write {_mapping(column, f'{key}.{inside}')}"
+        raise RecipeError(f"{where}: {key} must be a text or a number; it is {_described(value)}{hint}")
+    return str(value)
+
+
+def whole_text(text: str, key: str, where: str) -> str:
+    """Return a text. Raises RecipeError if it holds half of a surrogate pair: no tokenizer can read it."""
+    if half := re.search(r"[\ud800-\udfff]", text):
+        raise RecipeError(
+            f"{where}: {key} holds half of a surrogate pair, {ascii(half[0])[1:-1]}, at character {half.start() + 1}: "
+            f"it is no Unicode text"
+        )
+    return text
+
+
+def read_question(value: Any, key: str, where: str) -> str:
+    """Return the text of a question: a text, or a chat of one message, from the user.
+
+    Raises RecipeError for a chat with more messages, with the path of the one that may be meant.
+    """
+    if not (isinstance(value, list) and value and all(isinstance(part, dict) and "role" in part for part in value)):
+        return read_text(value, key, where, column="question")
+    roles = [str(message["role"]) for message in value]
+    if roles == ["user"]:
+        return read_text(value[0].get("content"), f"{key}.0.content", where, column="question")
+    last = max((place for place, role in enumerate(roles) if role == "user"), default=0)
+    raise RecipeError(
+        f"{where}: {key} is a chat of {', '.join(roles)}; it must be one message of the user; "
+        f"to ask one message alone, write {_mapping('question', f'{key}.{last}.content')}"
+    )
+
+
+def _mapping(column: str, path: str) -> str:
+    return f'columns = {{ {column} = "{path}" }} into [task]'
+
+
+def _described(value: Any) -> str:
+    """Describe a value in the words of JSON: `the list ["3", "-3"]`."""
+    kinds = {bool: "", type(None): "", float: "", list: "the list ", dict: "the object "}
+    text = json.dumps(value, default=repr)
+    kind = kinds.get(type(value), f"of type {type(value).__name__}: ")
+    return kind + (text if len(text) <= 60 else f"{text[:57]}...")
 
 
 def _read_json_lines(path: Path) -> Iterator[tuple[int, Row]]:
@@ -89,7 +170,7 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, Row]]:
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row
-    except (OSError, ArrowException) as error:
+    except (OSError, UnicodeDecodeError, ArrowException) as error:
         cause = error.strerror if isinstance(error, OSError) and error.strerror else reason(error)
         raise RecipeError(f"{place(path)} cannot be read: {cause}") from None
 

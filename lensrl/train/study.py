@@ -78,8 +78,8 @@ def run_study(
     # 3. Nothing is wrong with the recipe: keep it, and make the runs.
     _keep_recipe(recipe, folder)
     remove_litter(folder)
-    for line in workshop.base.notes if workshop is not None else ():
-        watcher.noted(f"{recipe.model}: {line}")
+    for line in workshop.notes if workshop is not None else ():
+        watcher.noted(line)
     watcher.planned(specs, [job.spec for job in missing])
     if missing:
         (engine or Here(workshop)).make(missing, watcher)

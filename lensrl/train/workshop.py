@@ -12,28 +12,33 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from lensrl.errors import LensrlError
 from lensrl.models.base import Base, load_base, pick_device
 from lensrl.models.bridge import capture, probe_set
 from lensrl.models.evaluate import evaluate
-from lensrl.models.generation import learned_positions, token_ids
-from lensrl.recipe import Checkpoint, Recipe
+from lensrl.models.generation import learned_positions, pad_id
+from lensrl.models.histories import drops_ended
+from lensrl.models.precision import inexact
+from lensrl.models.sampler import CARRIED
+from lensrl.recipe import Checkpoint, HarnessTask, Recipe
 from lensrl.recipe.runs import BASE, RunSpec, trains
+from lensrl.recipe.task_tables import has_training
 from lensrl.store.file.atomic import new_file, removed_at_end, scratch_folder
 from lensrl.store.file.deltas import Parameter, frobenius
 from lensrl.store.file.hdf5 import compression_plugin
 from lensrl.store.origin import check_base, check_items, provenance
 from lensrl.store.run import Run
-from lensrl.store.write import Header, write_run
-from lensrl.tasks import AgentTask, Item, Task, evaluation_items, load_task
-from lensrl.tasks.digest import digests_of
+from lensrl.store.write import Header, Scores, write_run
+from lensrl.tasks import AgentTask, Item, Task, Texts, evaluation_items, load_task
+from lensrl.tasks.harness import Harness
 from lensrl.train.adopt import open_checkpoint, record_of
 from lensrl.train.algorithms import check_algorithm
 from lensrl.train.checks import is_finite
 from lensrl.train.job import Job, run_recipe
 from lensrl.train.snapshots import Snapshots
-from lensrl.train.trainer import train
+from lensrl.train.trainer import compute_dtype, frozen_in_bf16, train
 from lensrl.train.watch import Watcher
 
 
@@ -46,16 +51,43 @@ class Workshop:
         self.recipe = recipe  # without its sets chosen: a job has these
         self.task = load_task(recipe)
         self.items = evaluation_items(self.task, recipe)
-        self.digests = digests_of("train", self.task.items("train")) | digests_of("test", self.items)
-        self.base = load_base(recipe.model)
-        if trains(recipe, self.base.blocks.n_layers):  # a study of checkpoints alone needs no settings of rl
+        # Texts are there to be probed, all of them. Of a task's items a few are enough.
+        self.probed = self.items
+        if not isinstance(self.task, Texts):
+            self.probed = probe_items(self.items, recipe.store.probe_items)
+        # Scores that were made elsewhere are paired now, before any model is loaded.
+        self.harness = Harness(recipe.task) if isinstance(recipe.task, HarnessTask) else None
+        if self.harness is not None:
+            for checkpoint in (c for run in recipe.checkpoints.values() for c in run.seeds.values()):
+                self.harness.read(checkpoint.scores)
+        self.base = load_base(recipe.model, recipe.prompt)
+        self.digests = self.base.prompts.digests("test", self.items)
+        if has_training(recipe.task):
+            self.digests |= self.base.prompts.digests("train", self.task.items("train"))
+        if self.harness is not None:
+            self.digests["scored"] = self.harness.base.digest
+        # A study of checkpoints alone needs no settings of rl.
+        if trains(recipe, self.base.blocks.n_layers) and not isinstance(self.task, Texts):
             check_algorithm(recipe, self.task)
             check_enough(self.task, recipe)
             check_checkpointing(self.base, recipe)
+            check_frozen_dtype(self.base, recipe)
         check_fits(self.base, self.task, self.items, recipe)
         self.device = pick_device()
         self.parameters = parameter_table(self.base)
         self.before = {name: tensor.numpy() for name, tensor in self.base.weights.items()}
+
+    @property
+    def notes(self) -> list[str]:
+        """What loading changed about the base's folder, and which texts are left out, in one line each."""
+        notes = [f"{self.recipe.model}: {line}" for line in self.base.notes]
+        samples = not isinstance(self.task, Texts) and self.recipe.generation == "pieces"
+        if samples and not drops_ended(self.base.model, pad_id(self.base.tokenizer)):
+            notes.append(f"{self.recipe.model}: {CARRIED}")
+        given = len(self.task.items("test"))
+        if isinstance(self.task, Texts) and given > len(self.items):
+            notes.append(f"the first {len(self.items)} of {given} texts are used (evaluation.items)")
+        return notes
 
     def check_runs(self, specs: Sequence[RunSpec]) -> None:
         """Raise LensrlError for a run that would train nothing, and for a checkpoint that cannot be its run."""
@@ -117,20 +149,27 @@ class Workshop:
         `checkpoint` is the record of the checkpoint that the weights come from; None where they were trained here.
         """
         watcher.scoring(job.spec)
-        base, recipe = self.base, job.recipe
-        # Activations and scores each take a fresh copy: TransformerLens changes its model's attention in place.
-        chosen = probe_items(self.items, recipe.store.probe_items)
-        activations = capture(
-            base.fresh(weights, device=self.device), base.tokenizer, chosen, base.blocks.n_layers
-        )  # fmt: skip
-        scores = evaluate(base.fresh(weights, device=self.device), base.tokenizer, self.task, self.items, recipe)
+        base = self.base
+        # Scores before activations: TransformerLens changes the attention of its model in place.
+        model = base.fresh(weights, device=self.device)
+        scores = self._scores(job, model)
+        activations = capture(model, base.prompts, self.probed, base.blocks.n_layers)
         write_run(
             path,
             self._header(job, status=status, reason=reason, snapshots=snapshot_steps, checkpoint=checkpoint),
             self.parameters, self.before,
             after=None if weights is None else {name: w.numpy() for name, w in weights.items()}, snapshots=snapshots,
-            training=training, scores=scores, probe=probe_set(base.tokenizer, chosen), activations=activations,
+            training=training, scores=scores, probe=probe_set(base.prompts, self.probed),
+            activations=activations,
         )  # fmt: skip
+
+    def _scores(self, job: Job, model: PreTrainedModel) -> Scores:
+        """Score a model on the held-out items, or take the scores that were made elsewhere."""
+        if self.harness is None:
+            return evaluate(model, self.base.prompts, self.task, self.items, job.recipe)
+        made = job.spec.checkpoint
+        found = self.harness.base if made is None else self.harness.read(made.scores)
+        return Scores(item=found.item, benchmark=found.benchmark, score=found.score[:, None].astype(np.float32))
 
     def _adopt(self, job: Job, path: Path, checkpoint: Checkpoint, watcher: Watcher) -> None:
         """Take a run from its checkpoint, and write its file at `path`."""
@@ -142,13 +181,15 @@ class Workshop:
         del model
         self.keep(
             job, path, weights, watcher, snapshots=snapshots, snapshot_steps=sorted(checkpoint.snapshots),
-            checkpoint=record_of(checkpoint, opened),
+            checkpoint=record_of(checkpoint, opened, self.base),
         )  # fmt: skip
 
     def _train(self, job: Job, path: Path, watcher: Watcher) -> None:
         """Train a run, and write its file at `path`."""
+        assert not isinstance(self.task, Texts)  # `plan` has no run to train without training items
         spec, recipe = job.spec, run_recipe(job)
-        snapshots = Snapshots(scratch_folder(path), set(recipe.snapshot_steps) - {recipe.rl.steps})
+        steps = recipe.rl.steps_on(len(self.task.items("train")))
+        snapshots = Snapshots(scratch_folder(path), {*recipe.snapshot_steps(steps)} - {steps})
         training = train(
             self.base, self.task, recipe, layers=spec.layers, component=spec.component, boost=spec.boost,
             factor=spec.factor, seed=spec.seed, device=self.device,
@@ -160,8 +201,8 @@ class Workshop:
             write_run(path, header, self.parameters, self.before, training=curve.arrays())
             return
         kept = snapshots.weights(self.before)
-        ended = {len(curve)} & set(recipe.snapshot_steps)
-        weights = {name: p.detach().cpu() for name, p in training.model.named_parameters()}
+        ended = {len(curve)} & {*recipe.snapshot_steps(steps)}
+        weights = {name: p.detach().cpu().float() for name, p in training.model.named_parameters()}
         del training  # on a GPU the trained model would stand beside its copies
         self.keep(
             job, path, weights, watcher, status=status, reason=reason, training=curve.arrays(), snapshots=kept,
@@ -179,7 +220,13 @@ class Workshop:
     ) -> Header:
         spec, n_layers = job.spec, self.base.blocks.n_layers
         # What was computed in which type, and where: numbers of two machines may differ in their last digits.
-        compute = "bfloat16" if self.device == "cuda" else "float32"
+        dtypes = {"masters": "float32"}
+        if checkpoint is None and spec.name != BASE:
+            frozen = "bfloat16" if frozen_in_bf16(self.base, self.recipe, self.device) else "float32"
+            dtypes |= {"frozen": frozen, "training and its sampling": compute_dtype(self.recipe, self.device)}
+        if not isinstance(self.task, Texts):
+            dtypes["scoring"] = "bfloat16" if self.device == "cuda" else "float32"
+        dtypes["log-probabilities and activations"] = "float32"
         hardware = torch.cuda.get_device_name() if self.device == "cuda" else f"cpu {platform.machine()}"
         return Header(
             study=job.folder.resolve().name,
@@ -198,12 +245,10 @@ class Workshop:
             also=spec.allow,
             provenance=provenance(
                 device=hardware,
-                dtypes={
-                    "masters": "float32",
-                    "training and sampling" if checkpoint is None else "sampling": compute,
-                    "log-probabilities and activations": "float32",
-                },
+                dtypes=dtypes,
                 items=self.digests,
+                notes=self.base.notes,
+                generation=None if isinstance(self.task, Texts) else self.recipe.generation,
                 checkpoint=checkpoint,
             ),
         )
@@ -228,20 +273,30 @@ def check_checkpointing(base: Base, recipe: Recipe) -> None:
         )
 
 
-def check_fits(base: Base, task: Task | AgentTask, scored: Sequence[Item], recipe: Recipe) -> None:
+def check_frozen_dtype(base: Base, recipe: Recipe) -> None:
+    """Raise LensrlError where frozen weights would be rounded: bfloat16 is asked for, and the base is in fp32."""
+    first = inexact(base.weights) if recipe.rl.frozen_dtype == "bfloat16" else None
+    if first is not None:
+        raise LensrlError(
+            f"rl.frozen_dtype = 'bfloat16' would round {first} of {recipe.model}, and frozen weights stay as they are; "
+            f"set rl.frozen_dtype = 'float32', or give a base that is stored in bfloat16"
+        )
+
+
+def check_fits(base: Base, task: Task | AgentTask | Texts, scored: Sequence[Item], recipe: Recipe) -> None:
     """Raise LensrlError when a prompt with its completion or reference outgrows a model's table of positions."""
     limit = learned_positions(base.model)
     if limit is None:
         return
-    length = {item: len(token_ids(base.tokenizer, item.prompt)) for item in [*task.items("train"), *scored]}
+    length = {item: len(base.prompts.ids(item)) for item in [*task.items("train"), *scored]}
     longest = max(length.values())
-    tokens = max(recipe.rl.max_completion_tokens, recipe.evaluation_tokens)
+    tokens = 0 if isinstance(task, Texts) else max(recipe.rl.max_completion_tokens, recipe.evaluation_tokens)
     if longest + tokens > limit:
         raise LensrlError(
             f"{recipe.model} has {limit} positions, fewer than the {longest} of the longest prompt and the {tokens} "
             f"of a completion; choose shorter items, or a smaller max_completion_tokens"
         )
-    forced = max(length[i] + sum(len(token_ids(base.tokenizer, piece)) for piece in i.written) + 1 for i in scored)
+    forced = max(len(base.prompts.forced(item)[0]) for item in scored)
     if forced > limit:
         raise LensrlError(
             f"{recipe.model} has {limit} positions, fewer than the {forced} of a prompt with its reference, whose "

@@ -187,7 +187,7 @@ def graft_rows(pair: Folders, rounds: int) -> Iterator[Row]:
         found = []
         for weights in grafts:
             with holding(model, weights):
-                found.append(reference_logprobs(model, base.tokenizer, items, batch=4))
+                found.append(reference_logprobs(model, base.prompts, items, batch=4))
         return found
 
     with torch.no_grad():

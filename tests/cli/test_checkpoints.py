@@ -94,6 +94,10 @@ def test_a_run_says_where_it_comes_from(folder: Path) -> None:
 def test_whatever_rests_on_rounded_deltas_says_so(folder: Path) -> None:
     for verb in ("deltas", "correlate", "bottleneck"):
         assert "Checkpoints stored as bfloat16: rounding alone" in " ".join(lensrl(verb, folder).stdout.split()), verb
+    said = " ".join(lensrl("bottleneck", folder).stdout.split())
+    assert "rounding alone would give" in said
+    assert "of the delta norms of full RL (median layer)" in said
+    assert "full-rl seed 0:" in said
     assert "rounding" not in lensrl("deltas", folder, "--run", "layer-3").stdout
 
 

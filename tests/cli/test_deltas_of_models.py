@@ -17,10 +17,14 @@ from tests.cli.typed import lensrl
 
 def test_deltas_of_two_models_need_no_study(tmp_path: Path) -> None:
     model: Any = load_base("tiny:qwen3").fresh()
+    model.resize_token_embeddings(112, mean_resizing=False)
     model.to(torch.bfloat16).save_pretrained(tmp_path / "trained")
     done = lensrl("deltas", "tiny:qwen3", "trained", "--csv", "deltas.csv", "--figure", "deltas.png", cwd=tmp_path)
     assert "Weight deltas from tiny:qwen3 to trained" in done.stdout
     assert re.search(r"Stored in float32 \(base\) and bfloat16 \(trained\).* of the entries moved", done.stdout)
+    said = " ".join(done.stdout.split())
+    assert "The base has 99 rows of embeddings and the trained model 112: the first 99 are compared" in said
+    assert "Rounding alone: the norm of the errors of rounding to the stored types" in said
     assert done.stderr.splitlines() == ["table: deltas.csv", "figure: deltas.png"]
     with (tmp_path / "deltas.csv").open() as file:
         assert [row["layer"] for row in csv.DictReader(file)] == [*map(str, range(8)), "", ""]

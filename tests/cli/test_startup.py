@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
-from lensrl_cli.main import VERBS
+from lensrl_cli.main import VERBS, python_name
 
 NEVER = {"datasets", "matplotlib", "pandas", "scipy", "torch", "transformers", "trl"}  # in help and listings
 UNREAD = {"h5py", "numpy"}  # as long as no file is read; typer itself loads pydantic for the options of a verb
@@ -52,6 +53,6 @@ def test_contributions_load_no_model_and_no_figure(small_study_folder: Path) -> 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_is_a_function_of_its_module_and_has_a_line_that_fits_the_list(verb: str) -> None:
-    module = __import__(f"lensrl_cli.{verb}", fromlist=[verb])
-    assert (getattr(module, verb).__doc__ or "").count("Example: lensrl ") == 1
+    module = import_module(f"lensrl_cli.{python_name(verb)}")
+    assert (getattr(module, python_name(verb)).__doc__ or "").count("Example: lensrl ") == 1
     assert len(VERBS[verb]) <= 62  # at 80 columns, one line a verb

@@ -70,7 +70,7 @@ def test_too_few_sequences_are_refused_by_sequence_and_compared_by_token(
             prompts = file["probe/prompt"][...]
             file["probe/prompt"][...] = np.minimum(prompts, 2)
     with open_study(folder) as study:
-        with pytest.raises(LensrlError, match=r"3 probe sequences, and 4 are needed; compare all .*--pairs token"):
+        with pytest.raises(LensrlError, match=r"3 sequences to compare, and 4 are needed; compare all .*--pairs token"):
             compare_activations(study)
         assert compare_activations(study, pairs="token")["low"].notna().all()
         assert np.isnan(distances_to(study, "full-rl", ["base"], seed=0)["base"]).all()

@@ -148,6 +148,16 @@ def test_another_model_is_refused_in_one_line(pair: tuple[Path, Path], tmp_path:
         compare_models(*pair)
 
 
+def test_a_head_that_only_the_config_ties_is_one_of_its_own(pair: tuple[Path, Path]) -> None:
+    for folder, scale in zip(pair, (1.01, 1.02), strict=True):
+        tensors = load_file(folder / "model.safetensors")
+        tensors["lm_head.weight"] = scale * tensors["model.embed_tokens.weight"]
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    table = compare_models(*pair, by="layer").set_index("component")
+    assert table.loc["lm_head", "relative"] == pytest.approx(0.01 / 1.01, rel=1e-3)
+    assert "embed" not in table.index
+
+
 def test_weights_that_are_no_numbers_are_refused(pair: tuple[Path, Path]) -> None:
     tensors = load_file(pair[1] / "model.safetensors")
     tensors["model.norm.weight"][3] = torch.nan

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from lensrl.errors import LensrlError
-from lensrl.models import checkpoint
+from lensrl.models import checkpoint_files
 from lensrl.models.base import Base
 from lensrl.models.blocks import find_blocks
 from lensrl.models.checkpoint import CheckpointWeights
@@ -56,7 +56,11 @@ WRONG: dict[str, tuple[Callable[[dict[str, torch.Tensor]], object], dict[str, An
     "parallel": (renamed("module."), {}, "lacks model.embed_tokens.weight, .*'module.'.* DataParallel"),
     "missing": (lambda t: t.pop(MATRIX), {}, f"lacks {MATRIX}; its weights are not whole"),
     "shape": (lambda t: t.update({MATRIX: t[MATRIX][:-1]}), {}, f"{MATRIX} has the shape .*, the base's has .*\\)$"),
-    "padded": (lambda t: t.update({EMBED: torch.cat([t[EMBED]] * 2)}), {}, "vocabulary was resized or padded"),
+    "padded": (
+        lambda t: t.update({EMBED: torch.cat([t[EMBED]] * 2)}),
+        {},
+        "embed_tokens.weight has 198 rows, and .* vocab_size = 99",
+    ),
     "deeper": (dict, {"num_hidden_layers": 9}, "another model than tiny:qwen3: num_hidden_layers is 9 there and 8"),
     "other": (dict, {"model_type": "llama"}, "model_type is 'llama' there and 'qwen3' in the base"),
     "rope": (dict, {"rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}}, "rope_parameters is .* there"),
@@ -157,14 +161,25 @@ def test_the_tensors_of_every_family_are_found(family: str, tmp_path: Path) -> N
             read(tmp_path / "inner", base)
 
 
-def test_experts_that_are_merged_when_they_are_loaded_are_refused(tmp_path: Path) -> None:
-    experts = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 8, "mlp_only_layers": []}
-    values: dict[str, Any] = FAMILIES["qwen3"].to_dict() | experts | {"model_type": "qwen3_moe"}
-    config = Qwen3MoeConfig(**values)
-    model = Qwen3MoeForCausalLM(config).eval()
+def test_a_mixture_that_lacks_an_expert_is_refused(tmp_path: Path) -> None:
+    config = FAMILIES["qwen3-moe"]
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config).eval()
+    base = Base("experts", model, TOKENIZER, find_blocks(model))
     model.save_pretrained(tmp_path)
-    with pytest.raises(LensrlError, match=r"stores model\.layers\.0\.mlp\.experts\.0\..*, which transformers merges"):
-        read(tmp_path, Base("experts", model, TOKENIZER, find_blocks(model)))
+    tensors = load_file(tmp_path / "model.safetensors")
+    gate, down = (f"model.layers.1.mlp.experts.3.{part}_proj.weight" for part in ("gate", "down"))
+    for lost, complaint in ((gate, "make no|has the shape"), (down, "has the shape")):
+        save_file({n: t for n, t in tensors.items() if n != lost}, tmp_path / "model.safetensors", {"format": "pt"})
+        with pytest.raises(LensrlError, match=complaint) as caught:
+            read(tmp_path, base)
+        assert "\n" not in str(caught.value)
+
+
+def test_the_value_head_of_ppo_is_left_out(base: Base, tmp_path: Path) -> None:
+    head = {"v_head.summary.weight": torch.zeros(1, 96), "v_head.summary.bias": torch.zeros(1)}
+    weights = read(written(base, tmp_path / "model", change=lambda tensors: tensors.update(head)), base)
+    assert weights.left_out == sorted(head)
+    assert {*weights} == {*base.weights}
 
 
 def qwen3(*, tied: bool) -> Base:
@@ -194,7 +209,7 @@ def test_a_hub_name_is_downloaded_at_its_revision(base: Base, tmp_path: Path, mo
         asked.append((name, options["revision"], options["allow_patterns"]))
         return str(folder)
 
-    monkeypatch.setattr(checkpoint, "snapshot_download", download)
+    monkeypatch.setattr(checkpoint_files, "snapshot_download", download)
     weights = read("org/model-GRPO", base, revision="step-100")
     assert asked == [("org/model-GRPO", "step-100", ["*.safetensors", "*.json"])]
     assert weights.commit == "0123abc"
@@ -218,6 +233,6 @@ def test_a_place_without_a_model_is_refused(
     def offline(*_: object, **__: object) -> str:
         raise OSError("offline")
 
-    monkeypatch.setattr(checkpoint, "snapshot_download", offline)
+    monkeypatch.setattr(checkpoint_files, "snapshot_download", offline)
     with pytest.raises(LensrlError, match=complaint):
         read(model, base, **more)

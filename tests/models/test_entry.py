@@ -34,7 +34,7 @@ def noisy(base: Base, parts: set[int | str]) -> dict[str, torch.Tensor]:
 
 
 def test_each_layer_can_be_entered_bit_for_bit(base: Base) -> None:
-    model, teacher, ran = base.fresh(), references(base.tokenizer, ITEMS), []
+    model, teacher, ran = base.fresh(), references(base.prompts, ITEMS), []
     for layer in range(base.blocks.n_layers):
         model.get_submodule(f"{base.blocks.prefix}.{layer}.mlp").register_forward_hook(
             lambda *_, layer=layer: ran.append(layer)
@@ -57,7 +57,7 @@ def test_grafts_that_enter_are_those_of_whole_passes(base: Base, monkeypatch: py
     model = base.fresh()
     found = graft_logprobs(model, base, ITEMS, grafts, batch=3)
     for values, weights in zip(found, grafts, strict=True):
-        np.testing.assert_array_equal(values, reference_logprobs(base.fresh(weights), base.tokenizer, ITEMS, batch=3))
+        np.testing.assert_array_equal(values, reference_logprobs(base.fresh(weights), base.prompts, ITEMS, batch=3))
     assert len({values.tobytes() for values in found}) == len(grafts)
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, base.weights[name]), "the receiver has its own weights again"
@@ -68,7 +68,7 @@ def test_grafts_that_enter_are_those_of_whole_passes(base: Base, monkeypatch: py
 
 def test_a_model_whose_blocks_share_more_than_the_stream_is_not_entered(base: Base) -> None:
     model: Any = base.fresh()
-    teacher = references(base.tokenizer, ITEMS)
+    teacher = references(base.prompts, ITEMS)
     assert enters(model, base.blocks, teacher)
     # Each block adds the output that the first block's MLP had in this pass: skipping it loses that.
     told: list[torch.Tensor] = []
@@ -90,7 +90,7 @@ def test_weights_are_held_for_a_while_and_not_copied(base: Base) -> None:
 def test_logits_at_answers_alone_give_the_log_probabilities_of_all_logits(name: str) -> None:
     base = load_base(name)
     assert keeps_logits(type(base.model))
-    teacher = references(base.tokenizer, ITEMS)
+    teacher = references(base.prompts, ITEMS)
     widths = []
     base.model.lm_head.register_forward_hook(lambda *given: widths.append(given[2].shape[1]))
     with torch.no_grad():

@@ -28,11 +28,11 @@ def test_reference_logprob_equals_a_pass_over_one_sequence_at_a_time(base: Base)
         with torch.no_grad():
             logprobs = base.model(torch.tensor([[*prompt, *answer]])).logits[0].log_softmax(-1)
         expected.append(np.mean([float(logprobs[len(prompt) + i - 1, token]) for i, token in enumerate(answer)]))
-    np.testing.assert_allclose(reference_logprobs(base.model, base.tokenizer, items, batch=2), expected, atol=2e-6)
+    np.testing.assert_allclose(reference_logprobs(base.model, base.prompts, items, batch=2), expected, atol=2e-6)
 
 
 def test_references_mark_the_positions_that_predict_the_answer(base: Base) -> None:
-    teacher = references(base.tokenizer, [Item("a", "47+38=", "85", "b")])
+    teacher = references(base.prompts, [Item("a", "47+38=", "85", "b")])
     predicted = [base.tokenizer.decode([i]) for i in teacher.ids[0, 1:][teacher.answer[0]].tolist()]
     assert predicted == ["8", "5", "<eos>"]
 
@@ -40,23 +40,23 @@ def test_references_mark_the_positions_that_predict_the_answer(base: Base) -> No
 def test_sampling_is_seeded_and_does_not_depend_on_what_ran_before(base: Base) -> None:
     task, recipe = load_task(SMALL), with_evaluation()
     items = evaluation_items(task, recipe)
-    first = evaluate(base.model, base.tokenizer, task, items, recipe)
+    first = evaluate(base.model, base.prompts, task, items, recipe)
     torch.manual_seed(123)
-    second = evaluate(base.fresh(), base.tokenizer, task, items, recipe)
+    second = evaluate(base.fresh(), base.prompts, task, items, recipe)
     assert np.array_equal(first.score, second.score)
-    other = evaluate(base.model, base.tokenizer, task, items, with_evaluation(seed=1))
+    other = evaluate(base.model, base.prompts, task, items, with_evaluation(seed=1))
     assert not np.array_equal(first.score, other.score) or not np.array_equal(first.length, other.length)
 
 
 def test_greedy_decoding_gives_every_sample_the_same_score(base: Base) -> None:
     task, recipe = load_task(SMALL), with_evaluation(temperature=0)
-    scores = evaluate(base.model, base.tokenizer, task, evaluation_items(task, recipe), recipe)
+    scores = evaluate(base.model, base.prompts, task, evaluation_items(task, recipe), recipe)
     assert (scores.score == scores.score[:, :1]).all()
 
 
 def test_a_completion_that_meets_the_limit_is_truncated(base: Base) -> None:
     task, recipe = load_task(SMALL), with_evaluation(max_completion_tokens=1)
-    scores = evaluate(base.model, base.tokenizer, task, evaluation_items(task, recipe), recipe)
+    scores = evaluate(base.model, base.prompts, task, evaluation_items(task, recipe), recipe)
     assert scores.truncated.all()
     assert (scores.length == 1).all()
 
@@ -64,7 +64,7 @@ def test_a_completion_that_meets_the_limit_is_truncated(base: Base) -> None:
 def test_the_base_leaves_rl_something_to_do(base: Base) -> None:
     task = load_task(SMALL)
     recipe = SMALL.model_copy(update={"evaluation": Evaluation(items=256, samples=4)})
-    scores = evaluate(base.model, base.tokenizer, task, evaluation_items(task, recipe), recipe)
+    scores = evaluate(base.model, base.prompts, task, evaluation_items(task, recipe), recipe)
     assert 0.3 < scores.score.mean() < 0.65
     assert scores.truncated.mean() < 0.01
 
@@ -113,5 +113,5 @@ def test_what_the_environment_says_is_read_and_not_predicted(base: Base) -> None
                     means.append(float(logprobs[token]))
                 row = [*row, token]
         expected.append(sum(means) / len(means))
-    found = reference_logprobs(base.fresh(), base.tokenizer, items, batch=2)
+    found = reference_logprobs(base.fresh(), base.prompts, items, batch=2)
     assert found == pytest.approx(np.array(expected), abs=1e-5)

@@ -44,7 +44,7 @@ SAME = {
     "Monday": ["The answer is Monday.", r"\boxed{\text{Monday}}", "monday"],
     r"\text{(B)}": [r"\boxed{B}", r"\boxed{(B)}"],
     "A": [r"\boxed{A}", "The answer is A."],
-    "½": ["½", r"\boxed{½}"],  # math-verify cannot read it: the string alone
+    "½": ["½", r"\boxed{½}", "0.5", r"\boxed{\frac12}"],
     "The answer is $5$.": ["5"],
 }  # fmt: skip
 OTHER = {
@@ -63,7 +63,7 @@ OTHER = {
     "no": ["on", r"\boxed{on}"],
     "Monday": [r"\boxed{Tuesday}", "The answer is Tuesday."],
     "A": ["The answer is B.", r"\boxed{B}"],
-    "½": ["0.5", r"\boxed{\frac12}"],
+    "½": ["0.25", r"\boxed{1}", r"\boxed{2}"],
 }
 
 

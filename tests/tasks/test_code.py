@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lensrl.errors import RecipeError
+from lensrl.errors import LensrlError, RecipeError
 from lensrl.recipe import CodeTask, Recipe
 from lensrl.tasks import Item, evaluation_items, load_task
 from lensrl.tasks.batch import BatchTask, rewards, scores
@@ -179,6 +180,58 @@ def test_the_solutions_of_mbpp_rows_pass_and_others_do_not(tmp_path: Path) -> No
     assert task.scores(items, [""] * 3) == [0.0] * 3
 
 
+def test_further_tests_of_an_mbpp_row_count_too(tmp_path: Path) -> None:
+    """As in MBPP+: `test` beside `test_list`. A prompt shows only the latter."""
+    more = "inputs = [2, 5]\nfor r in inputs:\n    assert area(r) == 3 * r * r\n"
+    row = {"prompt": "Three times the square.", "code": "def area(r):\n    return 3 * r * r", "task_id": 1}
+    row |= {"test_imports": [], "test_list": ["assert area(1) == 3"], "test": more}
+    task = code_task(written(tmp_path, row))
+    (item,) = task.items("train")
+    assert "inputs" not in item.prompt
+    assert "inputs" in item.judged_by
+    assert task.scores([item] * 2, [item.written[0], "def area(r):\n    return 3"]) == [1.0, 0.0]
+
+
+def plus_row(**changes: Any) -> dict[str, Any]:
+    """A row of HumanEval+'s format, written for these tests."""
+    test = "import numpy as np\n\ndef check(candidate):\n    assert np.allclose(candidate(1, 2), 3, atol=1e-6)\n"
+    return PROBLEM | {"test": test} | changes
+
+
+def test_tests_may_import_the_packages_that_the_recipe_names(tmp_path: Path) -> None:
+    source = written(tmp_path, plus_row())
+    task = Code(CodeTask(name="code", train=source, test={"test": source}, packages=["numpy"]))
+    (item,) = task.items("train")
+    assert task.scores([item] * 3, [BODY, "    return a", "    import scipy\n" + BODY]) == [1.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "packages"),
+    [
+        ("import numpy as np", ["numpy"]),
+        ("def check(f):\n    from numpy.testing import assert_allclose", ["numpy"]),
+        ("import os, numpy, scipy.stats as s  # both", ["numpy", "scipy"]),
+    ],
+)
+def test_a_row_that_imports_another_package_is_refused(tmp_path: Path, text: str, packages: list[str]) -> None:
+    """In place of scoring its own solution 0."""
+    source = written(tmp_path, plus_row(test=text))
+    wanted = rf"line 1: it imports {packages[0]}; write packages = {re.escape(json.dumps(packages))} into \[task\]"
+    with pytest.raises(RecipeError, match=wanted):
+        code_task(source).items("train")
+
+
+def test_a_sentence_about_imports_is_no_import(tmp_path: Path) -> None:
+    words = "text = '''\nimport the list\nfrom numpy we take\nimport\n'''\nfrom .x import y\n"
+    assert len(code_task(written(tmp_path, plus_row(test=words))).items("train")) == 1
+
+
+@pytest.mark.parametrize(("package", "why"), [("nunpy", "it is not installed here"), ("math", "Python has it already")])
+def test_a_package_that_cannot_be_named_is_refused(package: str, why: str) -> None:
+    with pytest.raises(LensrlError, match=rf"packages: no package '{package}' to import in the sandbox: {why}"):
+        Code(CodeTask(name="code", train=HUMAN_EVAL, test={"test": HUMAN_EVAL}, packages=[package]))
+
+
 def test_many_are_judged_as_one_is(tmp_path: Path) -> None:
     task = code_task(written(tmp_path, PROBLEM))
     (item,) = task.items("train")
@@ -217,7 +270,7 @@ def test_a_recipe_names_the_task_and_its_limits() -> None:
     items = evaluation_items(task, recipe)
     assert [(item.id, item.benchmark) for item in items] == [(f"human-eval-{i}", "human-eval") for i in (1, 2, 3)]
     solution = str(items[0].reference)
-    for waste, score in (("", 1.0), ("    x = bytearray(2**26)\n", 0.0), ("    import time; time.sleep(1)\n", 0.0)):
+    for waste, score in (("", 1.0), ("    x = bytearray(2**26)\n", 0.0), ("    while True: pass\n", 0.0)):
         assert task.score(items[0], waste + solution) == score
 
 
@@ -233,6 +286,7 @@ def test_a_recipe_names_the_task_and_its_limits() -> None:
         ({"test_list": "assert True", "code": ""}, "test_list must be a list of lines; it is 'assert True'"),
         ({"test_list": [1], "code": ""}, "test_list must be text; it is 1"),
         ({"test_list": [], "code": ""}, "test_list is empty"),
+        ({"test_list": ["assert True"], "code": "", "test": 1}, "test must be text; it is 1"),
     ],
 )
 def test_a_row_of_neither_format_is_named_by_its_line(tmp_path: Path, change: dict[str, Any], message: str) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from lensrl.errors import LensrlError
+from lensrl.tasks.answers import same_answer
 from lensrl.tasks.judge import Judge
 
 SAME_ANSWER = "lensrl.tasks.answers:same_answer"
@@ -27,6 +29,21 @@ HOSTILE = {
     "words": "answer " * 3000,
     "a lone surrogate and a zero": "\x00\ud800",
     "lines": "\n\r\u2028" * 100,
+    "blank lines": "\n" * 20_000 + "answer is" + "\n" * 20_000,
+    "thoughts": "<think>" * 5000,
+    "tags": "<answer>" * 5000,
+    "stars": "**a " * 5000,
+    "commas": r"\boxed{" + "1," * 900 + "1}",
+    "signs": r"\boxed{" + r"\pm 1," * 200 + "}",
+    "powers": r"\boxed{" + "^".join("9" * 200) + "}",
+    "many factorials": r"\boxed{" + "+".join(["2999!"] * 100) + "}",
+    "a power of a sum": r"\boxed{(x+1)^{1000000}+(y+z)^{9999}}",
+    "exponentials": r"\boxed{e^{e^{e^{e^e}}}}",
+    "a sine": r"\boxed{\sin(10^{1000000})}",
+    "a matrix": r"\boxed{\begin{pmatrix}" + "1&" * 700 + r"1\end{pmatrix}}",
+    "equations": r"\boxed{" + "1=" * 290 + "1}",
+    "unions": r"\boxed{" + r"\cup".join(["(1,2)"] * 150) + "}",
+    "dates": "June 20 " * 2500,
 }
 
 
@@ -42,10 +59,21 @@ def test_a_hostile_completion_is_wrong_and_the_next_is_judged_as_ever(judge: Jud
     assert judge("18", r"\boxed{19}") is False
 
 
-def test_a_comparison_ends_within_its_processor_time(judge: Judge) -> None:
-    judge("18", "18")
+@pytest.mark.parametrize("gold", ["18", "x^2+1", r"(-\infty,3)"])
+def test_hostile_completions_cost_the_judge_of_mathematics_little(gold: str) -> None:
+    """Half a second is a bound for the busiest machine: most take a millisecond, and the worst a tenth of a second."""
+    for name, completion in HOSTILE.items():
+        before = time.process_time()
+        assert not same_answer(gold, completion), name
+        assert time.process_time() - before < 0.5, name
+
+
+def test_a_judgement_ends_within_its_processor_time() -> None:
+    judge = Judge("math:factorial", seconds=1.0)
+    assert judge(5) == 120
     before = os.times().children_user
-    assert judge("18", "9**9**9**9") is None
+    assert judge(10**8) is None  # one long operation in C
+    assert judge(5) == 120
     assert os.times().children_user - before < 1.0 + 2.0  # a second, beside what the child took to start
 
 

@@ -7,6 +7,7 @@ afterwards. In every case no process and no file is left.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -24,13 +25,19 @@ from lensrl.tasks import sandbox
 from lensrl.tasks.sandbox import Outcome, Sandbox, active_layers, run_programs
 from tests.tasks.programs import EXHAUSTION, FORGERIES, HARMLESS
 
-MODES = {"all layers": (), "no namespaces": ("namespaces",), "no Landlock": ("landlock",)}
+MODES = {  # layers that are switched off, and packages that programs may import
+    "all layers": ((), ()),
+    "no namespaces": (("namespaces",), ()),
+    "no Landlock": (("landlock",), ()),
+    "with numpy": ((), ("numpy",)),
+}
 SECRET = "a token in the environment of the trainer"
 
 
 @pytest.fixture(scope="module", params=MODES)
 def box(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
-    sandbox = Sandbox(without=MODES[request.param])
+    without, packages = MODES[request.param]
+    sandbox = Sandbox(without=without, packages=packages)
     try:
         assert sandbox.layers
     except LensrlError as error:
@@ -86,7 +93,8 @@ def test_a_program_that_reaches_its_end_passes(box: Sandbox, program: tuple[str,
         (("x = '\ud800'",), "UnicodeEncodeError: "),
         (("raise ValueError('é' * 1000)",), "ValueError: éé"),
         (("class E(Exception):\n  def __str__(self): raise E\nraise E",), "an exception that cannot be shown"),
-        (("while True: pass",), "ran longer than 0.4 s"),
+        (("while True: pass",), "ran longer than 0.4 s of processor time"),
+        (("import time\ntime.sleep(100)",), "ran longer than 4 s of wall clock"),
         (("import os; os._exit(0)",), "ended before its last line"),
         (("raise SystemExit",), "SystemExit: "),
         (("x = bytearray(2**30)",), "MemoryError: "),
@@ -209,6 +217,93 @@ def test_verdicts_do_not_depend_on_chance(box: Sandbox) -> None:
     assert reasons != {"ran longer than 5 s"}
 
 
+@pytest.fixture(scope="module")
+def numpy_box() -> Iterator[Sandbox]:
+    box = Sandbox(packages=["numpy"])
+    yield box
+    box.close()
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import numpy as np\nassert np.allclose(np.linalg.inv(2 * np.eye(200)) @ np.ones(200), 0.5)",
+        "from numpy.testing import assert_allclose\nassert_allclose([1.0], [1 + 1e-9])",
+        "import numpy.fft, numpy.ma, numpy.polynomial, numpy.random",
+        "import os, sys\nassert not os.environ\nassert not any('site-packages' in path for path in sys.path)",
+        "x = bytearray(200 * 2**20)",  # memory is counted beside numpy's
+    ],
+)
+def test_a_named_package_can_be_imported(numpy_box: Sandbox, program: str) -> None:
+    assert outcome(numpy_box, program, timeout=5) == Outcome(True, "passed")
+
+
+READ_ONLY = "PermissionError|OSError.*Read-only"
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        ("import scipy", "ModuleNotFoundError"),
+        ("import pytest", "ModuleNotFoundError"),
+        ("import numpy, os\nos.listdir(os.path.dirname(os.path.dirname(numpy.__file__)))", "PermissionError"),
+        ("import numpy\nopen(numpy.__file__, 'a')", READ_ONLY),
+        ("import numpy, os\nos.remove(numpy.__file__)", READ_ONLY),
+        (
+            "import numpy, os\nopen(os.path.dirname(numpy.__file__) + '/mine', 'w')",
+            READ_ONLY,
+        ),
+        ("x = bytearray(300 * 2**20)", "MemoryError"),
+    ],
+)
+def test_other_packages_and_writing_to_it_are_refused(numpy_box: Sandbox, program: str, reason: str) -> None:
+    if "landlock" not in numpy_box.layers:
+        pytest.skip("reading is confined by Landlock alone")
+    result = outcome(numpy_box, program, timeout=5)
+    assert not result.passed
+    assert re.match(reason, result.reason)
+
+
+def test_random_numbers_of_numpy_are_the_same_every_time(numpy_box: Sandbox) -> None:
+    drawn = "import numpy\nraise ValueError(numpy.random.random())"
+    reasons = {outcome(each, drawn, timeout=5).reason for each in (numpy_box, numpy_box, Sandbox(packages=["numpy"]))}
+    assert reasons == {"ValueError: 0.5488135039273248"}  # the first number of MT19937 seeded with 0
+
+
+def test_a_package_whose_own_imports_are_not_named_is_refused() -> None:
+    with pytest.raises(LensrlError, match="cannot import scipy: No module named 'numpy'; packages must also name what"):
+        Sandbox(packages=["scipy"]).run([("x = 1",)], timeout=1, memory=64)
+
+
+BUSY = "import time\nwhile time.process_time() < {seconds}: pass"
+
+
+def test_processor_time_decides_on_a_busy_machine() -> None:
+    """One core for this process, its sandbox and three others: a program waits three times as long as it computes."""
+    cores = os.sched_getaffinity(0)
+    box = Sandbox()
+    others: list[subprocess.Popen[bytes]] = []
+    try:
+        os.sched_setaffinity(0, {min(cores)})
+        others += [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3)]
+        start = time.monotonic()
+        short, long = (outcome(box, BUSY.format(seconds=seconds), timeout=0.5) for seconds in (0.3, 0.6))
+        assert time.monotonic() - start > 1.2  # 0.3 and 0.5 seconds of processor time
+    finally:
+        os.sched_setaffinity(0, cores)
+        for other in others:
+            other.kill()
+            other.wait()
+        box.close()
+    assert short == Outcome(True, "passed")
+    assert long == Outcome(False, "ran longer than 0.5 s of processor time")
+
+
+def test_time_in_the_kernel_counts(box: Sandbox) -> None:
+    result = outcome(box, "import os\nwhile True: os.listdir('.')", timeout=0.3)
+    assert result == Outcome(False, "ran longer than 0.3 s of processor time")
+
+
 def test_outcomes_stand_in_the_order_of_the_programs(box: Sandbox) -> None:
     programs = [(f"import time\ntime.sleep({(7 - i % 7) / 100})", f"assert {i} % 3") for i in range(40)]
     outcomes = box.run(programs, timeout=5, memory=256)
@@ -264,7 +359,7 @@ def test_nothing_outlives_the_process_that_ran_programs(end: str) -> None:
     code = (
         "from lensrl.tasks import sandbox as s; import os, threading, time\n"
         "s.run_programs([('x = 1',)], timeout=5, memory=256)\n"
-        "server = s._shared(os.getpid())._server\n"
+        "server = s._shared(os.getpid(), ())._server\n"
         "print(server.process.pid, server.folder, flush=True)\n"
     )
     if end == "killed":  # in the middle of a program
@@ -288,7 +383,7 @@ def test_a_fork_of_this_process_has_a_server_of_its_own() -> None:
     pid = os.fork()
     if pid == 0:
         theirs = run_programs([("x = 1",), ("x = 2", "assert x == 3")], timeout=5, memory=256)
-        sandbox._shared(os.getpid()).close()
+        sandbox._shared(os.getpid(), ()).close()
         os._exit(0 if [o.passed for o in theirs] == [True, False] else 1)
     assert os.waitpid(pid, 0)[1] == 0
     assert run_programs([("x = 1",)], timeout=5, memory=256) == mine == [Outcome(True, "passed")]

@@ -89,6 +89,7 @@ def test_a_run_says_that_it_was_not_trained_here(adopted: Study, folders: Path) 
     assert (run.origin, run.has_training, adopted["base"].origin) == ("checkpoint", False, "training")
     assert run.checkpoint == {
         "source": str(folders / "layer-3"), "revision": None, "snapshots": {}, "dtype": "float32", "commit": "",
+        "parameter_dtypes": {}, "rounding": {},
     }  # fmt: skip
     assert adopted["base"].checkpoint is None
     with pytest.raises(LensrlError, match="no training curve: it was taken from a checkpoint"):

@@ -42,7 +42,7 @@ def test_only_a_task_in_turns_fits_every_algorithm(algorithm: str) -> None:
         asked = recipe(algorithm, task)
         if algorithm == "gigpo" and task == "arithmetic":
             with pytest.raises(
-                RecipeError, match="task arithmetic has none; use grpo, dr_grpo, rloo, or a task in turns"
+                RecipeError, match="task arithmetic has none; use grpo, dr_grpo, rloo, dapo, gspo, or a task in turns"
             ):
                 check_algorithm(asked, load_task(asked))
         else:

@@ -94,13 +94,13 @@ def graft_logprobs(
     each graft enters the model at its lowest layer (`lensrl.models.entry`). Every pass is a whole one where a model
     cannot be entered, and where a part outside the layers is grafted.
     """
-    blocks, tokenizer = base.blocks, base.tokenizer
-    size = min(answer_batch(model, tokenizer, items, batch), stream_batch(model, base, items))
+    blocks, prompts = base.blocks, base.prompts
+    size = min(answer_batch(model, prompts, items, batch), stream_batch(model, base, items))
     lowest = [min((blocks.layer(name) or 0 for name in weights), default=0) for weights in grafts]
-    can_enter = enters(model, blocks, references(tokenizer, items[:size]).to(model.device))
+    can_enter = enters(model, blocks, references(prompts, items[:size]).to(model.device))
     found: list[list[torch.Tensor]] = [[] for _ in grafts]
     for start in range(0, len(items), size):
-        teacher = references(tokenizer, items[start : start + size]).to(model.device)
+        teacher = references(prompts, items[start : start + size]).to(model.device)
         with recording(model, blocks) as outputs:
             own = answer_logprobs(model, teacher)
         for number, weights in enumerate(grafts):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float64
 
 from lensrl.compare.patching import OnProgress
 from lensrl.compare.patching.activations import FORCED_METRICS, Patch, patch_activations
@@ -14,13 +14,13 @@ from lensrl.compare.patching.graft import graft, graft_logprobs, holding, run_we
 from lensrl.models.base import load_base, pick_device
 from lensrl.models.bridge import boot
 from lensrl.models.evaluate import sampled_scores, seconds_to_sample
+from lensrl.models.references import reference_logprobs
 from lensrl.recipe.layers import OUTSIDE
 from lensrl.store.origin import check_items
 from lensrl.store.patch import METRICS, PATCHED, Metric, PatchComponent, PatchKey
 from lensrl.store.run import Run
 from lensrl.store.study import Study
-from lensrl.tasks import evaluation_items, load_task
-from lensrl.tasks.digest import digests_of
+from lensrl.tasks import Texts, evaluation_items, load_task
 
 Measured = Iterator[tuple[PatchKey, dict[str, Float64[np.ndarray, "model item"]], list[str]]]
 
@@ -34,11 +34,12 @@ class Patcher:
     def __init__(self, study: Study, donor: Run, into: Run) -> None:
         self.recipe = study.recipe
         self.device = pick_device()
-        self.base = load_base(self.recipe.model)
+        self.base = load_base(self.recipe.model, self.recipe.prompt)
         self.task = load_task(self.recipe)
         self.items = evaluation_items(self.task, self.recipe)
         for run in (donor, into):
-            check_items(run, digests_of("test", self.items))
+            check_items(run, self.base.prompts.digests("test", self.items))
+        self.benchmark = [item.benchmark for item in self.items]
         self.runs = {"into": into, "donor": donor}
         self.weights = {role: run_weights(run, self.base) for role, run in self.runs.items()}
 
@@ -72,8 +73,9 @@ class Patcher:
         """Graft the parts of each key into one model, measure it, and put the receiver's weights back.
 
         Log-probabilities come first, of all grafts on a batch of items at a time. Sampled scores take far longer: one
-        graft at a time, so that an interruption loses one.
+        graft at a time, so that an interruption loses one. Texts have no score.
         """
+        into, donor = self._unpatched("into"), self._unpatched("donor")
         model = self.base.fresh(self.weights["into"], device=self.device)
         grafts = [self._grafted(key) for key in keys]
         logprobs = [None] * len(keys)
@@ -82,16 +84,22 @@ class Patcher:
                 model, self.base, self.items, grafts, batch=self.recipe.evaluation.batch,
                 on_graft=(lambda done, of: on_progress("log p", done, of)) if on_progress else None,
             )  # fmt: skip
-        if metric != "logprob" and on_estimate is not None:
-            on_estimate(len(keys) * seconds_to_sample(model, self.base.tokenizer, self.items, self.recipe))
+        task = None if metric == "logprob" or isinstance(self.task, Texts) else self.task
+        if task is not None and on_estimate is not None:
+            on_estimate(len(keys) * seconds_to_sample(model, self.base.prompts, self.items, self.recipe))
         for done, (key, grafted, logprob) in enumerate(zip(keys, grafts, logprobs, strict=True)):
             patched = {} if logprob is None else {"reference_logprob": logprob}
-            if metric != "logprob":
+            if task is not None:
                 with holding(model, grafted):
-                    patched["score"] = sampled_scores(model, self.base.tokenizer, self.task, self.items, self.recipe)
+                    patched["score"] = sampled_scores(model, self.base.prompts, task, self.items, self.recipe)
                 if on_progress is not None:
                     on_progress("score", done + 1, len(keys))
-            yield key, {name: self._beside(name, patched[name]) for name in METRICS if name in patched}, [*PATCHED]
+            metrics = {
+                name: np.stack([into[name], donor[name], patched[name]]).astype(np.float64)
+                for name in METRICS
+                if name in patched
+            }
+            yield key, metrics, [*PATCHED]
 
     def _grafted(self, key: PatchKey) -> dict[str, torch.Tensor]:
         """Return the weights that a graft puts into the receiver: those of its parts that the donor has otherwise."""
@@ -100,9 +108,17 @@ class Patcher:
         grafted = graft(self.base, into, self.weights["donor"], parts, key.component)
         return {name: weight for name, weight in grafted.items() if weight is not into[name]}
 
-    def _beside(self, metric: str, patched: Float[np.ndarray, " item"]) -> Float64[np.ndarray, "model item"]:
-        """Put the values of the receiver and of the donor, which their runs keep, before those of a patched model."""
-        return np.stack([self.runs["into"].items[metric], self.runs["donor"].items[metric], patched]).astype(np.float64)
+    def _unpatched(self, role: str) -> Mapping[str, Float64[np.ndarray, " item"]]:
+        """Return the metrics of a whole run on the items, as the study keeps them.
+
+        Where the scores were made elsewhere, the study keeps no log-probability, and it is measured here.
+        """
+        kept = self.runs[role].items
+        if kept["reference_logprob"].notna().all():
+            return {metric: kept[metric].to_numpy() for metric in ("score", "reference_logprob")}
+        model = self.base.fresh(self.weights[role], device=self.device)
+        logprobs = reference_logprobs(model, self.base.prompts, self.items, batch=self.recipe.evaluation.batch)
+        return {"reference_logprob": logprobs.astype(np.float64)}
 
     def _measure_activations(
         self, keys: Sequence[PatchKey], component: PatchComponent, on_progress: OnProgress | None
@@ -116,7 +132,7 @@ class Patcher:
         heads = range(bridges["into"].cfg.n_heads) if component == "head" else [None]
         patches = {key: [Patch(key.layers, head) for head in heads] for key in keys}
         into, donor, patched = patch_activations(
-            bridges["into"], bridges["donor"], self.base.tokenizer, self.items,
+            bridges["into"], bridges["donor"], self.base.prompts, self.items,
             [patch for each in patches.values() for patch in each], component,
             on_batch=(lambda done, of: on_progress("activations", done, of)) if on_progress else None,
         )  # fmt: skip

@@ -19,6 +19,7 @@ from lensrl.store.origin import provenance
 from lensrl.store.patch import Metric, PatchComponent, PatchKey, PatchResult, Sets, What, read_patch, write_patch
 from lensrl.store.run import Run
 from lensrl.store.study import Study
+from lensrl.tasks import Texts, load_task
 
 Metrics = Mapping[str, Float64[np.ndarray, "model item"]]
 GRAFT_METRICS: dict[Metric, tuple[str, ...]] = {
@@ -26,6 +27,7 @@ GRAFT_METRICS: dict[Metric, tuple[str, ...]] = {
     "logprob": ("reference_logprob",),
     "both": ("score", "reference_logprob"),
 }
+OF_ATTENTION = ("block", "attn", "head")  # components that are patched at the outputs of attention
 
 
 def patch(
@@ -52,7 +54,8 @@ def patch(
 
     `what` names the kinds of patching:
 
-    - `weights` grafts the layer's weights. Metrics: `score` (the study's sampled score) and `reference_logprob`.
+    - `weights` grafts the layer's weights. Metrics: `score` (the study's sampled score) and `reference_logprob`. A
+      study that samples no scores has the second alone, of its texts.
     - `activations` replaces the layer's addition to the residual stream, on the same tokens. Metrics:
       `reference_logprob` and `logit_difference`.
     - `both` does the two, each with its own rows.
@@ -82,12 +85,16 @@ def patch(
     `contribution`, `trained` and `share_of`. Results are stored under `patches/` in the study's folder. A stored
     result is used again until one of its two runs is replaced. `seed=None`: see `lensrl.store.runs.Runs`.
 
-    Raises LensrlError for layers or runs that do not exist, for a run that diverged, and for a component that `what`
-    or `sets` cannot patch.
+    Raises LensrlError for layers or runs that do not exist, for a run that diverged, for a component that `what` or
+    `sets` cannot patch, and for activations of attention in a model with linear attention.
     """
     check_component(component, what, sets)
     if metric not in GRAFT_METRICS:
         raise LensrlError(f"metric={metric!r}: there is no such{did_you_mean(str(metric), GRAFT_METRICS)}")
+    if isinstance(load_task(study.recipe), Texts):
+        if metric == "score" and what != "activations":
+            raise LensrlError(f"{study.path} samples no scores: its task is {study.recipe.task.name!r}; use logprob")
+        metric = "logprob"
     chosen = parse_layers(layers, study.n_layers)
     training_seed = study.runs.shared_seed(from_run, into_run, scored=True) if seed is None else seed
     donor, into = (study.runs.find_scored(name, training_seed) for name in (from_run, into_run))
@@ -95,6 +102,11 @@ def patch(
         donor, into = into, donor
     if donor.run_id == into.run_id:
         raise LensrlError(f"--from and --into both name {donor.name!r}: there is nothing to recover")
+    if what != "weights" and component in OF_ATTENTION and "attn_out" not in into.activations:
+        raise LensrlError(
+            f"the activations of {component} are patched at the outputs of attention, and some layers of {study.model} "
+            f"have none that is known (linear attention): patch --what weights, or --component mlp or stream"
+        )
     # One key per result, in the order of the returned rows.
     kinds: list[What] = ["weights", "activations"] if what == "both" else [what]
     keys = [
@@ -120,14 +132,15 @@ def patch(
 
         patcher = Patcher(study, donor, into)
         sources = {"donor": donor.run_id, "into": into.run_id}
-        record = provenance(device=patcher.device, dtypes={"masters": "float32"})
+        record = provenance(device=patcher.device, dtypes={"masters": "float32"}, generation=study.recipe.generation)
         for kind in kinds:
             todo = [key for key in missing if key.what == kind]
             measured = patcher.measure(todo, on_progress, metric=metric, on_estimate=on_estimate) if todo else ()
             for key, metrics, patched in measured:
                 metrics = _with_older(study, key, metrics)
-                benchmark = into.items["benchmark"].tolist()
-                results[key] = PatchResult(key, metrics, benchmark, sources=sources, provenance=record, patched=patched)
+                results[key] = PatchResult(
+                    key, metrics, patcher.benchmark, sources=sources, provenance=record, patched=patched
+                )
                 write_patch(study.path / PATCH_FOLDER, results[key])
     return with_context(pd.DataFrame([row for key in keys for row in results[key].rows()]), study)
 
@@ -144,7 +157,7 @@ def with_context(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
     """
     contributions: dict[tuple[int, int], float] = {}
     for seed in rows["seed"].unique():
-        if (FULL, seed) in study and study.layers:
+        if (FULL, seed) in study and study.layers and study[BASE].has_scores:
             table = study.contributions(int(seed))
             contributions |= {(seed, layer): c for layer, c in zip(table["layer"], table["contribution"], strict=True)}
     beside = [

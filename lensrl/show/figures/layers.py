@@ -52,12 +52,22 @@ def contribution_figure(table: pd.DataFrame, title: str = "") -> Figure:
 
 
 def delta_figure(table: pd.DataFrame) -> Figure:
-    """Draw the relative weight-delta norm of every layer in full RL, and in the run that trains this layer alone."""
+    """Draw the relative weight-delta norm of every layer in full RL, and in the run that trains this layer alone.
+
+    Dotted lines show the norm that rounding alone would give, where runs were taken from rounded checkpoints.
+    """
     with house_style():
         figure, (axes,) = layer_axes(table["layer"])
         axes.plot(table["layer"], table["relative_delta_full"], "o-", color=BLUE, label="in full RL")
         axes.plot(table["layer"], table["relative_delta_single"], "s-", color=ORANGE, label="trained alone")
-        axes.set_ylim(0, 1.1 * np.nanmax(table[["relative_delta_full", "relative_delta_single"]].to_numpy(float)))
+        drawn = ["relative_delta_full", "relative_delta_single"]
+        for kind, colour, run in (("full", BLUE, "full RL"), ("single", ORANGE, "alone")):
+            rounding = f"relative_rounding_{kind}"
+            if rounding in table:
+                axes.plot(table["layer"], table[rounding], ":", color=colour, label=f"rounding alone, {run}")
+                drawn.append(rounding)
+        largest = np.nanmax(table[drawn].to_numpy(float))
+        axes.set_ylim(0, 1.1 * largest or 1)  # RL that met equal rewards alone moves nothing
         axes.set_ylabel("weight change ‖ΔW‖ / ‖W‖")
         legend_above(axes)
     return figure
@@ -75,12 +85,19 @@ def cka_figure(table: pd.DataFrame, title: str) -> Figure:
 
 
 def weight_figure(table: pd.DataFrame, title: str) -> Figure:
-    """Draw the relative change of every matrix by layer, in one colour per component."""
+    """Draw the relative change of every matrix by layer, in one colour per component.
+
+    A dotted line shows what rounding alone would give, as the median over the matrices of a layer, where it is not 0.
+    """
     with house_style():
         matrices = table[table["spectral"].notna()].dropna(subset=["layer"])
         figure, (axes,) = layer_axes(matrices["layer"])
         for (component, rows), colour in zip(matrices.groupby("component"), (BLUE, ORANGE, GREEN), strict=False):
             axes.plot(rows["layer"].astype(int), rows["relative"], "o", color=colour, alpha=0.8, label=str(component))
+        if (matrices["rounding_norm"] > 0).any():
+            alone = matrices["rounding_norm"] * matrices["relative"] / matrices["frobenius"]
+            median = alone.groupby(matrices["layer"].astype(int)).median()
+            axes.plot(median.index, median, ":", color=MUTED, label="rounding alone")
         axes.set_ylim(0, None)
         axes.set_ylabel("weight change ‖ΔW‖ / ‖W‖")
         axes.set_title(title, pad=18)

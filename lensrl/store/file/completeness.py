@@ -21,6 +21,7 @@ Kind = Literal["base", "trained", "adopted", "diverged"]
 Need = Literal["MUST", "MAY", "MUST NOT"]
 
 TRAINING, CHECKPOINT = "training", "checkpoint"  # values of the attribute `origin`
+DIVERGED = "diverged"  # the value of the attribute `status` of a run without weights
 
 GROUPS: dict[str, dict[Kind, Need]] = {
     "parameters": {"base": "MUST", "trained": "MUST", "adopted": "MUST", "diverged": "MUST"},
@@ -37,15 +38,19 @@ COLUMNS = ("reward_mean", "reward_std", "loss", "grad_norm", "layer_grad_norm", 
            "completion_length", "truncated_share", "zero_spread_share", "step_time", "peak_memory")  # fmt: skip
 COLUMNS_OF_TURNS = ("turns",)  # where the task is in turns
 COLUMNS_OF_GIGPO = ("anchor_group_size", "shared_anchor_share")
+COLUMNS_OF_SAMPLER = ("sampler_mismatch",)  # where lensrl sampled, from version 0.3 on
+COLUMNS_OF_UPDATES = ("clipped_share",)  # where a rollout has several updates
 COLUMNS_OF_ALGORITHM = {"gigpo": (*COLUMNS_OF_TURNS, *COLUMNS_OF_GIGPO)}  # its tasks are in turns
+SCORES = ("score", "length", "truncated", "reference_logprob")
+SCORES_OF_TASK = {"texts": ("reference_logprob",), "harness": ("score",)}  # of any other task: all of SCORES
 SITES = ("block_out", "attn_out", "mlp_out")
 
 DATASETS = {  # pattern of a group -> the datasets that a group of this name must have, if it is there
     "parameters": ("part", "component", "size", "changed", "norm", "base_norm"),
-    "scores": ("benchmark", "score", "length", "truncated", "reference_logprob"),
+    "scores": ("benchmark",),  # and the columns of its task
     "training": COLUMNS,
     "probe": ("token_id", "prompt", "position", "text"),
-    "activations": SITES,
+    "activations": SITES[:1],  # and the others, unless attribute `sites` says which of them the model has
     r"snapshots/\d+": ("changed", "norm"),
     r".*repairs/[^/]+/[^/]+": ("where", "value"),
 }
@@ -67,8 +72,26 @@ def check_complete(file: h5py.File, groups: Iterable[str]) -> None:
             for dataset in datasets if re.fullmatch(pattern, group) else ():
                 if not has(file, f"{group}/{dataset}"):
                     raise KeyError(f"there is no {group}/{dataset}")
+    if has(file, "activations"):
+        _check_sites(file)
+    if has(file, "scores"):
+        _check_columns_of_task(file)
     if has(file, "training"):
         _check_columns_of_algorithm(file, kind)
+
+
+def _check_sites(file: h5py.File) -> None:
+    """Check that `activations` has each site that attribute `sites` names, and no other; without it, all of them."""
+    named = str(attribute(file, "sites")).split(",") if "sites" in file.attrs else [*SITES]
+    if SITES[0] not in named or not {*named} <= {*SITES}:
+        raise ValueError(
+            f"attribute sites is {','.join(named)!r}: not {SITES[0]}, or it and some of {', '.join(SITES)}"
+        )
+    for site in SITES:
+        if site in named and not has(file, f"activations/{site}"):
+            raise KeyError(f"there is no activations/{site}")
+        if site not in named and has(file, f"activations/{site}"):
+            raise ValueError(f"activations/{site} is there, and attribute sites does not name it")
 
 
 def origin_of(file: h5py.File) -> str:
@@ -86,7 +109,7 @@ def _kind(file: h5py.File) -> Kind:
         if status != "completed":
             raise ValueError(f"attribute status is {status!r}, and a run from a checkpoint is always 'completed'")
         return "adopted"
-    return "diverged" if status == "diverged" else "trained"
+    return "diverged" if status == DIVERGED else "trained"
 
 
 def _described(kind: Kind) -> str:
@@ -101,6 +124,13 @@ def _described(kind: Kind) -> str:
 def _check_columns_of_algorithm(file: h5py.File, kind: Kind) -> None:
     """Check the columns that an algorithm adds. A run may lack them only if it diverged before its first step."""
     used = _algorithm(file)
+    for column in COLUMNS_OF_UPDATES:
+        several = _named_in_recipe(file, "rl", "updates_per_rollout") not in (None, 1)
+        there = has(file, f"training/{column}")
+        if several and kind == "trained" and not there:
+            raise KeyError(f"there is no training/{column}, and a rollout has several updates")
+        if there and not several:
+            raise ValueError(f"training/{column} is there, and a rollout has one update")
     for algorithm, columns in COLUMNS_OF_ALGORITHM.items():
         for column in columns:
             there = has(file, f"training/{column}")
@@ -110,10 +140,27 @@ def _check_columns_of_algorithm(file: h5py.File, kind: Kind) -> None:
                 raise ValueError(f"training/{column} is there, and the algorithm is not {algorithm}")
 
 
+def _check_columns_of_task(file: h5py.File) -> None:
+    """Check that `scores` has the columns of its task, and no other."""
+    task = _named_in_recipe(file, "task", "name")
+    needed = SCORES_OF_TASK.get(str(task), SCORES)
+    for column in SCORES:
+        there = has(file, f"scores/{column}")
+        if column in needed and not there:
+            raise KeyError(f"there is no scores/{column}")
+        if column not in needed and there:
+            raise ValueError(f"scores/{column} is there, and the task is {task}")
+
+
 def _algorithm(file: h5py.File) -> object:
     """`rl.algorithm` of the recipe that the run was made with; None where the recipe names none."""
+    return _named_in_recipe(file, "rl", "algorithm")
+
+
+def _named_in_recipe(file: h5py.File, table: str, key: str) -> object:
+    """`TABLE.KEY` of the recipe that the run was made with; None where the recipe does not have it."""
     recipe = json.loads(attribute(file, "recipe"))
-    rl = recipe.get("rl", {}) if isinstance(recipe, dict) else None
-    if not isinstance(rl, dict):
-        raise ValueError("attribute recipe is no recipe: a JSON object whose `rl`, if it is there, is another")
-    return rl.get("algorithm")
+    found = recipe.get(table, {}) if isinstance(recipe, dict) else None
+    if not isinstance(found, dict):
+        raise ValueError(f"attribute recipe is no recipe: a JSON object whose `{table}`, if it is there, is another")
+    return found.get(key)

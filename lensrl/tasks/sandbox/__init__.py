@@ -6,11 +6,13 @@ A program is a sequence of parts, executed one after another in one namespace. I
 within the limits. Exit with any status does not count as reaching it. Programs run in parallel on every core.
 
 Every program has limits on time, memory, open files and written bytes, an empty environment, a temporary directory of
-its own, and no input or output. Three layers of the kernel confine it further:
+its own, and no input or output. Processor time decides, so that a busy machine changes no verdict. Wall clock is a
+second limit, WALL times as long, for programs that wait. Three layers of the kernel confine a program further:
 
 - *namespaces*: no network; process ids of its own, so that it sees no process to signal and nothing survives it; all
   file systems read-only except a small one in memory, which vanishes with it;
-- *landlock*: it reads Python's library and its own directory, which holds only plain files, and executes nothing;
+- *landlock*: it reads Python's library, the packages that are named, and its own directory, which holds only plain
+  files, and executes nothing;
 - *seccomp*: no new process or thread, no socket, no signal, and no system call that the other layers do not cover.
 
 The layers need no privilege. Namespaces or Landlock may be missing; `active_layers` reports the active layers. Nothing
@@ -41,6 +43,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +52,9 @@ from lensrl.errors import LensrlError
 Program = Sequence[str]  # parts, compiled one by one: an open bracket or string cannot swallow the next part
 
 MIB = 2**20
+# The same hashes, and so the same outcome, every time. No threads in linear algebra: programs may start none.
+ENVIRONMENT = {"PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+WALL = 10  # seconds of wall clock for each second of processor time
 ATTEMPTS = 2  # for a program during which the server dies: a single death may be chance
 
 
@@ -63,24 +69,42 @@ class Outcome:
     reason: str
 
 
-def run_programs(programs: Sequence[Program], *, timeout: float, memory: int) -> list[Outcome]:
+def run_programs(
+    programs: Sequence[Program], *, timeout: float, memory: int, packages: Sequence[str] = ()
+) -> list[Outcome]:
     """Run programs and return their outcomes, in the same order.
 
-    `timeout` is in seconds of wall clock, and of processor time (rounded up). `memory` is in MiB of address space.
-    Raises LensrlError if this machine cannot confine a program.
+    `timeout` is in seconds of processor time. `memory` is in MiB of address space, beside what `packages` take: these
+    are the packages of this environment that programs may import, by the names under which they are imported. Raises
+    LensrlError if this machine cannot confine a program, and for packages that cannot be imported.
     """
-    return _shared(os.getpid()).run(programs, timeout=timeout, memory=memory)
+    return _shared(os.getpid(), tuple(packages)).run(programs, timeout=timeout, memory=memory)
 
 
 def active_layers() -> tuple[str, ...]:
     """Return the layers that confine a program on this machine: some of `namespaces`, `landlock`, `seccomp`."""
-    return _shared(os.getpid()).layers
+    return _shared(os.getpid(), ()).layers
+
+
+def find_packages(names: Sequence[str]) -> dict[str, str]:
+    """Return the path of each package by its name: its folder, or its only file.
+
+    Raises LensrlError for a package that is not installed here.
+    """
+    found = {}
+    for name in names:
+        spec = find_spec(name)
+        if spec is None or spec.origin is None or name in sys.stdlib_module_names:
+            why = "Python has it already" if name in sys.stdlib_module_names else "it is not installed here"
+            raise LensrlError(f"packages: no package {name!r} to import in the sandbox: {why}")
+        found[name] = os.path.dirname(spec.origin) if spec.submodule_search_locations else spec.origin
+    return found
 
 
 @cache
-def _shared(process: int) -> Sandbox:
+def _shared(process: int, packages: tuple[str, ...]) -> Sandbox:
     """Return the sandbox of this process. A forked process needs its own: it must not share its parent's socket."""
-    return Sandbox()
+    return Sandbox(packages=packages)
 
 
 class _ServerLost(Exception):
@@ -90,11 +114,12 @@ class _ServerLost(Exception):
 class Sandbox:
     """A server process that runs programs. It starts when needed, and again after its death.
 
-    `without` switches layers off, for tests.
+    `packages` can be imported by its programs. `without` switches layers off, for tests.
     """
 
-    def __init__(self, *, without: Sequence[str] = ()) -> None:
+    def __init__(self, *, packages: Sequence[str] = (), without: Sequence[str] = ()) -> None:
         self.workers = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 0
+        self._packages = find_packages(packages)
         self._without = without
         self._server: _Server | None = None
         self._lock = threading.Lock()
@@ -122,7 +147,8 @@ class Sandbox:
                             in_flight.add(i := waiting.pop(0))
                             attempts[i] += 1
                             parts = list(programs[i])
-                            server.send({"id": i, "parts": parts, "timeout": timeout, "memory": memory * MIB})
+                            limits = {"timeout": timeout, "wall": WALL * timeout, "memory": memory * MIB}
+                            server.send({"id": i, "parts": parts, **limits})
                         i, outcome = server.receive()
                         outcomes[i] = outcome
                         in_flight.remove(i)
@@ -145,7 +171,7 @@ class Sandbox:
 
     def _running_server(self) -> _Server:
         if self._server is None:
-            self._server = _Server(self._without)
+            self._server = _Server(self._without, self._packages)
         return self._server
 
     def _stop(self) -> None:
@@ -160,7 +186,7 @@ class _Server:
     It is a fresh interpreter, because ours may hold threads and gigabytes.
     """
 
-    def __init__(self, without: Sequence[str]) -> None:
+    def __init__(self, without: Sequence[str], packages: dict[str, str]) -> None:
         if sys.platform != "linux":
             raise LensrlError(f"running programs needs the Linux kernel's confinement; this is {sys.platform}")
         self.folder = tempfile.mkdtemp(prefix="lensrl-sandbox-")
@@ -169,11 +195,11 @@ class _Server:
         command = [sys.executable, "-s", "-S", "-X", "utf8", str(Path(__file__).with_name("server.py"))]
         try:
             self.process = subprocess.Popen(
-                [*command, str(server_end.fileno()), self.folder, ",".join(without)],
+                [*command, str(server_end.fileno()), self.folder, ",".join(without), json.dumps(packages)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[server_end.fileno()],
-                env={"PYTHONHASHSEED": "0"},  # the same outcome every time
+                env=ENVIRONMENT,
                 cwd="/",
                 start_new_session=True,
             )
@@ -188,6 +214,11 @@ class _Server:
         except _ServerLost:
             self.close()
             raise LensrlError("the sandbox's server does not start") from None
+        if hello["no_package"]:
+            self.close()
+            raise LensrlError(
+                f"packages: the sandbox cannot import {hello['no_package']}; packages must also name what they import"
+            )
         self.layers: tuple[str, ...] = tuple(hello["layers"])
         if "seccomp" not in self.layers or len(self.layers) < 2:
             self.close()

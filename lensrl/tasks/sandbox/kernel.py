@@ -15,6 +15,7 @@ import platform
 import resource
 import struct
 import sys
+import time
 
 MIB = 2**20
 WRITTEN = 16 * MIB  # bytes that a program may write: in total on its own tmpfs, or to each file without a tmpfs
@@ -106,6 +107,17 @@ def limit(*, seconds: int, memory: int) -> None:
         resource.setrlimit(which, (most, most))
 
 
+def processor_time(pid: int) -> float:
+    """Return the processor time of a process in seconds. Its children do not count."""
+    return time.clock_gettime(~pid << 3 | 2)  # what clock_getcpuclockid() returns on Linux
+
+
+def address_space() -> int:
+    """Return the bytes of address space of this process."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[0]) * resource.getpagesize()
+
+
 def drop_privileges() -> None:
     """Give up every capability, and every way to get one back."""
     _call("prctl", _libc.prctl(_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
@@ -115,7 +127,7 @@ def drop_privileges() -> None:
 
 # --- Landlock: which files ---------------------------------------------------------------------------------------
 
-_READ, _READ_WRITE_FILE = 0b1100, 0b110  # (READ_FILE, READ_DIR), (WRITE_FILE, READ_FILE)
+_READ_FILE, _READ, _READ_WRITE_FILE = 0b100, 0b1100, 0b110  # READ is READ_FILE and READ_DIR
 _PLAIN_FILES = 0b110_0001_0010_1110  # read, write, list, make, remove, rename, truncate; no directories, links, pipes
 
 
@@ -124,15 +136,18 @@ def landlock_version() -> int:
     return max(0, _libc.syscall(ctypes.c_long(_LANDLOCK_CREATE), None, ctypes.c_size_t(0), 1))
 
 
-def readable() -> list[tuple[int, int]]:
-    """Open the paths that a program may read: Python's library, shared libraries, a few devices.
+def readable(packages: list[str]) -> list[tuple[int, int]]:
+    """Open the paths that a program may read: Python's library, shared libraries, a few devices, and `packages`.
 
-    Returns pairs of a descriptor and the allowed access.
+    A wheel keeps the shared libraries of a package beside it, in `NAME.libs`. Returns pairs of a descriptor and the
+    allowed access.
     """
     library = (os.path.dirname(os.__file__), f"{sys.base_prefix}/lib", "/lib", "/lib64", "/usr/lib", "/usr/lib64")
     rules = [(path, _READ) for path in (*library, "/usr/share/zoneinfo")]
+    beside = [f"{path}.libs" for path in packages]
+    rules += [(path, _READ if os.path.isdir(path) else _READ_FILE) for path in (*packages, *beside)]
     rules += [(path, _READ_WRITE_FILE) for path in ("/dev/null", "/dev/zero")]
-    rules += [(path, 0b100) for path in ("/dev/urandom", "/etc/ld.so.cache", "/etc/localtime")]
+    rules += [(path, _READ_FILE) for path in ("/dev/urandom", "/etc/ld.so.cache", "/etc/localtime")]
     return [(os.open(path, os.O_PATH), access) for path, access in rules if os.path.exists(path)]
 
 

@@ -1,12 +1,17 @@
-"""The process that runs the programs: `python server.py CONTROL FOLDER WITHOUT`, started by `lensrl.tasks.sandbox`.
+"""The process that runs the programs: `python server.py CONTROL FOLDER WITHOUT PACKAGES`.
+
+`lensrl.tasks.sandbox` starts it.
 
 There are three generations. The *guard* enters the namespaces and waits. When the process that started it is gone, the
 guard kills the rest and removes the folder. The guard's child, the *server*, is the first process of a PID namespace,
 so the kernel ends everything in the namespace when the server ends. The server forks one child per program. The child
 is the first process of a namespace of its own, and confines itself before it runs a line of the program.
 
-CONTROL is a socket. Requests are a length (4 bytes) and a JSON object {id, parts, timeout, memory}. Answers are JSON
-lines {id, passed, reason} or {id, broken}. The first line from the server names the active layers.
+CONTROL is a socket. Requests are a length (4 bytes) and a JSON object {id, parts, timeout, wall, memory}. Answers are
+JSON lines {id, passed, reason} or {id, broken}. The first line from the server names the active layers.
+
+PACKAGES is a JSON object: the path of each package that programs may import. The server imports them once, before it
+forks, so that a program finds them in its memory.
 """
 
 from __future__ import annotations
@@ -30,6 +35,7 @@ import tempfile
 import time
 import types
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec, PathFinder
 
 import kernel
 
@@ -45,11 +51,17 @@ CONFINED = b"+"  # the child's first byte: all later bytes come from the program
 PATIENCE = 60  # seconds for a child to confine itself; the program's own time begins after that
 MOST_BYTES = 300  # bytes of an answer that are read
 LAYERS = ("namespaces", "landlock", "seccomp")
+NEXT_LOOK = 0.002  # seconds at least between two looks at a program's processor time
+MORE_SECONDS = 1  # of processor time until the kernel ends a program by itself: the server looks first
 
 
 @dataclass
 class Program:
-    """A running program."""
+    """A running program.
+
+    `timeout` is in seconds of processor time, `wall` in seconds of wall clock. Both begin when the program does.
+    `deadline` is the time of the next look at it.
+    """
 
     id: int
     pid: int
@@ -57,19 +69,50 @@ class Program:
     secret: bytes  # the report of a passed program
     deadline: float
     timeout: float
+    wall: float
     folder: str
+    began: float = math.inf  # on the wall clock
+    spent: float = 0.0  # processor time before it began
     said: bytes = b""
+
+    @property
+    def too_long(self) -> str:
+        return f"ran longer than {self.timeout:g} s of processor time"
+
+
+class Packages:
+    """The finder of the packages that programs may import. Nothing else of their folders can be imported."""
+
+    def __init__(self, paths: dict[str, str]) -> None:
+        self.paths = paths
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        """Find a package by its name, as Python's import system asks for it."""
+        if name not in self.paths:
+            return None
+        return PathFinder.find_spec(name, [os.path.dirname(self.paths[name])])
 
 
 class Server:
     """Run programs as they come in, each in a forked child, until the control socket closes."""
 
-    def __init__(self, control: socket.socket, folder: str, *, namespaces: bool, landlock: int, seccomp: bytes | None):
+    def __init__(
+        self,
+        control: socket.socket,
+        folder: str,
+        *,
+        namespaces: bool,
+        landlock: int,
+        seccomp: bytes | None,
+        packages: list[str],
+        packages_size: int,
+    ):
         self.control = control
         self.folder = folder
         self.namespaces = namespaces
         self.landlock = landlock
-        self.readable = kernel.readable() if landlock else []
+        self.readable = kernel.readable(packages) if landlock else []
+        self.packages_size = packages_size
         self.seccomp = seccomp
         self.own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY) if namespaces else -1
         self.running: dict[int, Program] = {}  # by the descriptor of the answer
@@ -88,7 +131,24 @@ class Server:
                     return
             now = time.monotonic()
             for program in [program for program in self.running.values() if program.deadline <= now]:
-                self.finish(program, f"ran longer than {program.timeout:g} s" if program.said else "too slow to begin")
+                self.look_at(program, now)
+
+    def look_at(self, program: Program, now: float) -> None:
+        """End a program that has reached a limit, or set the time of the next look at it.
+
+        A program has one thread: it cannot reach the limit on processor time before the rest of it has passed.
+        """
+        if not program.said:
+            self.finish(program, "too slow to begin")
+            return
+        left = program.timeout - (kernel.processor_time(program.pid) - program.spent)
+        until = program.began + program.wall
+        if left <= 0:
+            self.finish(program, program.too_long)
+        elif now >= until:
+            self.finish(program, f"ran longer than {program.wall:g} s of wall clock")
+        else:
+            program.deadline = min(now + max(left, NEXT_LOOK), until)
 
     def receive_requests(self) -> bool:
         """Start every complete request that has arrived. Return False if the other end has closed."""
@@ -123,7 +183,7 @@ class Server:
         deadline = time.monotonic() + PATIENCE
         self.running[answer_out] = Program(
             id=request["id"], pid=pid, answer=answer_out, secret=secret, deadline=deadline,
-            timeout=request["timeout"], folder=folder,
+            timeout=request["timeout"], wall=request["wall"], folder=folder,
         )  # fmt: skip
         self.poll.register(answer_out, select.POLLIN)
 
@@ -137,22 +197,29 @@ class Server:
         if program.said != CONFINED or not data:
             self.finish(program, "ended before its last line")
         else:
-            program.deadline = time.monotonic() + program.timeout
+            program.spent = kernel.processor_time(program.pid)
+            program.began = time.monotonic()
+            program.deadline = program.began + program.timeout
 
     def finish(self, program: Program, otherwise: str) -> None:
         """Kill the remains of a program and send its outcome.
 
-        `otherwise` is the reason if the program reported none.
+        `otherwise` is the reason if the program reported none. A program that took too much processor time has not
+        passed, whatever it reports: on a busy machine the server may look too late.
         """
         os.kill(program.pid, signal.SIGKILL)
-        os.waitpid(program.pid, 0)  # in a PID namespace, every descendant has ended when this returns
+        # In a PID namespace, every descendant has ended when this returns.
+        _, _, usage = os.wait4(program.pid, 0)
+        spent = usage.ru_utime + usage.ru_stime - program.spent
         self.poll.unregister(program.answer)
         del self.running[program.answer]
         os.close(program.answer)
         if not self.namespaces:
             shutil.rmtree(program.folder)
         confined, said = program.said[:1] == CONFINED, program.said[1:]
-        if said == program.secret:
+        if confined and spent >= program.timeout:
+            answer = {"passed": False, "reason": program.too_long}
+        elif said == program.secret:
             answer = {"passed": True, "reason": "passed"}
         elif confined:
             answer = {"passed": False, "reason": said.decode("utf-8", "replace") or otherwise}
@@ -181,7 +248,8 @@ class Server:
                 os.dup2(descriptor, number)
             os.closerange(5, 1 << 20)
             # Limits and the system call filter come last: the filter denies calls of the steps above, such as mount.
-            kernel.limit(seconds=math.ceil(request["timeout"]), memory=request["memory"])
+            seconds = math.ceil(request["timeout"]) + MORE_SECONDS
+            kernel.limit(seconds=seconds, memory=request["memory"] + self.packages_size)
             if self.seccomp:
                 kernel.seccomp(self.seccomp)
             os.write(4, CONFINED)
@@ -231,10 +299,23 @@ def describe(error: BaseException) -> bytes:
         return b"an exception that cannot be shown"
 
 
+def load_packages(paths: dict[str, str]) -> str:
+    """Import the packages that programs may import. Return the error of one that cannot be imported, else nothing."""
+    sys.meta_path.append(Packages(paths))
+    for name in paths:
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            return f"{name}: {error}"
+    if "numpy" in paths:  # the same outcome every time
+        importlib.import_module("numpy.random").seed(0)
+    return ""
+
+
 def main() -> None:
     """Enter the namespaces, fork the server, and stay as its guard."""
     control = socket.socket(fileno=int(sys.argv[1]))
-    folder, without = sys.argv[2], sys.argv[3].split(",")
+    folder, without, packages = sys.argv[2], sys.argv[3].split(","), json.loads(sys.argv[4])
     starter = os.getppid()
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
     namespaces, why = "namespaces" not in without, "switched off"
@@ -256,12 +337,24 @@ def main() -> None:
         landlock = 0 if "landlock" in without else kernel.landlock_version()
         seccomp = None if "seccomp" in without else kernel.seccomp_filter()
         active = dict(zip(LAYERS, (namespaces, landlock, seccomp), strict=True))
-        hello = {"layers": [layer for layer, on in active.items() if on], "no_namespaces": "" if namespaces else why}
+        size = kernel.address_space()
+        hello = {
+            "layers": [layer for layer, on in active.items() if on],
+            "no_namespaces": "" if namespaces else why,
+            "no_package": load_packages(packages),
+        }
+        size = kernel.address_space() - size
         control.sendall(json.dumps(hello).encode() + b"\n")
+        threads = {name: value for name, value in os.environ.items() if name.endswith("_NUM_THREADS")}
         os.environ.clear()
+        for name, value in threads.items():  # for libraries that a program loads later; not in os.environ
+            os.putenv(name, value)
         gc.freeze()
         with contextlib.suppress(ConnectionError):  # the other end has closed
-            Server(control, folder, namespaces=namespaces, landlock=landlock, seccomp=seccomp).serve()
+            Server(
+                control, folder, namespaces=namespaces, landlock=landlock, seccomp=seccomp,
+                packages=list(packages.values()), packages_size=size,
+            ).serve()  # fmt: skip
         os._exit(0)
     # The parent stays as the guard: it ends the server when the process that started it is gone.
     control.close()

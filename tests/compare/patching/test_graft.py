@@ -22,7 +22,7 @@ from tests.conftest import SMALL
 
 
 def logits(base: Base, weights: dict[str, torch.Tensor]) -> torch.Tensor:
-    teacher = references(base.tokenizer, evaluation_items(load_task(SMALL), SMALL)[:8])
+    teacher = references(base.prompts, evaluation_items(load_task(SMALL), SMALL)[:8])
     with torch.no_grad():
         return base.fresh(weights)(teacher.ids, attention_mask=teacher.mask).logits
 

@@ -65,7 +65,7 @@ def test_results_are_kept_and_reused_until_a_run_changes(
     first = patch(open_study(folder), layers=7, what="weights")
     kept = list((folder / "patches").glob("weights.block.full-rl-into-base.layer-7.seed-0.h5"))
     assert len(kept) == 1
-    monkeypatch.setattr(measure, "load_base", lambda name: pytest.fail("measured again"))
+    monkeypatch.setattr(measure, "load_base", lambda *_: pytest.fail("measured again"))
     again = patch(open_study(folder), layers=7, what="weights")
     np.testing.assert_array_equal(first["recovery"], again["recovery"])
 

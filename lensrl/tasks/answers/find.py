@@ -1,0 +1,149 @@
+r"""Find the part of a completion that is its answer.
+
+1. `<think>...</think>` does not count, also unclosed or opened in the prompt.
+2. The last `<answer>...</answer>`, and the rules below in it.
+3. Else the last `\boxed{}` or `####`, whichever comes later.
+4. Else the sentence after the last "answer is".
+5. Else the text itself if it can be read, else its last number, with the signs and numbers around it.
+"""
+
+from __future__ import annotations
+
+import re
+
+from lensrl.tasks.answers import kinds
+from lensrl.tasks.answers.spelling import unmarked
+from lensrl.tasks.marks import final_answer
+
+_THINK = re.compile(r"<\s*(/?)\s*think(?:ing)?\s*>", re.IGNORECASE)
+_CALCULATED = re.compile(r"<<[^<>\n]*>>")  # GSM8K's marks for a calculator
+LONGEST = 300  # characters of a text that may be nothing but an answer
+_ANSWER = re.compile(r"<\s*(/?)\s*answer\s*>", re.IGNORECASE)
+_STATED = re.compile(
+    r"\b(?:answers?|correct (?:option|choice))\b(?:\s+(?:to|for|of)\s[^.:\n]{1,80}?)?\s*"
+    r"(?:\b(?:is|are|was|were|equals|will be|would be|should be|must be|comes out to)\b\s*[:=]?|:|=)\s*"
+    r"(?:(?:therefore|thus|hence|simply|then|also|indeed|clearly)\b,?\s*)?",
+    re.IGNORECASE,
+)
+_END = re.compile(r"\n|[!?](?=\s|$)|(?<![ap]\.m)(?<!\bRs)\.(?=\s|$)|(?<=[ap]\.m)\.(?=\s+[A-Z]|$)")
+_AFTERWARDS = re.compile(
+    r"\s*[,;(]?\s+(?:because|since|as|so|which|where|when|if|but|after|with|given|assuming|for|by|making|meaning|i\.e\."
+    r"|that|in total|altogether|each)\b.*",
+    re.DOTALL,
+)
+_DENIED = re.compile(r"\b(?:not|no|never|less|more|fewer|least|most|than|cannot|unless|except)\b|n't\b", re.IGNORECASE)
+_DISPLAY = re.compile(r"\\\[\s*|\s*\\\]|\\[()]|\$\$\s*(?=[^\s$])|\s*\$\$")
+_NUMBER = re.compile(r"\d")
+_DIGITS = r"(?<![\d,.])\d[\d,.]*"
+_WHOLE = re.compile(
+    "|".join(
+        (
+            *(re.sub(r"\?P<\w+>", "?:", pattern) for pattern in (*kinds.DATES, rf"{kinds.CLOCK}\s*{kinds.HALF}")),
+            rf"{_DIGITS}\s+to\s+\$?\d[\d,.]*(?:\s+[a-z]+)?",  # 3 to 4 hours
+            r"(?<![\d,.])\d{1,3}(?: \d{3})+(?!\d)",  # 10 000
+            rf"{_DIGITS}(?:(?:\s*:\s*\d+)+|\s+(?:hundred|thousand|million|billion|trillion)\b|\s*(?:\\?%|percent\b))",
+        )
+    ),
+    re.IGNORECASE,
+)
+_TOKEN = re.compile(r"(?<![\w$])\$(?=[^\s$])[^$\n]{0,300}?(?<=[^\s$])\$(?!\d)|(?:\\[A-Za-z]+\{[^{}\n]{0,200}\}|\S)+")
+_UNKNOWN = re.compile(r"(?<![A-Za-z\\])(?!(?<=\d)x\d)[A-Za-z](?![A-Za-z])|[<>]")
+_SIGN = re.compile(r"[-+*/=<>≤≥×÷·^]|\\(?:times|cdot|div|le|ge|pm|approx)")
+
+
+def answers_in(completion: str) -> list[str]:
+    """Return the texts that may be the answer, the most complete first. The first that can be read decides."""
+    text = re.sub(r"\s{3,}", lambda match: "\n" if "\n" in match[0] else " ", without_thoughts(completion))
+    tagged = _last_tagged(text)
+    if tagged is not None:
+        text = tagged
+    marked = final_answer(text)
+    if marked is not None:
+        return [marked, *_stated(unmarked(marked))]
+    text = _DISPLAY.sub("$", unmarked(_CALCULATED.sub("", text))).strip()
+    return _stated(text) or [*([text] if len(text) <= LONGEST else []), *_last_number(text)]
+
+
+def without_thoughts(completion: str) -> str:
+    """Remove what is in `<think>` tags: without a closing tag the rest, without an opening tag the text before."""
+    kept: list[str] = []
+    at, opened = 0, False
+    for tag in _THINK.finditer(completion):
+        if not tag[1]:
+            kept += [] if opened else [completion[at : tag.start()]]
+        elif not opened:
+            kept.clear()
+        opened, at = not tag[1], tag.end()
+    return " ".join(kept if opened else [*kept, completion[at:]])
+
+
+def _last_tagged(text: str) -> str | None:
+    """Return the content of the last `<answer>`. Its closing tag may be missing: generation often stops before it."""
+    opened = None
+    for tag in _ANSWER.finditer(text):
+        if not tag[1]:
+            opened = tag
+    if opened is None:
+        return None
+    closed = _ANSWER.search(text, opened.end())
+    return text[opened.end() : closed.start() if closed else len(text)].strip()
+
+
+def _stated(text: str) -> list[str]:
+    """Return the sentence after the last "answer is", and without a subordinate clause; nothing if there is none."""
+    stated = list(_STATED.finditer(text))
+    if not stated:
+        return []
+    tail = text[stated[-1].end() :].strip()
+    end = _END.search(tail)
+    clause = tail[: end.start() if end else len(tail)].strip()
+    if not clause:
+        return []
+    short = _AFTERWARDS.sub("", clause, count=1)
+    found = [clause, short]
+    if not _DENIED.search(clause) and len(re.findall(r"\d+(?:[.,]\d+)*", short)) == 1:
+        found += _last_number(short)
+    return list(dict.fromkeys(found))
+
+
+def _last_number(text: str) -> list[str]:
+    """Return the last number of a text, with all of the formula, date, time or ratio that it is a part of."""
+    text = text[-4000:]
+    digits = max((match.end() for match in _NUMBER.finditer(text)), default=0)
+    for match in _WHOLE.finditer(text):
+        if match.start() < digits <= match.end():
+            return [match[0]]
+    tokens = list(_TOKEN.finditer(text))
+    last = max((i for i, token in enumerate(tokens) if _NUMBER.search(token[0])), default=None)
+    if last is None:
+        return []
+    # Take the signs and operands on both sides.
+    first, words = last, [token[0] for token in tokens]
+    while first > 0 and not words[first - 1].endswith((",", ";", ".", ":")) and _joined(words[first - 1], words[first]):
+        first -= 1
+    while (
+        last + 1 < len(words)
+        and not words[last].endswith((",", ";", ".", ":"))
+        and _joined(words[last], words[last + 1])
+    ):
+        last += 1
+    run = " ".join(words[first : last + 1]).rstrip(".,;:!?*\"'")
+    run = run if run.count("(") >= run.count(")") else run.rstrip(")")
+    run = run if run.count("(") <= run.count(")") else run.lstrip("(")
+    left, sign, right = run.rpartition("=")
+    if sign and ("=" in left or not _UNKNOWN.search(left)):
+        return [right]  # 3 * 6 = 18: arithmetic, not an equation
+    return [run]
+
+
+def _joined(left: str, right: str) -> bool:
+    """Return whether two neighbouring tokens belong to one formula: one of them is a sign or has a command of LaTeX."""
+    sign = _SIGN.fullmatch(left.strip("$")) or _SIGN.fullmatch(right.strip("$")) or "\\" in left + right
+    return bool(sign and _operand(left) and _operand(right))
+
+
+def _operand(token: str) -> bool:
+    bare = token.strip("$.,;:()[]{}")
+    return bool(
+        _NUMBER.search(token) or _SIGN.fullmatch(token.strip("$")) or "\\" in token or re.fullmatch(r"[A-Za-z]", bare)
+    )

@@ -1,0 +1,188 @@
+r"""Answers that are no single number: times, dates, ratios, ranges, numbers of another base, options, sets on the line.
+
+Each kind is a NamedTuple and a function that reads all of a cleaned text as this kind, or returns None.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from lensrl.tasks.answers.parts import split
+from lensrl.tasks.answers.regions import Region, constant, same_regions
+from lensrl.tasks.answers.units import Quantity, quantity
+from lensrl.tasks.answers.values import close, inexact
+
+
+class Clock(NamedTuple):
+    """A time of day in seconds. `half` is am, pm, or empty where it is not said."""
+
+    seconds: int
+    half: str
+
+
+class Date(NamedTuple):
+    """A date. Zero is a year or day that is not said."""
+
+    year: int
+    month: int
+    day: int
+
+
+class Ratio(NamedTuple):
+    """`2:3`. `clock`: it may be a time, `3:30`."""
+
+    terms: tuple[Any, ...]
+    clock: bool
+
+
+class Range(NamedTuple):
+    """`5 to 10`, as two quantities."""
+
+    low: Quantity
+    high: Quantity
+
+
+class Based(NamedTuple):
+    """Digits in a base: `2516_8`."""
+
+    digits: str
+    base: int
+
+
+class Option(NamedTuple):
+    """An option of multiple choice: its letter, and the text after it."""
+
+    letter: str
+    text: str
+
+
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_MONTH = (
+    r"(?P<month>(?:january|february|march|april|(?-i:May)|june|july|august|september|october|november|december"
+    r"|jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec)\b)\.?"
+)
+_DAY = r"(?P<day>\d{1,2})(?:\s*\^?\s*\{?\s*(?:st|nd|rd|th)\s*\}?)?"
+_WEEKDAY = r"(?:(?:mon|tues|wednes|thurs|fri|satur|sun)day\s*,?\s*)?"
+_YEAR = r"(?P<year>\d{4})"
+CLOCK = r"(?P<hour>\d{1,2})(?:\s*:\s*(?P<minute>\d{2}))?(?:\s*:\s*(?P<second>\d{2}))?"
+HALF = r"(?:(?P<half>[ap])\.?\s?m\b\.?|in the (?P<part>morning|afternoon|evening)|(?P<oclock>o'clock))"
+DATES = (
+    rf"{_WEEKDAY}{_MONTH}\s*(?:the\s*)?{_DAY}(?:(?:\s*,\s*|\s+){_YEAR})?",
+    rf"{_WEEKDAY}(?:the\s+)?{_DAY}\s*(?:of\s+)?{_MONTH}(?:(?:\s*,\s*|\s+){_YEAR})?",
+    rf"{_YEAR}-(?P<month>\d\d)-{_DAY}",
+    rf"{_MONTH}\s*,?\s*{_YEAR}",
+)
+
+
+def clock(text: str) -> Clock | None:
+    """Read `3:30 p.m.`, `15:30`, `5 PM`, `noon`."""
+    named = {
+        "noon": Clock(12 * 3600, "pm"),
+        "12 noon": Clock(12 * 3600, "pm"),
+        "midnight": Clock(0, "am"),
+        "12 midnight": Clock(0, "am"),
+    }
+    if text.lower() in named:
+        return named[text.lower()]
+    match = re.fullmatch(rf"{CLOCK}\s*{HALF}?", text, re.IGNORECASE)
+    if not match or not (match["minute"] or match["half"] or match["part"] or match["oclock"]):
+        return None
+    hour, minute, second = (int(match[name] or 0) for name in ("hour", "minute", "second"))
+    half = (match["half"] or {"m": "a", "a": "p", "e": "p"}.get((match["part"] or " ")[0].lower(), "")).lower()
+    if hour > 24 or minute > 59 or second > 59 or (half and not 1 <= hour <= 12):
+        return None
+    if half:
+        hour = hour % 12 + 12 * (half == "p")
+    elif hour > 12 or hour == 0:
+        hour, half = hour % 24, "p" if hour > 12 else "a"
+    return Clock(3600 * hour + 60 * minute + second, half and half + "m")
+
+
+def date(text: str) -> Date | None:
+    """Read `February 3rd`, `3 Feb 2020`, `2020-02-03`, `June 2020`."""
+    for pattern in DATES:
+        if match := re.fullmatch(pattern, text, re.IGNORECASE):
+            found = match.groupdict()
+            month = found["month"]
+            number = int(month) if month.isdigit() else _MONTHS.index(month[:3].lower()) + 1
+            return Date(int(found.get("year") or 0), number, int(found.get("day") or 0))
+    return None
+
+
+def ratio(text: str) -> Ratio | None:
+    """Read `5:1`, `1:2:3`, `3 : 4`."""
+    terms = [constant(term) for term in split(text, ":")]
+    if len(terms) < 2 or None in terms:
+        return None
+    return Ratio(tuple(terms), bool(re.fullmatch(r"\d{1,2}\s*:\s*\d{2}", text)))
+
+
+def range_(text: str) -> Range | None:
+    r"""Read `5 to 10 minutes`, `from 5 to 10`, `between 5 and 10`, `5–10`; `5-10` if 5 is the smaller one."""
+    match = (
+        re.fullmatch(r"between\s+(?P<low>.+?)\s+and\s+(?P<high>.+)", text, re.IGNORECASE)
+        or re.fullmatch(
+            r"(?:from\s+)?(?P<low>.+?)\s*(?:--|\bto\b|\\sim(?![A-Za-z])|~|through)\s*(?P<high>.+)", text, re.IGNORECASE
+        )
+        or re.fullmatch(r"(?P<low>\\?\$?\d[\d,.]*)(?P<sign>-)(?P<high>\\?\$?\d[\d,.]*(?:\s*%|\s+[A-Za-z].*)?)", text)
+    )
+    low, high = (quantity(match["low"]), quantity(match["high"])) if match else (None, None)
+    if not match or low is None or high is None:
+        return None
+    ends = constant(low.number), constant(high.number)
+    if None in ends or (match.groupdict().get("sign") and not ends[0] < ends[1]):
+        return None
+    return Range(low, high)
+
+
+def based(text: str) -> Based | None:
+    """Read `2516_8`, `2516_{8}`, `2516 (base 8)`."""
+    match = re.fullmatch(r"\(?(\d[\dA-Fa-f ,]*)\)?\s*_\s*\{?\s*(\d{1,2})\s*\}?", text) or re.fullmatch(
+        r"(\d[\dA-F]*)\s*,?\s*\(?(?:in )?base (\d{1,2})\)?", text
+    )
+    return Based(re.sub("[ ,]", "", match[1]).upper(), int(match[2])) if match else None
+
+
+_OPTION = (
+    re.compile(
+        r"(?:(?:option|choice|answer)\s*)?[(\[]\s*(?P<letter>[A-Ja-j])\s*[)\]]\s*[.:,]?\s*(?P<text>.*)", re.IGNORECASE
+    ),
+    re.compile(r"(?:option|choice|answer)\s+(?P<letter>[A-J])(?:\s*[).:]\s*(?P<text>.*))?", re.IGNORECASE),
+    re.compile(r"(?P<letter>[A-J])\s*(?:[):.]\s*(?P<text>.*))?"),
+    re.compile(r"(?P<letter>[a-j])(?P<text>)"),
+)
+
+
+def option(text: str) -> Option | None:
+    r"""Read `C`, `(C)`, `C: 12`, `C. 12`, `option C`, `\textbf{(C)}\ 12`."""
+    for pattern in _OPTION:
+        if match := pattern.fullmatch(text):
+            return Option(match["letter"].upper(), (match["text"] or "").strip())
+    return None
+
+
+KINDS: tuple[Callable[[str], Any], ...] = (clock, date, range_, ratio, based)
+
+
+def same(gold: Any, other: Any) -> bool | None:
+    """Compare two readings of a kind here. None if they are of different kinds."""
+    match gold, other:
+        case Clock(), Clock():
+            return gold.seconds % 43200 == other.seconds % 43200 if not gold.half else gold == other
+        case Date(), Date():
+            return all(a in (0, b) for a, b in zip(gold, other, strict=True))
+        case Ratio(), Ratio():
+            if len(gold.terms) != len(other.terms) or (gold.clock and other.clock and gold != other):
+                return False
+            first = [inexact(ratio.terms[0]) for ratio in (gold, other)]
+            return any(first) and all(
+                close(a * first[1], b * first[0]) for a, b in zip(gold.terms, other.terms, strict=True)
+            )
+        case Based(), Based():
+            return gold == other
+        case Region(), Region():
+            return same_regions(gold, other)
+        case _:
+            return None
