@@ -12,7 +12,7 @@ help:
 	@echo "make matrix two families x algorithms and tasks, and whether they agree on the layers: half an hour"
 	@echo "make test   lint, types, tests"
 	@echo "make test-cluster  eight processes on one study; 20 kills of workers and commands: minutes"
-	@echo "make bench  run files against safetensors and sha256, CKA against torch-cka, start-up, as ratios; maths verdicts: minutes"
+	@echo "make bench  run files against safetensors and sha256, CKA against torch-cka, analyses of 0.6B models, start-up, as ratios; maths verdicts: an hour"
 	@echo "make calibrate how often the verdicts err, on simulated studies"
 	@echo "make install, make lint, make types, make clean"
 
@@ -55,6 +55,7 @@ test-cluster: install
 bench: install
 	$(BIN)/python -m tests.benchmarks.store
 	$(BIN)/python -m tests.benchmarks.cka
+	$(BIN)/python -m tests.benchmarks.analyses
 	$(BIN)/python -m tests.benchmarks.sandbox
 	$(BIN)/python -m tests.benchmarks.startup
 	$(BIN)/python -m tests.benchmarks.answers

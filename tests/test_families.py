@@ -111,7 +111,7 @@ def test_all_layers_and_the_rest_are_the_trained_model_bit_for_bit(case: Case) -
     base, full = case.base, case.full
     whole = graft(base, base.weights, full, [*range(N_LAYERS), *OUTSIDE])
     assert all(torch.equal(whole[name].view(torch.int32), full[name].view(torch.int32)) for name in base.weights)
-    teacher = references(base.tokenizer, ITEMS)
+    teacher = references(base.prompts, ITEMS)
     with torch.no_grad():
         logits = [base.fresh(w)(teacher.ids, attention_mask=teacher.mask).logits for w in (whole, full, {})]
     assert torch.equal(logits[0], logits[1])
@@ -120,7 +120,7 @@ def test_all_layers_and_the_rest_are_the_trained_model_bit_for_bit(case: Case) -
 
 def test_captured_blocks_are_those_of_the_plain_model(case: Case) -> None:
     base = case.base
-    captured = capture(base.fresh(), base.tokenizer, ITEMS, N_LAYERS)
+    captured = capture(base.fresh(), base.prompts, ITEMS, N_LAYERS)
     model = base.fresh()
     model.set_attn_implementation("eager")
     outputs: list[torch.Tensor] = []
@@ -130,7 +130,7 @@ def test_captured_blocks_are_those_of_the_plain_model(case: Case) -> None:
 
     for layer in range(N_LAYERS):
         model.get_submodule(f"{base.blocks.prefix}.{layer}").register_forward_hook(keep)
-    teacher = references(base.tokenizer, ITEMS)
+    teacher = references(base.prompts, ITEMS)
     with torch.no_grad():
         model(teacher.ids, attention_mask=teacher.mask)
     assert {*captured} == {"block_out", "mlp_out"} | ({"attn_out"} if case.family not in HYBRID else set())
@@ -146,21 +146,21 @@ def test_all_layers_patched_are_the_donor(case: Case) -> None:
     patch = Patch(tuple(range(N_LAYERS)))
     if case.family == "opt-post-norm":
         with pytest.raises(LensrlError, match="not attention \\+ MLP added to the residual stream"):
-            patch_activations(into, giver, base.tokenizer, ITEMS, [patch])
+            patch_activations(into, giver, base.prompts, ITEMS, [patch])
         return
     if case.family in HYBRID:  # the outputs of linear attention are not known, the stream is
         with pytest.raises(LensrlError, match=r"TransformerLens finds no blocks\.0\.hook_attn_out"):
-            patch_activations(into, giver, base.tokenizer, ITEMS, [patch])
+            patch_activations(into, giver, base.prompts, ITEMS, [patch])
         last = Patch((N_LAYERS - 1,))
-        _, whole, patched = patch_activations(into, giver, base.tokenizer, ITEMS, [last], "stream")
+        _, whole, patched = patch_activations(into, giver, base.prompts, ITEMS, [last], "stream")
         np.testing.assert_allclose(patched[last], whole, atol=2e-4)
         return
-    unpatched, whole, patched = patch_activations(into, giver, base.tokenizer, ITEMS, [patch])
+    unpatched, whole, patched = patch_activations(into, giver, base.prompts, ITEMS, [patch])
     assert np.abs(unpatched - whole).max() > 1e-3
     np.testing.assert_allclose(patched[patch], whole, atol=2e-4)
-    plain = reference_logprobs(base.model, base.tokenizer, ITEMS, batch=4)
+    plain = reference_logprobs(base.model, base.prompts, ITEMS, batch=4)
     np.testing.assert_allclose(unpatched[LOGPROB], plain, atol=1e-3)
-    _, _, by_head = patch_activations(into, into, base.tokenizer, ITEMS, [Patch((1,), 0)], "head")
+    _, _, by_head = patch_activations(into, into, base.prompts, ITEMS, [Patch((1,), 0)], "head")
     np.testing.assert_allclose(by_head[Patch((1,), 0)], unpatched, atol=1e-5)
 
 
@@ -173,11 +173,11 @@ def test_a_bypassed_block_adds_nothing_and_gradients_reach_every_layer(case: Cas
 
     with bypass(model, base.blocks, 1):
         hook = model.get_submodule(f"{base.blocks.prefix}.1").register_forward_hook(keep, with_kwargs=True)
-        without = reference_logprobs(model, base.tokenizer, ITEMS, batch=4)
+        without = reference_logprobs(model, base.prompts, ITEMS, batch=4)
         hook.remove()
     assert torch.equal(streams[0], streams[1])
-    assert np.abs(without - reference_logprobs(model, base.tokenizer, ITEMS, batch=4)).max() > 1e-4
-    gradients = metric_gradients(base.fresh(), base.blocks, base.tokenizer, ITEMS, batch=2)
+    assert np.abs(without - reference_logprobs(model, base.prompts, ITEMS, batch=4)).max() > 1e-4
+    gradients = metric_gradients(base.fresh(), base.blocks, base.prompts, ITEMS, batch=2)
     assert {base.blocks.layer(name) for name, slope in gradients.items() if slope.abs().sum() > 0} == {0, 1}
 
 
@@ -241,6 +241,6 @@ def test_a_reference_that_outgrows_learned_positions_is_refused(tmp_path: Path) 
     base = opened(FAMILIES["gpt2"], tmp_path)
     written = [Item("1", "ab:", "x" * 60, "even"), Item("2", "ab:", "x" * 61, "even")]
     check_fits(base, EvenCharacters(), [*ITEMS, written[0]], recipe(base.name))
-    assert reference_logprobs(base.model, base.tokenizer, [written[0]], batch=1).shape == (1,)
+    assert reference_logprobs(base.model, base.prompts, [written[0]], batch=1).shape == (1,)
     with pytest.raises(LensrlError, match="has 64 positions, fewer than the 65 of a prompt with its reference"):
         check_fits(base, EvenCharacters(), [*ITEMS, *written], recipe(base.name))

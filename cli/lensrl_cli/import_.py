@@ -82,7 +82,7 @@ def import_(
         base, models, task=task, test=test or [], texts=texts, scores=made or None, metric=metric, filter=filter
     )
     make_study(recipe, out, None)
-    scored = task is not None or made
+    scored = (task is not None or made) and "full-rl" in models and len(models) > 1
     next_ = [f"deltas {out} --run {name}", f"cka {out} --into {name}"]
     note("next: " + ", ".join(f"lensrl {verb}" for verb in [*next_, *([f"contribution {out}"] if scored else [])]))
 

@@ -156,10 +156,10 @@ def make_study(recipe: Recipe, folder: Path, only: list[str] | None, engine: Eng
     # Without layers and sets, and with full RL from a checkpoint, nothing is trained; nor without seeds or items.
     idle = recipe.layers == [] and {"full-rl", *recipe.sets} <= recipe.checkpoints.keys()
     idle = idle or not recipe.seeds or not has_training(recipe.task)
-    trained = "" if idle else f"{recipe.rl.algorithm}, {recipe.rl.steps} steps"
+    trained = "" if idle else f"{recipe.rl.algorithm}, {recipe.rl.budget}"
     what = ", ".join(filter(None, (recipe.model, recipe.task.name, trained, given)))
     console.print(f"study {folder}: {what}")
-    progress = StudyProgress(recipe.rl.steps, sets=recipe.sets)
+    progress = StudyProgress(recipe.rl.steps or 0, sets=recipe.sets)
     before = signal.signal(signal.SIGINT, progress.interrupt)
     try:
         lensrl.run_study(recipe, folder, progress, only=only, engine=engine).close()

@@ -28,7 +28,7 @@ class StudyProgress:
     def __init__(self, steps: int, *, sets: Collection[str]) -> None:
         self.planned_runs = 0
         self.made = 0
-        self._steps = steps
+        self._steps = steps  # of a run; 0 where the recipe counts epochs
         self._sets = sets
         self._missing = 0
         self._interrupted = False
@@ -67,11 +67,11 @@ class StudyProgress:
 
     def started(self, spec: RunSpec) -> None:
         untrained = spec.name == "base" or spec.checkpoint is not None
-        self._update(spec, 0, "loading" if untrained else f"step 0/{self._steps}")
+        self._update(spec, 0, "loading" if untrained else f"step 0{self._of}")
 
     def stepped(self, spec: RunSpec, curve: TrainingCurve) -> None:
         done = len(curve)
-        self._update(spec, done, f"step {done}/{self._steps}  reward {curve.reward_mean[-1]:.3f}")
+        self._update(spec, done, f"step {done}{self._of}  reward {curve.reward_mean[-1]:.3f}")
 
     def scoring(self, spec: RunSpec) -> None:
         self._update(spec, self._done.get(spec, 0), "scoring")
@@ -92,6 +92,10 @@ class StudyProgress:
     def noted(self, line: str) -> None:
         """Say what loading changed about the base model."""
         console.print(escape(line))
+
+    @property
+    def _of(self) -> str:
+        return f"/{self._steps}" if self._steps else ""
 
     def _line(self, spec: RunSpec, run: Run, who: str = "") -> None:
         """A run has its file: one line, and the bar moves on."""

@@ -12,7 +12,7 @@ import hashlib
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -33,7 +33,9 @@ from lensrl.errors import LensrlError, did_you_mean, reason
 from lensrl.models.blocks import Blocks, find_blocks
 from lensrl.models.folder import ADAPTER, adapter_message, check_config, check_files
 from lensrl.models.loading import check_drives, check_finite, check_tensors, untie_different_head
+from lensrl.models.prompts import Prompts
 from lensrl.models.tokenizer import check_ids, drop_final_end, load_tokenizer
+from lensrl.recipe import Prompt
 
 EMBEDDED = ("tiny:qwen3", "tiny:qwen2.5")
 _ADVICE = (
@@ -51,6 +53,12 @@ class Base:
     tokenizer: PreTrainedTokenizerBase
     blocks: Blocks
     notes: tuple[str, ...] = ()  # changes that loading made to what the folder says, each in one line
+    prompt: Prompt = field(default_factory=Prompt)  # how the text of an item becomes the text that the model reads
+
+    @cached_property
+    def prompts(self) -> Prompts:
+        """What the model reads: items, and histories of turns, as tokens."""
+        return Prompts(self.tokenizer, self.prompt, self.name)
 
     @cached_property
     def weights(self) -> dict[str, torch.Tensor]:
@@ -78,10 +86,11 @@ class Base:
         return model.to(device)  # pyright: ignore[reportArgumentType]
 
 
-def load_base(name: str) -> Base:
+def load_base(name: str, prompt: Prompt | None = None) -> Base:
     """Load a base model and its tokenizer in fp32, without running code from a model folder.
 
-    `name` is an embedded model (`tiny:qwen3`, `tiny:qwen2.5`), a local folder, or a Hugging Face name.
+    `name` is an embedded model (`tiny:qwen3`, `tiny:qwen2.5`), a local folder, or a Hugging Face name. `prompt` is the
+    table `[prompt]` of a recipe. Where it asks for a chat, the token that ends an answer there also ends sampling.
 
     Raises LensrlError in one line for each of these:
 
@@ -89,6 +98,7 @@ def load_base(name: str) -> Base:
     - The folder is not a complete model in safetensors files (`lensrl.models.folder`).
     - Tensors are missing, left over, of another shape or not finite, or sampling fails (`lensrl.models.loading`).
     - The tokenizer does not fit the model (`lensrl.models.tokenizer`).
+    - A chat is asked for, and there is no chat template that can be used (`lensrl.models.prompts`).
     - The model has no stack of decoder blocks.
     """
     source = find_source(name)
@@ -132,9 +142,13 @@ def load_base(name: str) -> Base:
     # 4. Sampling. Drop the checkpoint's sampling defaults: a repetition penalty, for example, would score another
     # policy than the trained one.
     declared = model.generation_config.eos_token_id
+    prompts = Prompts(tokenizer, prompt or Prompt(), name)
+    if prompts.closing:
+        ends = declared if isinstance(declared, list) else [] if declared is None else [declared]
+        declared = sorted({*ends, prompts.end})
     model.generation_config = GenerationConfig(eos_token_id=declared, pad_token_id=tokenizer.pad_token_id)
     check_drives(name, model.eval())
-    return Base(name, model, tokenizer, find_blocks(model), tuple(notes))
+    return Base(name, model, tokenizer, find_blocks(model), tuple(notes), prompts.settings)
 
 
 def _hub_has(name: str, file: str) -> bool:

@@ -17,6 +17,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lensrl.errors import LensrlError, reason
+from lensrl.models.prompts import Prompts
 from lensrl.models.references import references, teacher_batch
 from lensrl.store.write import Probe
 from lensrl.tasks import Item
@@ -75,34 +76,34 @@ def sites_of(bridge: TransformerBridge, n_layers: int) -> list[str]:
     return [name for name, layers in found.items() if layers == n_layers]
 
 
-def probe_set(tokenizer: PreTrainedTokenizerBase, items: Sequence[Item]) -> Probe:
+def probe_set(prompts: Prompts, items: Sequence[Item]) -> Probe:
     """Return the tokens of the items' prompts and references, one entry per token, without padding."""
-    teacher = references(tokenizer, items)
+    teacher = references(prompts, items)
     prompt, position = torch.nonzero(teacher.mask, as_tuple=True)
     ids = teacher.ids[prompt, position]
     return Probe(
         token_id=ids.numpy().astype(np.int32),
         prompt=prompt.numpy().astype(np.int32),
         position=position.numpy().astype(np.int32),
-        text=[str(tokenizer.decode([i])) for i in ids.tolist()],
+        text=[str(prompts.tokenizer.decode([i])) for i in ids.tolist()],
     )
 
 
 @torch.no_grad()
 def capture(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Sequence[Item], n_layers: int, *, batch: int = 32
+    model: PreTrainedModel, prompts: Prompts, items: Sequence[Item], n_layers: int, *, batch: int = 32
 ) -> dict[str, Float32[np.ndarray, "layer token feature"]]:
     """Capture the output of every block (the residual stream after it), attention and MLP on the probe set.
 
     Returns one array (layer, token, feature) per site that every layer has. The tokens are the tokens of `probe_set`,
     in its order. The bridge takes `model` over: do not use the model afterwards.
     """
-    bridge = boot(model, tokenizer)
-    teacher = references(tokenizer, items).to(model.device)
+    bridge = boot(model, prompts.tokenizer)
+    teacher = references(prompts, items).to(model.device)
     hooks = {name: [site(layer, name) for layer in range(n_layers)] for name in sites_of(bridge, n_layers)}
     wanted = {hook for names in hooks.values() for hook in names}
     parts: dict[str, list[np.ndarray]] = {name: [] for name in hooks}
-    for start in range(0, len(items), size := teacher_batch(tokenizer, items, batch)):
+    for start in range(0, len(items), size := teacher_batch(prompts, items, batch)):
         rows = slice(start, start + size)
         mask = teacher.mask[rows]
         _, cache = run_with_cache(bridge, teacher.ids[rows], mask, wanted)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float32
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from jaxtyping import Float, Float32
+from transformers import PreTrainedModel
 
 from lensrl.errors import LensrlError
-from lensrl.models.generation import learned_positions, pad_id, token_ids
+from lensrl.models.generation import learned_positions, pad_id
+from lensrl.models.prompts import Prompts
 from lensrl.tasks import Item
 
+T = TypeVar("T")
 LOGITS = 2**28  # most logits in memory at once while scoring references: 1 GiB of fp32
 
 
@@ -33,31 +38,19 @@ class References:
         return References(self.ids.to(device), self.mask.to(device), self.answer.to(device))
 
 
-def references(tokenizer: PreTrainedTokenizerBase, items: Sequence[Item]) -> References:
+def references(prompts: Prompts, items: Sequence[Item]) -> References:
     """Tokenise items for teacher forcing: prompt, reference, end of sequence.
 
     In a task in turns, the environment's text in the middle of a reference is read but not predicted.
     """
-    end = tokenizer.eos_token_id
-    assert isinstance(end, int)  # `load_base` makes sure that it exists
-    # Concatenate the pieces of each item, and mark the tokens that the model should write.
-    rows: list[list[int]] = []
-    marks: list[list[bool]] = []
-    for item in items:
-        row = token_ids(tokenizer, item.prompt)
-        written = [False] * len(row)
-        for turn, text in enumerate(item.written):
-            tokens = token_ids(tokenizer, text, start=False)
-            row += tokens
-            written += [turn % 2 == 0] * len(tokens)
-        rows.append([*row, end])
-        marks.append([*written, True])
+    forced = [prompts.forced(item) for item in items]
+    rows = [ids for ids, _ in forced]
     # Right-pad. The mark of a token moves to the position that predicts it, one to the left.
     width = max(len(row) for row in rows)
-    ids = torch.full((len(rows), width), pad_id(tokenizer))
+    ids = torch.full((len(rows), width), pad_id(prompts.tokenizer))
     mask = torch.zeros(len(rows), width, dtype=torch.long)
     answer = torch.zeros(len(rows), width - 1, dtype=torch.bool)
-    for i, (row, written) in enumerate(zip(rows, marks, strict=True)):
+    for i, (row, written) in enumerate(forced):
         ids[i, : len(row)] = torch.tensor(row)
         mask[i, : len(row)] = 1
         answer[i, : len(row) - 1] = torch.tensor(written[1:])
@@ -65,7 +58,7 @@ def references(tokenizer: PreTrainedTokenizerBase, items: Sequence[Item]) -> Ref
 
 
 def reference_logprobs(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Sequence[Item], *, batch: int
+    model: PreTrainedModel, prompts: Prompts, items: Sequence[Item], *, batch: int
 ) -> Float32[np.ndarray, " item"]:
     """Return the mean log-probability, in nats per token, of each reference answer given its prompt.
 
@@ -73,16 +66,35 @@ def reference_logprobs(
     """
     means: list[torch.Tensor] = []
     with torch.no_grad():
-        for chunk in batches(items, teacher_batch(tokenizer, items, batch)):
-            teacher = references(tokenizer, chunk).to(model.device)
-            logits = model(input_ids=teacher.ids, attention_mask=teacher.mask).logits
-            means.append(answer_mean(token_logprobs(logits, teacher.ids), teacher.answer).cpu())
+        for chunk in batches(items, answer_batch(model, prompts, items, batch)):
+            means.append(answer_logprobs(model, references(prompts, chunk).to(model.device)).cpu())
     return torch.cat(means).numpy()
 
 
-def check_positions(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Sequence[Item]) -> None:
+def answer_logprobs(model: PreTrainedModel, teacher: References) -> Float[torch.Tensor, " item"]:
+    """Return the mean log-probability of each reference answer, from one forward pass.
+
+    The logits of a vocabulary take far more memory than all else. They are computed only at positions that predict a
+    token of an answer, where the model can do so, and kept only there elsewhere.
+    """
+    kept = teacher.answer.any(0).nonzero().squeeze(-1)
+    if keeps_logits(type(model)):
+        logits = model(input_ids=teacher.ids, attention_mask=teacher.mask, use_cache=False, logits_to_keep=kept).logits
+    else:
+        logits = model(input_ids=teacher.ids, attention_mask=teacher.mask, use_cache=False).logits[:, kept]
+    targets = teacher.ids[:, kept + 1, None]
+    return answer_mean(logits.log_softmax(-1).gather(-1, targets).squeeze(-1), teacher.answer[:, kept])
+
+
+@cache
+def keeps_logits(kind: type[PreTrainedModel]) -> bool:
+    """Return whether a class of models can compute logits at chosen positions alone."""
+    return "logits_to_keep" in inspect.signature(kind.forward).parameters
+
+
+def check_positions(model: PreTrainedModel, prompts: Prompts, items: Sequence[Item]) -> None:
     """Raise LensrlError where a prompt with its reference outgrows a model's table of positions."""
-    limit, longest = learned_positions(model), references(tokenizer, items).ids.shape[1]
+    limit, longest = learned_positions(model), references(prompts, items).ids.shape[1]
     if limit is not None and longest > limit:
         raise LensrlError(
             f"the model has {limit} positions, fewer than the {longest} of the longest text or prompt with its "
@@ -90,10 +102,17 @@ def check_positions(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
         )
 
 
-def teacher_batch(tokenizer: PreTrainedTokenizerBase, items: Sequence[Item], batch: int) -> int:
-    """Return the number of items per forward pass: `batch`, or fewer, so that the logits stay within LOGITS numbers."""
-    width = references(tokenizer, items).ids.shape[1]
-    return max(1, min(batch, LOGITS // (width * len(tokenizer))))
+def answer_batch(model: PreTrainedModel, prompts: Prompts, items: Sequence[Item], batch: int) -> int:
+    """Return the items per forward pass of `answer_logprobs`: `batch`, or fewer, for logits within LOGITS numbers."""
+    answer = references(prompts, items).answer
+    width = int(answer.any(0).sum()) if keeps_logits(type(model)) else answer.shape[1] + 1
+    return max(1, min(batch, LOGITS // (width * model.config.get_text_config().vocab_size)))
+
+
+def teacher_batch(prompts: Prompts, items: Sequence[Item], batch: int) -> int:
+    """Return the items per forward pass with logits at all positions: `batch`, or fewer, for LOGITS numbers."""
+    width = references(prompts, items).ids.shape[1]
+    return max(1, min(batch, LOGITS // (width * len(prompts.tokenizer))))
 
 
 def token_logprobs(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
@@ -107,7 +126,7 @@ def answer_mean(values: torch.Tensor, answer: torch.Tensor) -> torch.Tensor:
     return values.masked_fill(~answer, 0).sum(-1) / answer.sum(-1)
 
 
-def batches(rows: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
-    """Yield consecutive batches of at most `size` items."""
+def batches(rows: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Yield consecutive batches of at most `size` rows."""
     for start in range(0, len(rows), size):
         yield rows[start : start + size]

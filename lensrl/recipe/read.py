@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from lensrl.errors import RecipeError, did_you_mean
 from lensrl.recipe.checkpoints import Checkpoint, CheckpointRun, ModelPlace
 from lensrl.recipe.sets import LayerSet
-from lensrl.recipe.settings import Evaluation, Recipe, Rl, Store
+from lensrl.recipe.settings import Evaluation, Prompt, Recipe, Rl, Store
 from lensrl.recipe.task_tables import (
     OWN,
     TASKS,
@@ -56,9 +56,18 @@ def load_recipe(path: str | Path) -> Recipe:
 def read_kept_recipe(path: Path) -> Recipe:
     """Read the `recipe.json` of a study folder. Raises RecipeError if the file cannot be read."""
     try:
-        return parse_recipe(json.loads(path.read_text(encoding="utf-8")), str(path))
+        return parse_kept_recipe(json.loads(path.read_text(encoding="utf-8")), str(path))
     except (OSError, ValueError, RecursionError) as error:
         raise RecipeError(f"{path} cannot be read: {error}") from None
+
+
+def parse_kept_recipe(data: Any, where: str) -> Recipe:
+    """Validate the data of a recipe that a study or a run keeps. Raises RecipeError that names `where` it comes from.
+
+    Versions 0.1 and 0.2 had one way to sample, and their recipes do not name it.
+    """
+    older = isinstance(data, dict) and "generation" not in data
+    return parse_recipe(data | {"generation": "generate"} if older else data, where)
 
 
 def parse_recipe(data: Any, where: str) -> Recipe:
@@ -95,7 +104,8 @@ def _first_mistake(error: ValidationError, data: Any) -> str:
 
 def _known_keys(data: Any) -> list[str]:
     task = TASKS.get(kind(data.get("task")) or "", OwnTask)
-    tables = {"rl": Rl, "evaluation": Evaluation, "store": Store, "task": task, "task.columns": Columns}
+    tables = {"prompt": Prompt, "rl": Rl, "evaluation": Evaluation, "store": Store}
+    tables |= {"task": task, "task.columns": Columns}
     tables |= {f"rl.{name}": table for name, table in Rl.algorithm_tables().items()}
     sets = data.get("sets")
     tables |= {f"sets.{name}": LayerSet for name in (sets if isinstance(sets, dict) else ())}
@@ -118,6 +128,7 @@ def resolve_recipe(recipe: Recipe, folder: Path) -> Recipe:
         "sets": {name: _resolve_set(layer_set, folder) for name, layer_set in recipe.sets.items()},
         "checkpoints": {name: _resolve_run(run, folder) for name, run in recipe.checkpoints.items()},
         "model": _resolve_model(recipe.model, folder),
+        "prompt": _resolve_prompt(recipe.prompt, folder),
     }
     return recipe.model_copy(update=changes)
 
@@ -128,6 +139,15 @@ def _resolve_model(model: str, folder: Path) -> str:
         if path.is_dir():
             return str(path.resolve())
     return model
+
+
+def _resolve_prompt(prompt: Prompt, folder: Path) -> Prompt:
+    if prompt.template is None:
+        return prompt
+    path = (folder / prompt.template.expanduser()).resolve()
+    if not path.is_file():
+        raise RecipeError(f"prompt.template: there is no file {path}; give a chat template in Jinja, as a text file")
+    return prompt.model_copy(update={"template": path})
 
 
 def _resolve_run(run: CheckpointRun, folder: Path) -> CheckpointRun:

@@ -6,6 +6,7 @@ without a default is required. The settings of a task are in `lensrl.recipe.task
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
@@ -28,8 +29,22 @@ class Gigpo(Table):
 class Rl(Table):
     """Reinforcement learning with TRL. Every run of a study gets the same budget and the same data order.
 
-    One step samples `prompts_per_step` x `completions_per_prompt` completions and makes one update with them, so the
-    clipped objective is on-policy. The learning rate is constant: with a schedule, C_l would depend on its shape.
+    One step samples `prompts_per_step` x `completions_per_prompt` completions: a rollout. It makes
+    `updates_per_rollout` updates with them, each with an equal part of the completions (a mini-batch), drawn at random.
+    With one update, the default, the clipped objective is on-policy and the clip never acts. `steps`, `warmup_steps`,
+    `store.snapshots` and the rows of a training curve count steps. TRL counts updates: its `max_steps` is `steps` x
+    `updates_per_rollout`, and its `steps_per_generation` is the number of micro-batches in a rollout.
+
+    The learning rate is constant by default: with a schedule, C_l depends on its shape. `lr_scheduler_type` has TRL's
+    names, and changes the rate from update to update.
+
+    `epochs` takes the place of `steps`. An epoch holds each training item once, without those that do not fill a step.
+
+    `top_p` and `top_k` cut the distribution that training samples from. TRL does not correct for this: the
+    log-probabilities of its loss are those of the whole distribution.
+
+    `mask_truncated` leaves completions that met `max_completion_tokens` out of the loss (TRL's
+    `mask_truncated_completions`). Their rewards still count in the mean of their group.
 
     `algorithm` is one of
 
@@ -37,28 +52,45 @@ class Rl(Table):
     - `"dr_grpo"`: arXiv 2503.20783. GRPO without the division by the group's std and by a completion's length.
     - `"rloo"`: arXiv 2402.14740. REINFORCE on whole completions, with the mean of the group's others as the baseline.
     - `"gigpo"`: arXiv 2505.10978, for tasks in turns only.
+    - `"dapo"`: the loss of arXiv 2503.14476, a mean over all tokens of a step. Two other parts are settings:
+      `clip_high` (0.28 in the paper) and `mask_truncated`. Dynamic sampling and the length penalty are not there.
+    - `"gspo"`: arXiv 2507.18071. One ratio per completion. The paper clips at 3e-4 and 4e-4 (`clip`, `clip_high`).
 
     `lensrl.train.algorithms` gives their objectives. GRPO divides the loss of a completion by its length, Dr. GRPO by
     `max_completion_tokens`, and RLOO by nothing. This matters to `max_grad_norm`. With rewards in [0, 1], Dr. GRPO has
     smaller gradients than GRPO, so fewer are clipped. RLOO's gradients grow with the completions, so more are clipped.
 
+    `frozen_dtype` is the type in which frozen weights are stored while RL trains a part of the model. `"bfloat16"`
+    takes 2 bytes a weight instead of 4, and computes in bf16 on every device, full RL included. It needs a base whose
+    matrices are bf16 numbers, so that nothing is rounded. None means bfloat16 on a GPU with such a base, else float32.
+
     A table with the name of an algorithm (`rl.gigpo`) holds settings of this algorithm alone.
     """
 
-    algorithm: Literal["grpo", "dr_grpo", "gigpo", "rloo"] = "grpo"
+    algorithm: Literal["grpo", "dr_grpo", "gigpo", "rloo", "dapo", "gspo"] = "grpo"
     gigpo: Gigpo = Gigpo()
-    steps: PositiveInt = 60
+    steps: PositiveInt | None = 60  # rollouts; none where epochs are given
+    epochs: PositiveInt | None = None  # passes over the training items, in place of steps
     prompts_per_step: PositiveInt = 8
     completions_per_prompt: Annotated[int, Field(ge=2)] = 8  # a group of one has no advantage
     max_completion_tokens: PositiveInt = 512  # of an answer; in a task in turns, of each turn
+    updates_per_rollout: PositiveInt = 1  # mini-batches that the completions of a step are divided into
     learning_rate: PositiveFloat = 1e-6
+    lr_scheduler_type: Literal["constant", "constant_with_warmup", "linear", "cosine", "inverse_sqrt"] = "constant"
+    warmup_steps: Annotated[float, Field(ge=0)] = 0.0  # steps of linear warm-up from 0; below 1: share of all updates
     temperature: PositiveFloat = 1.0  # 1: the policy that is sampled is the policy that is trained
+    top_p: Share = 1.0  # nucleus sampling in training: probability mass to sample from; 1: no cut
+    top_k: Annotated[int, Field(ge=0)] = 0  # most probable tokens to sample from in training; 0: no cut
+    mask_truncated: bool = False  # true: completions without an end are left out of the loss
     clip: PositiveFloat = 0.2  # epsilon of the clipped objective
+    clip_high: PositiveFloat | None = None  # epsilon above 1, where it is another than below 1; None: clip
     kl_beta: Annotated[float, Field(ge=0)] = 0.0  # weight of the KL term against the base
     max_grad_norm: PositiveFloat = 1.0
     weight_decay: Annotated[float, Field(ge=0)] = 0.0  # off: decay would move weights that the reward does not
-    micro_batch: PositiveInt | None = None  # completions per backward pass; None: all of a step at once
+    micro_batch: PositiveInt | None = None  # completions per backward pass; None: all of an update at once
+    rollout_batch: PositiveInt | None = None  # completions (or episodes) sampled at once; None: all of a step at once
     gradient_checkpointing: bool = False
+    frozen_dtype: Literal["float32", "bfloat16"] | None = None  # of frozen weights; None: by device and base, see above
 
     @classmethod
     def algorithm_tables(cls) -> dict[str, type[Table]]:
@@ -78,11 +110,75 @@ class Rl(Table):
                 raise ValueError(f"the table {name} is for algorithm = {name!r}, and this is {self.algorithm!r}")
         return self
 
+    def steps_on(self, items: int) -> int:
+        """Return the steps of a run on this many training items: `steps`, or the full steps of `epochs`."""
+        return self.steps or (self.epochs or 0) * (items // self.prompts_per_step)
+
+    @property
+    def budget(self) -> str:
+        """The length of training in words: `60 steps`, `4 epochs`."""
+        return f"{self.steps} steps" if self.steps else f"{self.epochs} epoch{'s' * (self.epochs != 1)}"
+
+    @property
+    def completions_per_update(self) -> int:
+        """The completions of a mini-batch."""
+        return self.prompts_per_step * self.completions_per_prompt // self.updates_per_rollout
+
+    @model_validator(mode="before")
+    @classmethod
+    def _epochs_in_place_of_steps(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("epochs") is not None:
+            if data.get("steps") is not None:
+                raise ValueError(f"steps ({data['steps']}) and epochs ({data['epochs']}) both say how long; give one")
+            return data | {"steps": None}
+        return data
+
     @model_validator(mode="after")
-    def _micro_batches_fill_a_step(self) -> Rl:
+    def _has_a_length(self) -> Rl:
+        if self.steps is None and self.epochs is None:
+            raise ValueError("give steps or epochs")
+        return self
+
+    @model_validator(mode="after")
+    def _warms_up(self) -> Rl:
+        if self.warmup_steps and self.lr_scheduler_type == "constant":
+            raise ValueError("warmup_steps needs a schedule: lr_scheduler_type = 'constant_with_warmup', for example")
+        if self.warmup_steps > 1 and self.warmup_steps != round(self.warmup_steps):
+            raise ValueError(f"warmup_steps ({self.warmup_steps}) must be a number of steps, or a share below 1")
+        return self
+
+    @model_validator(mode="after")
+    def _batches_fill_a_step(self) -> Rl:
         completions = self.prompts_per_step * self.completions_per_prompt
-        if self.micro_batch is not None and completions % self.micro_batch:
-            raise ValueError(f"micro_batch ({self.micro_batch}) must divide the {completions} completions of a step")
+        if completions % self.updates_per_rollout:
+            raise ValueError(
+                f"updates_per_rollout ({self.updates_per_rollout}) must divide the {completions} completions of a step"
+            )
+        of_update = self.completions_per_update
+        if self.micro_batch is not None and of_update % self.micro_batch:
+            of = "a step" if self.updates_per_rollout == 1 else "an update"
+            raise ValueError(f"micro_batch ({self.micro_batch}) must divide the {of_update} completions of {of}")
+        return self
+
+
+class Prompt(Table):
+    """Table `[prompt]`: how the prompt of an item becomes the text that the model reads, in training and in scoring.
+
+    Without `chat`, the model reads the prompt as it is. With `chat`, it reads the prompt as a user's message, through
+    the chat template of its tokenizer. In a task in turns, observations are user messages as well. See
+    `lensrl.models.prompts`.
+    """
+
+    chat: bool = False  # true: through a chat template, as models that follow instructions were trained
+    system: str | None = None  # text of a system message; None: the template decides
+    assistant_prefix: str = ""  # the beginning of every answer, written for the model: "<think>\n"
+    template: Path | None = None  # a Jinja file, relative to the recipe; None: the template of the tokenizer
+
+    @model_validator(mode="after")
+    def _only_in_a_chat(self) -> Prompt:
+        given = [name for name in ("system", "assistant_prefix", "template") if getattr(self, name)]
+        if given and not self.chat:
+            raise ValueError(f"{given[0]} is for a chat template, and prompts are plain text here; write chat = true")
         return self
 
 
@@ -107,7 +203,7 @@ class Store(Table):
     """Table `[store]`: what a run file keeps beside scores, curves and deltas."""
 
     probe_items: PositiveInt = 32  # number of held-out items whose prompts and references form the probe set
-    snapshots: list[Share] = []  # shares of rl.steps after which deltas are also kept: [0.25, 0.5, 1.0]
+    snapshots: list[Share] = []  # shares of all steps after which deltas are also kept: [0.25, 0.5, 1.0]
     compression: Literal["none", "blosc2-zstd"] = "none"  # of deltas and activations; blosc2-zstd needs hdf5plugin
 
 
@@ -124,6 +220,12 @@ class Recipe(Table):
     `learning_rates` are further rates beside `rl.learning_rate`. Full RL and the single layers are trained at each of
     them too, so that no layer looks weak only because the one rate does not suit it.
 
+    `generation` says how completions are sampled, in training, in scoring and in patching (`lensrl.models.sampler`):
+
+    - `"pieces"`: sixteen tokens at a time. Rows that have ended are left out, and each row has its own random numbers.
+    - `"generate"`: every row to the end of the longest one, with torch's generator. Studies of lensrl 0.1 and 0.2 were
+      made in this way. A recipe goes on with such a study if it says so.
+
     `checkpoints` names runs that were trained elsewhere: `full-rl`, `layer-20`, or a name of their own. A run that is
     named there is never trained here. It has the seeds of its checkpoints, whatever `seeds` says.
 
@@ -137,7 +239,9 @@ class Recipe(Table):
     layers: Layers = "all"  # single-layer runs: "all", "0-7", [3, 5]
     sets: dict[str, LayerSet] = {}  # further runs, by name, that train several layers together
     learning_rates: list[PositiveFloat] = []  # further rates for full RL and the single layers
+    generation: Literal["pieces", "generate"] = "pieces"  # how completions are sampled, in every run of the study
     checkpoints: dict[str, CheckpointRun] = {}  # table [checkpoints]: runs that were trained elsewhere, by name
+    prompt: Prompt = Prompt()  # table [prompt]: plain text, or a chat template
     rl: Rl = Rl()  # table [rl]: training
     evaluation: Evaluation = Evaluation()  # table [evaluation]: scoring
     store: Store = Store()  # table [store]: contents of run files
@@ -196,10 +300,9 @@ class Recipe(Table):
         """The most tokens of a completion (or of a turn) in scoring."""
         return self.evaluation.max_completion_tokens or self.rl.max_completion_tokens
 
-    @property
-    def snapshot_steps(self) -> list[int]:
-        """The training steps after which the deltas are kept, sorted."""
-        return sorted({max(1, round(share * self.rl.steps)) for share in self.store.snapshots})
+    def snapshot_steps(self, steps: int) -> list[int]:
+        """Return the training steps after which the deltas are kept, sorted, of a run with `steps` steps."""
+        return sorted({max(1, round(share * steps)) for share in self.store.snapshots})
 
     def conflict(self, other: Recipe) -> str | None:
         """Describe the first setting in which two recipes measure different things; None if there is no such setting.

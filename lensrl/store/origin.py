@@ -33,12 +33,14 @@ def provenance(
     items: Mapping[Any, str] | None = None,
     notes: Sequence[str] = (),
     checkpoint: Mapping[str, object] | None = None,
+    generation: str | None = None,
 ) -> dict[str, object]:
     """Return the provenance of a result that is made now: time, versions, git state, platform, and the arguments.
 
     `device` names the hardware. `dtypes` gives the dtypes of the master weights and of the computation. `items` gives
     the sha256 of the items of every split (`lensrl.tasks.digest`). `notes` says what loading changed about the base
-    model. `checkpoint` describes the checkpoint that a run was taken from: source, revision, stored dtype.
+    model. `checkpoint` describes the checkpoint that a run was taken from: source, revision, stored dtype. `generation`
+    says how completions were sampled.
     """
     record: dict[str, object] = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -48,7 +50,7 @@ def provenance(
         "device": device,
         "dtypes": dtypes,
     }
-    given = {"items": items, "notes": [*notes], "checkpoint": checkpoint}
+    given = {"items": items, "notes": [*notes], "checkpoint": checkpoint, "generation": generation}
     return record | {name: value for name, value in given.items() if value}
 
 
@@ -89,8 +91,8 @@ def check_items(run: Run, digests: Mapping[str, str]) -> None:
         if recorded != digest:
             raise LensrlError(
                 f"{run.path} was made with other {_items_of(split)} (sha256 {recorded[:12]}) than its recipe gives now "
-                f"({digest[:12]}): a file, a data set or a package has changed; put it back, or give the new items "
-                f"their own study folder with --out"
+                f"({digest[:12]}): a file, a data set, a chat template or a package has changed; put it back, or give "
+                f"the new items their own study folder with --out"
             )
 
 
@@ -166,4 +168,4 @@ def _version(package: str) -> str:
 
 
 def _items_of(split: str) -> str:
-    return split if split.endswith("answers") else f"{split} items"
+    return split if split.endswith(("answers", "prompts")) else f"{split} items"

@@ -15,13 +15,14 @@ def digests_of(split: Split, items: Sequence[Item]) -> dict[str, str]:
     The entry `SPLIT` covers benchmark, id, prompt and reference. The entry `SPLIT answers` covers `judged_by`, and
     exists only if some item has a `judged_by`.
     """
-    found = {split: _sha256([item.benchmark, item.id, item.prompt, item.written] for item in items)}
+    found = {split: sha256_of([item.benchmark, item.id, item.prompt, item.written] for item in items)}
     if any(item.judged_by for item in items):
-        found[f"{split} answers"] = _sha256(item.judged_by for item in items)
+        found[f"{split} answers"] = sha256_of(item.judged_by for item in items)
     return found
 
 
-def _sha256(values: Iterable[object]) -> str:
+def sha256_of(values: Iterable[object]) -> str:
+    """Return the sha256 over one line of JSON per value."""
     digest = hashlib.sha256()
     for value in values:
         digest.update(json.dumps(value).encode() + b"\n")

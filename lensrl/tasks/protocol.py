@@ -4,7 +4,7 @@ A task answers two questions: which problems is the model asked, and how good is
 models, tokenizers or trainers. There are two kinds:
 
 - `Task`: the model writes one completion to a prompt. A completion is the text after the prompt, without the
-  end-of-sequence token.
+  end-of-sequence token. In a chat, it begins with `prompt.assistant_prefix`: it is all that the assistant says.
 - `AgentTask`, a task in turns: the model writes a line, the environment answers, and so on until the episode ends.
 
 A task of your own is a class without arguments in a file beside the recipe, with the methods of one of the two kinds:
@@ -129,6 +129,7 @@ class AgentTask(Protocol):
     """A task in turns. The model reads the prompt of an item before its first action.
 
     A turn of the model ends with a line break or an end of sequence. The action is the text of the turn without them.
+    In a chat, a turn is a message, and the action is its last line (`lensrl.models.prompts.Prompts.action`).
     `max_turns` is the most turns of the model in an episode.
     """
 

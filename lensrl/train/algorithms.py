@@ -12,9 +12,14 @@ probability over the new one. The algorithms differ in A_it and in the average:
     Dr. GRPO  1/(B L)      sum_i sum_t s_it      Liu et al. 2025, arXiv 2503.20783; L = rl.max_completion_tokens
     GiGPO     1/sum_i|o_i| sum_i sum_t s_it      Feng et al. 2025, arXiv 2505.10978
     RLOO      1/B          sum_i sum_t s_it      Ahmadian et al. 2024, arXiv 2402.14740
+    DAPO      1/sum_i|o_i| sum_i sum_t s_it      Yu et al. 2025, arXiv 2503.14476, eq. 8
+    GSPO      1/B  sum_i 1/|o_i| sum_t s_it      Zheng et al. 2025, arXiv 2507.18071, eqs. 5 to 7, with the ratio of
+                                                 the completion in place of rho_it: (prod_t rho_it)^(1/|o_i|)
 
-A recipe makes one update per step, so rho_it is 1: the clip never acts, and the gradient of s_it (without the KL) is
-A_it grad log p(token).
+With one update per step, the default, rho_it is 1: the clip never acts, and the gradient of s_it (without the KL) is
+A_it grad log p(token). With `rl.updates_per_rollout` above 1, the completions of a step are divided into mini-batches,
+and B and the sums are over a mini-batch. An exception is 1/sum_i|o_i|: TRL divides by the tokens of the whole step over
+the number of updates, which is the mean over mini-batches of their tokens. `rl.clip_high` is the clip above 1.
 
 *Dr. GRPO* removes the division by the length, which makes a long wrong answer cost less per token than a short one. L
 is a constant, as in the paper, and not the longest completion of the batch. So `max_completion_tokens` scales the loss:
@@ -31,6 +36,9 @@ completion's log-probability is the sum over its tokens. There is no division by
 - Here the clip is per token, in RLOOTrainer per completion, and the paper has none. At rho = 1 the gradients agree.
 - With `kl_beta` above 0, KL_it is part of the loss, as in GRPO. The paper and RLOOTrainer subtract it from the reward.
 - In a task in turns, a completion is an episode, and its log-probability sums over the tokens that the model wrote.
+
+*DAPO* gives every token of a step the same weight, so a long completion counts more than a short one. Advantages are
+GRPO's. *GSPO* clips whole completions. On-policy its gradient is GRPO's.
 
 For groups of n, RLOO's gradient is L n/(n - 1) times Dr. GRPO's. Adam removes this factor (beside its epsilon), so the
 two differ where `max_grad_norm` clips.
@@ -62,12 +70,15 @@ class Algorithm:
     table of `rl` as keywords. Without `in_turns` it is `advantages(rewards, group)`, one value per completion. With
     `in_turns` it is `advantages(rewards, trajectory, group, anchor)`, one value per turn, and the task must be one in
     turns. An algorithm without `in_turns` trains such a task on the rewards of whole episodes.
+
+    `ratio` is TRL's `importance_sampling_level`: a ratio per token, or one per completion (`sequence`).
     """
 
     loss_type: str
     scale_rewards: Literal["group", "none"]
     advantages: Callable[..., np.ndarray] | None = None
     in_turns: bool = False
+    ratio: Literal["token", "sequence"] = "token"
 
 
 def _gigpo_total(*turns: Any, **settings: Any) -> Float64[np.ndarray, "turn"]:
@@ -79,12 +90,23 @@ ALGORITHMS = {  # the names are those of `rl.algorithm`
     "dr_grpo": Algorithm("dr_grpo", "none"),
     "gigpo": Algorithm("dapo", "none", _gigpo_total, in_turns=True),  # TRL's name for the mean over a step's tokens
     "rloo": Algorithm("luspo", "none", rloo_advantages),  # TRL's name for the mean over completions of the token sums
+    "dapo": Algorithm("dapo", "group"),
+    "gspo": Algorithm("grpo", "group", ratio="sequence"),
 }
 
 
 def check_algorithm(recipe: Recipe, task: Task | AgentTask) -> None:
-    """Raise RecipeError when the algorithm needs a task in turns and the task is not one."""
+    """Raise RecipeError when a setting of `rl` does not fit the task.
+
+    These are an algorithm that needs a task in turns, and `mask_truncated` in a task in turns: TRL takes a completion
+    for truncated if it has no end of sequence, and an episode may end without one.
+    """
     name = recipe.rl.algorithm
+    if recipe.rl.mask_truncated and isinstance(task, AgentTask):
+        raise RecipeError(
+            f"rl.mask_truncated is for tasks with one completion per prompt, and {recipe.task.name} is in turns; leave "
+            f"it out"
+        )
     if ALGORITHMS[name].in_turns and not isinstance(task, AgentTask):
         others = ", ".join(other for other, algorithm in ALGORITHMS.items() if not algorithm.in_turns)
         raise RecipeError(

@@ -18,7 +18,7 @@ def is_finite(model: PreTrainedModel, base: Base, items: Sequence[Item]) -> bool
     """Return whether the weights are finite, and the logits on the prompts and references of `items`."""
     if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
         return False
-    teacher = references(base.tokenizer, items).to(model.device)
+    teacher = references(base.prompts, items).to(model.device)
     return bool(torch.isfinite(model(input_ids=teacher.ids, attention_mask=teacher.mask).logits).all())
 
 
@@ -29,8 +29,8 @@ def check_frozen(model: PreTrainedModel, base: Base, layers: list[int] | None, c
     """
     for name, parameter in model.named_parameters():
         if not base.blocks.trains(name, layers, component):
-            # As integers: 0.0 and -0.0 differ in a bit, and NaN equals itself.
-            before, after = base.weights[name], parameter.detach().cpu()
+            # As integers: 0.0 and -0.0 differ in a bit, and NaN equals itself. A bf16 number has one fp32 number.
+            before, after = base.weights[name], parameter.detach().cpu().float()
             if not torch.equal(before.view(torch.int32), after.view(torch.int32)):
                 part = "" if component == "block" else f" ({component})"
                 raise RuntimeError(f"{name} changed although only layers {layers}{part} were trained")

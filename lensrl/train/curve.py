@@ -9,28 +9,31 @@ from jaxtyping import Float64
 
 from lensrl.recipe.layers import OUTSIDE
 
-TURN_FIELDS = ("turns", "anchor_group_size", "shared_anchor_share")
+OPTIONAL_FIELDS = ("turns", "anchor_group_size", "shared_anchor_share", "clipped_share", "sampler_mismatch")
 
 
 @dataclass
 class TrainingCurve:
-    """A training curve: one list entry per optimiser step.
+    """A training curve: one list entry per step, which is a rollout and its updates.
 
     - `reward_mean`, `reward_std`: over the step's completions.
-    - `loss`: as TRL logs it.
-    - `grad_norm`: before clipping. `layer_grad_norm`: the same for each layer. `outside_grad_norm`: the same for embed,
-      final_norm and lm_head.
+    - `loss`: as TRL logs it, mean over the step's updates.
+    - `grad_norm`: before clipping, root mean square over the updates. `layer_grad_norm`: the same for each layer.
+      `outside_grad_norm`: the same for embed, final_norm and lm_head.
     - `completion_length`: mean, in tokens.
     - `truncated_share`: share of completions that met the length limit; in a task in turns, share of episodes that ran
       out of turns.
     - `zero_spread_share`: share of groups whose rewards are all equal (such a group teaches nothing).
     - `step_time`: in seconds. `peak_memory`: in bytes, of the GPU where there is one, else of the process.
 
-    Three more are empty, and not stored, where they do not apply:
+    Five more are empty, and not stored, where they do not apply:
 
     - `turns`: mean turns per episode, in a task in turns.
     - `anchor_group_size`: mean number of turns taken in one state, under GiGPO.
     - `shared_anchor_share`: share of turns whose state another turn of the group shares, under GiGPO.
+    - `clipped_share`: share of tokens (under GSPO, of completions) outside the clip, mean over the step's updates, with
+      several updates per rollout. TRL's `clip_ratio/region_mean`.
+    - `sampler_mismatch`: mean over tokens of |log p of the sampler - log p of the trainer|, in nats.
     """
 
     n_layers: int
@@ -48,6 +51,8 @@ class TrainingCurve:
     turns: list[float] = field(default_factory=list)
     anchor_group_size: list[float] = field(default_factory=list)
     shared_anchor_share: list[float] = field(default_factory=list)
+    clipped_share: list[float] = field(default_factory=list)
+    sampler_mismatch: list[float] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.reward_mean)
@@ -60,5 +65,5 @@ class TrainingCurve:
             if name in widths
             else np.array(values, np.float64)
             for name, values in vars(self).items()
-            if name != "n_layers" and (values or name not in TURN_FIELDS)
+            if name != "n_layers" and (values or name not in OPTIONAL_FIELDS)
         }

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lensrl.errors import LensrlError, StoreError
-from lensrl.recipe import Recipe, parse_recipe
+from lensrl.recipe import Recipe, parse_kept_recipe
 from lensrl.recipe.runs import BASE, RunSpec, set_run
 from lensrl.store.names import run_path
 from lensrl.store.origin import check_items
@@ -62,7 +62,7 @@ def is_made(job: Job) -> bool:
             raise StoreError(f"{path} holds the run {run.name} with seed {run.seed}; move it away and run again")
         if run.fingerprint != job.fingerprint:
             raise StoreError(f"{path} was made from another base model than {BASE}.h5; move it away and run again")
-        conflict = run_recipe(job).conflict(parse_recipe(run.recipe, f"the recipe of {path}"))
+        conflict = run_recipe(job).conflict(parse_kept_recipe(run.recipe, f"the recipe of {path}"))
         if conflict is not None:
             raise StoreError(
                 f"{path} was made with another recipe ({conflict}); move it away and run again, or choose another "

@@ -29,17 +29,26 @@ class Collapsed(Exception):
 
 
 class Recorder:
-    """Fills a TrainingCurve: after sampling, before clipping, and at the end of each step."""
+    """Fills a TrainingCurve: after sampling, before the gradient is clipped, and at the end of each update.
 
-    def __init__(self, blocks: Blocks, *, group_size: int) -> None:
+    A step has one rollout and `updates` updates, and one row in the curve.
+    """
+
+    def __init__(self, blocks: Blocks, *, group_size: int, updates: int = 1) -> None:
         self.curve = TrainingCurve(blocks.n_layers)
         self._blocks = blocks
         self._group_size = group_size
+        self._updates = updates
+        self._squares: list[dict[int | str, float]] = []  # of the gradients of the step's updates so far, by part
+        self._losses: list[float] = []  # of the step's updates so far
+        self._clipped: list[float] = []
         self._step_started = time.perf_counter()
+        self._mismatch = torch.zeros(2, dtype=torch.float64)  # of the step so far: sum, and number of tokens
 
     def step_begins(self) -> None:
         """Start the clock of a step, and the measurement of its peak memory."""
         self._step_started = time.perf_counter()
+        self._mismatch.zero_()
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
 
@@ -68,8 +77,14 @@ class Recorder:
         self.curve.anchor_group_size.append(len(anchor) / len(sizes))
         self.curve.shared_anchor_share.append(sum(n for n in sizes.values() if n > 1) / len(anchor))
 
+    def record_mismatch(self, difference: torch.Tensor, mask: torch.Tensor) -> None:
+        """Add the differences |log p of the sampler - log p of the trainer|, (row, token), of a micro-batch."""
+        self._mismatch += torch.stack([(difference * mask).sum(), mask.sum().to(difference)]).double().cpu()
+
     def record_gradients(self, model: torch.nn.Module) -> None:
         """Record the gradient norms before clipping, of every layer and of the parts outside the layers.
+
+        The row of a step with several updates holds the root of the mean square over them.
 
         Raises Diverged for a norm that is not finite, before the optimiser uses the gradient.
         """
@@ -80,21 +95,37 @@ class Recorder:
                 squares[part] = (
                     squares.get(part, torch.zeros((), device=parameter.device)) + parameter.grad.square().sum()
                 )
-        norms = {part: float(square) ** 0.5 for part, square in squares.items()}
-        self.curve.layer_grad_norm.append([norms.get(layer, 0.0) for layer in range(self._blocks.n_layers)])
-        self.curve.outside_grad_norm.append([norms.get(part, 0.0) for part in OUTSIDE])
+        # One row a step: a later update of the same step replaces the row.
+        curve = self.curve
+        if self._squares:
+            for column in (curve.layer_grad_norm, curve.outside_grad_norm, curve.grad_norm):
+                column.pop()
+        self._squares.append({part: float(square) for part, square in squares.items()})
+        norms = {part: _mean([update[part] for update in self._squares]) ** 0.5 for part in squares}
+        curve.layer_grad_norm.append([norms.get(layer, 0.0) for layer in range(self._blocks.n_layers)])
+        curve.outside_grad_norm.append([norms.get(part, 0.0) for part in OUTSIDE])
         total = sum(norm**2 for norm in norms.values()) ** 0.5
-        self.curve.grad_norm.append(total)
+        curve.grad_norm.append(total)
         if not np.isfinite(total):
             raise Diverged(f"the gradient is not finite at step {len(self.curve.grad_norm)}")
 
-    def step_ends(self, loss: float) -> None:
-        """Record the end of a step.
+    def update_ends(self, loss: float, *, clipped_share: float = 0.0) -> bool:
+        """Record the end of an update, and of the step after its last update. Returns whether the step has ended.
 
         Raises Collapsed when the recent reward is far below the reward at the start.
         """
+        self._losses.append(loss)
+        self._clipped.append(clipped_share)
+        if len(self._losses) < self._updates:
+            return False
         curve = self.curve
-        curve.loss.append(loss)
+        curve.loss.append(_mean(self._losses))
+        if self._updates > 1:  # with one update, the policy is the sampled policy, and nothing is clipped
+            curve.clipped_share.append(_mean(self._clipped))
+        total, tokens = self._mismatch.tolist()
+        if tokens:
+            curve.sampler_mismatch.append(total / tokens)
+        self._squares, self._losses, self._clipped = [], [], []
         curve.step_time.append(time.perf_counter() - self._step_started)
         curve.peak_memory.append(
             float(torch.cuda.max_memory_allocated())
@@ -104,6 +135,7 @@ class Recorder:
         if len(curve) >= 2 * COLLAPSE_WINDOW:
             rewards = np.array(curve.reward_mean)
             self._check_reward(first=rewards[:COLLAPSE_WINDOW], last=rewards[-COLLAPSE_WINDOW:])
+        return True
 
     def _check_reward(self, *, first: Float64[np.ndarray, " step"], last: Float64[np.ndarray, " step"]) -> None:
         """Raise Collapsed when the mean of `last` is under half the mean of `first`, by more than 3 standard errors.
@@ -121,3 +153,7 @@ class Recorder:
                 f"the mean reward of steps {step - COLLAPSE_WINDOW + 1} to {step} is {now:.3f}, "
                 f"under half of the {at_start:.3f} of the first {COLLAPSE_WINDOW}"
             )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -26,6 +26,7 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 
 from lensrl.models.base import Base
 from lensrl.models.blocks import train_only
+from lensrl.models.precision import inexact, lower_frozen
 from lensrl.recipe import Recipe, Trained
 from lensrl.tasks import AgentTask, Task
 from lensrl.train.algorithms import ALGORITHMS
@@ -33,6 +34,7 @@ from lensrl.train.checks import check_frozen, is_finite
 from lensrl.train.curve import TrainingCurve
 from lensrl.train.job import check_alone
 from lensrl.train.recorder import Collapsed, Diverged, Recorder
+from lensrl.train.reference import BaseInPlace, stop_backward
 from lensrl.train.sampling import Completions, Episodes, Sampling
 from lensrl.train.snapshots import Snapshots
 
@@ -78,12 +80,17 @@ def train(
     check_alone()
     # A copy of the base in which exactly the chosen parameters have gradients.
     chosen = None if layers is None else sorted(layers)
-    model = base.fresh(device=device)
+    model = base.fresh()
     train_only(model, base.blocks, chosen, component)
+    if frozen_in_bf16(base, recipe, device):
+        lower_frozen(model)
+    model.to(device)  # pyright: ignore[reportArgumentType]
     count_positions(model)
-    recorder = Recorder(base.blocks, group_size=recipe.rl.completions_per_prompt)
+    if chosen:
+        stop_backward(model.get_submodule(f"{base.blocks.prefix}.{chosen[0]}"))
+    recorder = Recorder(base.blocks, group_size=recipe.rl.completions_per_prompt, updates=recipe.rl.updates_per_rollout)
     sampling_kind = Episodes if isinstance(task, AgentTask) else Completions
-    sampling = sampling_kind(task, recipe, model, base.tokenizer, recorder)  # pyright: ignore[reportArgumentType]
+    sampling = sampling_kind(task, recipe, model, base.prompts, recorder, seed=seed)  # pyright: ignore[reportArgumentType]
 
     # Training itself. TRL needs a folder even where it saves nothing.
     status, reason = "completed", ""
@@ -99,7 +106,7 @@ def train(
         )
         trainer.remove_callback(PrinterCallback)
         trainer.remove_callback(ProgressCallback)
-        trainer.add_callback(_StepCallback(recorder, on_step, snapshots))
+        trainer.add_callback(_StepCallback(recorder, on_step, snapshots, recipe.rl.updates_per_rollout))
         try:
             trainer.train()
         except Collapsed as error:
@@ -108,51 +115,67 @@ def train(
             status, reason = "diverged", str(error)
 
     # Checks, because a study compares runs only if each trained for its whole budget and moved nothing else.
-    if status == "completed" and len(recorder.curve) != recipe.rl.steps:
-        raise RuntimeError(f"training ended after {len(recorder.curve)} of {recipe.rl.steps} steps")
+    steps = recipe.rl.steps_on(len(task.items("train")))
+    if status == "completed" and len(recorder.curve) != steps:
+        raise RuntimeError(f"training ended after {len(recorder.curve)} of {steps} steps")
     check_frozen(model, base, chosen, component)
     if status == "completed" and not is_finite(model, base, task.items("train")[:8]):
         status, reason = "diverged", f"the weights or logits are not finite after step {len(recorder.curve)}"
     return Training(model, status, reason, recorder.curve)
 
 
-def grpo_config(recipe: Recipe, *, seed: int, device: str, output_dir: str) -> GRPOConfig:
-    """Return TRL's settings for a recipe: the published algorithm, on-policy, at a constant learning rate.
+def frozen_in_bf16(base: Base, recipe: Recipe, device: str) -> bool:
+    """Return whether frozen matrices are stored in bf16: where the recipe says so, or a GPU trains a bf16 base."""
+    asked = recipe.rl.frozen_dtype
+    return asked == "bfloat16" if asked is not None else device == "cuda" and inexact(base.weights) is None
 
-    TRL saves and reports nothing.
+
+def compute_dtype(recipe: Recipe, device: str) -> str:
+    """Return the type of training and sampling: `bfloat16` on a GPU, and where frozen weights are in it."""
+    return "bfloat16" if device == "cuda" or recipe.rl.frozen_dtype == "bfloat16" else "float32"
+
+
+def grpo_config(recipe: Recipe, *, seed: int, device: str, output_dir: str) -> GRPOConfig:
+    """Return TRL's settings for a recipe: the published algorithm, and nothing left to TRL's defaults.
+
+    A step of TRL is an update here. TRL saves and reports nothing.
     """
     rl = recipe.rl
-    completions = rl.prompts_per_step * rl.completions_per_prompt
-    micro_batch = rl.micro_batch or completions
+    updates = rl.updates_per_rollout
+    micro_batch = rl.micro_batch or rl.completions_per_update
+    micro_batches = rl.completions_per_update // micro_batch  # of an update
     algorithm = ALGORITHMS[rl.algorithm]
     return GRPOConfig(
         output_dir=output_dir,
         loss_type=algorithm.loss_type,
         scale_rewards=algorithm.scale_rewards,
-        importance_sampling_level="token",
+        importance_sampling_level=algorithm.ratio,
         beta=rl.kl_beta,
         use_bias_correction_kl=False,
         epsilon=rl.clip,
+        epsilon_high=rl.clip_high,
         num_iterations=1,
-        max_steps=rl.steps,
+        max_steps=-1 if rl.steps is None else rl.steps * updates,
+        num_train_epochs=rl.epochs or 1,  # read where max_steps is -1
         per_device_train_batch_size=micro_batch,
-        gradient_accumulation_steps=completions // micro_batch,
+        gradient_accumulation_steps=micro_batches,
+        steps_per_generation=micro_batches * updates,
         num_generations=rl.completions_per_prompt,
         max_completion_length=rl.max_completion_tokens,
-        mask_truncated_completions=False,
+        mask_truncated_completions=rl.mask_truncated,
         temperature=rl.temperature,
-        top_p=1.0,
-        top_k=0,
+        top_p=rl.top_p,
+        top_k=rl.top_k,
         # Broken weights must reach the recorder as a gradient. Otherwise the sampler fails, on CUDA beyond recovery.
         generation_kwargs={"remove_invalid_values": True},
         learning_rate=rl.learning_rate,
-        lr_scheduler_type="constant",
-        warmup_steps=0,
+        lr_scheduler_type=rl.lr_scheduler_type,
+        warmup_steps=rl.warmup_steps if rl.warmup_steps < 1 else round(rl.warmup_steps) * updates,
         weight_decay=rl.weight_decay,
         max_grad_norm=rl.max_grad_norm,
         optim="adamw_torch",
-        activation_checkpointing=rl.gradient_checkpointing,
-        bf16=device == "cuda",
+        gradient_checkpointing=rl.gradient_checkpointing,
+        bf16=compute_dtype(recipe, device) == "bfloat16",
         use_cpu=device == "cpu",
         seed=seed,
         data_seed=seed,
@@ -174,8 +197,9 @@ def grpo_config(recipe: Recipe, *, seed: int, device: str, output_dir: str) -> G
 class Trainer(GRPOTrainer):
     """A GRPOTrainer with prompts, rewards and advantages from `sampling`, and gradients shown to a recorder.
 
-    The recorder sees the gradients before they are clipped. The parameters in `boosted` learn at `factor` times the
-    learning rate; the other settings of their parameter group stay the same.
+    The recorder sees the gradients before they are clipped, and by how much the log-probabilities of the sampler and of
+    the trainer differ. The reference of the KL term is the base in the trained model (`lensrl.train.reference`). The
+    parameters in `boosted` learn at `factor` times the learning rate; the other settings of their group stay the same.
     """
 
     def __init__(
@@ -185,16 +209,22 @@ class Trainer(GRPOTrainer):
         recorder: Recorder,
         boosted: Sequence[torch.nn.Parameter] = (),
         factor: float = 1.0,
+        model: PreTrainedModel,
+        args: GRPOConfig,
         **arguments: Any,
     ) -> None:
+        beta, args.beta = args.beta, 0.0  # else TRL would load a second model as the reference
         super().__init__(
+            model=model,
+            args=args,
             reward_funcs=sampling.reward,  # pyright: ignore[reportArgumentType]
             train_dataset=sampling.prompts(),
             rollout_func=sampling.rollout_func,
             **arguments,
         )
-        if self.ref_model is not None:  # the KL term's reference, which TRL loads itself
-            count_positions(self.accelerator.unwrap_model(self.ref_model))
+        self.beta = args.beta = beta
+        self.ref_model = BaseInPlace(model) if beta else None  # pyright: ignore[reportAttributeAccessIssue]
+        self._logprobs: torch.Tensor | None = None  # the trainer's, of the latest micro-batch
         self._sampling = sampling
         self._recorder = recorder
         self._boosted_ids = {id(parameter) for parameter in boosted}
@@ -212,6 +242,10 @@ class Trainer(GRPOTrainer):
         ]
         return optimizer
 
+    def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        """Tokenise prompts as in scoring. TRL would put a second start of sequence before a chat template's own."""
+        return [self._sampling.tokens(prompt) for prompt in prompts], None, {}
+
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """Replace TRL's advantages. TRL has no hook for them, and accepts the shapes (row,) and (row, token)."""
         output = super()._generate_and_score_completions(inputs)
@@ -222,30 +256,53 @@ class Trainer(GRPOTrainer):
             output["advantages"] = advantages.to(output["advantages"])
         return output
 
+    def _get_per_token_logps_and_entropies(self, model: Any, *given: Any, **named: Any) -> Any:
+        if isinstance(model, BaseInPlace):
+            with model.put_back():
+                return super()._get_per_token_logps_and_entropies(self.model, *given, **named)
+        found = super()._get_per_token_logps_and_entropies(model, *given, **named)
+        self._logprobs = found[0].detach()
+        return found
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        loss = super()._compute_loss(model, inputs)
+        sampled = inputs.get("sampling_per_token_logps")
+        if sampled is not None and self._logprobs is not None:
+            # Where a step makes several updates, TRL keeps the log-probabilities from before the first of them.
+            before = inputs.get("old_per_token_logps", self._logprobs)
+            mask = inputs["completion_mask"] * inputs.get("tool_mask", 1)
+            self._recorder.record_mismatch((sampled - before).abs(), mask)
+        return loss
+
     def _clip_grad_norm(self, model: torch.nn.Module) -> torch.Tensor | None:
         self._recorder.record_gradients(self.accelerator.unwrap_model(model))
         return super()._clip_grad_norm(model)
 
 
 class _StepCallback(TrainerCallback):
-    """Tells the recorder, `on_step` and the snapshots where a step begins and ends."""
+    """Tells the recorder, `on_step` and the snapshots where a step begins and ends. A step of TRL is an update."""
 
-    def __init__(self, recorder: Recorder, on_step: OnStep | None, snapshots: Snapshots | None) -> None:
+    def __init__(
+        self, recorder: Recorder, on_step: OnStep | None, snapshots: Snapshots | None, updates_per_rollout: int
+    ) -> None:
+        self._updates = updates_per_rollout
         self._recorder = recorder
         self._on_step = on_step
         self._snapshots = snapshots
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._recorder.step_begins()
+        if state.global_step % self._updates == 0:
+            self._recorder.step_begins()
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        if self._snapshots is not None:
-            self._snapshots.keep(state.global_step, model)
+        step, updates = divmod(state.global_step, self._updates)
+        if self._snapshots is not None and updates == 0:
+            self._snapshots.keep(step, model)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if logs and "loss" in logs:  # the summary at the end of training has none
-            self._recorder.step_ends(float(logs["loss"]))
-            if self._on_step is not None:
+            whole = self._recorder.update_ends(float(logs["loss"]), clipped_share=float(logs["clip_ratio/region_mean"]))
+            if whole and self._on_step is not None:
                 self._on_step(self._recorder.curve)
 
 

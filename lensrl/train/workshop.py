@@ -12,12 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from lensrl.errors import LensrlError
 from lensrl.models.base import Base, load_base, pick_device
 from lensrl.models.bridge import capture, probe_set
 from lensrl.models.evaluate import evaluate
-from lensrl.models.generation import learned_positions, token_ids
+from lensrl.models.generation import learned_positions, pad_id
+from lensrl.models.histories import drops_ended
+from lensrl.models.precision import inexact
+from lensrl.models.sampler import CARRIED
 from lensrl.recipe import Checkpoint, HarnessTask, Recipe
 from lensrl.recipe.runs import BASE, RunSpec, trains
 from lensrl.recipe.task_tables import has_training
@@ -29,7 +33,6 @@ from lensrl.store.origin import check_base, check_items, provenance
 from lensrl.store.run import Run
 from lensrl.store.write import Header, Scores, write_run
 from lensrl.tasks import AgentTask, Item, Task, Texts, evaluation_items, load_task
-from lensrl.tasks.digest import digests_of
 from lensrl.tasks.harness import Harness
 from lensrl.train.adopt import open_checkpoint, record_of
 from lensrl.train.algorithms import check_algorithm
@@ -38,7 +41,7 @@ from lensrl.train.curve import TrainingCurve
 from lensrl.train.disk import RunBytes, run_bytes
 from lensrl.train.job import Job, run_recipe
 from lensrl.train.snapshots import Snapshots
-from lensrl.train.trainer import train
+from lensrl.train.trainer import compute_dtype, frozen_in_bf16, train
 from lensrl.train.watch import Watcher
 
 
@@ -55,21 +58,23 @@ class Workshop:
         self.probed = self.items
         if not isinstance(self.task, Texts):
             self.probed = probe_items(self.items, recipe.store.probe_items)
-        self.digests = digests_of("test", self.items)
-        if has_training(recipe.task):
-            self.digests |= digests_of("train", self.task.items("train"))
         # Scores that were made elsewhere are paired now, before any model is loaded.
         self.harness = Harness(recipe.task) if isinstance(recipe.task, HarnessTask) else None
         if self.harness is not None:
-            self.digests["scored"] = self.harness.base.digest
             for checkpoint in (c for run in recipe.checkpoints.values() for c in run.seeds.values()):
                 self.harness.read(checkpoint.scores)
-        self.base = load_base(recipe.model)
+        self.base = load_base(recipe.model, recipe.prompt)
+        self.digests = self.base.prompts.digests("test", self.items)
+        if has_training(recipe.task):
+            self.digests |= self.base.prompts.digests("train", self.task.items("train"))
+        if self.harness is not None:
+            self.digests["scored"] = self.harness.base.digest
         # A study of checkpoints alone needs no settings of rl.
         if trains(recipe, self.base.blocks.n_layers) and not isinstance(self.task, Texts):
             check_algorithm(recipe, self.task)
             check_enough(self.task, recipe)
             check_checkpointing(self.base, recipe)
+            check_frozen_dtype(self.base, recipe)
         check_fits(self.base, self.task, self.items, recipe)
         self.device = pick_device()
         self.parameters = parameter_table(self.base)
@@ -79,6 +84,9 @@ class Workshop:
     def notes(self) -> list[str]:
         """What loading changed about the base's folder, and which texts are left out, in one line each."""
         notes = [f"{self.recipe.model}: {line}" for line in self.base.notes]
+        samples = not isinstance(self.task, Texts) and self.recipe.generation == "pieces"
+        if samples and not drops_ended(self.base.model, pad_id(self.base.tokenizer)):
+            notes.append(f"{self.recipe.model}: {CARRIED}")
         given = len(self.task.items("test"))
         if isinstance(self.task, Texts) and given > len(self.items):
             notes.append(f"the first {len(self.items)} of {given} texts are used (evaluation.items)")
@@ -96,16 +104,21 @@ class Workshop:
 
     def bytes_of(self, spec: RunSpec) -> RunBytes:
         """Return the bytes that a run will take on the disk, at most: compression makes a file smaller."""
-        in_run, tokens = self.base.blocks.trains, len(probe_set(self.base.tokenizer, self.probed).token_id)
+        in_run, tokens = self.base.blocks.trains, len(probe_set(self.base.prompts, self.probed).token_id)
         sizes = (p.size for p in self.parameters if in_run(p.name, spec.layers, spec.component))
-        kept = set(self.recipe.snapshot_steps) - {self.recipe.rl.steps}
-        snapshots = len(kept) if spec.checkpoint is None else max(0, len(spec.checkpoint.snapshots) - 1)
+        if spec.checkpoint is not None:
+            snapshots = max(0, len(spec.checkpoint.snapshots) - 1)
+        elif spec.name == BASE or isinstance(self.task, Texts):
+            snapshots = 0
+        else:
+            steps = self.recipe.rl.steps_on(len(self.task.items("train")))
+            snapshots = len({*self.recipe.snapshot_steps(steps)} - {steps})
         return run_bytes(
             0 if spec.name == BASE else sum(sizes),
             layers=self.base.blocks.n_layers,
             width=self.base.model.config.get_text_config().hidden_size,
             tokens=tokens,
-            snapshots=0 if spec.name == BASE else snapshots,
+            snapshots=snapshots,
         )
 
     def check_same(self, run: Run) -> None:
@@ -161,24 +174,23 @@ class Workshop:
         watcher.scoring(job.spec)
         tell(job.path, "scoring")
         base = self.base
-        # Activations and scores each take a fresh copy: TransformerLens changes its model's attention in place.
-        activations = capture(
-            base.fresh(weights, device=self.device), base.tokenizer, self.probed, base.blocks.n_layers
-        )  # fmt: skip
+        # Scores before activations: TransformerLens changes the attention of its model in place.
+        model = base.fresh(weights, device=self.device)
+        scores = self._scores(job, model)
+        activations = capture(model, base.prompts, self.probed, base.blocks.n_layers)
         write_run(
             path,
             self._header(job, status=status, reason=reason, snapshots=snapshot_steps, checkpoint=checkpoint),
             self.parameters, self.before,
             after=None if weights is None else {name: w.numpy() for name, w in weights.items()}, snapshots=snapshots,
-            training=training, scores=self._scores(job, weights), probe=probe_set(base.tokenizer, self.probed),
+            training=training, scores=scores, probe=probe_set(base.prompts, self.probed),
             activations=activations,
         )  # fmt: skip
 
-    def _scores(self, job: Job, weights: Mapping[str, torch.Tensor] | None) -> Scores:
+    def _scores(self, job: Job, model: PreTrainedModel) -> Scores:
         """Score a model on the held-out items, or take the scores that were made elsewhere."""
         if self.harness is None:
-            model = self.base.fresh(weights, device=self.device)
-            return evaluate(model, self.base.tokenizer, self.task, self.items, job.recipe)
+            return evaluate(model, self.base.prompts, self.task, self.items, job.recipe)
         made = job.spec.checkpoint
         found = self.harness.base if made is None else self.harness.read(made.scores)
         return Scores(item=found.item, benchmark=found.benchmark, score=found.score[:, None].astype(np.float32))
@@ -200,12 +212,13 @@ class Workshop:
         """Train a run, and write its file at `path`."""
         assert not isinstance(self.task, Texts)  # `plan` has no run to train without training items
         spec, recipe = job.spec, run_recipe(job)
+        steps = recipe.rl.steps_on(len(self.task.items("train")))
 
         def on_step(curve: TrainingCurve) -> None:
             watcher.stepped(spec, curve)
-            tell(job.path, f"step {len(curve)}/{recipe.rl.steps}, reward {curve.reward_mean[-1]:.3f}")
+            tell(job.path, f"step {len(curve)}/{steps}, reward {curve.reward_mean[-1]:.3f}")
 
-        snapshots = Snapshots(scratch_folder(path), set(recipe.snapshot_steps) - {recipe.rl.steps})
+        snapshots = Snapshots(scratch_folder(path), {*recipe.snapshot_steps(steps)} - {steps})
         training = train(
             self.base, self.task, recipe, layers=spec.layers, component=spec.component, boost=spec.boost,
             factor=spec.factor, seed=spec.seed, device=self.device,
@@ -217,8 +230,8 @@ class Workshop:
             write_run(path, header, self.parameters, self.before, training=curve.arrays())
             return
         kept = snapshots.weights(self.before)
-        ended = {len(curve)} & set(recipe.snapshot_steps)
-        weights = {name: p.detach().cpu() for name, p in training.model.named_parameters()}
+        ended = {len(curve)} & {*recipe.snapshot_steps(steps)}
+        weights = {name: p.detach().cpu().float() for name, p in training.model.named_parameters()}
         del training  # on a GPU the trained model would stand beside its copies
         self.keep(
             job, path, weights, watcher, status=status, reason=reason, training=curve.arrays(), snapshots=kept,
@@ -236,10 +249,13 @@ class Workshop:
     ) -> Header:
         spec, n_layers = job.spec, self.base.blocks.n_layers
         # What was computed in which type, and where: numbers of two machines may differ in their last digits.
-        compute = "bfloat16" if self.device == "cuda" else "float32"
-        sampled = {"training and sampling" if checkpoint is None else "sampling": compute}
-        if isinstance(self.task, Texts):
-            sampled = {}
+        dtypes = {"masters": "float32"}
+        if checkpoint is None and spec.name != BASE:
+            frozen = "bfloat16" if frozen_in_bf16(self.base, self.recipe, self.device) else "float32"
+            dtypes |= {"frozen": frozen, "training and its sampling": compute_dtype(self.recipe, self.device)}
+        if not isinstance(self.task, Texts):
+            dtypes["scoring"] = "bfloat16" if self.device == "cuda" else "float32"
+        dtypes["log-probabilities and activations"] = "float32"
         hardware = torch.cuda.get_device_name() if self.device == "cuda" else f"cpu {platform.machine()}"
         return Header(
             study=job.folder.resolve().name,
@@ -258,13 +274,10 @@ class Workshop:
             also=spec.allow,
             provenance=provenance(
                 device=hardware,
-                dtypes={
-                    "masters": "float32",
-                    **sampled,
-                    "log-probabilities and activations": "float32",
-                },
+                dtypes=dtypes,
                 items=self.digests,
                 notes=self.base.notes,
+                generation=None if isinstance(self.task, Texts) else self.recipe.generation,
                 checkpoint=checkpoint,
             ),
         )
@@ -289,12 +302,22 @@ def check_checkpointing(base: Base, recipe: Recipe) -> None:
         )
 
 
+def check_frozen_dtype(base: Base, recipe: Recipe) -> None:
+    """Raise LensrlError where frozen weights would be rounded: bfloat16 is asked for, and the base is in fp32."""
+    first = inexact(base.weights) if recipe.rl.frozen_dtype == "bfloat16" else None
+    if first is not None:
+        raise LensrlError(
+            f"rl.frozen_dtype = 'bfloat16' would round {first} of {recipe.model}, and frozen weights stay as they are; "
+            f"set rl.frozen_dtype = 'float32', or give a base that is stored in bfloat16"
+        )
+
+
 def check_fits(base: Base, task: Task | AgentTask | Texts, scored: Sequence[Item], recipe: Recipe) -> None:
     """Raise LensrlError when a prompt with its completion or reference outgrows a model's table of positions."""
     limit = learned_positions(base.model)
     if limit is None:
         return
-    length = {item: len(token_ids(base.tokenizer, item.prompt)) for item in [*task.items("train"), *scored]}
+    length = {item: len(base.prompts.ids(item)) for item in [*task.items("train"), *scored]}
     longest = max(length.values())
     tokens = 0 if isinstance(task, Texts) else max(recipe.rl.max_completion_tokens, recipe.evaluation_tokens)
     if longest + tokens > limit:
@@ -302,7 +325,7 @@ def check_fits(base: Base, task: Task | AgentTask | Texts, scored: Sequence[Item
             f"{recipe.model} has {limit} positions, fewer than the {longest} of the longest prompt and the {tokens} "
             f"of a completion; choose shorter items, or a smaller max_completion_tokens"
         )
-    forced = max(length[i] + sum(len(token_ids(base.tokenizer, piece)) for piece in i.written) + 1 for i in scored)
+    forced = max(len(base.prompts.forced(item)[0]) for item in scored)
     if forced > limit:
         raise LensrlError(
             f"{recipe.model} has {limit} positions, fewer than the {forced} of a prompt with its reference, whose "

@@ -92,13 +92,13 @@ def test_the_bypass_column_is_what_a_model_without_the_block_scores(base: Base, 
         del model.get_submodule("model.layers")[layer]  # pyright: ignore[reportIndexIssue]
         model.config.num_hidden_layers -= 1
         model.config.use_cache = False
-        without = reference_logprobs(model, base.tokenizer, items, batch=16).mean(dtype=np.float64)
+        without = reference_logprobs(model, base.prompts, items, batch=16).mean(dtype=np.float64)
         assert table.loc[layer, "bypass_logprob"] == pytest.approx(stored - without, abs=1e-5)
 
 
 def test_the_gradient_is_the_slope_along_any_direction(base: Base) -> None:
     model = base.fresh().double()  # pyright: ignore[reportCallIssue]
-    gradients = metric_gradients(model, base.blocks, base.tokenizer, UNEVEN, batch=2)
+    gradients = metric_gradients(model, base.blocks, base.prompts, UNEVEN, batch=2)
     assert {base.blocks.part(name) for name in gradients} == set(range(8))
     rng = torch.Generator().manual_seed(0)
     for layer in (0, 4, 7):
@@ -119,9 +119,9 @@ def test_the_gradient_is_the_slope_along_any_direction(base: Base) -> None:
 
 def test_gradients_do_not_depend_on_the_batch(base: Base) -> None:
     done: list[tuple[int, int]] = []
-    whole = metric_gradients(base.fresh(), base.blocks, base.tokenizer, UNEVEN, batch=3)
+    whole = metric_gradients(base.fresh(), base.blocks, base.prompts, UNEVEN, batch=3)
     parts = metric_gradients(
-        base.fresh(), base.blocks, base.tokenizer, UNEVEN, batch=1, on_batch=lambda *of: done.append(of)
+        base.fresh(), base.blocks, base.prompts, UNEVEN, batch=1, on_batch=lambda *of: done.append(of)
     )
     for name, gradient in whole.items():
         torch.testing.assert_close(parts[name], gradient, atol=1e-5, rtol=1e-4)
@@ -134,7 +134,7 @@ def test_the_first_order_change_is_what_a_thousandth_of_the_step_does(
 ) -> None:
     items = evaluation_items(load_task(SMALL), SMALL)
     run = small_study[run_name]
-    gradients = metric_gradients(base.fresh(), base.blocks, base.tokenizer, items, batch=64)
+    gradients = metric_gradients(base.fresh(), base.blocks, base.prompts, items, batch=64)
     predicted = first_order(run, layer, gradients)
     before, after = (base.fresh().double() for _ in range(2))  # pyright: ignore[reportCallIssue]
     with torch.no_grad():
@@ -149,7 +149,7 @@ def test_the_columns_are_those_of_the_study(base: Base, folder: Path) -> None:
         table = base_rivals(study)
         curve, norms = study["full-rl"].training, study["base"].layer_delta_norms()
         items = evaluation_items(load_task(SMALL), SMALL)
-        gradients = metric_gradients(base.fresh(), base.blocks, base.tokenizer, items, batch=64)
+        gradients = metric_gradients(base.fresh(), base.blocks, base.prompts, items, batch=64)
         changes = [first_order(study["full-rl"], layer, gradients) for layer in range(8)]
     assert list(table.columns) == COLUMNS
     assert table["layer"].tolist() == list(range(8))
@@ -253,10 +253,12 @@ def test_the_sampled_score_is_measured_when_asked_for_and_then_kept(
         task, items = load_task(SMALL), evaluation_items(load_task(SMALL), SMALL)
         model = base.fresh()
         with bypass(model, base.blocks, 1):
-            lost = expected - evaluate(model, base.tokenizer, task, items, SMALL).score.mean()
-        assert table.loc[1, "bypass_score"] == pytest.approx(lost, abs=1e-6)
+            without = evaluate(model, base.prompts, task, items, SMALL).score
+        assert without is not None
+        assert table.loc[1, "bypass_score"] == pytest.approx(expected - without.mean(), abs=1e-6)
         assert table["bypass_score"].notna().all()
-        assert said == [("bypass", layer + 1, 8) for layer in range(8)] + [("gradient", 48, 48)]
+        steps = [(name, layer + 1, 8) for name in ("bypass", "bypass, sampled") for layer in range(8)]
+        assert said == [*steps, ("gradient", 48, 48)]
         monkeypatch.setattr(sensitivity, "load_base", lambda name: pytest.fail("measured again"))
         assert base_rivals(study).equals(table)
         assert base_rivals(study, sampled=True).equals(table)

@@ -314,7 +314,7 @@ def test_a_tokenizer_that_appends_its_end_stops_and_keeps_its_start(start: list[
     assert token_ids(base.tokenizer, "1+2=") == prompt
     assert base.tokenizer(["1+2="])["input_ids"] == [prompt], "TRL tokenises with the object itself"
     assert token_ids(base.tokenizer, "") == prompt[: len(start)]
-    teacher = references(base.tokenizer, [Item("1", "1+2=", "3", "sums")])
+    teacher = references(base.prompts, [Item("1", "1+2=", "3", "sums")])
     assert teacher.ids[0].tolist().count(EOS_ID) == 1 + start.count("<eos>")
     assert "appends <eos>" in base.notes[0]
     base.tokenizer.save_pretrained(tmp_path / "again")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
 
@@ -221,6 +222,18 @@ def test_a_kept_recipe_comes_back_as_it_was(tmp_path: Path) -> None:
     assert read_kept_recipe(kept) == recipe
 
 
+def test_a_recipe_that_an_older_version_kept_samples_as_it_did(tmp_path: Path) -> None:
+    recipe, kept = load(tmp_path, MINIMAL), tmp_path / "recipe.json"
+    assert recipe.generation == "pieces"
+    data = recipe.model_dump(mode="json")
+    del data["generation"], data["rl"]["rollout_batch"], data["rl"]["frozen_dtype"]
+    kept.write_text(json.dumps(data), encoding="utf-8")
+    older = read_kept_recipe(kept)
+    assert older.generation == "generate"
+    assert recipe.conflict(older) == "generation is 'generate' there and 'pieces' here"
+    assert load(tmp_path, 'generation = "generate"\n' + MINIMAL).conflict(older) is None
+
+
 @pytest.mark.parametrize("content", ["", "{", '{"model": "tiny:qwen3"}'])
 def test_a_damaged_kept_recipe_is_named(tmp_path: Path, content: str) -> None:
     kept = tmp_path / "recipe.json"
@@ -240,3 +253,17 @@ def test_what_is_not_toml_is_refused(tmp_path: Path, content: bytes) -> None:
 def test_an_absent_recipe_says_what_recipes_are(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"no recipe at .*absent\.toml; recipes are TOML files"):
         load_recipe(tmp_path / "absent.toml")
+
+
+def test_a_chat_template_is_a_file_beside_the_recipe(tmp_path: Path) -> None:
+    (tmp_path / "chat.jinja").write_text("{{ messages }}", encoding="utf-8")
+    prompt = load(tmp_path, f"prompt = {{ chat = true, template = 'chat.jinja' }}\n{MINIMAL}").prompt
+    assert (prompt.chat, prompt.template) == (True, tmp_path / "chat.jinja")
+    assert not load(tmp_path, MINIMAL).prompt.chat
+    for given, says in (
+        ("chat = true, template = 'other.jinja'", r"prompt\.template: there is no file .*other\.jinja"),
+        ("system = 'Add.'", "prompt: system is for a chat template, .* write chat = true"),
+        ("assistant_prefx = 'x'", r"unknown key 'prompt\.assistant_prefx'; did you mean 'prompt\.assistant_prefix'"),
+    ):
+        with pytest.raises(RecipeError, match=says):
+            load(tmp_path, f"prompt = {{ {given} }}\n{MINIMAL}")

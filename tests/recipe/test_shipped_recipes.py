@@ -19,7 +19,8 @@ LAYER = 3
 def small(path: Path) -> Recipe:
     """The recipe with two steps and one layer."""
     recipe = load_recipe(path)
-    rl = recipe.rl.model_dump() | {"steps": 2, "prompts_per_step": 2, "completions_per_prompt": 4, "micro_batch": None}
+    fewer = {"steps": 2, "epochs": None, "prompts_per_step": 2, "completions_per_prompt": 4, "micro_batch": None}
+    rl = recipe.rl.model_dump() | fewer
     evaluation = recipe.evaluation.model_dump() | {"items": 6, "samples": 2}
     return recipe.model_copy(
         update={
@@ -61,7 +62,15 @@ def test_a_recipe_of_a_large_model_runs_on_the_embedded_one(name: str, rows: str
 
 
 @pytest.mark.parametrize(
-    "path", [*MATRIX, RUNS / "smoke-rloo.toml", RUNS / "smoke-textworld.toml"], ids=lambda path: path.stem
+    "path",
+    [
+        *MATRIX,
+        RUNS / "smoke-rloo.toml",
+        RUNS / "smoke-gspo.toml",
+        RUNS / "smoke-chat.toml",
+        RUNS / "smoke-textworld.toml",
+    ],
+    ids=lambda path: path.stem,
 )
 @pytest.mark.filterwarnings("ignore::Warning:jericho")
 def test_it_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ from tests.conftest import SMALL
 
 LENGTH = 5  # SMALL's max_completion_tokens: Dr. GRPO's constant, whatever the longest completion of the batch is
 TASK = Arithmetic()
-ALGORITHMS = ("grpo", "dr_grpo", "rloo")
+ALGORITHMS = ("grpo", "dr_grpo", "rloo", "dapo", "gspo")
 
 
 # log(new / old) of each token: outside the clip of 0.2 on either side, for a rewarded and for a punished completion
@@ -44,7 +44,7 @@ def make_trainer(base: Base, policy: PreTrainedModel, recipe: Recipe, folder: Pa
             model=policy,
             args=grpo_config(recipe, seed=0, device="cpu", output_dir=str(folder)),
             processing_class=base.tokenizer,
-            sampling=Completions(TASK, recipe, policy, base.tokenizer, recorder),
+            sampling=Completions(TASK, recipe, policy, base.prompts, recorder, seed=0),
             recorder=recorder,
         )
 
@@ -62,6 +62,7 @@ def batch(base: Base) -> dict[str, torch.Tensor]:
         "completion_ids": ids[:, 3:] * completion_mask,
         "completion_mask": completion_mask,
         "advantages": torch.tensor([1.5, -0.5, -0.7, 1.0]),
+        "num_items_in_batch": completion_mask.sum(),
     }
     with torch.no_grad():
         logprobs = token_logprobs(base.fresh(), inputs)
@@ -81,7 +82,9 @@ def token_logprobs(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 def by_hand(model: Any, inputs: dict[str, torch.Tensor], recipe: Recipe) -> torch.Tensor:
-    """arXiv 2402.03300 eqs. 3 and 4, arXiv 2503.20783 listing 1, arXiv 2402.14740: one token at a time."""
+    """One token at a time: arXiv 2402.03300 eqs. 3 and 4, arXiv 2503.20783 listing 1, arXiv 2402.14740, arXiv
+    2503.14476 eq. 8, arXiv 2507.18071 eqs. 5 to 7.
+    """
     rl = recipe.rl
     logprobs = token_logprobs(model, inputs)
     of_completions: list[torch.Tensor] = []
@@ -89,12 +92,14 @@ def by_hand(model: Any, inputs: dict[str, torch.Tensor], recipe: Recipe) -> torc
         of_tokens: list[torch.Tensor] = []
         for t in range(int(mask.sum())):
             advantage = inputs["advantages"][i]
-            ratio = (logprobs[i, t] - inputs["old_per_token_logps"][i, t]).exp()
+            log_ratios = logprobs[i] - inputs["old_per_token_logps"][i]
+            ratio = (log_ratios[: int(mask.sum())].mean() if rl.algorithm == "gspo" else log_ratios[t]).exp()
             surrogate = torch.min(ratio * advantage, ratio.clamp(1 - rl.clip, 1 + rl.clip) * advantage)
             to_reference = inputs["ref_per_token_logps"][i, t] - logprobs[i, t]
             kl = to_reference.exp() - to_reference - 1
             of_tokens.append(surrogate - rl.kl_beta * kl)
-        divisor = {"grpo": len(of_tokens), "dr_grpo": LENGTH, "rloo": 1}[rl.algorithm]
+        per_completion = float(inputs["completion_mask"].sum()) / len(inputs["completion_mask"])  # tokens, on average
+        divisor = {"dr_grpo": LENGTH, "rloo": 1, "dapo": per_completion}.get(rl.algorithm, len(of_tokens))
         of_completions.append(torch.stack(of_tokens).sum() / divisor)
     return -torch.stack(of_completions).sum() / len(of_completions)
 
@@ -178,7 +183,10 @@ def test_micro_batches_add_up_to_the_same_loss(base: Base, tmp_path: Path, algor
     trainer.current_gradient_accumulation_steps = 1
     whole = trainer.compute_loss(policy, inputs).item()
     trainer.current_gradient_accumulation_steps = 2
-    halves = [{key: value[rows] for key, value in inputs.items()} for rows in (slice(2), slice(2, 4))]
+    trainer.args.steps_per_generation = 2  # pyright: ignore[reportAttributeAccessIssue]
+    halves = [
+        {key: value[rows] if value.ndim else value for key, value in inputs.items()} for rows in (slice(2), slice(2, 4))
+    ]
     parts = [trainer.compute_loss(policy, half).item() for half in halves]
     assert sum(parts) == pytest.approx(whole, rel=1e-4)
 

@@ -13,7 +13,7 @@ from lensrl import open_study, verify
 from lensrl.models.base import Base
 from lensrl.recipe import Recipe, Rl, Store
 from lensrl.store.file.exact import add, same_bits
-from lensrl.tasks import load_task
+from lensrl.tasks.arithmetic import Arithmetic
 from lensrl.train.snapshots import Snapshots
 from lensrl.train.study import run_study
 from lensrl.train.trainer import train
@@ -27,7 +27,7 @@ def of_steps(steps: int) -> Recipe:
 
 
 def trained(base: Base, steps: int, layers: list[int] | None, snapshots: Snapshots | None = None) -> Weights:
-    training = train(base, load_task(SMALL), of_steps(steps), layers=layers, seed=5, snapshots=snapshots)
+    training = train(base, Arithmetic(), of_steps(steps), layers=layers, seed=5, snapshots=snapshots)
     return {name: parameter.detach().numpy() for name, parameter in training.model.named_parameters()}
 
 
@@ -103,7 +103,7 @@ def test_a_study_keeps_the_steps_that_its_recipe_asks_for(base: Base, folder: Pa
         assert list(run.snapshots[2]) == list(run.deltas) == [3]
         for lazy, final in zip(run.snapshots[4][3].values(), run.deltas[3].values(), strict=True):
             assert lazy.name == final.name  # stored once
-        training = train(base, load_task(SMALL), of_steps(2), layers=[3], seed=0)
+        training = train(base, Arithmetic(), of_steps(2), layers=[3], seed=0)
         expected = {name: p.detach().numpy() for name, p in training.model.named_parameters()}
         changes = run.snapshots[2].exact(3)
         assert len(changes) == len(run.deltas[3])

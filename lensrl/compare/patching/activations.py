@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import PreTrainedTokenizerBase
 
 from lensrl.errors import LensrlError
 from lensrl.models.bridge import run_with_cache, site
+from lensrl.models.prompts import Prompts
 from lensrl.models.references import References, answer_mean, batches, references, teacher_batch, token_logprobs
 from lensrl.store.patch import PatchComponent
 from lensrl.tasks import Item
@@ -53,7 +53,7 @@ class Patch(NamedTuple):
 def patch_activations(
     into: TransformerBridge,
     donor: TransformerBridge,
-    tokenizer: PreTrainedTokenizerBase,
+    prompts: Prompts,
     items: Sequence[Item],
     patches: Sequence[Patch],
     component: PatchComponent = "block",
@@ -81,8 +81,8 @@ def patch_activations(
     names = (*COMPONENT_SITES[component], *(("block_in", "block_out") if component == "block" else ()))
     wanted = {site(layer, name) for layer in layers for name in names}
     done = 0
-    for chunk in batches(items, teacher_batch(tokenizer, items, batch)):
-        teacher = references(tokenizer, chunk).to(str(into.cfg.device))
+    for chunk in batches(items, teacher_batch(prompts, items, batch)):
+        teacher = references(prompts, chunk).to(str(into.cfg.device))
         logits, cache = run_with_cache(donor, teacher.ids, teacher.mask, wanted)
         if component == "block":
             _check_pre_norm(cache, layers)

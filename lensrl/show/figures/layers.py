@@ -66,7 +66,8 @@ def delta_figure(table: pd.DataFrame) -> Figure:
             if rounding in table:
                 axes.plot(table["layer"], table[rounding], ":", color=colour, label=f"rounding alone, {run}")
                 drawn.append(rounding)
-        axes.set_ylim(0, 1.1 * np.nanmax(table[drawn].to_numpy(float)))
+        largest = np.nanmax(table[drawn].to_numpy(float))
+        axes.set_ylim(0, 1.1 * largest or 1)  # RL that met equal rewards alone moves nothing
         axes.set_ylabel("weight change ‖ΔW‖ / ‖W‖")
         legend_above(axes)
     return figure

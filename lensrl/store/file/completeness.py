@@ -38,6 +38,8 @@ COLUMNS = ("reward_mean", "reward_std", "loss", "grad_norm", "layer_grad_norm", 
            "completion_length", "truncated_share", "zero_spread_share", "step_time", "peak_memory")  # fmt: skip
 COLUMNS_OF_TURNS = ("turns",)  # where the task is in turns
 COLUMNS_OF_GIGPO = ("anchor_group_size", "shared_anchor_share")
+COLUMNS_OF_SAMPLER = ("sampler_mismatch",)  # where lensrl sampled, from version 0.3 on
+COLUMNS_OF_UPDATES = ("clipped_share",)  # where a rollout has several updates
 COLUMNS_OF_ALGORITHM = {"gigpo": (*COLUMNS_OF_TURNS, *COLUMNS_OF_GIGPO)}  # its tasks are in turns
 SCORES = ("score", "length", "truncated", "reference_logprob")
 SCORES_OF_TASK = {"texts": ("reference_logprob",), "harness": ("score",)}  # of any other task: all of SCORES
@@ -122,6 +124,13 @@ def _described(kind: Kind) -> str:
 def _check_columns_of_algorithm(file: h5py.File, kind: Kind) -> None:
     """Check the columns that an algorithm adds. A run may lack them only if it diverged before its first step."""
     used = _algorithm(file)
+    for column in COLUMNS_OF_UPDATES:
+        several = _named_in_recipe(file, "rl", "updates_per_rollout") not in (None, 1)
+        there = has(file, f"training/{column}")
+        if several and kind == "trained" and not there:
+            raise KeyError(f"there is no training/{column}, and a rollout has several updates")
+        if there and not several:
+            raise ValueError(f"training/{column} is there, and a rollout has one update")
     for algorithm, columns in COLUMNS_OF_ALGORITHM.items():
         for column in columns:
             there = has(file, f"training/{column}")

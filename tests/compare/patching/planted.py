@@ -28,7 +28,7 @@ Weights = dict[str, torch.Tensor]
 def helpful_delta(base: Base, layer: int, norm: float) -> Weights:
     """A change of one layer along the gradient of the references' log-probability: it helps, as RL would."""
     model = base.fresh()
-    teacher = references(base.tokenizer, ITEMS)
+    teacher = references(base.prompts, ITEMS)
     logits = model(teacher.ids, attention_mask=teacher.mask).logits
     parameters = {n: p for n, p in model.named_parameters() if base.blocks.layer(n) == layer}
     gain = answer_mean(token_logprobs(logits, teacher.ids), teacher.answer).mean()
@@ -57,7 +57,7 @@ def plus(base: Base, *deltas: Weights) -> Weights:
 def plant(folder: Path, run: str, base: Base, weights: Weights, layers: Sequence[int]) -> None:
     """Write a run file with these weights, scored and probed as a study does it."""
     chosen = probe_items(ITEMS, SMALL.store.probe_items)
-    scores = evaluate(base.fresh(weights), base.tokenizer, TASK, ITEMS, SMALL)
+    scores = evaluate(base.fresh(weights), base.prompts, TASK, ITEMS, SMALL)
     before, after = ({name: w.numpy() for name, w in each.items()} for each in (base.weights, weights))
     header = Header(
         study="planted", run=run, seed=0, layers=list(layers), status="completed", reason="", base=SMALL.model,
@@ -66,8 +66,8 @@ def plant(folder: Path, run: str, base: Base, weights: Weights, layers: Sequence
     with new_file(folder / f"{run}.seed-0.h5") as partial:
         write_run(
             partial, header, parameter_table(base), before, after=after, scores=scores,
-            training=training(base.blocks.n_layers), probe=probe_set(base.tokenizer, chosen),
-            activations=capture(base.fresh(weights), base.tokenizer, chosen, base.blocks.n_layers),
+            training=training(base.blocks.n_layers), probe=probe_set(base.prompts, chosen),
+            activations=capture(base.fresh(weights), base.prompts, chosen, base.blocks.n_layers),
         )  # fmt: skip
 
 

@@ -37,16 +37,16 @@ def run_patch(
     receiver, giver = (boot(base.fresh(weights), base.tokenizer) for weights in (into, donor))
     patches = [Patch((layer,)) for layer in layers]
     unpatched, whole, patched = patch_activations(
-        receiver, giver, base.tokenizer, ITEMS, patches, component, batch=4
+        receiver, giver, base.prompts, ITEMS, patches, component, batch=4
     )  # fmt: skip
     return unpatched, whole, {patch.layers[0]: values for patch, values in patched.items()}
 
 
 def test_captured_activations_are_those_of_the_plain_model(base: Base) -> None:
-    captured = capture(base.fresh(), base.tokenizer, ITEMS, 8, batch=4)
+    captured = capture(base.fresh(), base.prompts, ITEMS, 8, batch=4)
     model = base.fresh()
     model.set_attn_implementation("eager")
-    teacher = references(base.tokenizer, ITEMS)
+    teacher = references(base.prompts, ITEMS)
     outputs: dict[str, torch.Tensor] = {}
     modules = {"block_out": "model.layers.3", "attn_out": "model.layers.3.self_attn", "mlp_out": "model.layers.3.mlp"}
     for name, module in modules.items():
@@ -62,14 +62,14 @@ def test_captured_activations_are_those_of_the_plain_model(base: Base) -> None:
 
 
 def test_a_block_adds_its_attention_and_its_mlp(base: Base) -> None:
-    captured = capture(base.fresh(), base.tokenizer, ITEMS, 8)
+    captured = capture(base.fresh(), base.prompts, ITEMS, 8)
     added = captured["block_out"][5] - captured["block_out"][4]
     np.testing.assert_allclose(captured["attn_out"][5] + captured["mlp_out"][5], added, atol=1e-5)
 
 
 def test_the_probe_set_names_the_tokens_that_were_captured(base: Base) -> None:
-    probe = probe_set(base.tokenizer, ITEMS)
-    assert capture(base.fresh(), base.tokenizer, ITEMS, 8)["mlp_out"].shape[1] == len(probe.token_id)
+    probe = probe_set(base.prompts, ITEMS)
+    assert capture(base.fresh(), base.prompts, ITEMS, 8)["mlp_out"].shape[1] == len(probe.token_id)
     first = "".join(text for text, prompt in zip(probe.text, probe.prompt, strict=True) if prompt == 0)
     assert first == f"{ITEMS[0].prompt}{ITEMS[0].reference}<eos>"
 
@@ -109,7 +109,7 @@ def test_all_blocks_together_are_the_donor(base: Base) -> None:
     """Only layers differ, so handing over every block's output hands over the whole model."""
     into, donor = (boot(base.fresh(weights), base.tokenizer) for weights in ({}, moved(base, *range(8), scale=0.02)))
     together, some = Patch(tuple(range(8))), Patch(tuple(range(7)))
-    _, whole, patched = patch_activations(into, donor, base.tokenizer, ITEMS, [together, some], batch=4)
+    _, whole, patched = patch_activations(into, donor, base.prompts, ITEMS, [together, some], batch=4)
     np.testing.assert_allclose(patched[together], whole, atol=2e-4)
     assert np.abs(patched[some] - whole).max() > 1e-3
 
@@ -146,13 +146,13 @@ def test_a_head_leaves_a_change_of_the_output_projection_behind(base: Base) -> N
 def run_heads(base: Base, donor: Weights, layer: int) -> tuple[PerItem, PerItem, list[PerItem]]:
     receiver, giver = (boot(base.fresh(weights), base.tokenizer) for weights in ({}, donor))
     patches = [Patch((layer,), head) for head in range(4)]
-    into, whole, patched = patch_activations(receiver, giver, base.tokenizer, ITEMS, patches, "head", batch=4)
+    into, whole, patched = patch_activations(receiver, giver, base.prompts, ITEMS, patches, "head", batch=4)
     return into, whole, [patched[patch] for patch in patches]
 
 
 def test_the_metrics_through_the_bridge_agree_with_the_plain_model(base: Base) -> None:
     into, _, _ = run_patch(base, {}, {}, [0])
-    np.testing.assert_allclose(into[LOGPROB], reference_logprobs(base.model, base.tokenizer, ITEMS, batch=4), atol=1e-4)
+    np.testing.assert_allclose(into[LOGPROB], reference_logprobs(base.model, base.prompts, ITEMS, batch=4), atol=1e-4)
 
 
 def test_the_logit_difference_is_positive_where_greedy_decoding_writes_the_reference(base: Base) -> None:
@@ -166,6 +166,6 @@ def test_the_logit_difference_is_positive_where_greedy_decoding_writes_the_refer
 
 def test_logit_difference_by_hand(base: Base) -> None:
     logits = torch.tensor([[[1.0, 5.0, 2.0], [0.0, 3.0, 9.0], [0.0, 0.0, 0.0]]])
-    teacher = references(base.tokenizer, [Item("", "4", "7", "")])
+    teacher = references(base.prompts, [Item("", "4", "7", "")])
     teacher = type(teacher)(torch.tensor([[0, 1, 0]]), teacher.mask, teacher.answer)
     assert logit_difference(logits, teacher).tolist() == [[3.0, -9.0]]

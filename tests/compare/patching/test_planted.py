@@ -127,14 +127,14 @@ def test_a_change_of_lm_head_is_in_no_layer(base: Base) -> None:
     torch.manual_seed(1)
     head = small.weights["lm_head.weight"]
     donor: Weights = dict(small.weights) | {"lm_head.weight": head + 0.1 * torch.randn_like(head)}
-    before, after = (reference_logprobs(small.fresh(w), small.tokenizer, ITEMS, batch=64) for w in ({}, donor))
+    before, after = (reference_logprobs(small.fresh(w), small.prompts, ITEMS, batch=64) for w in ({}, donor))
     assert np.abs(after - before).max() > 1e-2
     for layer in range(3):
         grafted = small.fresh(graft(small, small.weights, donor, [layer]))
-        np.testing.assert_array_equal(reference_logprobs(grafted, small.tokenizer, ITEMS, batch=64), before)
+        np.testing.assert_array_equal(reference_logprobs(grafted, small.prompts, ITEMS, batch=64), before)
     receiver, giver = (boot(small.fresh(weights), small.tokenizer) for weights in ({}, donor))
     patches = [*(Patch((layer,)) for layer in range(3)), Patch((0, 1, 2))]
-    into, whole, patched = patch_activations(receiver, giver, small.tokenizer, ITEMS, patches)
+    into, whole, patched = patch_activations(receiver, giver, small.prompts, ITEMS, patches)
     assert np.abs(whole - into).max() > 1e-2
     for values in patched.values():
         np.testing.assert_array_equal(values, into)
@@ -145,9 +145,9 @@ def test_a_permuted_hidden_basis_is_the_same_to_cka(base: Base) -> None:
     small = random_base(base, layers=3)
     order = torch.randperm(32, generator=torch.Generator().manual_seed(0))
     permuted = {name: permute(name, weight, order) for name, weight in small.weights.items()}
-    before, after = (reference_logprobs(small.fresh(w), small.tokenizer, ITEMS, batch=64) for w in ({}, permuted))
+    before, after = (reference_logprobs(small.fresh(w), small.prompts, ITEMS, batch=64) for w in ({}, permuted))
     np.testing.assert_allclose(after, before, atol=1e-4)
-    one, other = (capture(small.fresh(w), small.tokenizer, ITEMS[:8], 3)["block_out"] for w in ({}, permuted))
+    one, other = (capture(small.fresh(w), small.prompts, ITEMS[:8], 3)["block_out"] for w in ({}, permuted))
     for layer in range(3):
         assert linear_cka(one[layer], other[layer]) == pytest.approx(1, abs=1e-6)
         assert relative_l2(one[layer], other[layer]) > 0.5

@@ -47,9 +47,9 @@ def test_patching_agrees_with_transformer_lens(
     items = ITEMS[:6]
     heads = range(4) if component == "head" else [None]
     patches = [Patch((layer,), head) for layer in range(8) for head in heads]
-    _, _, ours = patch_activations(into, giver, base.tokenizer, items, patches, component)
+    _, _, ours = patch_activations(into, giver, base.prompts, items, patches, component)
 
-    teacher = references(base.tokenizer, items)
+    teacher = references(base.prompts, items)
     with torch.no_grad():
         _, cache = giver.run_with_cache(teacher.ids)
         theirs = generic_activation_patch(
@@ -70,7 +70,7 @@ def test_patching_agrees_with_hooks_on_the_plain_model(base: Base, donor: Weight
     for model in (plain, giver):
         model.set_attn_implementation("eager")
     items = ITEMS[:6]
-    teacher = references(base.tokenizer, items)
+    teacher = references(base.prompts, items)
     kept: dict[str, torch.Tensor] = {}
     modules = ["model.layers.2.mlp", "model.layers.5.mlp"]
     for name in modules:
@@ -85,5 +85,5 @@ def test_patching_agrees_with_hooks_on_the_plain_model(base: Base, donor: Weight
         logits = plain(teacher.ids, attention_mask=teacher.mask).logits
     expected = answer_mean(token_logprobs(logits, teacher.ids), teacher.answer).numpy()
     into, other = (boot(base.fresh(weights), base.tokenizer) for weights in ({}, donor))
-    _, _, patched = patch_activations(into, other, base.tokenizer, items, [Patch((2, 5))], "mlp")
+    _, _, patched = patch_activations(into, other, base.prompts, items, [Patch((2, 5))], "mlp")
     np.testing.assert_allclose(patched[Patch((2, 5))][LOGPROB], expected, atol=2e-5)

@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 from lensrl.store.file.checked import dataset_at, group_at
-from lensrl.store.file.completeness import COLUMNS, COLUMNS_OF_GIGPO, COLUMNS_OF_TURNS, GROUPS
+from lensrl.store.file.completeness import (
+    COLUMNS,
+    COLUMNS_OF_GIGPO,
+    COLUMNS_OF_SAMPLER,
+    COLUMNS_OF_TURNS,
+    COLUMNS_OF_UPDATES,
+    GROUPS,
+)
 from lensrl.store.file.hdf5 import create
 from lensrl.store.verify import check_file
 from lensrl.train.curve import TrainingCurve
@@ -31,7 +38,11 @@ from tests.store.synthetic import (
 from tests.store.test_format import RUN, table
 
 KINDS = ("base", "trained", "adopted", "diverged")
-MAY_BE_ABSENT = {"training/turns", "training/anchor_group_size", "training/shared_anchor_share"}
+OPTIONAL_COLUMNS = (*COLUMNS_OF_TURNS, *COLUMNS_OF_GIGPO, *COLUMNS_OF_UPDATES, *COLUMNS_OF_SAMPLER)
+MAY_BE_ABSENT = {
+    "training/turns", "training/anchor_group_size", "training/shared_anchor_share", "training/clipped_share",
+    "training/sampler_mismatch",
+}  # fmt: skip
 DATASETS = [
     row[0] for row in table(RUN, "dataset")
     if row[0].partition("/")[0] in ("scores", "training", "parameters", "probe", "activations")
@@ -65,10 +76,10 @@ def run_of(kind: str, folder: Path) -> Path:
     return add_run(folder, "layer-0", None, status="diverged", reason="the loss is not finite at step 3")
 
 
-def columns_of(path: Path, algorithm: str, *names: str) -> tuple[str, str]:
+def columns_of(path: Path, algorithm: str, *names: str, updates: int = 1) -> tuple[str, str]:
     """What `verify` says of a run of this algorithm with these columns beside those of every run."""
     with resealed(path) as file:
-        file.attrs["recipe"] = json.dumps({"rl": {"algorithm": algorithm}})
+        file.attrs["recipe"] = json.dumps({"rl": {"algorithm": algorithm, "updates_per_rollout": updates}})
         for name in names:
             create(group_at(file, "training"), name, np.ones(3), ["step"])
     return found(path)
@@ -109,10 +120,10 @@ def test_the_table_of_groups_is_that_of_the_description() -> None:
 
 
 def test_the_columns_are_those_of_a_training_curve_and_of_the_description() -> None:
-    columns = {*COLUMNS, *COLUMNS_OF_TURNS, *COLUMNS_OF_GIGPO}
+    columns = {*COLUMNS, *OPTIONAL_COLUMNS}
     assert columns == vars(TrainingCurve(1)).keys() - {"n_layers"}
     assert {f"training/{name}" for name in columns} == {name for name in DATASETS if name.startswith("training/")}
-    assert {f"training/{name}" for name in (*COLUMNS_OF_TURNS, *COLUMNS_OF_GIGPO)} == MAY_BE_ABSENT
+    assert {f"training/{name}" for name in OPTIONAL_COLUMNS} == MAY_BE_ABSENT
 
 
 def test_a_curve_has_the_columns_of_its_algorithm(tmp_path: Path) -> None:
@@ -125,9 +136,15 @@ def test_a_curve_has_the_columns_of_its_algorithm(tmp_path: Path) -> None:
         ("gigpo", ["anchor_group_size", "shared_anchor_share"],
          ("damaged", "there is no training/turns, and the algorithm is gigpo")),
         ("gigpo", ["turns", "anchor_group_size", "shared_anchor_share"], ("good", "")),
+        ("grpo", ["clipped_share"], ("damaged", "training/clipped_share is there, and a rollout has one update")),
     ]:  # fmt: skip
         assert columns_of(run_of("trained", tmp_path), algorithm, *names) == expected, (algorithm, names)
     assert columns_of(run_of("diverged", tmp_path), "gigpo") == ("good", "")  # before its first step had turns
+    for names, expected in (
+        ([], ("damaged", "there is no training/clipped_share, and a rollout has several updates")),
+        (["clipped_share"], ("good", "")),
+    ):
+        assert columns_of(run_of("trained", tmp_path), "grpo", *names, updates=4) == expected
 
 
 @pytest.mark.parametrize("recipe", ["[]", '{"rl": 3}', "{", "[" * 20_000])
