@@ -33,7 +33,8 @@ def slurm_script(
 ) -> str:
     """Return a script for `sbatch`: an array of one task a run, at most `limit` at once.
 
-    `command` makes the study; a task adds `--only RUN` to it. `options` are options of sbatch, as `--gpus=1` or the two words `--time`, `8:00:00`. They come last, and win.
+    `command` makes the study; a task adds `--only RUN` to it. `options` are options of sbatch, as `--gpus=1` or the two
+    words `--time`, `8:00:00`. They come last, and win.
     """
     lines: list[str] = []
     for word in options:
@@ -45,9 +46,9 @@ def slurm_script(
     at_once = "" if limit is None else f"%{limit}"
     return "\n".join([
         "#!/bin/bash",
-        f"#SBATCH --job-name=lensrl-{folder.absolute().name}",
+        f"#SBATCH --job-name={shlex.quote(f'lensrl-{folder.absolute().name}')}",
         f"#SBATCH --array=0-{len(runs) - 1}{at_once}",
-        f"#SBATCH --output={log}",
+        f"#SBATCH --output={shlex.quote(str(log))}",
         *(f"#SBATCH {line}" for line in lines),
         "",
         "# One task a run. A run that another task makes is passed over; the same script makes what is missing.",
