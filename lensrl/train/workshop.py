@@ -105,7 +105,7 @@ class Workshop:
     def bytes_of(self, spec: RunSpec) -> RunBytes:
         """Return the bytes that a run will take on the disk, at most: compression makes a file smaller."""
         in_run, tokens = self.base.blocks.trains, len(probe_set(self.base.prompts, self.probed).token_id)
-        sizes = (p.size for p in self.parameters if in_run(p.name, spec.layers, spec.component))
+        sizes = [p.size for p in self.parameters if in_run(p.name, spec.layers, spec.component)]
         if spec.checkpoint is not None:
             snapshots = max(0, len(spec.checkpoint.snapshots) - 1)
         elif spec.name == BASE or isinstance(self.task, Texts):
@@ -115,6 +115,7 @@ class Workshop:
             snapshots = len({*self.recipe.snapshot_steps(steps)} - {steps})
         return run_bytes(
             0 if spec.name == BASE else sum(sizes),
+            arrays=0 if spec.name == BASE else len(sizes),
             layers=self.base.blocks.n_layers,
             width=self.base.model.config.get_text_config().hidden_size,
             tokens=tokens,
