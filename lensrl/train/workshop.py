@@ -6,6 +6,7 @@ A run from a checkpoint is made in the same way, with its weights read from the 
 from __future__ import annotations
 
 import platform
+import shutil
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -25,10 +26,11 @@ from lensrl.models.sampler import CARRIED
 from lensrl.recipe import Checkpoint, HarnessTask, Recipe
 from lensrl.recipe.runs import BASE, RunSpec, trains
 from lensrl.recipe.task_tables import has_training
-from lensrl.store.file.atomic import new_file, removed_at_end, scratch_folder
+from lensrl.store.file.atomic import new_file
 from lensrl.store.file.deltas import Parameter, frobenius
 from lensrl.store.file.hdf5 import compression_plugin
-from lensrl.store.origin import check_base, check_items, provenance
+from lensrl.store.file.training import kept_with_checkpoint, training_folder
+from lensrl.store.origin import check_base, check_items, package_versions, provenance
 from lensrl.store.run import Run
 from lensrl.store.write import Header, Scores, write_run
 from lensrl.tasks import AgentTask, Item, Task, Texts, evaluation_items, load_task
@@ -37,6 +39,7 @@ from lensrl.train.adopt import open_checkpoint, record_of
 from lensrl.train.algorithms import check_algorithm
 from lensrl.train.checks import is_finite
 from lensrl.train.job import Job, run_recipe
+from lensrl.train.resume import Checkpoints
 from lensrl.train.snapshots import Snapshots
 from lensrl.train.trainer import compute_dtype, frozen_in_bf16, train
 from lensrl.train.watch import Watcher
@@ -118,7 +121,7 @@ class Workshop:
         for split, digest in job.items.items():
             if self.digests.get(split, digest) != digest:
                 raise LensrlError(f"{job.path} is to be made with other {split} items than the recipe gives here")
-        with new_file(job.path, replace=False) as partial, removed_at_end(scratch_folder(partial)):
+        with new_file(job.path, replace=False) as partial, kept_with_checkpoint(training_folder(job.path)):
             watcher.started(job.spec)
             if job.spec.name == BASE:
                 self.keep(job, partial, None, watcher)
@@ -126,6 +129,7 @@ class Workshop:
                 self._adopt(job, partial, job.spec.checkpoint, watcher)
             else:
                 self._train(job, partial, watcher)
+        shutil.rmtree(training_folder(job.path), ignore_errors=True)  # the file is complete
 
     def keep(
         self,
@@ -140,6 +144,7 @@ class Workshop:
         snapshots: Mapping[int, Mapping[str, np.ndarray]] | None = None,
         snapshot_steps: Sequence[int] = (),
         checkpoint: Mapping[str, object] | None = None,
+        resumed: Sequence[int] = (),
     ) -> None:
         """Measure a model and write its run at `path`, the partial file of `new_file`.
 
@@ -147,6 +152,7 @@ class Workshop:
         the log-probabilities and the activations are taken here, by the same code for every run of a study.
         `snapshots` maps a step to the weights after it; `snapshot_steps` also names the last step, where it counts.
         `checkpoint` is the record of the checkpoint that the weights come from; None where they were trained here.
+        `resumed` are the steps from which training has gone on.
         """
         watcher.scoring(job.spec)
         base = self.base
@@ -156,7 +162,9 @@ class Workshop:
         activations = capture(model, base.prompts, self.probed, base.blocks.n_layers)
         write_run(
             path,
-            self._header(job, status=status, reason=reason, snapshots=snapshot_steps, checkpoint=checkpoint),
+            self._header(
+                job, status=status, reason=reason, snapshots=snapshot_steps, checkpoint=checkpoint, resumed=resumed
+            ),
             self.parameters, self.before,
             after=None if weights is None else {name: w.numpy() for name, w in weights.items()}, snapshots=snapshots,
             training=training, scores=scores, probe=probe_set(base.prompts, self.probed),
@@ -189,25 +197,45 @@ class Workshop:
         assert not isinstance(self.task, Texts)  # `plan` has no run to train without training items
         spec, recipe = job.spec, run_recipe(job)
         steps = recipe.rl.steps_on(len(self.task.items("train")))
-        snapshots = Snapshots(scratch_folder(path), {*recipe.snapshot_steps(steps)} - {steps})
+        folder = training_folder(job.path)
+        snapshots = Snapshots(folder, {*recipe.snapshot_steps(steps)} - {steps})
+        checkpoints = Checkpoints(
+            folder, self._origin(job, recipe), every=recipe.rl.checkpoint_every,
+            note=lambda line: watcher.noted(f"{spec.name} seed {spec.seed}: {line}"),
+        )  # fmt: skip
         training = train(
             self.base, self.task, recipe, layers=spec.layers, component=spec.component, boost=spec.boost,
             factor=spec.factor, seed=spec.seed, device=self.device,
-            on_step=lambda curve: watcher.stepped(spec, curve), snapshots=snapshots,
+            on_step=lambda curve: watcher.stepped(spec, curve), snapshots=snapshots, checkpoints=checkpoints,
         )  # fmt: skip
         status, reason, curve = training.status, training.reason, training.curve
         if status == "diverged":  # its weights are not numbers: the curve is all there is to keep
-            header = self._header(job, status=status, reason=reason)
+            header = self._header(job, status=status, reason=reason, resumed=training.resumed)
             write_run(path, header, self.parameters, self.before, training=curve.arrays())
             return
         kept = snapshots.weights(self.before)
+        resumed = training.resumed
         ended = {len(curve)} & {*recipe.snapshot_steps(steps)}
         weights = {name: p.detach().cpu().float() for name, p in training.model.named_parameters()}
         del training  # on a GPU the trained model would stand beside its copies
         self.keep(
             job, path, weights, watcher, status=status, reason=reason, training=curve.arrays(), snapshots=kept,
-            snapshot_steps=sorted({*kept, *ended}),
+            snapshot_steps=sorted({*kept, *ended}), resumed=resumed,
         )  # fmt: skip
+
+    def _origin(self, job: Job, recipe: Recipe) -> dict[str, dict[str, object]]:
+        """Return what the training of a run rests on: a checkpoint of another origin is not used."""
+        spec = job.spec
+        return {
+            "recipe": recipe.measured(),
+            "run": {"name": spec.name, "seed": spec.seed, "layers": spec.layers, "component": spec.component}
+            | {"boost": spec.boost, "factor": spec.factor},
+            "base": {"fingerprint": self.base.fingerprint},
+            "items": self.digests,
+            "hardware": {"device": self.device, "computed in": compute_dtype(recipe, self.device)}
+            | {"frozen in bf16": frozen_in_bf16(self.base, recipe, self.device)},
+            "versions": package_versions("lensrl", "torch", "transformers", "trl"),
+        }
 
     def _header(
         self,
@@ -217,6 +245,7 @@ class Workshop:
         reason: str,
         snapshots: Sequence[int] = (),
         checkpoint: Mapping[str, object] | None = None,
+        resumed: Sequence[int] = (),
     ) -> Header:
         spec, n_layers = job.spec, self.base.blocks.n_layers
         # What was computed in which type, and where: numbers of two machines may differ in their last digits.
@@ -250,6 +279,7 @@ class Workshop:
                 notes=self.base.notes,
                 generation=None if isinstance(self.task, Texts) else self.recipe.generation,
                 checkpoint=checkpoint,
+                resumed=resumed,
             ),
         )
 
