@@ -45,7 +45,8 @@ def run(
 
     Several recipes are run one after the other. The same command in several shells shares the runs among them.
 
-    Ctrl-C stops the command at any time. The same command then continues with the missing runs.
+    Ctrl-C stops the command at any time. The same command then continues with the missing runs, and goes on inside a
+    run from its latest checkpoint (rl.checkpoint_every). SIGTERM writes a checkpoint first.
 
     Example: lensrl run runs/tiny.toml
     """
@@ -68,7 +69,10 @@ def run(
 
 
 def make_study(recipe: Recipe, folder: Path, only: list[str] | None) -> None:
-    """Make the runs of a recipe that `folder` lacks, with a bar and a line for each. Ctrl-C ends with exit code 130."""
+    """Make the runs of a recipe that `folder` lacks, with a bar and a line for each.
+
+    Ctrl-C ends with exit code 130, SIGTERM with 143.
+    """
     count = len(recipe.checkpoints)
     given = f"{count} run{'s' * (count > 1)} from checkpoints" if count else ""
     # Without layers and sets, and with full RL from a checkpoint, nothing is trained; nor without seeds or items.
@@ -78,15 +82,17 @@ def make_study(recipe: Recipe, folder: Path, only: list[str] | None) -> None:
     what = ", ".join(filter(None, (recipe.model, recipe.task.name, trained, given)))
     console.print(f"study {folder}: {what}")
     progress = _StudyProgress(recipe.rl.steps or 0, sets=recipe.sets)
-    before = signal.signal(signal.SIGINT, progress.interrupt)
+    before = {number: signal.signal(number, progress.interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         lensrl.run_study(recipe, folder, progress, only=only).close()
     except KeyboardInterrupt:
         progress.stop()
-        console.print("stopped; the same command continues with the missing runs")
-        raise typer.Exit(130) from None
+        by = " by SIGTERM" if progress.interrupted_by == signal.SIGTERM else ""
+        console.print(f"stopped{by}; the same command continues with the missing runs")
+        raise typer.Exit(128 + (progress.interrupted_by or signal.SIGINT)) from None
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         progress.stop()
     asked = "runs" if only is None else "runs of --only"
     console.print(
@@ -106,7 +112,7 @@ class _StudyProgress:
         self._sets = sets
         self._missing = 0
         self._base_was_there = False
-        self._interrupted = False
+        self.interrupted_by = 0  # the number of a signal
         # The terminal prints ^C into this line. Both must fit into 80 columns, or the bar is not erased.
         self._bar = Progress(
             TextColumn("{task.description}"), BarColumn(bar_width=14), TextColumn("{task.fields[state]}"),
@@ -115,9 +121,9 @@ class _StudyProgress:
         )  # fmt: skip
         self._task = self._bar.add_task("loading", state="")
 
-    def interrupt(self, *_: object) -> None:
-        """Handle Ctrl-C. The next event raises KeyboardInterrupt again: a library that is loading may swallow it."""
-        self._interrupted = True
+    def interrupt(self, number: int, *_: object) -> None:
+        """Handle Ctrl-C or SIGTERM. The next event raises KeyboardInterrupt again: a library may swallow it."""
+        self.interrupted_by = number
         raise KeyboardInterrupt
 
     def stop(self) -> None:
@@ -139,13 +145,14 @@ class _StudyProgress:
             self._bar.start()
 
     def started(self, spec: RunSpec) -> None:
-        self._update(spec, 0, "loading" if spec.name == "base" or spec.checkpoint is not None else f"step 0{self._of}")
+        trains = spec.name != "base" and spec.checkpoint is None
+        self._update(spec, None, f"step 0{self._of}" if trains else "loading")
 
     def stepped(self, spec: RunSpec, curve: TrainingCurve) -> None:
-        self._update(spec, 1, f"step {len(curve)}{self._of}  reward {curve.reward_mean[-1]:.3f}")
+        self._update(spec, len(curve), f"step {len(curve)}{self._of}  reward {curve.reward_mean[-1]:.3f}")
 
     def scoring(self, spec: RunSpec) -> None:
-        self._update(spec, 0, "scoring")
+        self._update(spec, None, "scoring")
 
     def finished(self, spec: RunSpec, run: Run) -> None:
         self._line(spec, run)
@@ -161,7 +168,7 @@ class _StudyProgress:
         console.print(escape(f"waiting for other processes: {names}"))
 
     def noted(self, line: str) -> None:
-        """Say what loading changed about the base model."""
+        """Say what loading changed about the base model, and where a run goes on or keeps a checkpoint."""
         console.print(escape(line))
 
     @property
@@ -171,16 +178,20 @@ class _StudyProgress:
     def _line(self, spec: RunSpec, run: Run, who: str = "") -> None:
         """A run has its file: one line, and the bar moves on."""
         self.made += 1
-        # The base has no training steps. A run that ended early counts as complete.
-        total = self._steps * (self.made - (not self._base_was_there))
-        self._bar.update(self._task, completed=total)
+        self._bar.update(self._task, completed=self._steps_before)  # a run that ended early counts as complete
         seed = "" if spec.name == "base" else f"  seed {spec.seed}"
         score = f"  score {run.score:.3f}" if run.has_scores else ""
         trouble = "" if run.status == "completed" else f"  [red]{run.status}[/red]: {escape(run.reason)}"
         console.print(f"{self.made:>3}/{self._missing}  {escape(spec.name)}{seed}{score}{trouble}{who}")
 
-    def _update(self, spec: RunSpec, advance: int, state: str) -> None:
-        if self._interrupted:
+    @property
+    def _steps_before(self) -> int:
+        """The steps of the runs made so far. The base, which comes first, has none."""
+        return self._steps * max(0, self.made - (not self._base_was_there))
+
+    def _update(self, spec: RunSpec, steps: int | None, state: str) -> None:
+        if self.interrupted_by:
             raise KeyboardInterrupt
         description = f"run {self.made + 1}/{self._missing} {spec.name}"
-        self._bar.update(self._task, description=description, advance=advance, state=state)
+        completed = None if steps is None else self._steps_before + steps
+        self._bar.update(self._task, description=description, completed=completed, state=state)

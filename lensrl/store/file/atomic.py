@@ -33,7 +33,7 @@ from lensrl.errors import LensrlError, StoreError, Taken, reason
 # The files that a killed process leaves in the folder of a study, and in the folder of patches inside it. No other file
 # may be removed.
 PARTIALS = (".*.h5.partial", ".*.json.partial", ".*.html.partial", "[!.]*/.*.h5.partial")
-SCRATCH = ".*.h5.scratch"
+SCRATCH = ".*.h5.scratch"  # older versions kept snapshots there
 PATIENCE = 0.2  # seconds to wait for a lock: a process that only asks for the lock's state releases it at once
 
 
@@ -115,23 +115,6 @@ def partial_path(path: Path) -> Path:
     if not path.name:
         raise StoreError(f"{str(path)!r} is not the name of a file")
     return path.with_name(f".{path.name}.partial")
-
-
-def scratch_folder(partial: Path) -> Path:
-    """Return the path of a folder for temporary files of the writer of a partial file.
-
-    `remove_litter` removes the folder together with the partial file.
-    """
-    return partial.with_suffix(".scratch")
-
-
-@contextmanager
-def removed_at_end(folder: Path) -> Iterator[None]:
-    """Remove `folder` when the block ends, if the block has made it."""
-    try:
-        yield
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def is_being_written(path: Path) -> bool:
