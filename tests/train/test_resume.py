@@ -47,7 +47,7 @@ def recipe(**rl: Any) -> Recipe:
     return SMALL.model_copy(update={"rl": Rl.model_validate(settings | {"learning_rate": 2e-3} | rl)})
 
 
-GIGPO = {"algorithm": "gigpo", "max_completion_tokens": 6, "learning_rate": 2e-4}
+GIGPO = {"algorithm": "gigpo", "prompts_per_step": 2, "max_completion_tokens": 6, "learning_rate": 2e-4}
 
 # Five steps of two in an epoch. A step has 16 completions.
 CASES: dict[str, tuple[Recipe, list[int] | None, Task | AgentTask]] = {
@@ -186,7 +186,7 @@ def test_a_checkpoint_that_is_damaged_or_lacks_its_snapshot_is_refused(base: Bas
         shutil.copytree(kept, tmp_path, dirs_exist_ok=True)
         broken()
         lines: list[str] = []
-        assert checkpoints(tmp_path, lines).find(model_of(base), {1}) is None
+        assert checkpoints(tmp_path, lines).find(model_of(base), {1} if "snapshot" in why else ()) is None
         assert lines[0].startswith(f"its checkpoint after step 2 is not used: {why}"), lines
     shutil.copytree(kept, tmp_path, dirs_exist_ok=True)
     assert checkpoints(tmp_path).find(model_of(base, [3]), ()) is None  # other tensors, whatever its origin says
