@@ -12,6 +12,7 @@ from lensrl.recipe import Recipe, read_kept_recipe
 from lensrl.recipe.layers import parse_layers
 from lensrl.recipe.runs import BASE, RunSpec, plan, run_layer
 from lensrl.store.file.atomic import is_being_written, partial_path
+from lensrl.store.file.training import latest_step, training_folder
 from lensrl.store.look import as_text, table_html
 from lensrl.store.names import RECIPE_FILE, order, run_of, run_path
 from lensrl.store.patch import is_patch
@@ -181,7 +182,7 @@ class Runs(dict[tuple[str, int], Run]):
 
         - `completed`, `collapsed` or `diverged`: how the run ended;
         - `damaged`, `unfinished` or `too new`: the file cannot be read, as `verify` says it;
-        - `running`: a process is making the run; `unfinished` also when this process was killed;
+        - `running`: a process is making the run; `unfinished` also when this process was killed or stopped;
         - `missing`: there is no file yet.
 
         While no run can be read, the number of layers is unknown. Then only base, full RL and begun files are listed.
@@ -216,6 +217,8 @@ class Runs(dict[tuple[str, int], Run]):
         for path in dict.fromkeys([*planned, *begun]):
             if is_being_written(path):
                 status, reason = "running", "a process is making it"
+            elif not path.exists() and (step := latest_step(training_folder(path))) is not None:
+                status, reason = "unfinished", f"a checkpoint keeps step {step}: lensrl run goes on from there"
             elif partial_path(path).exists():
                 status, reason = "unfinished", "the process that made it was killed: lensrl run makes it again"
             elif path.exists():
