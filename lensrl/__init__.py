@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lensrl.judge.verdict import Verdict, verdict
     from lensrl.recipe import load_recipe
     from lensrl.recipe.imported import import_recipe
+    from lensrl.show import plot
     from lensrl.show.page import write_report
     from lensrl.store.folder import runs
     from lensrl.store.run import Run, open_run
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 
-_HOMES = {  # public name -> the module that defines it
+_HOMES = {  # public name -> the module that defines it, or the package that holds it as a module
     "LensrlError": "lensrl.errors",
     "LoadedModel": "lensrl.compare.export",
     "Run": "lensrl.store.run",
@@ -62,6 +63,7 @@ _HOMES = {  # public name -> the module that defines it
     "open_run": "lensrl.store.run",
     "open_study": "lensrl.store.study",
     "patch": "lensrl.compare.patching.patch",
+    "plot": "lensrl.show",
     "predictors": "lensrl.compare.predictors",
     "read_contributions": "lensrl.store.table",
     "run_study": "lensrl.train.study",
@@ -97,6 +99,7 @@ __all__ = [
     "open_run",
     "open_study",
     "patch",
+    "plot",
     "predictors",
     "read_contributions",
     "run_study",
@@ -110,6 +113,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "plot":
+        return import_module(f"{_HOMES[name]}.{name}")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'lensrl' has no attribute {name!r}")

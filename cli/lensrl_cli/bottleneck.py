@@ -11,10 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 import lensrl
+from lensrl_cli.figure import FigureFile, FontSize, Title, Width, draw, look_of
 from lensrl_cli.output import (
     Contributions,
     Csv,
-    FigureFile,
     Json,
     StudyOrTable,
     console,
@@ -23,7 +23,6 @@ from lensrl_cli.output import (
     p_value,
     plain,
     print_json,
-    saved,
     write_csv,
 )
 from lensrl_cli.progress import measure_rivals
@@ -50,6 +49,9 @@ def bottleneck(
     json: Json = False,
     csv: Csv = None,
     figure: FigureFile = None,
+    width: Width = None,
+    title: Title = True,
+    font_size: FontSize = None,
 ) -> None:
     """Judge the middle-layer account, claim by claim: supported, contradicted or undetermined.
 
@@ -59,6 +61,7 @@ def bottleneck(
 
     Example: lensrl bottleneck runs/tiny
     """
+    look = look_of(figure, width, font_size, title=title)
     given = either(study, contributions)
     if contributions is None:
         with lensrl.open_study(given) as opened:
@@ -74,11 +77,8 @@ def bottleneck(
         import pandas as pd
 
         write_csv(pd.DataFrame(found.as_dict()["claims"]).drop(columns="details"), csv)
-    if figure is not None:
-        from lensrl.show.figures import save_figure, verdict_figure
-
-        save_figure(verdict_figure(found, f"{found.name}: the profile and its shapes, 95 % intervals"), figure)
-        saved("figure", figure)
+    drawn = f"{found.name}: the profile and its shapes, 95 % intervals"
+    draw(figure, lambda: lensrl.plot.verdict(found, title=drawn, look=look))
 
 
 def _show(found: Verdict) -> None:

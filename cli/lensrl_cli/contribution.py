@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import lensrl
+from lensrl_cli.figure import FigureFile, FontSize, Title, Width, draw, look_of
 from lensrl_cli.output import (
     Contributions,
     Csv,
-    FigureFile,
     Json,
     StudyOrTable,
     bar,
@@ -22,7 +22,6 @@ from lensrl_cli.output import (
     number,
     print_json,
     print_table,
-    saved,
     write_csv,
 )
 
@@ -42,6 +41,9 @@ def contribution(
     json: Json = False,
     csv: Csv = None,
     figure: FigureFile = None,
+    width: Width = None,
+    title: Title = True,
+    font_size: FontSize = None,
 ) -> None:
     """Show the layer contribution C_l = (S_l - S_base) / (S_full - S_base) with 95 % intervals.
 
@@ -52,6 +54,7 @@ def contribution(
     Example: lensrl contribution runs/tiny --figure profile.png
     """
     # From a study: layers, sets, learning rates. From a file: layers alone.
+    look = look_of(figure, width, font_size, title=title)
     given = either(study, contributions)
     sets = rates = None
     if contributions is None:
@@ -83,12 +86,12 @@ def contribution(
             _show_rates(name, rates)
     if csv is not None:
         write_csv(table, csv)
-    if figure is not None:
-        from lensrl.show.figures import contribution_figure, save_figure
-
-        drawn = {"status": "defined", "reason": ""} | {c: table[c] for c in ("status", "reason") if c in table}
-        save_figure(contribution_figure(table.assign(**drawn), f"{name}: layer contribution, 95 % intervals"), figure)
-        saved("figure", figure)
+    if contributions is None:
+        with lensrl.open_study(given) as opened:
+            draw(figure, lambda: lensrl.plot.contributions(opened, seed=seed, look=look))
+    else:
+        drawn = f"{name}: layer contribution, 95 % intervals"
+        draw(figure, lambda: lensrl.plot.contributions(table, title=drawn, look=look))
 
 
 def _show_study(name: str, table: pd.DataFrame, scores: pd.DataFrame) -> None:

@@ -9,16 +9,15 @@ from typing import Annotated, Any
 import typer
 
 import lensrl
+from lensrl_cli.figure import FigureFile, FontSize, Title, Width, draw, look_of
 from lensrl_cli.output import (
     Csv,
-    FigureFile,
     Json,
     named,
     note,
     number,
     print_json,
     print_table,
-    saved,
     write_csv,
 )
 
@@ -70,9 +69,15 @@ def deltas(
         int | None, typer.Option("--seed", metavar="N", help="The training seed; by default the lowest.")
     ] = None,
     *,
+    measure: Annotated[
+        str, typer.Option("--measure", metavar="COLUMN", help="Of the figure: a column of --csv.")
+    ] = "relative",
     json: Json = False,
     csv: Csv = None,
     figure: FigureFile = None,
+    width: Width = None,
+    title: Title = True,
+    font_size: FontSize = None,
 ) -> None:
     """Show how training changed the weights: size, rank, spectrum, angles and support of the weight deltas.
 
@@ -80,37 +85,32 @@ def deltas(
 
     For two models without a study: lensrl deltas BASE TRAINED
     """
+    look = look_of(figure, width, font_size, title=title)
     if trained is None:
         from lensrl.store.origin import checkpoint_note
 
         name = run or "full-rl"
         with lensrl.open_study(study) as opened:
             table = lensrl.compare_weights(opened, name, by=by.value, seed=seed)
-            parameters = lensrl.compare_weights(opened, name, seed=seed) if figure is not None else table
             rounded = checkpoint_note([opened.runs.find_scored(name, seed)])
-            title, drawn = f"Weight deltas of {name}, {opened.name}", f"{opened.name}: weight deltas of {name}"
+            heading, drawn = f"Weight deltas of {name}, {opened.name}", f"{opened.name}: weight deltas of {name}"
     else:
         if run is not None or seed is not None:
             option = "--seed" if run is None else "--run"
             raise typer.BadParameter(f"two models have no runs: leave out {option}, or give a study alone")
         table = lensrl.compare_models(study, trained, by=by.value)
-        parameters = lensrl.compare_models(study, trained) if figure is not None else table
         rounded = _precision(table.attrs)
-        title = drawn = f"Weight deltas from {study} to {trained}"
+        heading = drawn = f"Weight deltas from {study} to {trained}"
     records = table.astype(object).where(table.notna(), None).to_dict("records")
     if json:
         print_json(records)
     else:
-        _show(title, records)
+        _show(heading, records)
         if rounded:
             note(rounded, style="yellow")
     if csv is not None:
         write_csv(table, csv)
-    if figure is not None:
-        from lensrl.show.figures import save_figure, weight_figure
-
-        save_figure(weight_figure(parameters, drawn), figure)
-        saved("figure", figure)
+    draw(figure, lambda: lensrl.plot.deltas(table, measure=measure, title=drawn, look=look))
 
 
 def _precision(whole: Mapping[Any, Any]) -> str:

@@ -17,7 +17,6 @@ from rich.text import Text
 
 import lensrl
 from lensrl.errors import LensrlError
-from lensrl.show.words import figure_format
 
 if TYPE_CHECKING:
     from lensrl import Study
@@ -50,20 +49,6 @@ Contributions = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 Csv = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Also write the table to FILE.")]
 
-
-def _drawable(path: Path | None) -> Path | None:
-    """Refuse an unknown figure format before the work, which may take minutes."""
-    if path is not None:
-        figure_format(path)
-    return path
-
-
-FigureFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--figure", metavar="FILE", callback=_drawable, help="Also draw the figure to FILE (png, svg or pdf)."
-    ),
-]
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)  # a pipe has no width
 
