@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lensrl.compare.activations import compare_activations, compare_layers
     from lensrl.compare.adapter import save_adapter
     from lensrl.compare.export import LoadedModel, graft, load_model, save_pretrained
+    from lensrl.compare.heads import compare_heads
     from lensrl.compare.models import compare_model_activations, compare_models
     from lensrl.compare.patching.additivity import additivity_table
     from lensrl.compare.patching.patch import patch
@@ -51,6 +52,7 @@ _HOMES = {  # public name -> the module that defines it, or the package that hol
     "along_training": "lensrl.compare.weights",
     "base_rivals": "lensrl.compare.rivals",
     "compare_activations": "lensrl.compare.activations",
+    "compare_heads": "lensrl.compare.heads",
     "compare_layers": "lensrl.compare.activations",
     "compare_model_activations": "lensrl.compare.models",
     "compare_models": "lensrl.compare.models",
@@ -87,6 +89,7 @@ __all__ = [
     "along_training",
     "base_rivals",
     "compare_activations",
+    "compare_heads",
     "compare_layers",
     "compare_model_activations",
     "compare_models",

@@ -104,3 +104,9 @@ def _show(found: Verdict) -> None:
         note(limit, style="dim")
     note("p is two-sided and corrected for the claims that could be tested: the more of them, the larger each. Below "
          "0.05 a claim is supported or contradicted. Brackets are 95 % intervals.", style="dim")  # fmt: skip
+    # the verdict comes last, in a line a claim: it stays in view in a small terminal
+    note("")
+    for verdict in COLOURS:
+        named = [claim.name for claim in found.claims if claim.verdict == verdict]
+        if named:
+            note(f"{verdict}: {', '.join(named)}", style=COLOURS[verdict])

@@ -10,9 +10,12 @@ import typer
 import lensrl
 from lensrl_cli.figure import FigureFile, FontSize, Title, Width, draw, look_of
 from lensrl_cli.output import (
+    ChosenLayers,
     Csv,
     Json,
+    Sort,
     bar,
+    chosen_rows,
     interval,
     named,
     note,
@@ -65,6 +68,8 @@ def cka(
     layers_map: Annotated[
         bool, typer.Option("--map", help="Draw every layer of one run with every layer of the other.")
     ] = False,
+    layer: ChosenLayers = None,
+    sort: Sort = None,
     json: Json = False,
     csv: Csv = None,
     figure: FigureFile = None,
@@ -100,6 +105,7 @@ def cka(
             raise typer.BadParameter(f"two models have no runs: leave out {option}, or give a study alone")
         table = lensrl.compare_model_activations(study, trained, texts=texts, site=site, first_token=not skip_first)
         heading = drawn = f"{study} and {trained} at {site}, on {'built-in texts' if texts is None else texts}"
+    whole, table = table, chosen_rows(table, layer, sort)
     if json:
         print_json(table.to_dict("records"))
     else:
@@ -110,7 +116,7 @@ def cka(
         with lensrl.open_study(study) as opened:
             draw(figure, lambda: lensrl.plot.cka_map(opened, first, second, site=site, seed=seed, look=look))
     else:
-        draw(figure, lambda: lensrl.plot.cka(table, title=f"{drawn}, 95 % intervals over sequences", look=look))
+        draw(figure, lambda: lensrl.plot.cka(whole, title=f"{drawn}, 95 % intervals over sequences", look=look))
 
 
 def _show(title: str, table: Any) -> None:

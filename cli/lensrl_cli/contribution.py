@@ -11,11 +11,14 @@ import typer
 import lensrl
 from lensrl_cli.figure import FigureFile, FontSize, Title, Width, draw, look_of
 from lensrl_cli.output import (
+    ChosenLayers,
     Contributions,
     Csv,
     Json,
+    Sort,
     StudyOrTable,
     bar,
+    chosen_rows,
     either,
     interval,
     note,
@@ -38,6 +41,8 @@ def contribution(
         int | None, typer.Option("--seed", metavar="N", help="One training seed; by default all seeds together.")
     ] = None,
     *,
+    layer: ChosenLayers = None,
+    sort: Sort = None,
     json: Json = False,
     csv: Csv = None,
     figure: FigureFile = None,
@@ -69,6 +74,11 @@ def contribution(
         if seed is not None:
             raise typer.BadParameter("--seed is for a STUDY: a table of contributions has no seeds")
         table, scores, name = lensrl.read_contributions(given), None, given.stem
+    whole = table
+    if layer is not None or sort is not None:
+        if "layer" not in table:
+            raise typer.BadParameter("--layer and --sort are for single layers: this study trains none")
+        table = chosen_rows(table, layer, sort)
     # The tables that are there, one below the other; then the files that were asked for.
     if json:
         parts = {"layers": table, "sets": sets, "rates": rates}
@@ -91,7 +101,7 @@ def contribution(
             draw(figure, lambda: lensrl.plot.contributions(opened, seed=seed, look=look))
     else:
         drawn = f"{name}: layer contribution, 95 % intervals"
-        draw(figure, lambda: lensrl.plot.contributions(table, title=drawn, look=look))
+        draw(figure, lambda: lensrl.plot.contributions(whole, title=drawn, look=look))
 
 
 def _show_study(name: str, table: pd.DataFrame, scores: pd.DataFrame) -> None:

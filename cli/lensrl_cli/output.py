@@ -16,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 import lensrl
-from lensrl.errors import LensrlError
+from lensrl.errors import LensrlError, did_you_mean
+from lensrl.recipe.layers import parse_layers, spell_layers
 
 if TYPE_CHECKING:
     from lensrl import Study
@@ -48,6 +49,32 @@ Contributions = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 Csv = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Also write the table to FILE.")]
+
+
+ChosenLayers = Annotated[
+    str | None, typer.Option("--layer", metavar="L", help="Only these rows: one layer 20, a range 0-7, a list 1,3,5.")
+]
+Sort = Annotated[
+    str | None, typer.Option("--sort", metavar="COLUMN", help="Sort by a column of --csv, the largest first.")
+]
+
+
+def chosen_rows(table: Any, layer: str | None, sort: str | None) -> Any:
+    """Return the rows of a DataFrame for some layers, sorted by a column, the largest first.
+
+    Raises BadParameter for a layer that has no row, and for a column that the table lacks.
+    """
+    if layer is not None:
+        known = {int(number) for number in table["layer"].dropna()}
+        wanted = parse_layers(layer, max(known, default=-1) + 1)
+        if missing := [number for number in wanted if number not in known and layer != "all"]:
+            raise typer.BadParameter(f"no row for layer {missing[0]}: there are {spell_layers(tuple(sorted(known)))}")
+        table = table[table["layer"].isin(wanted)]
+    if sort is not None:
+        if sort not in table:
+            raise typer.BadParameter(f"no column {sort!r}{did_you_mean(sort, table)}; known: {', '.join(table)}")
+        table = table.sort_values(sort, ascending=False, kind="stable", na_position="last")
+    return table.reset_index(drop=True)
 
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)  # a pipe has no width

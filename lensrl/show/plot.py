@@ -45,7 +45,8 @@ from lensrl.store.patch import What
 from lensrl.store.study import Study
 
 __all__ = [
-    "Look", "agreement", "cka", "cka_map", "completions_length", "contributions", "delta_norms", "deltas", "patching",
+    "Look", "agreement", "cka", "cka_map", "completions_length", "contributions", "delta_norms", "deltas",
+    "heads", "patching",
     "patching_panels", "predictor_panels", "predictors", "save", "training", "verdict",
 ]  # fmt: skip
 
@@ -146,6 +147,18 @@ def deltas(
     axes = ax or _own(look, wide=width_for(count))
     with _style(look):
         return _layers.draw_weights(axes, table, measure, title=title or "", look=look)
+
+
+def heads(table: pd.DataFrame, *, ax: Axes | None = None, title: str = "", look: Look | None = None) -> Axes:
+    """Draw how much each attention head of one layer changed. `table` is `lensrl.compare_heads(study, layer)`.
+
+    Raises LensrlError for the heads of several layers.
+    """
+    if table["layer"].nunique() != 1:
+        raise LensrlError(f"heads are drawn for one layer, and the table has {table['layer'].nunique()}: choose one")
+    axes = ax or _own(look, wide=5.6, high=2.4)
+    with _style(look):
+        return _layers.draw_heads(axes, table, title=title, look=look)
 
 
 def delta_norms(

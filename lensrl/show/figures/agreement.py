@@ -27,7 +27,7 @@ def draw_agreement(axes: Axes, found: StudyAgreement, *, title: str = "", look: 
     names = found.studies["study"].tolist()
     n = len(names)
     values = found.matrix().to_numpy()
-    colours = ListedColormap(colormaps["RdBu"](np.linspace(0.1, 0.9, 256)))  # the darkest ends would hide the numbers
+    colours = ListedColormap(colormaps["RdBu"](np.linspace(0.1, 0.9, 41)))  # the darkest ends would hide the numbers
     image = axes.imshow(values, cmap=colours, vmin=-1, vmax=1)
     axes.set_xticks(np.arange(n + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(n + 1) - 0.5, minor=True)

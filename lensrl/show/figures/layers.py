@@ -151,7 +151,7 @@ def draw_cka_map(
     axes: Axes, values: np.ndarray, one: str, other: str, *, title: str = "", look: Look | None = None
 ) -> Axes:
     """Draw the CKA of every layer of one run (down) with every layer of another (across) as a map from 0 to 1."""
-    colours = ListedColormap(colormaps["viridis"](np.linspace(0.05, 1, 256)))
+    colours = ListedColormap(colormaps["viridis"](np.linspace(0.05, 1, 48)))
     heat_map(axes, values, colours, "linear CKA", vmin=0, vmax=1)
     step = 1 if len(values) <= LISTED_CELLS else 4 if len(values) <= 40 else 10
     places = np.arange(0, len(values), step)
@@ -205,7 +205,7 @@ def draw_matrices(axes: Axes, table: pd.DataFrame, measure: str, *, title: str =
     grid = grid.reindex(index=[*known, *(name for name in grid.index if name not in known)], columns=layers)
     over_layers(axes, layers)
     axes.grid(visible=False)
-    colours = ListedColormap(colormaps["viridis"](np.linspace(0.05, 1, 256)))
+    colours = ListedColormap(colormaps["viridis"](np.linspace(0.05, 1, 48)))
     top = np.nanmax(grid.to_numpy(float))
     low = {} if np.nanmin(grid.to_numpy(float)) < 0 else {"vmin": 0, "vmax": top or 1}
     heat_map(axes, grid.to_numpy(float), colours, MEASURES.get(measure, measure), left=layers[0] - 0.5, **low)
@@ -213,6 +213,20 @@ def draw_matrices(axes: Axes, table: pd.DataFrame, measure: str, *, title: str =
     largest = named.sort_values(measure).iloc[-1]
     said = f"{MEASURES.get(measure, measure)} of each matrix: layers across, matrices down."
     said += f" The largest is that of {largest['matrix']} in layer {largest['layer']}."
+    return entitle(axes, title, said, look)
+
+
+def draw_heads(axes: Axes, table: pd.DataFrame, *, title: str = "", look: Look | None = None) -> Axes:
+    """Draw the relative change of each head of one layer as a heat map: heads across, q, k, v and o down."""
+    grid = table.pivot(index="matrix", columns="head", values="relative").reindex(list(MATRICES[:4]))
+    colours = ListedColormap(colormaps["viridis"](np.linspace(0.05, 1, 48)))
+    values = grid.to_numpy(float)
+    heat_map(axes, values, colours, MEASURES["relative"], left=-0.5, vmin=0, vmax=np.nanmax(values))
+    over_layers(axes, range(values.shape[1]), "head")
+    axes.grid(visible=False)
+    axes.set_xlim(-0.5, values.shape[1] - 0.5)
+    axes.set_yticks(np.arange(len(grid)) + 0.5, list(MATRICES[:4]))
+    said = f"Relative change of {values.shape[1]} heads of layer {table['layer'].iloc[0]} in q, k, v and o."
     return entitle(axes, title, said, look)
 
 

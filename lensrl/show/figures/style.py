@@ -264,7 +264,10 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, str, Any]]) -> None:
 def heat_map(
     axes: Axes, values: np.ndarray, colours: Any, label: str, *, left: float = 0, top: float = 0, **scale: Any
 ) -> None:
-    """Draw a matrix as cells of side 1 from (left, top) on, grey where it is NaN, with its colour bar."""
+    """Draw a matrix as cells of side 1 from (left, top) on, grey where it is NaN, with its colour bar.
+
+    From 50 colours on, matplotlib would make the colour bar a bitmap in SVG.
+    """
     rows, columns = values.shape
     axes.set_facecolor(GRID)
     image = axes.pcolormesh(
@@ -281,7 +284,7 @@ def heat_map(
 def depth_colours(layers: Iterable[int]) -> ScalarMappable:
     """Return a colour scale over layers, dark for shallow and light for deep layers."""
     known = list(layers) or [0]
-    colours = ListedColormap(colormaps["viridis"](np.linspace(0.05, 0.9, 256)))  # the lightest yellow is faint on white
+    colours = ListedColormap(colormaps["viridis"](np.linspace(0.05, 0.9, 48)))  # light yellow is faint on white
     return ScalarMappable(Normalize(min(known), max(known)), colours)
 
 
