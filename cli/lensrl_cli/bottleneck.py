@@ -17,11 +17,11 @@ from lensrl_cli.output import (
     Csv,
     Json,
     StudyOrTable,
-    console,
     either,
     note,
     p_value,
     plain,
+    print_block,
     print_json,
     write_csv,
 )
@@ -84,10 +84,8 @@ def bottleneck(
 def _show(found: Verdict) -> None:
     seeds = "" if found.n_seeds == 0 else f", {found.n_seeds} {'seed' if found.n_seeds == 1 else 'seeds'}"
     title = f"The middle-layer account, {found.name}: {found.n_layers} layers{seeds}"
-    table = Table(
-        title=Text(plain(title)), title_justify="left", title_style="bold", box=None, pad_edge=False,
-        header_style="dim",
-    )  # fmt: skip
+    note(title, style="bold")
+    table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("verdict, claim", no_wrap=True)
     table.add_column("statement, and what was measured")
     table.add_column("p (Holm)", justify="right", no_wrap=True)
@@ -97,7 +95,7 @@ def _show(found: Verdict) -> None:
         verdict = Text.assemble((claim.verdict, COLOURS[claim.verdict]), "\n", (claim.name, "dim"))
         stated = Text.assemble(claim.statement, "\n", (plain(claim.evidence()), "dim"))
         table.add_row(verdict, stated, "–" if math.isnan(claim.p) else p_value(claim.p))
-    console.print(table)
+    print_block(table)
     for sentence in found.best_sentences():
         note(sentence)
     for limit in found.limits:

@@ -140,6 +140,16 @@ def saved(what: str, path: Path) -> None:
     typer.echo(f"{what}: {path}", err=True)
 
 
+def print_block(table: Table) -> None:
+    """Print a table. In a pipe its lines are not padded with blanks."""
+    if console.is_terminal:
+        console.print(table)
+        return
+    with console.capture() as kept:
+        console.print(table)
+    console.file.write("\n".join(line.rstrip() for line in kept.get().split("\n")))
+
+
 def print_table(title: str, columns: Mapping[str, str], rows: Sequence[Mapping[str, str]], *, keys: int = 1) -> None:
     """Print a table. `columns` maps a heading to its justification. Columns without any text are left out.
 
@@ -156,11 +166,10 @@ def print_table(title: str, columns: Mapping[str, str], rows: Sequence[Mapping[s
     folded = {heading: FOLDED_KEY if number < keys else FOLDED for number, heading in enumerate(columns)}
     widths = {h: width if columns[h] == "right" else min(width, folded[h]) for h, width in natural.items()}
     # One table below the other, each as wide as the terminal allows.
+    if title:
+        note(title, style="bold")
     for number, headings in enumerate(_side_by_side(widths, keys)):
-        table = Table(
-            title=Text(plain(title)) if number == 0 else None, title_justify="left", title_style="bold", box=None,
-            pad_edge=False, header_style="dim",
-        )  # fmt: skip
+        table = Table(box=None, pad_edge=False, header_style="dim")
         fitted = _fit({h: widths[h] for h in headings}, natural, [h for h in headings if columns[h] != "right"])
         for heading in headings:
             justify = columns[heading]
@@ -171,7 +180,7 @@ def print_table(title: str, columns: Mapping[str, str], rows: Sequence[Mapping[s
             table.add_row(*(Text(plain(row.get(heading, ""))) for heading in headings))
         if number:
             console.print()
-        console.print(table)
+        print_block(table)
 
 
 def _fit(widths: dict[str, int], natural: Mapping[str, int], texts: Sequence[str]) -> dict[str, int]:

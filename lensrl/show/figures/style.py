@@ -85,14 +85,15 @@ def canvas(
     look = look or Look()
     width = look.width or wide
     height = high * (width / wide) ** (1 if square else 0.35) if width < wide else high
-    with house_style(look.points):
-        options: Any = {"figsize": (width, height), "layout": ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.05)}
-        if look.shown:
-            from matplotlib import pyplot  # here: it chooses a backend, which a file does not need
+    options: Any = {"figsize": (width, height), "layout": ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.05)}
+    # outside of the style: with its first figure a notebook becomes interactive, and the end of the style would undo it
+    if look.shown:
+        from matplotlib import pyplot  # here: it chooses a backend, which a file does not need
 
-            figure = pyplot.figure(FigureClass=HouseFigure, **options)
-        else:
-            figure = HouseFigure(**options)
+        figure = pyplot.figure(FigureClass=HouseFigure, **options)
+    else:
+        figure = HouseFigure(**options)
+    with house_style(look.points):
         return [figure.add_subplot(rows, columns, i + 1) for i in range(rows * columns)]
 
 
