@@ -26,6 +26,7 @@ from lensrl_cli.output import (
     print_table,
     write_csv,
 )
+from lensrl_cli.progress import progress_bars
 
 
 class By(StrEnum):
@@ -109,16 +110,19 @@ def deltas(
 
         name = run or "full-rl"
         with lensrl.open_study(study) as opened:
-            table = lensrl.compare_weights(opened, name, by=unit, seed=seed)
+            with progress_bars("weights,", quiet=json) as on_progress:
+                table = lensrl.compare_weights(opened, name, by=unit, seed=seed, on_progress=on_progress)
             rounded = checkpoint_note([opened.runs.find_scored(name, seed)])
             heading, drawn = f"Weight deltas of {name}, {opened.name}", f"{opened.name}: weight deltas of {name}"
     else:
         if run is not None or seed is not None:
             option = "--seed" if run is None else "--run"
             raise typer.BadParameter(f"two models have no runs: leave out {option}, or give a study alone")
-        table = lensrl.compare_models(study, trained, by=unit)
+        with progress_bars("weights,", quiet=json) as on_progress:
+            table = lensrl.compare_models(study, trained, by=unit, on_progress=on_progress)
         rounded = _precision(table.attrs)
         heading = drawn = f"Weight deltas from {study} to {trained}"
+    by_svd = table.attrs["by_svd"]
     if by == By.matrix:
         table = table[table["spectral"].notna()]
     table = chosen_rows(table, layer, sort)
@@ -127,6 +131,13 @@ def deltas(
         print_json(records)
     else:
         _show(heading, records)
+        if by_svd:
+            count, first = len(by_svd), by_svd[0]
+            note(
+                f"Without full rank, or nearly so: {count} {'matrix' if count == 1 else 'matrices'}, such as {first}. "
+                f"A full SVD took the place of Gram matrices there.",
+                style="dim",
+            )
         if rounded:
             note(rounded, style="yellow")
     if csv is not None:

@@ -27,6 +27,8 @@ from lensrl_cli.progress import progress_bars
 if TYPE_CHECKING:
     import pandas as pd
 
+LONG = 120  # seconds of sampling that are announced
+
 
 class What(StrEnum):
     weights = "weights"
@@ -40,6 +42,12 @@ class Component(StrEnum):
     mlp = "mlp"
     head = "head"
     stream = "stream"
+
+
+class Metric(StrEnum):
+    score = "score"
+    logprob = "logprob"
+    both = "both"
 
 
 class Sets(StrEnum):
@@ -85,6 +93,10 @@ def patch(
         Sets,
         typer.Option("--sets", metavar="SETS", help="single, bottom (0 to l), top (l to last), pairs or together."),
     ] = Sets.single,
+    metric: Annotated[
+        Metric,
+        typer.Option("--metric", metavar="M", help="Of grafts: the sampled score, logprob (far faster), or both."),
+    ] = Metric.both,
     *,
     reverse: Annotated[
         bool, typer.Option("--reverse", help="Test necessity: put layers of the base into the RL model.")
@@ -116,7 +128,8 @@ def patch(
         with progress_bars("patching", quiet=json) as on_progress:
             table = lensrl.patch(
                 opened, layers=layer, from_run=from_run, into_run=into_run, reverse=reverse,
-                what=what.value, component=component.value, sets=sets.value, seed=seed, on_progress=on_progress,
+                what=what.value, component=component.value, sets=sets.value, metric=metric.value, seed=seed,
+                on_progress=on_progress, on_estimate=_note_time,
             )  # fmt: skip
         donor, into, used_seed = table.iloc[0][["from", "into", "seed"]]
         named = f"{component.value} of {donor} into {into}, {opened.name}, seed {used_seed}"
@@ -141,6 +154,13 @@ def patch(
         if csv is not None:
             write_csv(table, csv)
         draw(figure, lambda: lensrl.plot.patching_panels(opened, table, title=title_of_sets, look=look))
+
+
+def _note_time(seconds: float) -> None:
+    """Say on stderr how long the sampled scores take, where it is long."""
+    if seconds > LONG:
+        time = f"{seconds / 3600:.1f} hours" if seconds > 5400 else f"{seconds / 60:.0f} minutes"
+        typer.echo(f"sampled scores of the grafts: up to about {time}; --metric logprob leaves them out", err=True)
 
 
 def _show_kinds(title: str, table: pd.DataFrame) -> None:

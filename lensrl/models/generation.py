@@ -1,6 +1,6 @@
-"""Sample completions: explicit settings, prompts as token ids, and the ends of completions and turns.
+"""What sampling is asked for: explicit settings, prompts as token ids, and the ends of completions and turns.
 
-Functions here take and return tokens. Scoring is in `evaluate.py`, episodes in turns are in `rollouts.py`.
+`histories.py` samples, `sampler.py` completes prompts, `rollouts.py` plays episodes in turns, `evaluate.py` scores.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import cache
 
 import torch
-from transformers import Cache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -79,20 +79,6 @@ def sampling_settings(
     )
 
 
-def generate(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Sequence[int]],
-    settings: GenerationConfig,
-) -> tuple[list[list[int]], list[bool]]:
-    """Complete every prompt. Returns each completion with its end token, and whether it has one."""
-    ids, mask = left_padded(prompts, pad_id(tokenizer))
-    output, _ = sample(model, ids, mask, settings)
-    ends = end_tokens(settings)
-    completions, ended = zip(*(until_end(ends, row) for row in output[:, ids.shape[1] :].tolist()), strict=True)
-    return list(completions), list(ended)
-
-
 def left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Pad rows on the left. Returns token ids and attention mask, both (row, token)."""
     width = max(map(len, rows))
@@ -102,30 +88,6 @@ def left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, 
         ids[i, width - len(row) :] = torch.tensor(row, dtype=torch.long)
         mask[i, width - len(row) :] = 1
     return ids, mask
-
-
-@torch.no_grad()
-def sample(
-    model: PreTrainedModel,
-    ids: torch.Tensor,
-    mask: torch.Tensor,
-    settings: GenerationConfig,
-    cache: Cache | None = None,
-) -> tuple[torch.Tensor, Cache]:
-    """Continue every row by sampling.
-
-    `ids` and `mask` are (row, token). `cache` holds the keys and values of the rows' first tokens, from an earlier
-    call.
-
-    Returns the rows with their continuations, on the CPU, and the keys and values of all tokens but the last.
-    """
-    # As in training: fp32 masters, and bf16 compute on a GPU.
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=model.device.type == "cuda"):
-        output = model.generate(  # pyright: ignore[reportCallIssue]
-            input_ids=ids.to(model.device), attention_mask=mask.to(model.device), past_key_values=cache,
-            generation_config=settings,
-        )  # fmt: skip
-    return output.sequences.cpu(), output.past_key_values
 
 
 def end_tokens(settings: GenerationConfig) -> frozenset[int]:

@@ -11,12 +11,13 @@ import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
-import torch
-from transformers import Cache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig
 
 from lensrl.errors import LensrlError
-from lensrl.models.generation import end_tokens, left_padded, pad_id, sample, until_end
+from lensrl.models.histories import Written
+from lensrl.models.noise import Row
 from lensrl.models.prompts import Prompts
+from lensrl.models.sampler import Sampler
 from lensrl.tasks import AgentTask, Episode, Item
 
 
@@ -25,6 +26,7 @@ class Rollout:
     """A played episode: `tokens` follow `prompt`.
 
     `turn` holds the number of the turn in which the model wrote each token, and -1 for tokens of the environment.
+    `logprobs` holds the log-probability of each token as it was sampled, and 0 for tokens of the environment.
     `rewards` and `anchors` have one entry per turn of the model. `done` is False if the episode used up its turns
     without an end. `score` is the score after the last turn.
     """
@@ -33,6 +35,7 @@ class Rollout:
     prompt: list[int]
     tokens: list[int] = field(default_factory=list)
     turn: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
     anchors: list[Hashable] = field(default_factory=list)
     done: bool = False
@@ -45,24 +48,26 @@ class Rollout:
 
 
 def play(
-    model: PreTrainedModel,
+    sampler: Sampler,
     prompts: Prompts,
     task: AgentTask,
     items: Sequence[Item],
     settings: GenerationConfig,
+    rows: Sequence[Row],
 ) -> list[Rollout]:
     """Play one episode of every item, turn by turn, in all episodes at once.
 
-    `settings` are the sampling settings of one turn. Raises LensrlError for a reward or a score that is not finite.
+    `settings` are the sampling settings of one turn, and `rows` the keys of the episodes' random numbers. Raises
+    LensrlError for a reward or a score that is not finite.
     """
     rollouts = [Rollout(item, prompts.ids(item)) for item in items]
     playing: list[tuple[Rollout, Episode]] = [(rollout, task.reset(rollout.item)) for rollout in rollouts]
-    histories = Histories(model, prompts.tokenizer, [rollout.prompt for rollout in rollouts])
+    histories = sampler.start([rollout.prompt for rollout in rollouts], rows)
     for _ in range(task.max_turns):
         turns = histories.continued(settings)
         seen = [
-            _take_turn(rollout, episode, tokens, prompts)
-            for (rollout, episode), tokens in zip(playing, turns, strict=True)
+            _take_turn(rollout, episode, written, prompts)
+            for (rollout, episode), written in zip(playing, turns, strict=True)
         ]
         going = [row for row, (rollout, _) in enumerate(playing) if not rollout.done]
         if not going:
@@ -73,11 +78,12 @@ def play(
     return rollouts
 
 
-def _take_turn(rollout: Rollout, episode: Episode, tokens: list[int], prompts: Prompts) -> list[int]:
+def _take_turn(rollout: Rollout, episode: Episode, written: Written, prompts: Prompts) -> list[int]:
     """Act on the model's text, and return the tokens of the environment's answer."""
-    text = str(prompts.tokenizer.decode(tokens, skip_special_tokens=True))
-    rollout.tokens += tokens
-    rollout.turn += [len(rollout.rewards)] * len(tokens)
+    text = str(prompts.tokenizer.decode(written.tokens, skip_special_tokens=True))
+    rollout.tokens += written.tokens
+    rollout.logprobs += written.logprobs
+    rollout.turn += [len(rollout.rewards)] * len(written.tokens)
     rollout.anchors.append(episode.anchor)
     answer = episode.step(prompts.action(text))
     rollout.rewards.append(float(answer.reward))
@@ -89,45 +95,8 @@ def _take_turn(rollout: Rollout, episode: Episode, tokens: list[int], prompts: P
         )
     if answer.done:
         return []
-    seen = prompts.seen(rollout.item, tokens, answer.text)
+    seen = prompts.seen(rollout.item, written.tokens, answer.text)
     rollout.tokens += seen
+    rollout.logprobs += [0.0] * len(seen)
     rollout.turn += [-1] * len(seen)
     return seen
-
-
-class Histories:
-    """Texts that grow turn by turn, with the keys and values of all tokens that were read.
-
-    All rows are as wide as the longest row at every turn. The mask excludes the gaps from attention and from positions.
-    """
-
-    def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]]
-    ) -> None:
-        self._model = model
-        self._pad = pad_id(tokenizer)
-        self._cache: Cache | None = None
-        self._ids, self._mask = left_padded(prompts, self._pad)
-
-    @torch.no_grad()
-    def continued(self, settings: GenerationConfig) -> list[list[int]]:
-        """Sample the model's next turn in every row, append it, and return its tokens."""
-        width = self._ids.shape[1]
-        output, self._cache = sample(self._model, self._ids, self._mask, settings, self._cache)
-        ends = end_tokens(settings)  # hundreds, if many tokens of a vocabulary contain a line break
-        turns = [until_end(ends, tokens)[0] for tokens in output[:, width:].tolist()]
-        lengths = torch.tensor([len(tokens) for tokens in turns])
-        self._ids = output
-        self._mask = torch.cat([self._mask, (torch.arange(output.shape[1] - width) < lengths[:, None]).long()], 1)
-        return turns
-
-    def extend(self, rows: Sequence[Sequence[int]]) -> None:
-        """Append the environment's answer to every row."""
-        ids, mask = left_padded(rows, self._pad)
-        self._ids, self._mask = torch.cat([self._ids, ids], 1), torch.cat([self._mask, mask], 1)
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Keep only these rows."""
-        self._ids, self._mask = self._ids[rows], self._mask[rows]
-        if self._cache is not None:
-            self._cache.batch_select_indices(torch.tensor(rows, device=self._model.device))

@@ -56,9 +56,18 @@ def load_recipe(path: str | Path) -> Recipe:
 def read_kept_recipe(path: Path) -> Recipe:
     """Read the `recipe.json` of a study folder. Raises RecipeError if the file cannot be read."""
     try:
-        return parse_recipe(json.loads(path.read_text(encoding="utf-8")), str(path))
+        return parse_kept_recipe(json.loads(path.read_text(encoding="utf-8")), str(path))
     except (OSError, ValueError, RecursionError) as error:
         raise RecipeError(f"{path} cannot be read: {error}") from None
+
+
+def parse_kept_recipe(data: Any, where: str) -> Recipe:
+    """Validate the data of a recipe that a study or a run keeps. Raises RecipeError that names `where` it comes from.
+
+    Versions 0.1 and 0.2 had one way to sample, and their recipes do not name it.
+    """
+    older = isinstance(data, dict) and "generation" not in data
+    return parse_recipe(data | {"generation": "generate"} if older else data, where)
 
 
 def parse_recipe(data: Any, where: str) -> Recipe:

@@ -60,6 +60,10 @@ class Rl(Table):
     `max_completion_tokens`, and RLOO by nothing. This matters to `max_grad_norm`. With rewards in [0, 1], Dr. GRPO has
     smaller gradients than GRPO, so fewer are clipped. RLOO's gradients grow with the completions, so more are clipped.
 
+    `frozen_dtype` is the type in which frozen weights are stored while RL trains a part of the model. `"bfloat16"`
+    takes 2 bytes a weight instead of 4, and computes in bf16 on every device, full RL included. It needs a base whose
+    matrices are bf16 numbers, so that nothing is rounded. None means bfloat16 on a GPU with such a base, else float32.
+
     A table with the name of an algorithm (`rl.gigpo`) holds settings of this algorithm alone.
     """
 
@@ -84,7 +88,9 @@ class Rl(Table):
     max_grad_norm: PositiveFloat = 1.0
     weight_decay: Annotated[float, Field(ge=0)] = 0.0  # off: decay would move weights that the reward does not
     micro_batch: PositiveInt | None = None  # completions per backward pass; None: all of an update at once
+    rollout_batch: PositiveInt | None = None  # completions (or episodes) sampled at once; None: all of a step at once
     gradient_checkpointing: bool = False
+    frozen_dtype: Literal["float32", "bfloat16"] | None = None  # of frozen weights; None: by device and base, see above
 
     @classmethod
     def algorithm_tables(cls) -> dict[str, type[Table]]:
@@ -214,6 +220,12 @@ class Recipe(Table):
     `learning_rates` are further rates beside `rl.learning_rate`. Full RL and the single layers are trained at each of
     them too, so that no layer looks weak only because the one rate does not suit it.
 
+    `generation` says how completions are sampled, in training, in scoring and in patching (`lensrl.models.sampler`):
+
+    - `"pieces"`: sixteen tokens at a time. Rows that have ended are left out, and each row has its own random numbers.
+    - `"generate"`: every row to the end of the longest one, with torch's generator. Studies of lensrl 0.1 and 0.2 were
+      made in this way. A recipe goes on with such a study if it says so.
+
     `checkpoints` names runs that were trained elsewhere: `full-rl`, `layer-20`, or a name of their own. A run that is
     named there is never trained here. It has the seeds of its checkpoints, whatever `seeds` says.
 
@@ -227,6 +239,7 @@ class Recipe(Table):
     layers: Layers = "all"  # single-layer runs: "all", "0-7", [3, 5]
     sets: dict[str, LayerSet] = {}  # further runs, by name, that train several layers together
     learning_rates: list[PositiveFloat] = []  # further rates for full RL and the single layers
+    generation: Literal["pieces", "generate"] = "pieces"  # how completions are sampled, in every run of the study
     checkpoints: dict[str, CheckpointRun] = {}  # table [checkpoints]: runs that were trained elsewhere, by name
     prompt: Prompt = Prompt()  # table [prompt]: plain text, or a chat template
     rl: Rl = Rl()  # table [rl]: training

@@ -33,12 +33,14 @@ def provenance(
     items: Mapping[Any, str] | None = None,
     notes: Sequence[str] = (),
     checkpoint: Mapping[str, object] | None = None,
+    generation: str | None = None,
 ) -> dict[str, object]:
     """Return the provenance of a result that is made now: time, versions, git state, platform, and the arguments.
 
     `device` names the hardware. `dtypes` gives the dtypes of the master weights and of the computation. `items` gives
     the sha256 of the items of every split (`lensrl.tasks.digest`). `notes` says what loading changed about the base
-    model. `checkpoint` describes the checkpoint that a run was taken from: source, revision, stored dtype.
+    model. `checkpoint` describes the checkpoint that a run was taken from: source, revision, stored dtype. `generation`
+    says how completions were sampled.
     """
     record: dict[str, object] = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -48,7 +50,7 @@ def provenance(
         "device": device,
         "dtypes": dtypes,
     }
-    given = {"items": items, "notes": [*notes], "checkpoint": checkpoint}
+    given = {"items": items, "notes": [*notes], "checkpoint": checkpoint, "generation": generation}
     return record | {name: value for name, value in given.items() if value}
 
 

@@ -246,7 +246,8 @@ class Run:
         - `peak_memory`: bytes;
         - `turns`, in a task in turns: the mean per episode;
         - `anchor_group_size`, under GiGPO: the mean number of turns taken in one state;
-        - `shared_anchor_share`, under GiGPO: the share of turns whose state another turn of the group has, too.
+        - `shared_anchor_share`, under GiGPO: the share of turns whose state another turn of the group has, too;
+        - `sampler_mismatch`, where lensrl sampled: the mean |log p of the sampler - log p of the trainer|, in nats.
         """
         import pandas as pd
 

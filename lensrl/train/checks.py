@@ -29,8 +29,8 @@ def check_frozen(model: PreTrainedModel, base: Base, layers: list[int] | None, c
     """
     for name, parameter in model.named_parameters():
         if not base.blocks.trains(name, layers, component):
-            # As integers: 0.0 and -0.0 differ in a bit, and NaN equals itself.
-            before, after = base.weights[name], parameter.detach().cpu()
+            # As integers: 0.0 and -0.0 differ in a bit, and NaN equals itself. A bf16 number has one fp32 number.
+            before, after = base.weights[name], parameter.detach().cpu().float()
             if not torch.equal(before.view(torch.int32), after.view(torch.int32)):
                 part = "" if component == "block" else f" ({component})"
                 raise RuntimeError(f"{name} changed although only layers {layers}{part} were trained")

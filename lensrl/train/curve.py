@@ -9,7 +9,7 @@ from jaxtyping import Float64
 
 from lensrl.recipe.layers import OUTSIDE
 
-OPTIONAL_FIELDS = ("turns", "anchor_group_size", "shared_anchor_share", "clipped_share")
+OPTIONAL_FIELDS = ("turns", "anchor_group_size", "shared_anchor_share", "clipped_share", "sampler_mismatch")
 
 
 @dataclass
@@ -26,13 +26,14 @@ class TrainingCurve:
     - `zero_spread_share`: share of groups whose rewards are all equal (such a group teaches nothing).
     - `step_time`: in seconds. `peak_memory`: in bytes, of the GPU where there is one, else of the process.
 
-    Four more are empty, and not stored, where they do not apply:
+    Five more are empty, and not stored, where they do not apply:
 
     - `turns`: mean turns per episode, in a task in turns.
     - `anchor_group_size`: mean number of turns taken in one state, under GiGPO.
     - `shared_anchor_share`: share of turns whose state another turn of the group shares, under GiGPO.
     - `clipped_share`: share of tokens (under GSPO, of completions) outside the clip, mean over the step's updates, with
       several updates per rollout. TRL's `clip_ratio/region_mean`.
+    - `sampler_mismatch`: mean over tokens of |log p of the sampler - log p of the trainer|, in nats.
     """
 
     n_layers: int
@@ -51,6 +52,7 @@ class TrainingCurve:
     anchor_group_size: list[float] = field(default_factory=list)
     shared_anchor_share: list[float] = field(default_factory=list)
     clipped_share: list[float] = field(default_factory=list)
+    sampler_mismatch: list[float] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.reward_mean)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lensrl.errors import StoreError
-from lensrl.recipe import Recipe, parse_recipe
+from lensrl.errors import LensrlError, StoreError
+from lensrl.recipe import Recipe, parse_kept_recipe
 from lensrl.recipe.runs import BASE, RunSpec, set_run
 from lensrl.store.names import run_path
 from lensrl.store.origin import check_items
@@ -34,6 +35,19 @@ class Job:
         return run_path(self.folder, self.spec.name, self.spec.seed)
 
 
+def check_alone() -> None:
+    """Raise LensrlError under a launcher that starts several processes for one training, as `torchrun` does.
+
+    Training is not shared out yet: each process would sample and train on its own, which is another recipe.
+    """
+    world = os.environ.get("WORLD_SIZE", "1")
+    if world not in ("", "0", "1"):
+        raise LensrlError(
+            f"WORLD_SIZE is {world}: torchrun and accelerate launch start one run on several processes, and lensrl "
+            f"trains a run on one; type lensrl run RECIPE --workers {world} instead, which shares the runs of a study"
+        )
+
+
 def is_made(job: Job) -> bool:
     """Return whether the job's run has its file.
 
@@ -48,7 +62,7 @@ def is_made(job: Job) -> bool:
             raise StoreError(f"{path} holds the run {run.name} with seed {run.seed}; move it away and run again")
         if run.fingerprint != job.fingerprint:
             raise StoreError(f"{path} was made from another base model than {BASE}.h5; move it away and run again")
-        conflict = run_recipe(job).conflict(parse_recipe(run.recipe, f"the recipe of {path}"))
+        conflict = run_recipe(job).conflict(parse_kept_recipe(run.recipe, f"the recipe of {path}"))
         if conflict is not None:
             raise StoreError(
                 f"{path} was made with another recipe ({conflict}); move it away and run again, or choose another "

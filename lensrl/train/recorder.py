@@ -43,10 +43,12 @@ class Recorder:
         self._losses: list[float] = []  # of the step's updates so far
         self._clipped: list[float] = []
         self._step_started = time.perf_counter()
+        self._mismatch = torch.zeros(2, dtype=torch.float64)  # of the step so far: sum, and number of tokens
 
     def step_begins(self) -> None:
         """Start the clock of a step, and the measurement of its peak memory."""
         self._step_started = time.perf_counter()
+        self._mismatch.zero_()
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
 
@@ -74,6 +76,10 @@ class Recorder:
         sizes = Counter(zip(group, anchor, strict=True))
         self.curve.anchor_group_size.append(len(anchor) / len(sizes))
         self.curve.shared_anchor_share.append(sum(n for n in sizes.values() if n > 1) / len(anchor))
+
+    def record_mismatch(self, difference: torch.Tensor, mask: torch.Tensor) -> None:
+        """Add the differences |log p of the sampler - log p of the trainer|, (row, token), of a micro-batch."""
+        self._mismatch += torch.stack([(difference * mask).sum(), mask.sum().to(difference)]).double().cpu()
 
     def record_gradients(self, model: torch.nn.Module) -> None:
         """Record the gradient norms before clipping, of every layer and of the parts outside the layers.
@@ -116,6 +122,9 @@ class Recorder:
         curve.loss.append(_mean(self._losses))
         if self._updates > 1:  # with one update, the policy is the sampled policy, and nothing is clipped
             curve.clipped_share.append(_mean(self._clipped))
+        total, tokens = self._mismatch.tolist()
+        if tokens:
+            curve.sampler_mismatch.append(total / tokens)
         self._squares, self._losses, self._clipped = [], [], []
         curve.step_time.append(time.perf_counter() - self._step_started)
         curve.peak_memory.append(

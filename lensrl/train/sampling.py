@@ -1,14 +1,16 @@
 """Sampling of a training step: completions of prompts, or episodes of an agent's task.
 
-TRL samples completions itself and asks for their rewards. Episodes are played here. TRL receives an episode as one long
-completion with the environment's tokens masked, through its `rollout_func` and `env_mask`.
+Both are sampled here and given to TRL through its `rollout_func`, with the log-probability of each token as it was
+sampled. TRL receives an episode as one long completion with the environment's tokens masked, through `env_mask`.
+With `generation = "generate"`, TRL samples completions itself, as versions 0.1 and 0.2 of lensrl did.
 
 Both kinds of sampling also compute the advantages of a step, for an algorithm that replaces TRL's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -17,8 +19,12 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from lensrl.models.generation import sampling_settings, stop_tokens
+from lensrl.models.histories import Written
+from lensrl.models.noise import TRAINING, Row
 from lensrl.models.prompts import Prompts
+from lensrl.models.references import batches
 from lensrl.models.rollouts import Rollout, play
+from lensrl.models.sampler import SAMPLERS
 from lensrl.recipe import Recipe, Rl
 from lensrl.tasks import AgentTask, Item, Task, batch
 from lensrl.train.algorithms import ALGORITHMS
@@ -54,10 +60,15 @@ class Sampling(Protocol):
 class Completions:
     """Sampling of a task with one completion per prompt."""
 
-    rollout_func = None
-
     def __init__(
-        self, task: Task, recipe: Recipe, model: PreTrainedModel, prompts: Prompts, recorder: Recorder
+        self,
+        task: Task,
+        recipe: Recipe,
+        model: PreTrainedModel,
+        prompts: Prompts,
+        recorder: Recorder,
+        *,
+        seed: int,
     ) -> None:
         self._task = task
         self._rl = recipe.rl
@@ -66,6 +77,29 @@ class Completions:
         self._stop_tokens = set(stop_tokens(model, prompts.tokenizer))
         self._recorder = recorder
         self._rewards: list[float] = []  # of the current step
+        self._seed = seed
+        self._model = model
+        self._sampler = SAMPLERS[recipe.generation](model, prompts.tokenizer)
+        self._settings = sampling_settings(
+            stop_tokens(model, prompts.tokenizer), prompts.tokenizer, max_tokens=recipe.rl.max_completion_tokens,
+            temperature=recipe.rl.temperature, top_p=recipe.rl.top_p, top_k=recipe.rl.top_k,
+        )  # fmt: skip
+        self._settings.remove_invalid_values = True  # as in `grpo_config`
+        by_trl = recipe.generation == "generate" and recipe.rl.rollout_batch is None
+        self.rollout_func = None if by_trl else self._rollout
+
+    def _rollout(self, prompts: list[str], trainer: Any) -> dict[str, Any]:
+        """Complete the prompts of a step, `rl.rollout_batch` at a time."""
+        ids = [self._prompts.tokens(prompt) for prompt in prompts]
+        found: list[Written] = []
+        with sampling_mode(self._model):
+            for rows in batches(step_rows(self._seed, trainer, len(ids)), self._rl.rollout_batch or len(ids)):
+                found += self._sampler.generate([ids[row] for *_, row in rows], self._settings, rows)
+        return {
+            "prompt_ids": ids,
+            "completion_ids": [one.tokens for one in found],
+            "logprobs": [one.logprobs for one in found] if found[0].logprobs else None,
+        }
 
     def prompts(self) -> Dataset:
         return Dataset.from_list([{"id": i, "prompt": self._prompts.text(item)} for i, item in self._items.items()])
@@ -95,11 +129,15 @@ class Episodes:
         model: PreTrainedModel,
         prompts: Prompts,
         recorder: Recorder,
+        *,
+        seed: int,
     ) -> None:
         self._task = task
         self._rl = recipe.rl
+        self._seed = seed
         self._model = model
         self._prompts = prompts
+        self._sampler = SAMPLERS[recipe.generation](model, prompts.tokenizer)
         self._items: Mapping[str, Item] = {item.id: item for item in task.items("train")}
         self._recorder = recorder
         self._rollouts: Sequence[Rollout] = ()  # of the current step
@@ -117,16 +155,18 @@ class Episodes:
         return self._prompts.ids(self._items[prompt])
 
     def rollout_func(self, ids: list[str], trainer: Any) -> dict[str, Any]:
-        """Play one episode of every item, and return the episodes as TRL's completions."""
-        self._model.eval()  # with gradient checkpointing, a model in training mode keeps no keys and values
-        items = [self._items[i] for i in ids]
-        self._rollouts = play(self._model, self._prompts, self._task, items, self._turn_settings)
-        self._model.train()
+        """Play one episode of every item, `rl.rollout_batch` at a time, and return them as TRL's completions."""
+        rollouts: list[Rollout] = []
+        with sampling_mode(self._model):
+            for rows in batches(step_rows(self._seed, trainer, len(ids)), self._rl.rollout_batch or len(ids)):
+                items = [self._items[ids[row]] for *_, row in rows]
+                rollouts += play(self._sampler, self._prompts, self._task, items, self._turn_settings, rows)
+        self._rollouts = rollouts
         return {
-            "prompt_ids": [rollout.prompt for rollout in self._rollouts],
-            "completion_ids": [rollout.tokens for rollout in self._rollouts],
-            "env_mask": [[int(turn >= 0) for turn in rollout.turn] for rollout in self._rollouts],
-            "logprobs": None,  # the policy has not changed between sampling and the update
+            "prompt_ids": [rollout.prompt for rollout in rollouts],
+            "completion_ids": [rollout.tokens for rollout in rollouts],
+            "env_mask": [[int(turn >= 0) for turn in rollout.turn] for rollout in rollouts],
+            "logprobs": [rollout.logprobs for rollout in rollouts] if any(rollouts[0].logprobs) else None,
         }
 
     def reward(self, completions: list[str], completion_ids: list[list[int]], id: list[str], **_: Any) -> list[float]:
@@ -152,6 +192,21 @@ class Episodes:
 
     def _episode_rewards(self) -> list[float]:
         return [sum(rollout.rewards) for rollout in self._rollouts]
+
+
+def step_rows(seed: int, trainer: Any, count: int) -> list[Row]:
+    """Return the keys of the random numbers of a training step: the run's seed, the step, and the row."""
+    return [(seed, TRAINING, int(trainer.state.global_step), row) for row in range(count)]
+
+
+@contextmanager
+def sampling_mode(model: PreTrainedModel) -> Iterator[None]:
+    """Put a model out of training mode. With gradient checkpointing, training mode keeps no keys and values."""
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train()
 
 
 def row_advantages(rewards: Sequence[float], rl: Rl) -> torch.Tensor | None:

@@ -26,12 +26,15 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 
 from lensrl.models.base import Base
 from lensrl.models.blocks import train_only
+from lensrl.models.precision import any_shape, inexact, lower_frozen
 from lensrl.recipe import Recipe, Trained
 from lensrl.tasks import AgentTask, Task
 from lensrl.train.algorithms import ALGORITHMS
 from lensrl.train.checks import check_frozen, is_finite
 from lensrl.train.curve import TrainingCurve
+from lensrl.train.job import check_alone
 from lensrl.train.recorder import Collapsed, Diverged, Recorder
+from lensrl.train.reference import BaseInPlace, stop_backward
 from lensrl.train.sampling import Completions, Episodes, Sampling
 from lensrl.train.snapshots import Snapshots
 
@@ -72,20 +75,26 @@ def train(
     returned with this status.
 
     Raises RuntimeError when a frozen parameter has moved by a single bit, and when training ends before its last step
-    without a reason.
+    without a reason. Raises LensrlError under a launcher of several processes.
     """
+    check_alone()
     # A copy of the base in which exactly the chosen parameters have gradients.
     chosen = None if layers is None else sorted(layers)
-    model = base.fresh(device=device)
+    model = base.fresh()
     train_only(model, base.blocks, chosen, component)
+    if frozen_in_bf16(base, recipe, device):
+        lower_frozen(model)
+    model.to(device)  # pyright: ignore[reportArgumentType]
     count_positions(model)
+    if chosen:
+        stop_backward(model.get_submodule(f"{base.blocks.prefix}.{chosen[0]}"))
     recorder = Recorder(base.blocks, group_size=recipe.rl.completions_per_prompt, updates=recipe.rl.updates_per_rollout)
     sampling_kind = Episodes if isinstance(task, AgentTask) else Completions
-    sampling = sampling_kind(task, recipe, model, base.prompts, recorder)  # pyright: ignore[reportArgumentType]
+    sampling = sampling_kind(task, recipe, model, base.prompts, recorder, seed=seed)  # pyright: ignore[reportArgumentType]
 
     # Training itself. TRL needs a folder even where it saves nothing.
     status, reason = "completed", ""
-    with tempfile.TemporaryDirectory(prefix="lensrl-") as scratch, _quiet():
+    with tempfile.TemporaryDirectory(prefix="lensrl-") as scratch, _quiet(), any_shape():
         trainer = Trainer(
             model=model,
             args=grpo_config(recipe, seed=seed, device=device, output_dir=scratch),
@@ -113,6 +122,17 @@ def train(
     if status == "completed" and not is_finite(model, base, task.items("train")[:8]):
         status, reason = "diverged", f"the weights or logits are not finite after step {len(recorder.curve)}"
     return Training(model, status, reason, recorder.curve)
+
+
+def frozen_in_bf16(base: Base, recipe: Recipe, device: str) -> bool:
+    """Return whether frozen matrices are stored in bf16: where the recipe says so, or a GPU trains a bf16 base."""
+    asked = recipe.rl.frozen_dtype
+    return asked == "bfloat16" if asked is not None else device == "cuda" and inexact(base.weights) is None
+
+
+def compute_dtype(recipe: Recipe, device: str) -> str:
+    """Return the type of training and sampling: `bfloat16` on a GPU, and where frozen weights are in it."""
+    return "bfloat16" if device == "cuda" or recipe.rl.frozen_dtype == "bfloat16" else "float32"
 
 
 def grpo_config(recipe: Recipe, *, seed: int, device: str, output_dir: str) -> GRPOConfig:
@@ -154,8 +174,8 @@ def grpo_config(recipe: Recipe, *, seed: int, device: str, output_dir: str) -> G
         weight_decay=rl.weight_decay,
         max_grad_norm=rl.max_grad_norm,
         optim="adamw_torch",
-        activation_checkpointing=rl.gradient_checkpointing,
-        bf16=device == "cuda",
+        gradient_checkpointing=rl.gradient_checkpointing,
+        bf16=compute_dtype(recipe, device) == "bfloat16",
         use_cpu=device == "cpu",
         seed=seed,
         data_seed=seed,
@@ -177,8 +197,9 @@ def grpo_config(recipe: Recipe, *, seed: int, device: str, output_dir: str) -> G
 class Trainer(GRPOTrainer):
     """A GRPOTrainer with prompts, rewards and advantages from `sampling`, and gradients shown to a recorder.
 
-    The recorder sees the gradients before they are clipped. The parameters in `boosted` learn at `factor` times the
-    learning rate; the other settings of their parameter group stay the same.
+    The recorder sees the gradients before they are clipped, and by how much the log-probabilities of the sampler and of
+    the trainer differ. The reference of the KL term is the base in the trained model (`lensrl.train.reference`). The
+    parameters in `boosted` learn at `factor` times the learning rate; the other settings of their group stay the same.
     """
 
     def __init__(
@@ -188,16 +209,22 @@ class Trainer(GRPOTrainer):
         recorder: Recorder,
         boosted: Sequence[torch.nn.Parameter] = (),
         factor: float = 1.0,
+        model: PreTrainedModel,
+        args: GRPOConfig,
         **arguments: Any,
     ) -> None:
+        beta, args.beta = args.beta, 0.0  # else TRL would load a second model as the reference
         super().__init__(
+            model=model,
+            args=args,
             reward_funcs=sampling.reward,  # pyright: ignore[reportArgumentType]
             train_dataset=sampling.prompts(),
             rollout_func=sampling.rollout_func,
             **arguments,
         )
-        if self.ref_model is not None:  # the KL term's reference, which TRL loads itself
-            count_positions(self.accelerator.unwrap_model(self.ref_model))
+        self.beta = args.beta = beta
+        self.ref_model = BaseInPlace(model) if beta else None  # pyright: ignore[reportAttributeAccessIssue]
+        self._logprobs: torch.Tensor | None = None  # the trainer's, of the latest micro-batch
         self._sampling = sampling
         self._recorder = recorder
         self._boosted_ids = {id(parameter) for parameter in boosted}
@@ -228,6 +255,24 @@ class Trainer(GRPOTrainer):
         if advantages is not None:
             output["advantages"] = advantages.to(output["advantages"])
         return output
+
+    def _get_per_token_logps_and_entropies(self, model: Any, *given: Any, **named: Any) -> Any:
+        if isinstance(model, BaseInPlace):
+            with model.put_back():
+                return super()._get_per_token_logps_and_entropies(self.model, *given, **named)
+        found = super()._get_per_token_logps_and_entropies(model, *given, **named)
+        self._logprobs = found[0].detach()
+        return found
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        loss = super()._compute_loss(model, inputs)
+        sampled = inputs.get("sampling_per_token_logps")
+        if sampled is not None and self._logprobs is not None:
+            # Where a step makes several updates, TRL keeps the log-probabilities from before the first of them.
+            before = inputs.get("old_per_token_logps", self._logprobs)
+            mask = inputs["completion_mask"] * inputs.get("tool_mask", 1)
+            self._recorder.record_mismatch((sampled - before).abs(), mask)
+        return loss
 
     def _clip_grad_norm(self, model: torch.nn.Module) -> torch.Tensor | None:
         self._recorder.record_gradients(self.accelerator.unwrap_model(model))

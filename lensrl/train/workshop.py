@@ -12,16 +12,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from lensrl.errors import LensrlError
 from lensrl.models.base import Base, load_base, pick_device
 from lensrl.models.bridge import capture, probe_set
 from lensrl.models.evaluate import evaluate
-from lensrl.models.generation import learned_positions
+from lensrl.models.generation import learned_positions, pad_id
+from lensrl.models.histories import drops_ended
+from lensrl.models.precision import inexact
+from lensrl.models.sampler import CARRIED
 from lensrl.recipe import Checkpoint, HarnessTask, Recipe
 from lensrl.recipe.runs import BASE, RunSpec, trains
 from lensrl.recipe.task_tables import has_training
 from lensrl.store.file.atomic import new_file, removed_at_end, scratch_folder
+from lensrl.store.file.claim import tell
 from lensrl.store.file.deltas import Parameter, frobenius
 from lensrl.store.file.hdf5 import compression_plugin
 from lensrl.store.origin import check_base, check_items, provenance
@@ -32,9 +37,11 @@ from lensrl.tasks.harness import Harness
 from lensrl.train.adopt import open_checkpoint, record_of
 from lensrl.train.algorithms import check_algorithm
 from lensrl.train.checks import is_finite
+from lensrl.train.curve import TrainingCurve
+from lensrl.train.disk import RunBytes, run_bytes
 from lensrl.train.job import Job, run_recipe
 from lensrl.train.snapshots import Snapshots
-from lensrl.train.trainer import train
+from lensrl.train.trainer import compute_dtype, frozen_in_bf16, train
 from lensrl.train.watch import Watcher
 
 
@@ -67,6 +74,7 @@ class Workshop:
             check_algorithm(recipe, self.task)
             check_enough(self.task, recipe)
             check_checkpointing(self.base, recipe)
+            check_frozen_dtype(self.base, recipe)
         check_fits(self.base, self.task, self.items, recipe)
         self.device = pick_device()
         self.parameters = parameter_table(self.base)
@@ -76,6 +84,9 @@ class Workshop:
     def notes(self) -> list[str]:
         """What loading changed about the base's folder, and which texts are left out, in one line each."""
         notes = [f"{self.recipe.model}: {line}" for line in self.base.notes]
+        samples = not isinstance(self.task, Texts) and self.recipe.generation == "pieces"
+        if samples and not drops_ended(self.base.model, pad_id(self.base.tokenizer)):
+            notes.append(f"{self.recipe.model}: {CARRIED}")
         given = len(self.task.items("test"))
         if isinstance(self.task, Texts) and given > len(self.items):
             notes.append(f"the first {len(self.items)} of {given} texts are used (evaluation.items)")
@@ -90,6 +101,25 @@ class Workshop:
         for spec in specs:
             if spec.checkpoint is not None:
                 open_checkpoint(spec, self.base)
+
+    def bytes_of(self, spec: RunSpec) -> RunBytes:
+        """Return the bytes that a run will take on the disk, at most: compression makes a file smaller."""
+        in_run, tokens = self.base.blocks.trains, len(probe_set(self.base.prompts, self.probed).token_id)
+        sizes = (p.size for p in self.parameters if in_run(p.name, spec.layers, spec.component))
+        if spec.checkpoint is not None:
+            snapshots = max(0, len(spec.checkpoint.snapshots) - 1)
+        elif spec.name == BASE or isinstance(self.task, Texts):
+            snapshots = 0
+        else:
+            steps = self.recipe.rl.steps_on(len(self.task.items("train")))
+            snapshots = len({*self.recipe.snapshot_steps(steps)} - {steps})
+        return run_bytes(
+            0 if spec.name == BASE else sum(sizes),
+            layers=self.base.blocks.n_layers,
+            width=self.base.model.config.get_text_config().hidden_size,
+            tokens=tokens,
+            snapshots=snapshots,
+        )
 
     def check_same(self, run: Run) -> None:
         """Raise LensrlError when `run` came from another base model or from other items."""
@@ -112,6 +142,7 @@ class Workshop:
                 raise LensrlError(f"{job.path} is to be made with other {split} items than the recipe gives here")
         with new_file(job.path, replace=False) as partial, removed_at_end(scratch_folder(partial)):
             watcher.started(job.spec)
+            tell(job.path, "loading")
             if job.spec.name == BASE:
                 self.keep(job, partial, None, watcher)
             elif job.spec.checkpoint is not None:
@@ -141,24 +172,24 @@ class Workshop:
         `checkpoint` is the record of the checkpoint that the weights come from; None where they were trained here.
         """
         watcher.scoring(job.spec)
+        tell(job.path, "scoring")
         base = self.base
-        # Activations and scores each take a fresh copy: TransformerLens changes its model's attention in place.
-        activations = capture(
-            base.fresh(weights, device=self.device), base.prompts, self.probed, base.blocks.n_layers
-        )  # fmt: skip
+        # Scores before activations: TransformerLens changes the attention of its model in place.
+        model = base.fresh(weights, device=self.device)
+        scores = self._scores(job, model)
+        activations = capture(model, base.prompts, self.probed, base.blocks.n_layers)
         write_run(
             path,
             self._header(job, status=status, reason=reason, snapshots=snapshot_steps, checkpoint=checkpoint),
             self.parameters, self.before,
             after=None if weights is None else {name: w.numpy() for name, w in weights.items()}, snapshots=snapshots,
-            training=training, scores=self._scores(job, weights), probe=probe_set(base.prompts, self.probed),
+            training=training, scores=scores, probe=probe_set(base.prompts, self.probed),
             activations=activations,
         )  # fmt: skip
 
-    def _scores(self, job: Job, weights: Mapping[str, torch.Tensor] | None) -> Scores:
+    def _scores(self, job: Job, model: PreTrainedModel) -> Scores:
         """Score a model on the held-out items, or take the scores that were made elsewhere."""
         if self.harness is None:
-            model = self.base.fresh(weights, device=self.device)
             return evaluate(model, self.base.prompts, self.task, self.items, job.recipe)
         made = job.spec.checkpoint
         found = self.harness.base if made is None else self.harness.read(made.scores)
@@ -182,11 +213,16 @@ class Workshop:
         assert not isinstance(self.task, Texts)  # `plan` has no run to train without training items
         spec, recipe = job.spec, run_recipe(job)
         steps = recipe.rl.steps_on(len(self.task.items("train")))
+
+        def on_step(curve: TrainingCurve) -> None:
+            watcher.stepped(spec, curve)
+            tell(job.path, f"step {len(curve)}/{steps}, reward {curve.reward_mean[-1]:.3f}")
+
         snapshots = Snapshots(scratch_folder(path), {*recipe.snapshot_steps(steps)} - {steps})
         training = train(
             self.base, self.task, recipe, layers=spec.layers, component=spec.component, boost=spec.boost,
             factor=spec.factor, seed=spec.seed, device=self.device,
-            on_step=lambda curve: watcher.stepped(spec, curve), snapshots=snapshots,
+            on_step=on_step, snapshots=snapshots,
         )  # fmt: skip
         status, reason, curve = training.status, training.reason, training.curve
         if status == "diverged":  # its weights are not numbers: the curve is all there is to keep
@@ -195,7 +231,7 @@ class Workshop:
             return
         kept = snapshots.weights(self.before)
         ended = {len(curve)} & {*recipe.snapshot_steps(steps)}
-        weights = {name: p.detach().cpu() for name, p in training.model.named_parameters()}
+        weights = {name: p.detach().cpu().float() for name, p in training.model.named_parameters()}
         del training  # on a GPU the trained model would stand beside its copies
         self.keep(
             job, path, weights, watcher, status=status, reason=reason, training=curve.arrays(), snapshots=kept,
@@ -213,10 +249,13 @@ class Workshop:
     ) -> Header:
         spec, n_layers = job.spec, self.base.blocks.n_layers
         # What was computed in which type, and where: numbers of two machines may differ in their last digits.
-        compute = "bfloat16" if self.device == "cuda" else "float32"
-        sampled = {"training and sampling" if checkpoint is None else "sampling": compute}
-        if isinstance(self.task, Texts):
-            sampled = {}
+        dtypes = {"masters": "float32"}
+        if checkpoint is None and spec.name != BASE:
+            frozen = "bfloat16" if frozen_in_bf16(self.base, self.recipe, self.device) else "float32"
+            dtypes |= {"frozen": frozen, "training and its sampling": compute_dtype(self.recipe, self.device)}
+        if not isinstance(self.task, Texts):
+            dtypes["scoring"] = "bfloat16" if self.device == "cuda" else "float32"
+        dtypes["log-probabilities and activations"] = "float32"
         hardware = torch.cuda.get_device_name() if self.device == "cuda" else f"cpu {platform.machine()}"
         return Header(
             study=job.folder.resolve().name,
@@ -235,13 +274,10 @@ class Workshop:
             also=spec.allow,
             provenance=provenance(
                 device=hardware,
-                dtypes={
-                    "masters": "float32",
-                    **sampled,
-                    "log-probabilities and activations": "float32",
-                },
+                dtypes=dtypes,
                 items=self.digests,
                 notes=self.base.notes,
+                generation=None if isinstance(self.task, Texts) else self.recipe.generation,
                 checkpoint=checkpoint,
             ),
         )
@@ -263,6 +299,16 @@ def check_checkpointing(base: Base, recipe: Recipe) -> None:
         raise LensrlError(
             f"{recipe.model} ({type(base.model).__name__}) has no gradient checkpointing; set "
             f"rl.gradient_checkpointing = false"
+        )
+
+
+def check_frozen_dtype(base: Base, recipe: Recipe) -> None:
+    """Raise LensrlError where frozen weights would be rounded: bfloat16 is asked for, and the base is in fp32."""
+    first = inexact(base.weights) if recipe.rl.frozen_dtype == "bfloat16" else None
+    if first is not None:
+        raise LensrlError(
+            f"rl.frozen_dtype = 'bfloat16' would round {first} of {recipe.model}, and frozen weights stay as they are; "
+            f"set rl.frozen_dtype = 'float32', or give a base that is stored in bfloat16"
         )
 
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from lensrl.models.base import Base
-from lensrl.models.generation import generate, left_padded, pad_id, sampling_settings, token_ids, turn_ends
-from lensrl.models.rollouts import Histories, play
+from lensrl.models.generation import left_padded, pad_id, sampling_settings, token_ids, turn_ends
+from lensrl.models.histories import Histories
+from lensrl.models.rollouts import play
+from lensrl.models.sampler import Pieces, Whole
 from lensrl.recipe import CorridorTask
 from lensrl.tasks import Item, Turn
 from lensrl.tasks.corridor import Corridor
 
 TASK = Corridor(CorridorTask(name="corridor"))
 ITEMS = TASK.items("test")[:12]
+ROWS = [(0, row) for row in range(len(ITEMS))]
+
+
+def sampler(base: Base) -> Pieces:
+    return Pieces(base.fresh().eval(), base.tokenizer)
 
 
 def settings(base: Base, *, temperature: float = 1.0, max_tokens: int = 8):
@@ -28,9 +34,8 @@ def test_a_turn_ends_at_a_line_break_or_the_end_of_sequence(base: Base) -> None:
 
 def test_an_episode_replays_from_its_own_text(base: Base) -> None:
     """Rewards, states and score of every episode, from the decoded text and the task alone."""
-    torch.manual_seed(0)
     scores = set()
-    for rollout in play(base.fresh().eval(), base.prompts, TASK, ITEMS, settings(base)):
+    for rollout in play(sampler(base), base.prompts, TASK, ITEMS, settings(base), ROWS):
         text = str(base.tokenizer.decode(rollout.prompt + rollout.tokens))
         lines = text.replace("<eos>\n", "\n").removesuffix("\n").split("\n")
         game = TASK.reset(rollout.item)
@@ -48,8 +53,7 @@ def test_an_episode_replays_from_its_own_text(base: Base) -> None:
 
 
 def test_every_token_belongs_to_the_model_or_to_the_environment(base: Base) -> None:
-    torch.manual_seed(0)
-    for rollout in play(base.fresh().eval(), base.prompts, TASK, ITEMS, settings(base)):
+    for rollout in play(sampler(base), base.prompts, TASK, ITEMS, settings(base), ROWS):
         assert len(rollout.tokens) == len(rollout.turn)
         assert rollout.length == sum(turn != -1 for turn in rollout.turn)
         for turn in range(len(rollout.rewards)):
@@ -66,10 +70,11 @@ def test_kept_keys_and_values_change_nothing(base: Base) -> None:
     greedy = settings(base, temperature=0.0)
     rows = [token_ids(base.tokenizer, item.prompt) for item in ITEMS]
     answers = ["@1 k3 d5>", "\n@2 k* d5>", "@5 k* d1>"]
-    histories = Histories(model, base.tokenizer, rows)
+    histories = Histories(model, pad_id(base.tokenizer), rows, None)
+    one = Whole(model, base.tokenizer)
     for turn in range(4):
-        kept = histories.continued(greedy)
-        alone = [generate(model, base.tokenizer, [row], greedy)[0][0] for row in rows]
+        kept = [written.tokens for written in histories.continued(greedy)]
+        alone = [one.generate([row], greedy, [(0,)])[0].tokens for row in rows]
         assert kept == alone, turn
         going = [row for row in range(len(rows)) if (row + turn) % 4]  # others leave
         seen = [token_ids(base.tokenizer, answers[row % 3], start=False) for row in going]
@@ -104,7 +109,8 @@ def test_the_environment_begins_a_line_when_the_model_did_not_end_its_own(base: 
             return Turn(f"[{action}]", 0.0, done=False)
 
     echo = Echo()
-    (rollout,) = play(base.fresh().eval(), base.prompts, echo, ITEMS[:1], settings(base, temperature=0, max_tokens=2))
+    greedy = settings(base, temperature=0, max_tokens=2)
+    (rollout,) = play(sampler(base), base.prompts, echo, ITEMS[:1], greedy, ROWS[:1])
     text = str(base.tokenizer.decode(rollout.tokens))
     first, second = echo.actions
     assert len(first) == 2  # two characters: the limit fell within the word

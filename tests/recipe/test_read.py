@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
 
@@ -219,6 +220,18 @@ def test_a_kept_recipe_comes_back_as_it_was(tmp_path: Path) -> None:
     kept = tmp_path / "recipe.json"
     kept.write_text(recipe.model_dump_json(), encoding="utf-8")
     assert read_kept_recipe(kept) == recipe
+
+
+def test_a_recipe_that_an_older_version_kept_samples_as_it_did(tmp_path: Path) -> None:
+    recipe, kept = load(tmp_path, MINIMAL), tmp_path / "recipe.json"
+    assert recipe.generation == "pieces"
+    data = recipe.model_dump(mode="json")
+    del data["generation"], data["rl"]["rollout_batch"], data["rl"]["frozen_dtype"]
+    kept.write_text(json.dumps(data), encoding="utf-8")
+    older = read_kept_recipe(kept)
+    assert older.generation == "generate"
+    assert recipe.conflict(older) == "generation is 'generate' there and 'pieces' here"
+    assert load(tmp_path, 'generation = "generate"\n' + MINIMAL).conflict(older) is None
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"model": "tiny:qwen3"}'])

@@ -12,8 +12,9 @@ import torch
 
 import lensrl
 from lensrl import LensrlError, Study
-from lensrl.models import evaluate as scoring
 from lensrl.models.base import find_source, load_base
+from lensrl.models.noise import SCORING
+from lensrl.models.sampler import Pieces
 from lensrl.recipe import Recipe, load_recipe
 from lensrl.store.origin import item_digests
 from lensrl.tasks import load_task
@@ -78,7 +79,7 @@ def test_training_and_scoring_read_what_the_template_writes(
     trained: list[str] = []
     scored: list[str] = []
     decode: list[Any] = []
-    loss, generate = Trainer._compute_loss, scoring.generate
+    loss, generate = Trainer._compute_loss, Pieces.generate
 
     def spy_on_loss(self: Trainer, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         decode.append((self.eos_token_ids, inputs["completion_ids"], inputs["completion_mask"]))
@@ -86,13 +87,15 @@ def test_training_and_scoring_read_what_the_template_writes(
             trained.append(str(self.processing_class.decode(ids[mask.bool()])))  # pyright: ignore
         return loss(self, model, inputs)
 
-    def spy_on_generate(model: Any, tokenizer: Any, prompts: Any, settings: Any) -> Any:
-        scored.extend(str(tokenizer.decode(ids)) for ids in prompts)
+    def spy_on_generate(self: Pieces, prompts: Any, settings: Any, rows: Any) -> Any:
+        tokenizer = load_base(load_recipe(folder / "sums.toml").model).tokenizer
+        if rows[0][1] == SCORING:
+            scored.extend(str(tokenizer.decode(ids)) for ids in prompts)
         assert set(settings.eos_token_id) == {*tokenizer.encode("<eos>}")}
-        return generate(model, tokenizer, prompts, settings)
+        return generate(self, prompts, settings, rows)
 
     monkeypatch.setattr(Trainer, "_compute_loss", spy_on_loss)
-    monkeypatch.setattr(scoring, "generate", spy_on_generate)
+    monkeypatch.setattr(Pieces, "generate", spy_on_generate)
     study: Study = request.getfixturevalue("study")  # made under the spies
     task = load_task(study.recipe)
     assert set(trained) <= {text_of(item.prompt) for item in task.items("train")}

@@ -44,7 +44,7 @@ def make_trainer(base: Base, policy: PreTrainedModel, recipe: Recipe, folder: Pa
             model=policy,
             args=grpo_config(recipe, seed=0, device="cpu", output_dir=str(folder)),
             processing_class=base.tokenizer,
-            sampling=Completions(TASK, recipe, policy, base.prompts, recorder),
+            sampling=Completions(TASK, recipe, policy, base.prompts, recorder, seed=0),
             recorder=recorder,
         )
 

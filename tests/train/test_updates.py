@@ -14,9 +14,10 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from lensrl.errors import RecipeError
 from lensrl.models.base import Base
 from lensrl.models.blocks import train_only
-from lensrl.recipe import Recipe, Rl
-from lensrl.tasks import Item, load_task
+from lensrl.recipe import CorridorTask, Recipe, Rl
+from lensrl.tasks import Item
 from lensrl.tasks.arithmetic import Arithmetic
+from lensrl.tasks.corridor import Corridor
 from lensrl.train.algorithms import check_algorithm
 from lensrl.train.recorder import Recorder
 from lensrl.train.sampling import Completions
@@ -69,7 +70,7 @@ def plain_trl(base: Base, settings: Recipe, folder: Path, **arguments: Any) -> t
     """Train layer 7 with TRL's own trainer, with settings by hand. Prompts and rewards are the recipe's."""
     policy = base.fresh()
     train_only(policy, base.blocks, [7])
-    sampling = Completions(Nine(), settings, policy, base.prompts, Recorder(base.blocks, group_size=4))
+    sampling = Completions(Nine(), settings, policy, base.prompts, Recorder(base.blocks, group_size=4), seed=0)
     by_hand = {
         "loss_type": "grpo", "scale_rewards": "group", "beta": 0.0, "epsilon": 0.2, "num_generations": 4,
         "max_completion_length": 5, "temperature": 1.0, "top_p": 1.0, "top_k": 0, "learning_rate": RATE,
@@ -94,7 +95,7 @@ def plain_trl(base: Base, settings: Recipe, folder: Path, **arguments: Any) -> t
 def test_the_weights_are_those_of_plain_trl(
     base: Base, tmp_path: Path, ours: dict[str, Any], theirs: dict[str, Any]
 ) -> None:
-    settings = recipe(**ours)
+    settings = recipe(**ours).model_copy(update={"generation": "generate"})  # both then sample as TRL does
     training = train(base, Nine(), settings, layers=[7], seed=0)
     assert training.status == "completed"
     expected = dict(plain_trl(base, settings, tmp_path, **theirs).named_parameters())
@@ -178,4 +179,4 @@ def test_settings_that_do_not_fit_are_refused(rl: dict[str, Any], says: str) -> 
 def test_truncated_completions_are_masked_where_a_prompt_has_one_completion() -> None:
     asked = Recipe.model_validate({"model": "tiny:qwen3", "task": "corridor", "rl": {"mask_truncated": True}})
     with pytest.raises(RecipeError, match=r"rl\.mask_truncated .* corridor is in turns"):
-        check_algorithm(asked, load_task(asked))
+        check_algorithm(asked, Corridor(CorridorTask(name="corridor")))

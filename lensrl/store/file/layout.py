@@ -13,7 +13,14 @@ import h5py
 import numpy as np
 
 from lensrl.store.file.checked import attribute, axis_names, check_tree, dataset_at, node_at
-from lensrl.store.file.completeness import COLUMNS, COLUMNS_OF_GIGPO, COLUMNS_OF_TURNS, COLUMNS_OF_UPDATES, SITES
+from lensrl.store.file.completeness import (
+    COLUMNS,
+    COLUMNS_OF_GIGPO,
+    COLUMNS_OF_SAMPLER,
+    COLUMNS_OF_TURNS,
+    COLUMNS_OF_UPDATES,
+    SITES,
+)
 from lensrl.store.file.hdf5 import ENCODING
 
 
@@ -38,6 +45,8 @@ GROUPS = re.compile(
     rf"|(snapshots/\d+/)?(deltas{_PARTS})?|repairs{_PARTS}(/[^/]+)?)?)"
 )
 
+OF_STEPS = (*COLUMNS, *COLUMNS_OF_TURNS, *COLUMNS_OF_GIGPO, *COLUMNS_OF_UPDATES, *COLUMNS_OF_SAMPLER)
+
 RULES = {
     "lensrl-run": _rules(
         (r"layer|sample|token|feature|step", (), "int32"),
@@ -51,11 +60,7 @@ RULES = {
         (r"scores/reference_logprob", ("item",), "float32"),
         (r"training/layer_grad_norm", ("step", "layer"), "float64"),
         (r"training/outside_grad_norm", ("step", "outside"), "float64"),
-        (
-            rf"training/({'|'.join((*COLUMNS, *COLUMNS_OF_TURNS, *COLUMNS_OF_GIGPO, *COLUMNS_OF_UPDATES))})",
-            ("step",),
-            "float64",
-        ),
+        (rf"training/({'|'.join(OF_STEPS)})", ("step",), "float64"),
         (r"parameters/(part|component)", ("parameter",), "string"),
         (r"parameters/(size|changed)|snapshots/\d+/changed", ("parameter",), "int64"),
         (r"parameters/(norm|base_norm)|snapshots/\d+/norm", ("parameter",), "float64"),

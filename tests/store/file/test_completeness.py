@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 from lensrl.store.file.checked import dataset_at, group_at
-from lensrl.store.file.completeness import COLUMNS, COLUMNS_OF_GIGPO, COLUMNS_OF_TURNS, COLUMNS_OF_UPDATES, GROUPS
+from lensrl.store.file.completeness import (
+    COLUMNS,
+    COLUMNS_OF_GIGPO,
+    COLUMNS_OF_SAMPLER,
+    COLUMNS_OF_TURNS,
+    COLUMNS_OF_UPDATES,
+    GROUPS,
+)
 from lensrl.store.file.hdf5 import create
 from lensrl.store.verify import check_file
 from lensrl.train.curve import TrainingCurve
@@ -31,8 +38,10 @@ from tests.store.synthetic import (
 from tests.store.test_format import RUN, table
 
 KINDS = ("base", "trained", "adopted", "diverged")
+OPTIONAL_COLUMNS = (*COLUMNS_OF_TURNS, *COLUMNS_OF_GIGPO, *COLUMNS_OF_UPDATES, *COLUMNS_OF_SAMPLER)
 MAY_BE_ABSENT = {
     "training/turns", "training/anchor_group_size", "training/shared_anchor_share", "training/clipped_share",
+    "training/sampler_mismatch",
 }  # fmt: skip
 DATASETS = [
     row[0] for row in table(RUN, "dataset")
@@ -111,10 +120,10 @@ def test_the_table_of_groups_is_that_of_the_description() -> None:
 
 
 def test_the_columns_are_those_of_a_training_curve_and_of_the_description() -> None:
-    columns = {*COLUMNS, *COLUMNS_OF_TURNS, *COLUMNS_OF_GIGPO, *COLUMNS_OF_UPDATES}
+    columns = {*COLUMNS, *OPTIONAL_COLUMNS}
     assert columns == vars(TrainingCurve(1)).keys() - {"n_layers"}
     assert {f"training/{name}" for name in columns} == {name for name in DATASETS if name.startswith("training/")}
-    assert {f"training/{name}" for name in (*COLUMNS_OF_TURNS, *COLUMNS_OF_GIGPO, *COLUMNS_OF_UPDATES)} == MAY_BE_ABSENT
+    assert {f"training/{name}" for name in OPTIONAL_COLUMNS} == MAY_BE_ABSENT
 
 
 def test_a_curve_has_the_columns_of_its_algorithm(tmp_path: Path) -> None:
