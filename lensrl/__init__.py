@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lensrl.compare.activations import compare_activations, compare_layers
     from lensrl.compare.adapter import save_adapter
     from lensrl.compare.export import LoadedModel, graft, load_model, save_pretrained
+    from lensrl.compare.heads import compare_heads
     from lensrl.compare.models import compare_model_activations, compare_models
     from lensrl.compare.patching.additivity import additivity_table
     from lensrl.compare.patching.patch import patch
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from lensrl.judge.verdict import Verdict, verdict
     from lensrl.recipe import load_recipe
     from lensrl.recipe.imported import import_recipe
+    from lensrl.show import plot
     from lensrl.show.page import write_report
     from lensrl.store.folder import runs
     from lensrl.store.run import Run, open_run
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 
-_HOMES = {  # public name -> the module that defines it
+_HOMES = {  # public name -> the module that defines it, or the package that holds it as a module
     "LensrlError": "lensrl.errors",
     "LoadedModel": "lensrl.compare.export",
     "Run": "lensrl.store.run",
@@ -50,6 +52,7 @@ _HOMES = {  # public name -> the module that defines it
     "along_training": "lensrl.compare.weights",
     "base_rivals": "lensrl.compare.rivals",
     "compare_activations": "lensrl.compare.activations",
+    "compare_heads": "lensrl.compare.heads",
     "compare_layers": "lensrl.compare.activations",
     "compare_model_activations": "lensrl.compare.models",
     "compare_models": "lensrl.compare.models",
@@ -62,6 +65,7 @@ _HOMES = {  # public name -> the module that defines it
     "open_run": "lensrl.store.run",
     "open_study": "lensrl.store.study",
     "patch": "lensrl.compare.patching.patch",
+    "plot": "lensrl.show",
     "predictors": "lensrl.compare.predictors",
     "read_contributions": "lensrl.store.table",
     "run_study": "lensrl.train.study",
@@ -85,6 +89,7 @@ __all__ = [
     "along_training",
     "base_rivals",
     "compare_activations",
+    "compare_heads",
     "compare_layers",
     "compare_model_activations",
     "compare_models",
@@ -97,6 +102,7 @@ __all__ = [
     "open_run",
     "open_study",
     "patch",
+    "plot",
     "predictors",
     "read_contributions",
     "run_study",
@@ -110,6 +116,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "plot":
+        return import_module(f"{_HOMES[name]}.{name}")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'lensrl' has no attribute {name!r}")
