@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lensrl.errors import LensrlError
     from lensrl.judge.agreement import StudyAgreement, agree
     from lensrl.judge.correlate import correlate_study
+    from lensrl.judge.overlap import overlaps, teams
     from lensrl.judge.verdict import Verdict, verdict
     from lensrl.recipe import load_recipe
     from lensrl.recipe.imported import import_recipe
@@ -61,6 +62,7 @@ _HOMES = {  # public name -> the module that defines it
     "load_recipe": "lensrl.recipe",
     "open_run": "lensrl.store.run",
     "open_study": "lensrl.store.study",
+    "overlaps": "lensrl.judge.overlap",
     "patch": "lensrl.compare.patching.patch",
     "predictors": "lensrl.compare.predictors",
     "read_contributions": "lensrl.store.table",
@@ -68,6 +70,7 @@ _HOMES = {  # public name -> the module that defines it
     "runs": "lensrl.store.folder",
     "save_adapter": "lensrl.compare.adapter",
     "save_pretrained": "lensrl.compare.export",
+    "teams": "lensrl.judge.overlap",
     "verdict": "lensrl.judge.verdict",
     "verify": "lensrl.store.verify",
     "write_report": "lensrl.show.page",
@@ -96,6 +99,7 @@ __all__ = [
     "load_recipe",
     "open_run",
     "open_study",
+    "overlaps",
     "patch",
     "predictors",
     "read_contributions",
@@ -103,6 +107,7 @@ __all__ = [
     "runs",
     "save_adapter",
     "save_pretrained",
+    "teams",
     "verdict",
     "verify",
     "write_report",

@@ -28,6 +28,7 @@ from transformers import PreTrainedModel
 
 from lensrl.compare.patching import OnProgress
 from lensrl.errors import LensrlError
+from lensrl.measures.item_scores import item_means
 from lensrl.measures.score import item_weights, mean_score
 from lensrl.models.base import Base, load_base, pick_device
 from lensrl.models.blocks import Blocks, train_only
@@ -156,7 +157,9 @@ def _bypass_costs(
             if sampled:
                 scores = evaluate(model, base.prompts, task, items, recipe).score
                 assert scores is not None  # checked above
-                lost["bypass_score"] = study[BASE].score - mean_score(scores.mean(axis=1, dtype=np.float64), benchmark)
+                lost["bypass_score"] = study[BASE].score - mean_score(
+                    item_means(scores, np.isfinite(scores)), benchmark
+                )
         rows.append(lost)
         if on_progress is not None:
             on_progress("bypass", layer + 1, n_layers)

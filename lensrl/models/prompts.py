@@ -23,6 +23,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 from jinja2 import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -130,7 +131,7 @@ class Prompts:
         lines = [line.strip() for line in said.split("\n") if line.strip()]
         return marked[-1].strip() if marked else lines[-1] if lines else ""
 
-    def digests(self, split: Split, items: Sequence[Item]) -> dict[str, str]:
+    def digests(self, split: Split | Literal["also"], items: Sequence[Item]) -> dict[str, str]:
         """Return the digests that a run keeps of the items of a split (`lensrl.tasks.digest`).
 
         In a chat, the entry `SPLIT prompts` covers the text that the model reads, so that another template is noticed.

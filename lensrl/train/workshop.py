@@ -30,8 +30,8 @@ from lensrl.store.file.deltas import Parameter, frobenius
 from lensrl.store.file.hdf5 import compression_plugin
 from lensrl.store.origin import check_base, check_items, provenance
 from lensrl.store.run import Run
-from lensrl.store.write import Header, Scores, write_run
-from lensrl.tasks import AgentTask, Item, Task, Texts, evaluation_items, load_task
+from lensrl.store.write import Header, Scores, joined, write_run
+from lensrl.tasks import AgentTask, Item, Task, Texts, check_benchmarks, evaluation_items, load_also, load_task
 from lensrl.tasks.harness import Harness
 from lensrl.train.adopt import open_checkpoint, record_of
 from lensrl.train.algorithms import check_algorithm
@@ -51,6 +51,9 @@ class Workshop:
         self.recipe = recipe  # without its sets chosen: a job has these
         self.task = load_task(recipe)
         self.items = evaluation_items(self.task, recipe)
+        self.also = [(task, evaluation_items(task, recipe)) for task in load_also(recipe)]
+        also_items = [item for _, items in self.also for item in items]
+        check_benchmarks([self.items, *(items for _, items in self.also)], recipe)
         # Texts are there to be probed, all of them. Of a task's items a few are enough.
         self.probed = self.items
         if not isinstance(self.task, Texts):
@@ -62,6 +65,8 @@ class Workshop:
                 self.harness.read(checkpoint.scores)
         self.base = load_base(recipe.model, recipe.prompt)
         self.digests = self.base.prompts.digests("test", self.items)
+        if also_items:
+            self.digests |= self.base.prompts.digests("also", also_items)
         if has_training(recipe.task):
             self.digests |= self.base.prompts.digests("train", self.task.items("train"))
         if self.harness is not None:
@@ -72,7 +77,7 @@ class Workshop:
             check_enough(self.task, recipe)
             check_checkpointing(self.base, recipe)
             check_frozen_dtype(self.base, recipe)
-        check_fits(self.base, self.task, self.items, recipe)
+        check_fits(self.base, self.task, [*self.items, *also_items], recipe)
         self.device = pick_device()
         self.parameters = parameter_table(self.base)
         self.before = {name: tensor.numpy() for name, tensor in self.base.weights.items()}
@@ -166,7 +171,12 @@ class Workshop:
     def _scores(self, job: Job, model: PreTrainedModel) -> Scores:
         """Score a model on the held-out items, or take the scores that were made elsewhere."""
         if self.harness is None:
-            return evaluate(model, self.base.prompts, self.task, self.items, job.recipe)
+            own = evaluate(model, self.base.prompts, self.task, self.items, job.recipe)
+            also, first = [], len(self.items)
+            for task, items in self.also:
+                also.append(evaluate(model, self.base.prompts, task, items, job.recipe, first=first))
+                first += len(items)
+            return joined(own, also)
         made = job.spec.checkpoint
         found = self.harness.base if made is None else self.harness.read(made.scores)
         return Scores(item=found.item, benchmark=found.benchmark, score=found.score[:, None].astype(np.float32))
@@ -290,7 +300,8 @@ def check_fits(base: Base, task: Task | AgentTask | Texts, scored: Sequence[Item
         return
     length = {item: len(base.prompts.ids(item)) for item in [*task.items("train"), *scored]}
     longest = max(length.values())
-    tokens = 0 if isinstance(task, Texts) else max(recipe.rl.max_completion_tokens, recipe.evaluation_tokens)
+    scoring = max(recipe.evaluation_tokens(benchmark) for benchmark in {item.benchmark for item in scored})
+    tokens = 0 if isinstance(task, Texts) else max(recipe.rl.max_completion_tokens, scoring)
     if longest + tokens > limit:
         raise LensrlError(
             f"{recipe.model} has {limit} positions, fewer than the {longest} of the longest prompt and the {tokens} "

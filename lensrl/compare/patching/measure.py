@@ -11,6 +11,7 @@ from jaxtyping import Float64
 from lensrl.compare.patching import OnProgress
 from lensrl.compare.patching.activations import FORCED_METRICS, Patch, patch_activations
 from lensrl.compare.patching.graft import graft, run_weights
+from lensrl.measures.item_scores import item_means
 from lensrl.models.base import load_base, pick_device
 from lensrl.models.bridge import boot
 from lensrl.models.evaluate import evaluate
@@ -69,7 +70,7 @@ class Patcher:
                     parameters[name].copy_(self.weights["into"][name])
             patched = {"reference_logprob": scores.reference_logprob}
             if scores.score is not None:
-                patched = {"score": scores.score.mean(axis=1)} | patched
+                patched = {"score": item_means(scores.score, np.isfinite(scores.score))} | patched
             metrics = {
                 metric: np.stack([into[metric], donor[metric], np.asarray(values, np.float64)])
                 for metric, values in patched.items()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lensrl.show.figures.agreement import agreement_figure
 from lensrl.show.figures.layers import cka_figure, contribution_figure, delta_figure, weight_figure
+from lensrl.show.figures.overlap import overlap_figure
 from lensrl.show.figures.patching import patch_figure, recovery_figure
 from lensrl.show.figures.scatter import scatter_figure
 from lensrl.show.figures.style import save_figure, svg
@@ -15,6 +16,7 @@ __all__ = [
     "cka_figure",
     "contribution_figure",
     "delta_figure",
+    "overlap_figure",
     "patch_figure",
     "recovery_figure",
     "save_figure",
