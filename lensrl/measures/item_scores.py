@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 
 from lensrl.errors import LensrlError, did_you_mean
 
@@ -78,7 +78,7 @@ def item_scores(samples: Samples, kind: str = "mean") -> Float64[np.ndarray, " i
 
 
 def item_means(
-    values: Float64[np.ndarray, "item sample"], there: Bool[np.ndarray, "item sample"]
+    values: Float[np.ndarray, "item sample"], there: Bool[np.ndarray, "item sample"]
 ) -> Float64[np.ndarray, " item"]:
     """Return the mean over the samples that are there."""
     return np.where(there, values, 0.0).sum(axis=1, dtype=np.float64) / there.sum(axis=1)

@@ -6,18 +6,22 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import Float32
 from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
+from lensrl.models.lora import trained_weights
+
 
 class Snapshots:
     """Keeps the trained parameters of a model after each of `steps`: one safetensors file per step in `folder`."""
 
-    def __init__(self, folder: Path, steps: Collection[int]) -> None:
+    def __init__(self, folder: Path, steps: Collection[int], before: Mapping[str, torch.Tensor] | None = None) -> None:
         self._folder = folder
         self._steps = steps
+        self._before = before or {}  # the base's weights, to which adapters are added
         self._kept: dict[int, Path] = {}
 
     def keep(self, step: int, model: PreTrainedModel) -> None:
@@ -25,8 +29,7 @@ class Snapshots:
         if step in self._steps:
             self._folder.mkdir(exist_ok=True)
             path = self._folder / f"{step}.safetensors"
-            trained = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
-            save_file(trained, path)
+            save_file(trained_weights(model, self._before), path)
             self._kept[step] = path
 
     def weights(self, before: Mapping[str, Float32[np.ndarray, "..."]]) -> dict[int, KeptWeights]:

@@ -20,10 +20,11 @@ from lensrl.models.bridge import capture, probe_set
 from lensrl.models.evaluate import evaluate
 from lensrl.models.generation import learned_positions, pad_id
 from lensrl.models.histories import drops_ended
+from lensrl.models.lora import check_peft, linear_maps, lora_size
 from lensrl.models.precision import inexact
 from lensrl.models.sampler import CARRIED
 from lensrl.recipe import Checkpoint, HarnessTask, Recipe
-from lensrl.recipe.runs import BASE, RunSpec, trains
+from lensrl.recipe.runs import BASE, RunSpec, set_run, trains
 from lensrl.recipe.task_tables import has_training
 from lensrl.store.file.atomic import new_file, removed_at_end, scratch_folder
 from lensrl.store.file.deltas import Parameter, frobenius
@@ -89,10 +90,26 @@ class Workshop:
         samples = not isinstance(self.task, Texts) and self.recipe.generation == "pieces"
         if samples and not drops_ended(self.base.model, pad_id(self.base.tokenizer)):
             notes.append(f"{self.recipe.model}: {CARRIED}")
+        notes += self._sizes_of_lora()
         given = len(self.task.items("test"))
         if isinstance(self.task, Texts) and given > len(self.items):
             notes.append(f"the first {len(self.items)} of {given} texts are used (evaluation.items)")
         return notes
+
+    def _sizes_of_lora(self) -> list[str]:
+        """Say how many parameters each LoRA set trains, beside one layer, and which rank comes nearest to a layer."""
+        model, blocks = self.base.model, self.base.blocks
+        layer = sum(p.size for p in self.parameters if p.part == "0")
+        lines = []
+        for spec in (set_run(n, s, blocks.n_layers) for n, s in self.recipe.sets.items() if s.lora and not s.ranked):
+            assert spec.lora is not None
+            size = lora_size(model, blocks, spec.layers or (), spec.lora)
+            nearest = max(1, round(layer * spec.lora.rank / size))
+            lines.append(
+                f"sets.{spec.name}: {spec.trained} trains {size:,} parameters, layer 0 has {layer:,}; rank {nearest} "
+                f"comes nearest to it"
+            )
+        return lines
 
     def check_runs(self, specs: Sequence[RunSpec]) -> None:
         """Raise LensrlError for a run that would train nothing, and for a checkpoint that cannot be its run."""
@@ -101,6 +118,9 @@ class Workshop:
             if spec.layers != () and not any(in_run(name, spec.layers, spec.component) for name in self.before):
                 raise LensrlError(f"sets.{spec.name}: {self.recipe.model} has no {spec.trained}: its blocks have none")
         for spec in specs:
+            if spec.lora is not None:
+                check_peft()
+                linear_maps(self.base.model, self.base.blocks, spec.layers or (), spec.lora)
             if spec.checkpoint is not None:
                 open_checkpoint(spec, self.base)
 
@@ -199,10 +219,10 @@ class Workshop:
         assert not isinstance(self.task, Texts)  # `plan` has no run to train without training items
         spec, recipe = job.spec, run_recipe(job)
         steps = recipe.rl.steps_on(len(self.task.items("train")))
-        snapshots = Snapshots(scratch_folder(path), {*recipe.snapshot_steps(steps)} - {steps})
+        snapshots = Snapshots(scratch_folder(path), {*recipe.snapshot_steps(steps)} - {steps}, self.base.weights)
         training = train(
             self.base, self.task, recipe, layers=spec.layers, component=spec.component, boost=spec.boost,
-            factor=spec.factor, seed=spec.seed, device=self.device,
+            factor=spec.factor, lora=spec.lora, seed=spec.seed, device=self.device,
             on_step=lambda curve: watcher.stepped(spec, curve), snapshots=snapshots,
         )  # fmt: skip
         status, reason, curve = training.status, training.reason, training.curve
