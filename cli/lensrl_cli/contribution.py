@@ -67,10 +67,13 @@ def contribution(
 
     Example: lensrl contribution runs/tiny --figure profile.png
     """
+    from lensrl.judge.profiles import contribution_warnings
+
     # From a study: layers, sets, learning rates. From a file: layers alone.
     given = either(study, contributions)
     sets = rates = finished = None
     left_out = False
+    warnings: list[str] = []
     if contributions is None:
         with lensrl.open_study(given) as opened:
             if benchmark == EACH:
@@ -80,6 +83,7 @@ def contribution(
             sets = opened.set_contributions(seed, benchmark=benchmark, score=score)
             rates = opened.rate_control(seed) if own else None
             left_out = rates is None and bool(opened.recipe.learning_rates)
+            warnings = contribution_warnings(opened) if own and seed is None and opened.layers else []
             table = sets.iloc[:0]
             if opened.layers or not len(sets):
                 table = opened.contributions(seed, benchmark=benchmark, score=score)
@@ -104,6 +108,8 @@ def contribution(
     else:
         if len(table):
             _show_study(name, table, scores)
+            for text in warnings:
+                note(text, style="yellow")
         if sets is not None and len(sets):
             note("")
             _show_sets(name, sets)
@@ -272,6 +278,8 @@ def _show_table(name: str, table: pd.DataFrame) -> None:
     }
     for source in sources.keys() & {*table["interval_from"]}:
         note(sources[source], style="dim")
+    for text in table.attrs["notes"]:
+        note(text, style="yellow")
 
 
 def _row(row: Mapping[Any, Any]) -> dict[str, str]:

@@ -7,15 +7,17 @@ top-p, top-k and the seed of the sampler. The model's own generation defaults ar
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float32, Int32, Int64
 from transformers import GenerationConfig, PreTrainedModel
 
-from lensrl.measures.item_scores import NO_ANSWER, NOT_KEPT
+from lensrl.measures.item_scores import NO_ANSWER, NOT_KEPT, item_means
 from lensrl.models.generation import sampling_settings, stop_tokens
 from lensrl.models.noise import SCORING, Row
 from lensrl.models.prompts import Prompts
@@ -25,6 +27,8 @@ from lensrl.models.sampler import SAMPLERS, Sampler
 from lensrl.recipe import Recipe
 from lensrl.store.write import Scores
 from lensrl.tasks import AgentTask, Item, Task, Texts, batch
+
+PROBE_TOKENS = 8  # tokens a row, sampled to estimate the time of many
 
 
 def evaluate(
@@ -45,15 +49,70 @@ def evaluate(
 
     `first` is the number of the first item among all items of a study: the random numbers of an item follow from it.
     """
-    settings = recipe.evaluation
-    model.eval()
-    scores = Scores(
+    forced = Scores(
         item=[item.id for item in items],
         benchmark=[item.benchmark for item in items],
-        reference_logprob=reference_logprobs(model, prompts, items, batch=settings.batch),
+        reference_logprob=reference_logprobs(model.eval(), prompts, items, batch=recipe.evaluation.batch),
     )
     if isinstance(task, Texts):
-        return scores
+        return forced
+    found = _sample(model, prompts, task, items, recipe, first)
+    answer = found.answer if isinstance(task, batch.AnswerTask) else None
+    return replace(forced, score=found.score, length=found.length, truncated=found.truncated, answer=answer)
+
+
+def sampled_scores(
+    model: PreTrainedModel,
+    prompts: Prompts,
+    task: Task | AgentTask,
+    items: Sequence[Item],
+    recipe: Recipe,
+) -> Float32[np.ndarray, " item"]:
+    """Return the score of each item, the mean over its samples: `evaluate` without log-probabilities."""
+    score = _sample(model, prompts, task, items, recipe).score
+    return item_means(score, np.isfinite(score)).astype(np.float32)
+
+
+def seconds_to_sample(model: PreTrainedModel, prompts: Prompts, items: Sequence[Item], recipe: Recipe) -> float:
+    """Estimate how many seconds `sampled_scores` takes at most: as if every completion had the largest length.
+
+    Samples a few tokens of one batch. Rewards, and the turns of an environment, take more time beside these.
+    """
+    settings = recipe.evaluation
+    rows = [item for item in items for _ in range(settings.of(item.benchmark).samples)]
+    asked = rows[: settings.batch]
+    most = max(recipe.evaluation_tokens(benchmark) for benchmark in {item.benchmark for item in items})
+    few = min(PROBE_TOKENS, most)
+    never = model.config.get_text_config().vocab_size  # the id of no token: no row ends
+    generation = sampling_settings([never], prompts.tokenizer, max_tokens=few, temperature=settings.temperature)
+    sampler = SAMPLERS[recipe.generation](model.eval(), prompts.tokenizer)
+    keys = [(settings.seed, SCORING, row) for row in range(len(asked))]
+    start = time.perf_counter()
+    sampler.generate([prompts.ids(item) for item in asked], generation, keys)
+    return (time.perf_counter() - start) * most / few * -(-len(rows) // settings.batch)
+
+
+@dataclass(frozen=True)
+class _Sampled:
+    """What was sampled of each item: see `evaluate`."""
+
+    score: Float32[np.ndarray, "item sample"]
+    length: Int32[np.ndarray, "item sample"]
+    truncated: Bool[np.ndarray, "item sample"]
+    answer: Int64[np.ndarray, "item sample"]
+
+
+def _sample(
+    model: PreTrainedModel,
+    prompts: Prompts,
+    task: Task | AgentTask,
+    items: Sequence[Item],
+    recipe: Recipe,
+    first: int = 0,
+) -> _Sampled:
+    """Sample and judge every item, each as its benchmark says."""
+    settings = recipe.evaluation
+    model.eval()
     torch.manual_seed(settings.seed)
     sampler = SAMPLERS[recipe.generation](model, prompts.tokenizer)
     ends = prompts.turn_ends(model) if isinstance(task, AgentTask) else stop_tokens(model, prompts.tokenizer)
@@ -78,8 +137,7 @@ def evaluate(
             asked = [items[place] for place, _ in chunk]
             for where, outcome in zip(chunk, _outcomes(sampler, prompts, task, asked, generation, keys), strict=True):
                 score[where], length[where], truncated[where], answer[where] = outcome
-    kept = answer if isinstance(task, batch.AnswerTask) else None
-    return replace(scores, score=score, length=length, truncated=truncated, answer=kept)
+    return _Sampled(score, length, truncated, answer)
 
 
 class _Sampling(NamedTuple):

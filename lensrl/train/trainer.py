@@ -27,12 +27,13 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from lensrl.models.base import Base
 from lensrl.models.blocks import train_only
 from lensrl.models.lora import add_lora, trained_weights
-from lensrl.models.precision import inexact, lower_frozen
+from lensrl.models.precision import any_shape, inexact, lower_frozen
 from lensrl.recipe import Lora, Recipe, Trained
 from lensrl.tasks import AgentTask, Task
 from lensrl.train.algorithms import ALGORITHMS
 from lensrl.train.checks import check_frozen, is_finite
 from lensrl.train.curve import TrainingCurve
+from lensrl.train.job import check_alone
 from lensrl.train.recorder import Collapsed, Diverged, Recorder
 from lensrl.train.reference import BaseInPlace, stop_backward
 from lensrl.train.sampling import Completions, Episodes, Sampling
@@ -77,8 +78,9 @@ def train(
     returned with this status.
 
     Raises RuntimeError when a frozen parameter has moved by a single bit, and when training ends before its last step
-    without a reason.
+    without a reason. Raises LensrlError under a launcher of several processes.
     """
+    check_alone()
     # A copy of the base in which exactly the chosen parameters have gradients.
     chosen = None if layers is None else sorted(layers)
     model = base.fresh()
@@ -97,7 +99,7 @@ def train(
 
     # Training itself. TRL needs a folder even where it saves nothing.
     status, reason = "completed", ""
-    with tempfile.TemporaryDirectory(prefix="lensrl-") as scratch, _quiet():
+    with tempfile.TemporaryDirectory(prefix="lensrl-") as scratch, _quiet(), any_shape():
         trainer = Trainer(
             model=model,
             args=grpo_config(recipe, seed=seed, device=device, output_dir=scratch),
