@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lensrl.compare.export import LoadedModel, graft, load_model, save_pretrained
     from lensrl.compare.models import compare_model_activations, compare_models
     from lensrl.compare.patching.additivity import additivity_table
+    from lensrl.compare.patching.control import random_grafts
     from lensrl.compare.patching.patch import patch
     from lensrl.compare.predictors import predictors
     from lensrl.compare.rivals import base_rivals
@@ -65,6 +66,7 @@ _HOMES = {  # public name -> the module that defines it
     "overlaps": "lensrl.judge.overlap",
     "patch": "lensrl.compare.patching.patch",
     "predictors": "lensrl.compare.predictors",
+    "random_grafts": "lensrl.compare.patching.control",
     "read_contributions": "lensrl.store.table",
     "run_study": "lensrl.train.study",
     "runs": "lensrl.store.folder",
@@ -102,6 +104,7 @@ __all__ = [
     "overlaps",
     "patch",
     "predictors",
+    "random_grafts",
     "read_contributions",
     "run_study",
     "runs",
