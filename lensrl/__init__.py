@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lensrl.compare.heads import compare_heads
     from lensrl.compare.models import compare_model_activations, compare_models
     from lensrl.compare.patching.additivity import additivity_table
+    from lensrl.compare.patching.control import random_grafts
     from lensrl.compare.patching.patch import patch
     from lensrl.compare.predictors import predictors
     from lensrl.compare.rivals import base_rivals
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from lensrl.errors import LensrlError
     from lensrl.judge.agreement import StudyAgreement, agree
     from lensrl.judge.correlate import correlate_study
+    from lensrl.judge.overlap import overlaps, teams
     from lensrl.judge.verdict import Verdict, verdict
     from lensrl.recipe import load_recipe
     from lensrl.recipe.imported import import_recipe
@@ -64,14 +66,17 @@ _HOMES = {  # public name -> the module that defines it, or the package that hol
     "load_recipe": "lensrl.recipe",
     "open_run": "lensrl.store.run",
     "open_study": "lensrl.store.study",
+    "overlaps": "lensrl.judge.overlap",
     "patch": "lensrl.compare.patching.patch",
     "plot": "lensrl.show",
     "predictors": "lensrl.compare.predictors",
+    "random_grafts": "lensrl.compare.patching.control",
     "read_contributions": "lensrl.store.table",
     "run_study": "lensrl.train.study",
     "runs": "lensrl.store.folder",
     "save_adapter": "lensrl.compare.adapter",
     "save_pretrained": "lensrl.compare.export",
+    "teams": "lensrl.judge.overlap",
     "verdict": "lensrl.judge.verdict",
     "verify": "lensrl.store.verify",
     "write_report": "lensrl.show.page",
@@ -101,14 +106,17 @@ __all__ = [
     "load_recipe",
     "open_run",
     "open_study",
+    "overlaps",
     "patch",
     "plot",
     "predictors",
+    "random_grafts",
     "read_contributions",
     "run_study",
     "runs",
     "save_adapter",
     "save_pretrained",
+    "teams",
     "verdict",
     "verify",
     "write_report",

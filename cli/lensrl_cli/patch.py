@@ -50,6 +50,10 @@ class Metric(StrEnum):
     both = "both"
 
 
+class Control(StrEnum):
+    random = "random"
+
+
 class Sets(StrEnum):
     single = "single"
     bottom = "bottom"
@@ -97,6 +101,13 @@ def patch(
         Metric,
         typer.Option("--metric", metavar="M", help="Of grafts: the sampled score, logprob (far faster), or both."),
     ] = Metric.both,
+    control: Annotated[
+        Control | None,
+        typer.Option("--control", metavar="KIND", help="random: also graft random directions of each layer's norm."),
+    ] = None,
+    draws: Annotated[
+        int, typer.Option("--draws", metavar="N", min=1, help="Random directions of each layer, for --control.")
+    ] = 3,
     *,
     reverse: Annotated[
         bool, typer.Option("--reverse", help="Test necessity: put layers of the base into the RL model.")
@@ -131,11 +142,20 @@ def patch(
                 what=what.value, component=component.value, sets=sets.value, metric=metric.value, seed=seed,
                 on_progress=on_progress, on_estimate=_note_time,
             )  # fmt: skip
+            randoms = None
+            if control is not None:
+                randoms = lensrl.random_grafts(
+                    opened, layers=layer, from_run=into_run if reverse else from_run,
+                    into_run=from_run if reverse else into_run, seed=int(table.iloc[0]["seed"]), draws=draws,
+                    on_progress=on_progress,
+                )  # fmt: skip
         donor, into, used_seed = table.iloc[0][["from", "into", "seed"]]
         named = f"{component.value} of {donor} into {into}, {opened.name}, seed {used_seed}"
         title_of_sets = named + (f", {SET_LABELS[sets.value]}" if sets != Sets.single else "")
         # The tables come first; below them, sentences on how to read this kind of patch.
-        if json:
+        if json and randoms is not None:
+            print_json({"patches": table.to_dict("records"), "random": randoms.to_dict("records")})
+        elif json:
             print_json(table.to_dict("records"))
         else:
             _show_kinds(title_of_sets, table)
@@ -144,6 +164,8 @@ def patch(
                     note(NOTES[asked])
             if on_texts := texts_note(opened.recipe):
                 note(f"{on_texts} A graft is measured by log p alone, without a score.")
+            if randoms is not None:
+                _show_random(table, randoms)
             _note_losses(table)
             _note_untrained(table, component)
             if sets == Sets.together or (sets == Sets.single and layer == "all"):
@@ -194,6 +216,28 @@ def _show_kind(title: str, table: pd.DataFrame) -> None:
         for row in table.to_dict("records")
     ]
     print_table(title, columns | ({"C_l": "right"} if alone else {}), rows, keys=2 + bool(heads))
+
+
+def _show_random(table: pd.DataFrame, randoms: pd.DataFrame) -> None:
+    """Print the trained layer beside random directions of its norm."""
+    trained = table[
+        (table["what"] == "weights") & (table["metric"] == "reference_logprob") & (table["sets"] == "single")
+        & (table["component"] == "block")
+    ].set_index("layer")["recovery"]  # fmt: skip
+    rows = [
+        {
+            "layer": str(layer),
+            "trained": number(2)(trained.get(layer, float("nan"))),
+            "random, mean": number(2)(part["recovery"].mean()),
+            "least": number(2)(part["recovery"].min()),
+            "most": number(2)(part["recovery"].max()),
+        }
+        for layer, part in randoms.groupby("layer")
+    ]
+    columns = dict.fromkeys(("layer", "trained", "random, mean", "least", "most"), "right")
+    print_table("Recovery of log p(reference) by random directions of the layer's norm", columns, rows)
+    note(f"{randoms['draw'].nunique()} draws of each layer, with the norm of each parameter's delta; seeded, and not "
+         "stored", style="dim")  # fmt: skip
 
 
 def _note_losses(table: pd.DataFrame) -> None:

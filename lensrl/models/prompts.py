@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 from jinja2 import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -128,7 +129,7 @@ class Prompts:
         lines = [line.strip() for line in said.split("\n") if line.strip()]
         return marked.strip() if marked is not None else lines[-1] if lines else ""
 
-    def digests(self, split: Split, items: Sequence[Item]) -> dict[str, str]:
+    def digests(self, split: Split | Literal["also"], items: Sequence[Item]) -> dict[str, str]:
         """Return the digests that a run keeps of the items of a split (`lensrl.tasks.digest`).
 
         In a chat, the entry `SPLIT prompts` covers the text that the model reads, so that another template is noticed.

@@ -188,11 +188,25 @@ class Prompt(Table):
         return self
 
 
+class BenchmarkEvaluation(Table):
+    """Table `[evaluation.NAME]`: how one benchmark is scored. A setting that is left out is that of `[evaluation]`."""
+
+    items: PositiveInt | None = None
+    samples: PositiveInt | None = None
+    temperature: Annotated[float, Field(ge=0)] | None = None
+    top_p: Share | None = None
+    top_k: Annotated[int, Field(ge=0)] | None = None
+    max_completion_tokens: PositiveInt | None = None
+
+
 class Evaluation(Table):
     """Table `[evaluation]`: how every run is scored.
 
     All runs are scored on the same held-out items with the same sampling settings. The sampling defaults of the model
     are not used.
+
+    A table with the name of a benchmark has the settings of this benchmark: `[evaluation.amc]` with `samples = 32`. The
+    benchmark may be one of the task, or one of `also`.
     """
 
     items: PositiveInt = 256  # items per benchmark: the first ones, or all if the benchmark is smaller
@@ -203,6 +217,42 @@ class Evaluation(Table):
     max_completion_tokens: PositiveInt | None = None  # of an answer, or of each turn; None: rl.max_completion_tokens
     batch: PositiveInt = 128  # completions generated at once; their keys and values are held in memory
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 0  # of the sampler, the same for every run
+    benchmarks: dict[str, BenchmarkEvaluation] = {}  # tables with the names of benchmarks: [evaluation.amc]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tables_are_benchmarks(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        own = {name: table for name, table in given.items() if isinstance(table, dict) and name != "benchmarks"}
+        rest = {name: value for name, value in given.items() if name not in own}
+        return rest | {"benchmarks": given.get("benchmarks", {}) | own} if own else given
+
+    def of(self, benchmark: str) -> Evaluation:
+        """Return the settings with which a benchmark is scored."""
+        own = self.benchmarks.get(benchmark, BenchmarkEvaluation()).model_dump(exclude_none=True)
+        return self.model_copy(update=own | {"benchmarks": {}})
+
+
+class Also(Table):
+    """A table `[[also]]`: a further task on which every run is scored, beside the task that trains.
+
+    Its benchmarks do not count in the study's score, and so not in C_l: `lensrl contribution --benchmark NAME` and
+    `--benchmark all` show them. Its training items are not used.
+    """
+
+    task: Task  # required: the table of a task, or only its name
+
+    @field_validator("task", mode="before")
+    @classmethod
+    def _task_by_name(cls, task: Any) -> Any:
+        return {"name": task} if isinstance(task, str) else task
+
+    @model_validator(mode="after")
+    def _is_sampled(self) -> Also:
+        if self.task.name in ("texts", "harness"):
+            raise ValueError(f"task {self.task.name!r} samples no scores; a further task is one that is scored here")
+        return self
 
 
 class Store(Table):
@@ -232,6 +282,8 @@ class Recipe(Table):
     - `"generate"`: every row to the end of the longest one, with torch's generator. Studies of lensrl 0.1 and 0.2 were
       made in this way. A recipe goes on with such a study if it says so.
 
+    `also` names further tasks on which every run is scored, for example code beside mathematics.
+
     `checkpoints` names runs that were trained elsewhere: `full-rl`, `layer-20`, or a name of their own. A run that is
     named there is never trained here. It has the seeds of its checkpoints, whatever `seeds` says.
 
@@ -247,6 +299,7 @@ class Recipe(Table):
     learning_rates: list[PositiveFloat] = []  # further rates for full RL and the single layers
     generation: Literal["pieces", "generate"] = "pieces"  # how completions are sampled, in every run of the study
     checkpoints: dict[str, CheckpointRun] = {}  # table [checkpoints]: runs that were trained elsewhere, by name
+    also: list[Also] = []  # tables [[also]]: further tasks, scored beside
     prompt: Prompt = Prompt()  # table [prompt]: plain text, or a chat template
     rl: Rl = Rl()  # table [rl]: training
     evaluation: Evaluation = Evaluation()  # table [evaluation]: scoring
@@ -290,6 +343,8 @@ class Recipe(Table):
                 raise ValueError(f"{why}train nothing, layers = [] without sets and learning_rates")
             if not self.checkpoints:
                 raise ValueError(f"{why}name trained models, checkpoints.full-rl = 'FOLDER'")
+        if self.also and self.task.name in ("texts", "harness"):
+            raise ValueError(f"also: a study of task {self.task.name!r} samples no scores; leave also out")
         harness = isinstance(self.task, HarnessTask)
         for name, checkpoint in ((n, c) for n, run in self.checkpoints.items() for c in run.seeds.values()):
             if harness and not checkpoint.scores:
@@ -301,10 +356,9 @@ class Recipe(Table):
                 raise ValueError(f"checkpoints.{name}.scores is for task 'harness'; this task samples its own scores")
         return self
 
-    @property
-    def evaluation_tokens(self) -> int:
-        """The most tokens of a completion (or of a turn) in scoring."""
-        return self.evaluation.max_completion_tokens or self.rl.max_completion_tokens
+    def evaluation_tokens(self, benchmark: str) -> int:
+        """Return the most tokens of a completion (or of a turn) in scoring on a benchmark."""
+        return self.evaluation.of(benchmark).max_completion_tokens or self.rl.max_completion_tokens
 
     def snapshot_steps(self, steps: int) -> list[int]:
         """Return the training steps after which the deltas are kept, sorted, of a run with `steps` steps."""

@@ -29,11 +29,13 @@ from lensrl.errors import LensrlError, did_you_mean
 from lensrl.judge.agreement import StudyAgreement
 from lensrl.judge.agreement import agree as agree_studies
 from lensrl.judge.correlate import correlate_study
+from lensrl.judge.overlap import overlaps
 from lensrl.judge.verdict import Verdict
 from lensrl.judge.verdict import verdict as judge
 from lensrl.recipe.runs import BASE, FULL, run_layer
 from lensrl.show.figures import agreement as _agreement
 from lensrl.show.figures import layers as _layers
+from lensrl.show.figures import overlap as _overlap
 from lensrl.show.figures import patching as _patching
 from lensrl.show.figures import scatter as _scatter
 from lensrl.show.figures import training as _training
@@ -46,8 +48,7 @@ from lensrl.store.study import Study
 
 __all__ = [
     "Look", "agreement", "cka", "cka_map", "completions_length", "contributions", "delta_norms", "deltas",
-    "heads", "patching",
-    "patching_panels", "predictor_panels", "predictors", "save", "training", "verdict",
+    "heads", "overlap", "patching", "patching_panels", "predictor_panels", "predictors", "save", "training", "verdict",
 ]  # fmt: skip
 
 
@@ -219,6 +220,24 @@ def cka_map(
     axes = ax or _own(look, wide=5.2, high=4.4, square=True)
     with _style(look):
         return _layers.draw_cka_map(axes, values, one, other, title=title, look=look)
+
+
+def overlap(
+    study: Study,
+    table: pd.DataFrame | None = None,
+    *,
+    benchmark: str | None = None,
+    ax: Axes | None = None,
+    title: str | None = None,
+    look: Look | None = None,
+) -> Axes:
+    """Draw how far runs solve the same items, as a matrix of runs. `table` comes from `lensrl.overlaps`."""
+    table = overlaps(study, benchmark=benchmark) if table is None else table
+    title = f"{study.name}: overlap of solved items" if title is None else title
+    side = 2.2 + 0.38 * table["run"].nunique()
+    axes = ax or _own(look, wide=side + 1, high=side, square=True)
+    with _style(look):
+        return _overlap.draw_overlaps(axes, table, title=title, look=look)
 
 
 def patching(

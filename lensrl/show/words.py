@@ -49,3 +49,17 @@ def figure_format(path: Path) -> str:
     if suffix not in FIGURE_FORMATS:
         raise LensrlError(f"cannot save a figure as {path.name!r}: end the name in .{', .'.join(FIGURE_FORMATS)}")
     return suffix
+
+
+SCORE_WORDS = {
+    "mean": "mean score",
+    "vote": "majority vote",
+    "finished": "finished and right",
+    "right-given-finished": "right given finished",
+}
+
+
+def score_in_words(benchmark: str | None, score: str) -> str:
+    """Name a score: `carry, pass@4`."""
+    where = {None: "", "all": "all benchmarks, "}.get(benchmark, f"{benchmark}, ")
+    return where + SCORE_WORDS.get(score, score)

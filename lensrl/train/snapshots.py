@@ -6,11 +6,13 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import Float32
 from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
+from lensrl.models.lora import trained_weights
 from lensrl.store.file.atomic import new_folder
 from lensrl.store.file.training import snapshot_path
 
@@ -20,18 +22,18 @@ WEIGHTS = "weights.safetensors"
 class Snapshots:
     """Keeps the trained parameters of a model after each of `steps`: one folder per step in `folder`."""
 
-    def __init__(self, folder: Path, steps: Collection[int]) -> None:
+    def __init__(self, folder: Path, steps: Collection[int], before: Mapping[str, torch.Tensor] | None = None) -> None:
         self._folder = folder
         self.steps = steps
+        self._before = before or {}  # the base's weights, to which adapters are added
         self._kept: dict[int, Path] = {}
 
     def keep(self, step: int, model: PreTrainedModel) -> None:
         """Save the trained parameters if `step` is one of the steps to keep. To be called after every step."""
         if step in self.steps:
             path = snapshot_path(self._folder, step)
-            trained = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
             with new_folder(path) as partial:  # on the disk before the checkpoint that rests on it
-                save_file(trained, partial / WEIGHTS)
+                save_file(trained_weights(model, self._before), partial / WEIGHTS)
             self._kept[step] = path / WEIGHTS
 
     def go_on(self, step: int) -> None:

@@ -25,8 +25,9 @@ from trl.trainer.grpo_config import GRPOConfig
 
 from lensrl.models.base import Base
 from lensrl.models.blocks import train_only
+from lensrl.models.lora import add_lora, trained_weights
 from lensrl.models.precision import any_shape, inexact, lower_frozen
-from lensrl.recipe import Recipe, Trained
+from lensrl.recipe import Lora, Recipe, Trained
 from lensrl.tasks import AgentTask, Task
 from lensrl.train.algorithms import ALGORITHMS
 from lensrl.train.checks import check_frozen, is_finite
@@ -66,6 +67,7 @@ def train(
     component: Trained = "block",
     boost: Collection[int] = (),
     factor: float = 1.0,
+    lora: Lora | None = None,
     seed: int,
     device: str = "cpu",
     on_step: OnStep | None = None,
@@ -75,8 +77,9 @@ def train(
     """Train a fresh copy of the base: all of it (`layers=None`) or the given layers, with everything else frozen.
 
     `component` limits training to the attention or the MLP of the layers. The layers in `boost` learn at `factor` times
-    the recipe's learning rate. `on_step` receives the curve after every step. `snapshots` keeps weights on the way.
-    `checkpoints` keeps the state of training on the way. Where it has a checkpoint, training goes on from there.
+    the recipe's learning rate. `lora` trains adapters of the layers; the returned model has them merged.
+    `on_step` receives the curve after every step. `snapshots` keeps weights on the way. `checkpoints` keeps the state
+    of training on the way. Where it has a checkpoint, training goes on from there.
 
     Runs with the same `recipe` and `seed` see the same prompts in the same order. A run that diverges or collapses is
     returned with this status.
@@ -89,6 +92,8 @@ def train(
     chosen = None if layers is None else sorted(layers)
     model = base.fresh()
     train_only(model, base.blocks, chosen, component)
+    if lora is not None and chosen:
+        add_lora(model, base.blocks, chosen, lora, seed=seed)
     if frozen_in_bf16(base, recipe, device):
         lower_frozen(model)
     model.to(device)  # pyright: ignore[reportArgumentType]
@@ -139,6 +144,8 @@ def train(
             status, reason = "diverged", str(error)
 
     # Checks, because a study compares runs only if each trained for its whole budget and moved nothing else.
+    if lora is not None:
+        model = base.fresh(base.weights | trained_weights(model, base.weights), device=device)
     if status == "completed" and len(recorder.curve) != steps:
         raise RuntimeError(f"training ended after {len(recorder.curve)} of {steps} steps")
     check_frozen(model, base, chosen, component)

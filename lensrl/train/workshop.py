@@ -21,10 +21,11 @@ from lensrl.models.bridge import capture, probe_set
 from lensrl.models.evaluate import evaluate
 from lensrl.models.generation import learned_positions, pad_id
 from lensrl.models.histories import drops_ended
+from lensrl.models.lora import check_peft, linear_maps, lora_size
 from lensrl.models.precision import inexact
 from lensrl.models.sampler import CARRIED
 from lensrl.recipe import Checkpoint, HarnessTask, Recipe
-from lensrl.recipe.runs import BASE, RunSpec, trains
+from lensrl.recipe.runs import BASE, RunSpec, set_run, trains
 from lensrl.recipe.task_tables import has_training
 from lensrl.store.file.atomic import new_file
 from lensrl.store.file.claim import tell
@@ -33,8 +34,8 @@ from lensrl.store.file.hdf5 import compression_plugin
 from lensrl.store.file.training import kept_with_checkpoint, training_folder
 from lensrl.store.origin import check_base, check_items, package_versions, provenance
 from lensrl.store.run import Run
-from lensrl.store.write import Header, Scores, write_run
-from lensrl.tasks import AgentTask, Item, Task, Texts, evaluation_items, load_task
+from lensrl.store.write import Header, Scores, joined, write_run
+from lensrl.tasks import AgentTask, Item, Task, Texts, check_benchmarks, evaluation_items, load_also, load_task
 from lensrl.tasks.harness import Harness
 from lensrl.train.adopt import open_checkpoint, record_of
 from lensrl.train.algorithms import check_algorithm
@@ -57,6 +58,9 @@ class Workshop:
         self.recipe = recipe  # without its sets chosen: a job has these
         self.task = load_task(recipe)
         self.items = evaluation_items(self.task, recipe)
+        self.also = [(task, evaluation_items(task, recipe)) for task in load_also(recipe)]
+        also_items = [item for _, items in self.also for item in items]
+        check_benchmarks([self.items, *(items for _, items in self.also)], recipe)
         # Texts are there to be probed, all of them. Of a task's items a few are enough.
         self.probed = self.items
         if not isinstance(self.task, Texts):
@@ -68,6 +72,8 @@ class Workshop:
                 self.harness.read(checkpoint.scores)
         self.base = load_base(recipe.model, recipe.prompt)
         self.digests = self.base.prompts.digests("test", self.items)
+        if also_items:
+            self.digests |= self.base.prompts.digests("also", also_items)
         if has_training(recipe.task):
             self.digests |= self.base.prompts.digests("train", self.task.items("train"))
         if self.harness is not None:
@@ -78,7 +84,7 @@ class Workshop:
             check_enough(self.task, recipe)
             check_checkpointing(self.base, recipe)
             check_frozen_dtype(self.base, recipe)
-        check_fits(self.base, self.task, self.items, recipe)
+        check_fits(self.base, self.task, [*self.items, *also_items], recipe)
         self.device = pick_device()
         self.parameters = parameter_table(self.base)
         self.before = {name: tensor.numpy() for name, tensor in self.base.weights.items()}
@@ -90,10 +96,26 @@ class Workshop:
         samples = not isinstance(self.task, Texts) and self.recipe.generation == "pieces"
         if samples and not drops_ended(self.base.model, pad_id(self.base.tokenizer)):
             notes.append(f"{self.recipe.model}: {CARRIED}")
+        notes += self._sizes_of_lora()
         given = len(self.task.items("test"))
         if isinstance(self.task, Texts) and given > len(self.items):
             notes.append(f"the first {len(self.items)} of {given} texts are used (evaluation.items)")
         return notes
+
+    def _sizes_of_lora(self) -> list[str]:
+        """Say how many parameters each LoRA set trains, beside one layer, and which rank comes nearest to a layer."""
+        model, blocks = self.base.model, self.base.blocks
+        layer = sum(p.size for p in self.parameters if p.part == "0")
+        lines = []
+        for spec in (set_run(n, s, blocks.n_layers) for n, s in self.recipe.sets.items() if s.lora and not s.ranked):
+            assert spec.lora is not None
+            size = lora_size(model, blocks, spec.layers or (), spec.lora)
+            nearest = max(1, round(layer * spec.lora.rank / size))
+            lines.append(
+                f"sets.{spec.name}: {spec.trained} trains {size:,} parameters, layer 0 has {layer:,}; rank {nearest} "
+                f"comes nearest to it"
+            )
+        return lines
 
     def check_runs(self, specs: Sequence[RunSpec]) -> None:
         """Raise LensrlError for a run that would train nothing, and for a checkpoint that cannot be its run."""
@@ -102,6 +124,9 @@ class Workshop:
             if spec.layers != () and not any(in_run(name, spec.layers, spec.component) for name in self.before):
                 raise LensrlError(f"sets.{spec.name}: {self.recipe.model} has no {spec.trained}: its blocks have none")
         for spec in specs:
+            if spec.lora is not None:
+                check_peft()
+                linear_maps(self.base.model, self.base.blocks, spec.layers or (), spec.lora)
             if spec.checkpoint is not None:
                 open_checkpoint(spec, self.base)
 
@@ -199,7 +224,12 @@ class Workshop:
     def _scores(self, job: Job, model: PreTrainedModel) -> Scores:
         """Score a model on the held-out items, or take the scores that were made elsewhere."""
         if self.harness is None:
-            return evaluate(model, self.base.prompts, self.task, self.items, job.recipe)
+            own = evaluate(model, self.base.prompts, self.task, self.items, job.recipe)
+            also, first = [], len(self.items)
+            for task, items in self.also:
+                also.append(evaluate(model, self.base.prompts, task, items, job.recipe, first=first))
+                first += len(items)
+            return joined(own, also)
         made = job.spec.checkpoint
         found = self.harness.base if made is None else self.harness.read(made.scores)
         return Scores(item=found.item, benchmark=found.benchmark, score=found.score[:, None].astype(np.float32))
@@ -228,14 +258,14 @@ class Workshop:
             tell(job.path, f"step {len(curve)}/{steps}, reward {curve.reward_mean[-1]:.3f}")
 
         folder = training_folder(job.path)
-        snapshots = Snapshots(folder, {*recipe.snapshot_steps(steps)} - {steps})
+        snapshots = Snapshots(folder, {*recipe.snapshot_steps(steps)} - {steps}, self.base.weights)
         checkpoints = Checkpoints(
             folder, self._origin(job, recipe), every=recipe.rl.checkpoint_every,
             note=lambda line: watcher.noted(f"{spec.name} seed {spec.seed}: {line}"),
         )  # fmt: skip
         training = train(
             self.base, self.task, recipe, layers=spec.layers, component=spec.component, boost=spec.boost,
-            factor=spec.factor, seed=spec.seed, device=self.device,
+            factor=spec.factor, lora=spec.lora, seed=spec.seed, device=self.device,
             on_step=on_step, snapshots=snapshots, checkpoints=checkpoints,
         )  # fmt: skip
         status, reason, curve = training.status, training.reason, training.curve
@@ -350,7 +380,8 @@ def check_fits(base: Base, task: Task | AgentTask | Texts, scored: Sequence[Item
         return
     length = {item: len(base.prompts.ids(item)) for item in [*task.items("train"), *scored]}
     longest = max(length.values())
-    tokens = 0 if isinstance(task, Texts) else max(recipe.rl.max_completion_tokens, recipe.evaluation_tokens)
+    scoring = max(recipe.evaluation_tokens(benchmark) for benchmark in {item.benchmark for item in scored})
+    tokens = 0 if isinstance(task, Texts) else max(recipe.rl.max_completion_tokens, scoring)
     if longest + tokens > limit:
         raise LensrlError(
             f"{recipe.model} has {limit} positions, fewer than the {longest} of the longest prompt and the {tokens} "
