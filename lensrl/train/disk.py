@@ -2,9 +2,9 @@
 
     bytes of a run = (4 T + 8 KiB A) (1 + K) + 4 S L P D + 64 KiB
 
-T: trained parameters, in A arrays, each with a header and axes. K: snapshots before the last step. S: sites of activations (3). L: layers. P: tokens of the probe
-set. D: width of the residual stream. 64 KiB stand for scores, curves and names. While a run is trained, its snapshots
-lie beside it a second time: 4 T K.
+T: trained parameters, in A arrays, each with a header and axes. K: snapshots before the last step. S: sites of
+activations (3). L: layers. P: tokens of the probe set. D: width of the residual stream. 64 KiB stand for scores, curves
+and names. While a run is trained, its snapshots lie beside it a second time: 4 T K.
 """
 
 from __future__ import annotations
