@@ -1,4 +1,4 @@
-"""The smoke recipe of evaluation: benchmarks of their own kinds, a further task, a LoRA control, and the verbs on it."""
+"""The smoke recipe of evaluation: benchmarks of their own kinds, a further task, a LoRA control, and the verbs."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_the_verbs_run_on_it(study: Study) -> None:
 def test_what_cannot_be_is_refused_in_one_line(study: Study, recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(LensrlError, match="pass@4 needs 4 samples of each item, and benchmark 'no-carry' has 2"):
         study.contributions(score="pass@4")
-    with pytest.raises(LensrlError, match="no benchmark 'cary'.*did you mean 'carry'"):
+    with pytest.raises(LensrlError, match=r"no benchmark 'cary'.*did you mean 'carry'"):
         study.contributions(benchmark="cary")
     with pytest.raises(LensrlError, match="benchmark 'expression' has none"):
         study.contributions(benchmark="all", score="vote")
