@@ -1,4 +1,4 @@
-"""The smoke recipe of evaluation: benchmarks of their own kinds, a further task, a LoRA control, and its verbs."""
+"""The smoke recipe of evaluation: benchmarks of their own kinds, a further task, a LoRA control, and the verbs."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The control of a graft: a random direction of the layer's norm in the place of the trained delta.
 
-Each parameter of the layer gets W + R || D || / || R ||, with D its delta and R of independent normal numbers. If such
-a graft recovers as much as the trained layer, then its size recovers, and not its direction.
+Each parameter of the layer gets W + R || D || / || R ||, with D its delta and R of independent normal numbers. If this
+recovers as much as the trained layer, then its size recovers, and not its direction.
 """
 
 from __future__ import annotations
