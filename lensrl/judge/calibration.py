@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,8 +19,9 @@ import pandas as pd
 from lensrl.judge import claims
 from lensrl.judge.findings import judge
 from lensrl.judge.measurements import MOST, Measurements, measure_noise
+from lensrl.judge.odd import ODD, odd_coverage, share_covered, shared_trends
 from lensrl.judge.simulation import TABLE_ERROR, TRUTHS, Draws, Trial, simulate
-from lensrl.measures.gains import CONFIDENCE, Gains
+from lensrl.measures.gains import Gains
 from lensrl.measures.halves import best_reaches, contributions_on_halves
 
 STUDIES = 1_000
@@ -42,13 +42,14 @@ def cell(truth: str, n_layers: int, seeds: int, items: int, studies: int, seed: 
     """Simulate studies of one kind under one of the `TRUTHS`, and return the rates of all outcomes.
 
     `CLAIM: VERDICT`, or `CLAIM, TRIAL: VERDICT`: the share of studies with this verdict, each claim judged alone. A
-    trial that these studies cannot test has no rate. `family`: the share of whole verdicts with any false claim, after
+    trial that these studies cannot test has no rate. With one of `RATES` in place of the verdict: the share among the
+    studies in which the claim is true, or false. `family`: the share of whole verdicts with any false claim, after
     Holm's correction, with the first trial of every claim. `coverage`: how often the interval of C_l holds the truth.
     `undefined`: the share of studies without a certain gain of full RL; the other rates leave these studies out.
     """
     rng = np.random.default_rng([seed, n_layers, seeds, items, *truth.encode()])
-    verdicts: Counter[tuple[str, str]] = Counter()
-    tested: Counter[str] = Counter()
+    verdicts: Counter[tuple[str, str, bool | None]] = Counter()  # by trial, verdict, and whether the claim is true
+    tested: Counter[tuple[str, bool | None]] = Counter()
     covered, defined, wrong = 0.0, 0, 0
     for _ in range(studies):
         profile = TRUTHS[truth](np.arange(n_layers) / (n_layers - 1), rng)
@@ -56,7 +57,7 @@ def cell(truth: str, n_layers: int, seeds: int, items: int, studies: int, seed: 
         if study is None:
             continue
         defined += 1
-        covered += _covered(study.gains, profile)
+        covered += share_covered(study.gains, profile)
 
         # every claim, alone, on the study with the predictors that the trial plants; the first trials together
         drawn = Draws(profile, study.contribution, seeds, rng)
@@ -69,26 +70,27 @@ def cell(truth: str, n_layers: int, seeds: int, items: int, studies: int, seed: 
                 first += [(trial, finding)] if trial is claim.trials[0] else []
                 if not finding.reason:
                     name = _label(claim.name, trial.name)
-                    tested[name] += 1
-                    verdicts[name, judge([finding])[0].verdict] += 1
+                    true = trial.is_true(truth, profile)
+                    tested[name, true] += 1
+                    verdicts[name, judge([finding])[0].verdict, true] += 1
         judged = judge([finding for _, finding in first])
-        wrong += any(_is_wrong(trial, f.verdict, truth) for (trial, _), f in zip(first, judged, strict=True))
-    rates = {f"{name}: {verdict}": verdicts[name, verdict] / tested[name] for name in tested for verdict in VERDICTS}
+        wrong += any(
+            _is_wrong(trial.is_true(truth, profile), f.verdict) for (trial, _), f in zip(first, judged, strict=True)
+        )
+    rates: dict[str, float] = {}
+    for name in dict.fromkeys(name for name, _ in tested):
+        every = sum(tested[name, true] for true in (True, False, None))
+        for verdict in VERDICTS:
+            rates[f"{name}: {verdict}"] = sum(verdicts[name, verdict, true] for true in (True, False, None)) / every
+        for rate, (verdict, true) in RATES.items():
+            if tested[name, true]:
+                rates[f"{name}: {rate}"] = verdicts[name, verdict, true] / tested[name, true]
     count = max(defined, 1)
     return rates | {"family": wrong / count, "coverage": covered / count, "undefined": 1 - defined / studies}
 
 
-def _covered(gains: Gains, truth: np.ndarray) -> float:
-    """Return the share of layers whose Fieller interval holds the truth c: S_l - c S_full does not differ from 0."""
-    n = len(truth)
-    against_truth = gains.contrast(np.eye(n, n + 1) - truth[:, None] * np.eye(n + 1)[-1])
-    return float(np.mean(np.minimum(against_truth.p_above(), against_truth.p_below()) >= (1 - CONFIDENCE) / 2))
-
-
-def _is_wrong(trial: Trial, verdict: str, truth: str) -> bool:
-    if truth in trial.either:
-        return False
-    return verdict == ("contradicted" if truth in trial.true_under else "supported")
+def _is_wrong(true: bool | None, verdict: str) -> bool:
+    return true is not None and verdict == ("contradicted" if true else "supported")
 
 
 def _measure_study(profile: np.ndarray, seeds: int, items: int, rng: np.random.Generator) -> Measurements | None:
@@ -120,54 +122,6 @@ def _measure_table(profile: np.ndarray, rng: np.random.Generator) -> Measurement
 
 def _label(claim: str, trial: str) -> str:
     return f"{claim}, {trial}" if trial else claim
-
-
-class Odd(NamedTuple):
-    """A kind of study in which the interval of C_l may miss the truth."""
-
-    name: str
-    seeds: int
-    benchmarks: tuple[int, ...]  # items of each
-    base: float = 0.45
-    full_spread: float = 1.0
-
-
-ODD = (
-    Odd("30 items", 1, (30,)),
-    Odd("30 items, 3 seeds", 3, (30,)),
-    Odd("benchmarks of 40, 500 and 1,319 items", 1, (40, 500, 1319)),
-    Odd("base near 0", 3, (500,), base=0.03),
-    Odd("full RL near 1", 3, (500,), base=0.72),
-    Odd("full RL varies 10 times as much (variance), 2 seeds", 2, (500,), full_spread=10**0.5),
-    Odd("full RL varies 10 times as much (variance), 3 seeds", 3, (500,), full_spread=10**0.5),
-    Odd("full RL varies 10 times as much (variance), 5 seeds", 5, (500,), full_spread=10**0.5),
-)
-
-
-def odd_coverage(kind: Odd, studies: int) -> dict[str, object]:
-    """Return how often the interval of C_l holds the truth in studies of an odd kind, and how often it is undefined.
-
-    `warned`: the share of defined studies with a warning beside the interval.
-    """
-    rng = np.random.default_rng([7, *kind.name.encode()])
-    profile = TRUTHS["monotone"](np.arange(8) / 7, rng)
-    benchmark = [f"benchmark {i}" for i, items in enumerate(kind.benchmarks) for _ in range(items)]
-    covered, warned, defined = 0.0, 0, 0
-    for _ in range(studies):
-        drawn = simulate(profile, kind.seeds, len(benchmark), rng, base=kind.base, full_spread=kind.full_spread)
-        gains = Gains.from_items(drawn.gains, benchmark)
-        if 0 in gains.contrast(np.eye(9)[-1]).interval():
-            continue
-        defined += 1
-        warned += bool(gains.warnings())
-        covered += _covered(gains, profile)
-    count = max(defined, 1)
-    return {
-        "kind": kind.name,
-        "coverage": f"{covered / count:.3f}",
-        "undefined": f"{1 - defined / studies:.2f}",
-        "warned": f"{warned / count:.2f}",
-    }
 
 
 def calibrate(studies: int = STUDIES, kinds: Sequence[tuple[int, int, int]] = KINDS) -> pd.DataFrame:
@@ -220,10 +174,9 @@ def _row(part: pd.DataFrame, claim: str, trial: Trial) -> dict[str, str]:
     """Return the four rates of a claim in one trial, over the truths that each of them counts."""
     by_truth = part.droplevel(["layers", "seeds", "items"])
     row = {}
-    for rate, (verdict, where_true) in RATES.items():
-        counted = [t for t in by_truth.index if t not in trial.either and (t in trial.true_under) is where_true]
-        column = f"{_label(claim, trial.name)}: {verdict}"
-        shown = by_truth.reindex(index=counted, columns=[column])[column]
+    for rate in RATES:
+        column = f"{_label(claim, trial.name)}: {rate}"
+        shown = by_truth.reindex(columns=[column])[column].dropna()
         row[rate] = _worst(shown) if rate.startswith("false") else _range(shown)
     return row
 
@@ -257,7 +210,8 @@ def main() -> None:
     for name, table in summary(calibrate(studies)).items():
         print(f"### {name}\n" if name else "### Intervals, and whole verdicts\n")
         print(markdown(table) + "\n")
-    print("### Odd studies\n\n" + markdown(pd.DataFrame([odd_coverage(kind, studies) for kind in ODD])))
+    print("### Odd studies\n\n" + markdown(pd.DataFrame([odd_coverage(kind, studies) for kind in ODD])) + "\n")
+    print("### Shared trends\n\n" + markdown(shared_trends(studies)))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from lensrl.judge.findings import Finding, judge
 from lensrl.judge.measurements import Measurements
 from lensrl.judge.relations import convergence, not_size, tracks
 from lensrl.judge.simulation import ROUGH, SMOOTH, TRUTHS, Trial
+from lensrl.measures.rise_and_fall import holds
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ CLAIMS = (
         null="the middle third recovers no more than the first, or no more than the last",
         needs=("gains",),
         test=lambda m: middle(m.gains, m.layers, m.n_layers),
-        trials=(Trial({"hump", "slow rise", "flat top", "slope", "few", "odd ends"}, either=ROUGH),),
+        trials=(Trial({"hump", "slow rise", "flat top", "slope", "few", "odd ends"}, either=ROUGH | {"close humps"}),),
     ),
     Claim(
         "shape",
@@ -70,7 +71,7 @@ CLAIMS = (
         null="a rise below 0.05, or a fall below 0.05 after it",
         needs=("gains",),
         test=lambda m: shape(m.gains, m.layers, error=m.noise.error),
-        trials=(Trial({"hump", "slow rise", "flat top", "slope"}, either={"few", "rough", "odd ends"}),),
+        trials=(Trial(holds),),
     ),
     Claim(
         "not size",
@@ -128,7 +129,7 @@ CLAIMS = (
         needs=(("halves", "beside"),),
         test=lambda m: stability(m.halves, m.beside),
         trials=(
-            Trial(SMOOTH | ROUGH, either={"odd ends", "sigmoid"}),
+            Trial(SMOOTH | ROUGH, either={"odd ends", "sigmoid", "close humps"}),
             Trial((), "one layer's luck", lambda d: {"halves": d.lucky("one layer")}, only={"cliff"}),
             Trial((), "smooth luck", lambda d: {"halves": d.lucky("smooth")}, only={"cliff"}),
         ),

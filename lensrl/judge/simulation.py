@@ -43,6 +43,7 @@ TRUTHS: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {  
     "flat top": lambda x, rng: 0.35 + 0.6 * ((x > 0.2) & (x < 0.7)),
     "slope": lambda x, rng: 0.2 + 0.3 * x + 0.5 * _bell(x, 0.5, 0.15),  # a hump on a slope
     "two humps": lambda x, rng: 0.3 + 0.6 * (_bell(x, 0.22, 0.08) + _bell(x, 0.78, 0.08)),
+    "close humps": lambda x, rng: 0.3 + 0.6 * (_bell(x, 0.35, 0.08) + _bell(x, 0.65, 0.08)),
     "few": lambda x, rng: np.where(abs(x - 0.5) < 0.08, 1.1, 0.1),
     "drift": lambda x, rng: 0.7 + 0.12 * drifting(len(x), rng, 0.9),  # a constant, and errors that drift
     "rough": lambda x, rng: np.where(x < 0.66, 0.85, 0.5) + 0.15 * rng.normal(size=len(x)),
@@ -105,18 +106,25 @@ class Draws:
 class Trial:
     """One way to try a claim on simulated studies.
 
-    true_under: the names of the `TRUTHS` under which the claim is true in this trial.
+    true_under: the names of the `TRUTHS` under which the claim is true in this trial; or a function that decides it for
+        a true profile, by the definition of the claim.
     name: follows the name of the claim; empty for the study as it is simulated.
     plant: returns the fields of `Measurements` that the trial adds to the study.
     either: the names of the `TRUTHS` under which chance decides whether the claim is true; no rate counts them.
     only: the names of the `TRUTHS` under which the trial is made; empty for all of them.
     """
 
-    true_under: Collection[str] = ()
+    true_under: Collection[str] | Callable[[Float64[np.ndarray, " layer"]], bool] = ()
     name: str = ""
     plant: Callable[[Draws], Mapping[str, object]] = lambda drawn: {}
     either: Collection[str] = ()
     only: Collection[str] = ()
+
+    def is_true(self, truth: str, profile: Float64[np.ndarray, " layer"]) -> bool | None:
+        """Return whether the claim is true of a profile drawn from `truth`; None where chance decides."""
+        if truth in self.either:
+            return None
+        return self.true_under(profile) if callable(self.true_under) else truth in self.true_under
 
 
 def simulate(

@@ -227,7 +227,7 @@ def _limits(n_seeds: int, n_layers: int) -> list[str]:
     elif n_seeds == 2:
         limits.append(
             "Two seeds: how much training differs between seeds is barely known, and intervals are wide for it. Where "
-            "full RL differs more than layers do, the 95 % intervals of C_l still hold the truth in about 0.93 only."
+            "full RL differs more than layers do, the 95 % intervals of C_l still hold the truth in about 0.92 only."
         )
     if n_layers < FEWEST_BEYOND_DEPTH:
         limits.append(

@@ -1,0 +1,104 @@
+"""Calibration on odd ground: kinds of study in which C_l's interval may fail, and trends that two series share."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from lensrl.judge.simulation import TRUTHS, drifting, simulate
+from lensrl.measures.gains import CONFIDENCE, Gains
+from lensrl.measures.trend import correlate_detrended
+
+
+def share_covered(gains: Gains, truth: np.ndarray) -> float:
+    """Return the share of layers whose Fieller interval holds the truth c: S_l - c S_full does not differ from 0."""
+    n = len(truth)
+    against_truth = gains.contrast(np.eye(n, n + 1) - truth[:, None] * np.eye(n + 1)[-1])
+    return float(np.mean(np.minimum(against_truth.p_above(), against_truth.p_below()) >= (1 - CONFIDENCE) / 2))
+
+
+class Odd(NamedTuple):
+    """A kind of study in which the interval of C_l may miss the truth."""
+
+    name: str
+    seeds: int
+    benchmarks: tuple[int, ...]  # items of each
+    base: float = 0.45
+    full_spread: float = 1.0
+
+
+ODD = (
+    Odd("30 items", 1, (30,)),
+    Odd("30 items, 3 seeds", 3, (30,)),
+    Odd("benchmarks of 40, 500 and 1,319 items", 1, (40, 500, 1319)),
+    Odd("base near 0", 3, (500,), base=0.03),
+    Odd("full RL near 1", 3, (500,), base=0.72),
+    Odd("2 seeds", 2, (500,)),
+    Odd("full RL varies 10 times as much (variance), 2 seeds", 2, (500,), full_spread=10**0.5),
+    Odd("full RL varies 10 times as much (variance), 3 seeds", 3, (500,), full_spread=10**0.5),
+    Odd("full RL varies 10 times as much (variance), 5 seeds", 5, (500,), full_spread=10**0.5),
+)
+
+
+def odd_coverage(kind: Odd, studies: int) -> dict[str, object]:
+    """Return how often the interval of C_l holds the truth in studies of an odd kind, and how often it is undefined.
+
+    `warned`: the share of defined studies with a warning beside the interval.
+    """
+    rng = np.random.default_rng([7, *kind.name.encode()])
+    profile = TRUTHS["monotone"](np.arange(8) / 7, rng)
+    benchmark = [f"benchmark {i}" for i, items in enumerate(kind.benchmarks) for _ in range(items)]
+    covered, warned, defined = 0.0, 0, 0
+    for _ in range(studies):
+        drawn = simulate(profile, kind.seeds, len(benchmark), rng, base=kind.base, full_spread=kind.full_spread)
+        gains = Gains.from_items(drawn.gains, benchmark)
+        if 0 in gains.contrast(np.eye(9)[-1]).interval():
+            continue
+        defined += 1
+        warned += bool(gains.warnings())
+        covered += share_covered(gains, profile)
+    count = max(defined, 1)
+    return {
+        "kind": kind.name,
+        "coverage": f"{covered / count:.3f}",
+        "undefined": f"{1 - defined / studies:.2f}",
+        "warned": f"{warned / count:.2f}",
+    }
+
+
+NOISES = (0.02, 0.05, 0.1, 0.2)
+
+
+def _trends(n: int) -> dict[str, np.ndarray]:
+    """Return trends in depth, by name: each of two series has the same one, and noise of its own."""
+    layer, x = np.arange(n), np.arange(n) / (n - 1)
+    plateau, decay = 0.6 * ((x > 0.2) & (x < 0.7)), 0.6 * np.exp(-layer / 2)
+    return {
+        "plateau": plateau,
+        "decay": decay,
+        "plateau and decay": plateau + decay,
+        "plateau and slow decay": plateau + 0.6 * np.exp(-layer / 4),
+        "decays from both ends": decay + 0.7 * decay[::-1],
+        "hump and odd ends": 0.6 * np.exp(-(((x - 0.5) / 0.17) ** 2) / 2) - 0.4 * (x == 0) - 0.25 * (x == 1),
+        "narrow hump": 0.6 * np.exp(-(((x - 0.5) / 0.06) ** 2) / 2),
+    }
+
+
+def shared_trends(studies: int) -> pd.DataFrame:
+    """Return how often two series that share a trend, and nothing else, are taken for related (one-sided, 2.5 %).
+
+    Columns are the standard deviations of the noise, which drifts with memory 0.3.
+    """
+    rows = []
+    for n in (28, 36):
+        for name, trend in _trends(n).items():
+            row: dict[str, object] = {"layers": n, "trend": name}
+            for noise in NOISES:
+                rng = np.random.default_rng([n, round(1000 * noise), *name.encode()])
+                pairs = [[a * trend + noise * drifting(n, rng, 0.3) for a in (1.0, 1.3)] for _ in range(studies)]
+                related = [correlate_detrended(np.arange(n), *pair).p_above < (1 - CONFIDENCE) / 2 for pair in pairs]
+                row[f"{noise:g}"] = f"{np.mean(related):.3f}"
+            rows.append(row)
+    return pd.DataFrame(rows)
