@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Collection
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 import lensrl
 from lensrl.errors import LensrlError
+from lensrl.recipe import parse_recipe
 from lensrl.recipe.task_tables import has_training
 from lensrl_cli.output import console, named_path
 
@@ -21,6 +23,17 @@ if TYPE_CHECKING:
     from lensrl.recipe import Recipe
     from lensrl.recipe.runs import RunSpec
     from lensrl.train.curve import TrainingCurve
+    from lensrl.train.engine import Engine
+
+
+PLACE = "Where the runs are made"  # the options' group in the help
+
+
+class Place(Enum):
+    """The engines that the command line knows."""
+
+    HERE = "here"
+    RAY = "ray"
 
 
 def run(
@@ -37,6 +50,25 @@ def run(
     only: Annotated[
         str | None,
         typer.Option("--only", metavar="RUNS", help="Make these runs alone: full-rl,layer-3, or layer-3.seed-1."),
+    ] = None,
+    place: Annotated[
+        Place, typer.Option("--engine", help="On this machine, or on a Ray cluster.", rich_help_panel=PLACE)
+    ] = Place.HERE,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            "--address",
+            metavar="CLUSTER",
+            rich_help_panel=PLACE,
+            help="The Ray cluster: auto, or HOST:PORT; by default one that is started on this machine for the study.",
+        ),
+    ] = None,
+    num_cpus: Annotated[
+        float | None, typer.Option("--num-cpus", help="CPUs of a worker on Ray.", rich_help_panel=PLACE)
+    ] = None,
+    num_gpus: Annotated[
+        float | None,
+        typer.Option("--num-gpus", help="GPUs of a worker on Ray; 0.5: two workers share one.", rich_help_panel=PLACE),
     ] = None,
 ) -> None:
     """Train, score and measure every run of a recipe: the base, full RL, each layer alone, sets of layers.
@@ -62,12 +94,34 @@ def run(
     for path in (out, *(path.with_suffix("") for path in recipes if out is None)):
         if path is not None and path.is_file():
             raise LensrlError(f"{path} is a file and the study needs a folder: name one with --out DIR")
-    loaded = [lensrl.load_recipe(path) for path in recipes]
+    loaded = [_with_resources(lensrl.load_recipe(path), num_cpus=num_cpus, num_gpus=num_gpus) for path in recipes]
+    of_ray = {"--address": address, "--num-cpus": num_cpus, "--num-gpus": num_gpus}
+    given = next((option for option, value in of_ray.items() if value is not None), None)
+    if place is Place.RAY:
+        from lensrl.train.on_ray import OnRay
+
+        engine = OnRay(address)
+    elif given is not None:
+        raise LensrlError(f"{given} is for a Ray cluster: add --engine ray")
+    else:
+        engine = None
     for path, recipe in zip(recipes, loaded, strict=True):
-        make_study(recipe, out if out is not None else path.with_suffix(""), names)
+        make_study(recipe, out if out is not None else path.with_suffix(""), names, engine)
 
 
-def make_study(recipe: Recipe, folder: Path, only: list[str] | None) -> None:
+def _with_resources(recipe: Recipe, **given: float | None) -> Recipe:
+    """Return the recipe with options in place of settings of its table `[engine]`."""
+    said = {name: value for name, value in given.items() if value is not None}
+    if not said:
+        return recipe
+    option = f"--{[*said][-1].replace('_', '-')}"
+    engine = parse_recipe(
+        {**recipe.model_dump(mode="json"), "engine": recipe.engine.model_dump() | said}, option
+    ).engine
+    return recipe.model_copy(update={"engine": engine})
+
+
+def make_study(recipe: Recipe, folder: Path, only: list[str] | None, engine: Engine | None = None) -> None:
     """Make the runs of a recipe that `folder` lacks, with a bar and a line for each. Ctrl-C ends with exit code 130."""
     count = len(recipe.checkpoints)
     given = f"{count} run{'s' * (count > 1)} from checkpoints" if count else ""
@@ -80,7 +134,7 @@ def make_study(recipe: Recipe, folder: Path, only: list[str] | None) -> None:
     progress = _StudyProgress(recipe.rl.steps or 0, sets=recipe.sets)
     before = signal.signal(signal.SIGINT, progress.interrupt)
     try:
-        lensrl.run_study(recipe, folder, progress, only=only).close()
+        lensrl.run_study(recipe, folder, progress, only=only, engine=engine).close()
     except KeyboardInterrupt:
         progress.stop()
         console.print("stopped; the same command continues with the missing runs")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,24 @@ class Job:
     def path(self) -> Path:
         """The path of the run's file."""
         return run_path(self.folder, self.spec.name, self.spec.seed)
+
+
+def longest_first(jobs: Sequence[Job]) -> list[Job]:
+    """Order jobs for several workers: the base, full RL, then the runs whose gradients reach the lowest layers.
+
+    A backward pass ends at the lowest layer that is trained, so a low layer takes longer than a high one. Long runs
+    come first, so that no worker begins one while the others have nothing left to do. The base comes before them: it
+    is only scored, and a folder with it tells more than one without.
+    """
+
+    def place(job: Job) -> tuple[int, int]:
+        if job.spec.name == BASE:
+            return 0, 0
+        if job.spec.checkpoint is not None:  # nothing is trained
+            return 3, 0
+        return (1, 0) if job.spec.layers is None else (2, min(job.spec.layers))
+
+    return sorted(jobs, key=place)
 
 
 def is_made(job: Job) -> bool:
