@@ -29,7 +29,8 @@ for name, fit in verdict.shapes.items():
 
 # %% [markdown]
 # Correlations of every predictor and its rivals (baselines that are known before RL) with C_l, raw and beyond a
-# quadratic in depth. `shift_p` comes from circular shifts over depth: with n layers it cannot be below 1 / n.
+# flexible trend in depth (from 24 layers on). `shift_p` comes from circular shifts over depth: with n layers it cannot
+# be below 1 / n.
 
 # %%
 table = verdict.correlations

@@ -121,14 +121,19 @@ def _interval(pair: Mapping[str, Any], name: str) -> str:
 def _explained(found: StudyAgreement) -> list[str]:
     """Return sentences about the columns, and about the errors that the intervals include."""
     lines = [
-        "Brackets are 95 % intervals of the agreement of the true profiles over these layers. Ceiling: the agreement "
-        "to expect with these errors if the true profiles were identical.",
-        "Beyond depth: the correlation of the residuals of a quadratic in depth; p by circular shifts over depth.",
+        "Brackets are 95 % intervals of the agreement of the true profiles over these layers. Ceiling: the mean "
+        "Spearman to expect with these errors if the true profiles were identical.",
     ]
-    tables = found.studies["errors"].str.startswith("none")
+    if found.pairs["beyond_depth"].notna().any():
+        lines.append("Beyond depth: the correlation beyond a flexible trend in depth; p by circular shifts over depth.")
+    tables = found.studies["errors"].str.endswith("of the table")
     if tables.any():
         which = ", ".join(str(i + 1) for i in found.studies.index[tables])
-        lines.append(f"Used without errors: {which}. The intervals include the errors of the other profile only.")
+        lines.append(
+            f"A table has no items and no seeds: the errors of {which} are those of its columns low and high, or come "
+            f"from its roughness over depth."
+        )
+    lines += found.notes
     if found.pairs["layers"].nunique() > 1 or found.studies["of"].nunique() > 1:
         lines.append("Profiles with different layers are compared at the relative depths of the shorter profile.")
     return lines

@@ -100,6 +100,8 @@ def _show(found: Verdict) -> None:
     console.print(table)
     for sentence in found.best_sentences():
         note(sentence)
+    for sentence in found.robustness:
+        note(sentence)
     for limit in found.limits:
         note(limit, style="dim")
     note("p is two-sided and corrected for the claims that could be tested: the more of them, the larger each. Below "

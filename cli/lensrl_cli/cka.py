@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +23,13 @@ from lensrl_cli.output import (
     saved,
     write_csv,
 )
+
+DIFFER = 1e-3  # of the CKA with and without first tokens, from which on both are shown
+
+
+class Pairs(StrEnum):
+    sequence = "sequence"
+    token = "token"
 
 
 def cka(
@@ -52,6 +60,9 @@ def cka(
     seed: Annotated[
         int | None, typer.Option("--seed", metavar="N", help="The training seed; by default the lowest.")
     ] = None,
+    pairs: Annotated[
+        Pairs, typer.Option("--pairs", metavar="KIND", help="Tokens of different sequences (sequence), or all (token).")
+    ] = Pairs.sequence,
     texts: Annotated[
         Path | None,
         typer.Option(
@@ -60,8 +71,8 @@ def cka(
             help="Of two models: texts, .txt (one a line) or .jsonl. By default built-in ones.",
         ),
     ] = None,
-    skip_first: Annotated[
-        bool, typer.Option("--skip-first", help="Leave out the first token of each sequence.")
+    keep_first: Annotated[
+        bool, typer.Option("--keep-first/--skip-first", help="Keep the first token of each sequence, or leave it out.")
     ] = False,
     json: Json = False,
     csv: Csv = None,
@@ -69,12 +80,14 @@ def cka(
 ) -> None:
     """Compare the activations of two runs on the probe set by debiased linear CKA, layer by layer.
 
-    Intervals are 95 % intervals over sequences.
+    Intervals are 95 % intervals over sequences. Tokens of one sequence are alike, so only tokens of different sequences
+    are compared. The first token of each sequence is left out, as it often has a much larger norm than the others.
 
     Example: lensrl cka runs/tiny --from base --into full-rl
 
     For two models without a study: lensrl cka BASE TRAINED
     """  # fmt: skip
+    how: dict[str, Any] = {"site": site, "first_token": keep_first, "pairs": pairs.value}
     if trained is None:
         if texts is not None:
             raise typer.BadParameter(
@@ -82,7 +95,7 @@ def cka(
             )
         with lensrl.open_study(study) as opened:
             first, second = one or "base", other or "full-rl"
-            table = lensrl.compare_activations(opened, first, second, site=site, seed=seed, first_token=not skip_first)
+            table = lensrl.compare_activations(opened, first, second, seed=seed, **how)
             pair, name = f"{first} and {second} at {site}", opened.name
         title, drawn = f"{pair}, {name}", f"{name}: {pair}"
     else:
@@ -90,7 +103,7 @@ def cka(
         option = next((option for option, value in given.items() if value is not None), None)
         if option is not None:
             raise typer.BadParameter(f"two models have no runs: leave out {option}, or give a study alone")
-        table = lensrl.compare_model_activations(study, trained, texts=texts, site=site, first_token=not skip_first)
+        table = lensrl.compare_model_activations(study, trained, texts=texts, **how)
         title = drawn = f"{study} and {trained} at {site}, on {'built-in texts' if texts is None else texts}"
     if json:
         print_json(table.to_dict("records"))
@@ -107,11 +120,13 @@ def cka(
 
 def _show(title: str, table: Any) -> None:
     largest = max(table["one_minus_cka"].max(), 1e-6)
+    differ = (table["cka"] - table["cka_with_first"]).abs().max() >= DIFFER
     rows = [
         {
             "layer": str(row["layer"]),
             "CKA": number(4)(row["cka"]),
             "95 % interval": interval(row["low"], row["high"], 4),
+            **({"first kept": number(4)(row["cka_with_first"])} if differ else {}),
             "1 - CKA": bar(row["one_minus_cka"], width=14, full=largest),
             "Procrustes": number()(row["procrustes"]),
             "relative L2": number()(row["relative_l2"]),
@@ -121,6 +136,7 @@ def _show(title: str, table: Any) -> None:
     ]
     print_table(title, dict.fromkeys(rows[0], "right") | {"1 - CKA": "left"}, rows)
     note(
-        "CKA ignores rotations, and directions of large variance dominate it. Relative L2 and cosine change with both.",
+        "CKA ignores rotations, and directions of large variance dominate it. Relative L2 and cosine change with both."
+        + (" First kept: CKA with the first token of each sequence." if differ else ""),
         style="dim",
     )

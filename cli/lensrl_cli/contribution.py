@@ -51,12 +51,16 @@ def contribution(
 
     Example: lensrl contribution runs/tiny --figure profile.png
     """
+    from lensrl.judge.profiles import contribution_warnings
+
     # From a study: layers, sets, learning rates. From a file: layers alone.
     given = either(study, contributions)
     sets = rates = None
+    warnings: list[str] = []
     if contributions is None:
         with lensrl.open_study(given) as opened:
             sets, rates = opened.set_contributions(seed), opened.rate_control(seed)
+            warnings = contribution_warnings(opened) if seed is None and opened.layers else []
             table = opened.contributions(seed) if opened.layers or not len(sets) else sets.iloc[:0]
             scores = opened.scores()
             if seed is not None:
@@ -75,6 +79,8 @@ def contribution(
     else:
         if len(table):
             _show_study(name, table, scores)
+            for text in warnings:
+                note(text, style="yellow")
         if sets is not None and len(sets):
             note("")
             _show_sets(name, sets)
@@ -186,6 +192,8 @@ def _show_table(name: str, table: pd.DataFrame) -> None:
     }
     for source in sources.keys() & {*table["interval_from"]}:
         note(sources[source], style="dim")
+    for text in table.attrs["notes"]:
+        note(text, style="yellow")
 
 
 def _row(row: Mapping[Any, Any]) -> dict[str, str]:

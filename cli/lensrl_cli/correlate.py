@@ -66,6 +66,7 @@ def _show(name: str, table: Any, labels: dict[str, str]) -> None:
             "beyond depth\n95 % interval": interval(beyond.loc[key, "low"], beyond.loc[key, "high"]),
             " \np": p_value(beyond.loc[key, "p"]),
             "shift\np": p_value(beyond.loc[key, "shift_p"]),
+            "given\nrival": number(2)(beyond.loc[key, "given_rival"]),
         }
         for key in raw.index
     ]
@@ -82,9 +83,14 @@ def _show(name: str, table: Any, labels: dict[str, str]) -> None:
         for reason, undefined in part[part["coefficient"].isna()].groupby("reason", sort=False):
             which = "all" if len(undefined) == len(part) else ", ".join(labels[key] for key in undefined["predictor"])
             note(f"no coefficient{kind} for {which}: {reason}", style="dim")
+    hurt = beyond[beyond["rival"].fillna("") != ""]
+    for rival, part in hurt.groupby("rival", sort=False):
+        which = ", ".join(labels[key] for key in part["predictor"])
+        note(f"the rival that hurts most is {labels[str(rival)]} for {which}", style="dim")
     note(
         "Spearman's p comes from permutations of the layers. It is too small for a predictor that drifts with depth. "
-        "Beyond depth: Pearson's r of the residuals of a quadratic in depth; shift p comes from circular shifts of "
-        f"these residuals over depth. No p is corrected for the {len(raw)} predictors.",
+        "Beyond depth: Pearson's r beyond a flexible trend in depth, from 24 layers on; shift p comes from circular "
+        "shifts of the residuals over depth. Given rival: the same given the rival that hurts most, a baseline that is "
+        f"known before RL. No p is corrected for the {len(raw)} predictors.",
         style="dim",
     )

@@ -21,6 +21,7 @@ from lensrl_cli.output import (
     saved,
     write_csv,
 )
+from lensrl_cli.progress import progress_bars
 
 
 class By(StrEnum):
@@ -85,7 +86,8 @@ def deltas(
 
         name = run or "full-rl"
         with lensrl.open_study(study) as opened:
-            table = lensrl.compare_weights(opened, name, by=by.value, seed=seed)
+            with progress_bars("weights,", quiet=json) as on_progress:
+                table = lensrl.compare_weights(opened, name, by=by.value, seed=seed, on_progress=on_progress)
             parameters = lensrl.compare_weights(opened, name, seed=seed) if figure is not None else table
             rounded = checkpoint_note([opened.runs.find_scored(name, seed)])
             title, drawn = f"Weight deltas of {name}, {opened.name}", f"{opened.name}: weight deltas of {name}"
@@ -93,7 +95,8 @@ def deltas(
         if run is not None or seed is not None:
             option = "--seed" if run is None else "--run"
             raise typer.BadParameter(f"two models have no runs: leave out {option}, or give a study alone")
-        table = lensrl.compare_models(study, trained, by=by.value)
+        with progress_bars("weights,", quiet=json) as on_progress:
+            table = lensrl.compare_models(study, trained, by=by.value, on_progress=on_progress)
         parameters = lensrl.compare_models(study, trained) if figure is not None else table
         rounded = _precision(table.attrs)
         title = drawn = f"Weight deltas from {study} to {trained}"
@@ -102,6 +105,13 @@ def deltas(
         print_json(records)
     else:
         _show(title, records)
+        if table.attrs["by_svd"]:
+            count, first = len(table.attrs["by_svd"]), table.attrs["by_svd"][0]
+            note(
+                f"Without full rank, or nearly so: {count} {'matrix' if count == 1 else 'matrices'}, such as {first}. "
+                f"A full SVD took the place of Gram matrices there.",
+                style="dim",
+            )
         if rounded:
             note(rounded, style="yellow")
     if csv is not None:

@@ -28,6 +28,8 @@ from lensrl_cli.progress import progress_bars
 if TYPE_CHECKING:
     import pandas as pd
 
+LONG = 120  # seconds of sampling that are announced
+
 
 class What(StrEnum):
     weights = "weights"
@@ -41,6 +43,12 @@ class Component(StrEnum):
     mlp = "mlp"
     head = "head"
     stream = "stream"
+
+
+class Metric(StrEnum):
+    score = "score"
+    logprob = "logprob"
+    both = "both"
 
 
 class Sets(StrEnum):
@@ -86,6 +94,10 @@ def patch(
         Sets,
         typer.Option("--sets", metavar="SETS", help="single, bottom (0 to l), top (l to last), pairs or together."),
     ] = Sets.single,
+    metric: Annotated[
+        Metric,
+        typer.Option("--metric", metavar="M", help="Of grafts: the sampled score, logprob (far faster), or both."),
+    ] = Metric.both,
     *,
     reverse: Annotated[
         bool, typer.Option("--reverse", help="Test necessity: put layers of the base into the RL model.")
@@ -113,7 +125,8 @@ def patch(
         with progress_bars("patching", quiet=json) as on_progress:
             table = lensrl.patch(
                 opened, layers=layer, from_run=from_run, into_run=into_run, reverse=reverse,
-                what=what.value, component=component.value, sets=sets.value, seed=seed, on_progress=on_progress,
+                what=what.value, component=component.value, sets=sets.value, metric=metric.value, seed=seed,
+                on_progress=on_progress, on_estimate=_note_time,
             )  # fmt: skip
         donor, into, used_seed = table.iloc[0][["from", "into", "seed"]]
         title = f"{component.value} of {donor} into {into}, {opened.name}, seed {used_seed}"
@@ -142,6 +155,13 @@ def patch(
 
         save_figure(patch_figure(table, title_of_sets), figure)
         saved("figure", figure)
+
+
+def _note_time(seconds: float) -> None:
+    """Say on stderr how long the sampled scores take, where it is long."""
+    if seconds > LONG:
+        time = f"{seconds / 3600:.1f} hours" if seconds > 5400 else f"{seconds / 60:.0f} minutes"
+        typer.echo(f"sampled scores of the grafts: up to about {time}; --metric logprob leaves them out", err=True)
 
 
 def _show_kinds(title: str, table: pd.DataFrame) -> None:

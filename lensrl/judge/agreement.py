@@ -31,15 +31,16 @@ from lensrl.measures.agreement import (
     on_common_depth,
     shared_error,
 )
-from lensrl.measures.correlation import correlate_detrended
 from lensrl.measures.halves import contributions_on_items, split_items
+from lensrl.measures.trend import correlate_detrended
 from lensrl.store.study import Study
 
 STUDY_COLUMNS = ["study", "path", "layers", "of", "seeds", "reliability", "errors", "reason"]
 PAIR_COLUMNS = [
     "first", "second", "layers",
     *(f"{c}{end}" for c in COEFFICIENTS for end in ("", "_low", "_high")),
-    "ceiling", "beyond_depth", "beyond_depth_low", "beyond_depth_high", "shift_p", "interval", "status", "reason",
+    "ceiling", "kendall_ceiling", "beyond_depth", "beyond_depth_low", "beyond_depth_high", "shift_p",
+    "interval", "status", "reason",
 ]  # fmt: skip
 
 
@@ -49,22 +50,23 @@ class StudyAgreement:
 
     Columns of `studies`: study, path, layers (number of layers with a contribution), of (number of layers of the
     model), seeds, reliability (the share of the variance over layers that is not error), errors (`seeds and items`,
-    `items`, or `none: a table`), reason (why the study has no profile).
+    `items`, `intervals of the table` or `roughness of the table`), reason (why the study has no profile).
 
     Columns of `pairs`:
 
     - first, second, layers (number of common positions);
     - `spearman` and `kendall`, each with `_low` and `_high`: the 95 % interval of the coefficient of the true profiles;
-    - `ceiling`: about the coefficient that would be seen if the true profiles agreed wholly, from the reliability of
-      both profiles at these positions;
-    - `beyond_depth`: Pearson's coefficient of the residuals from a quadratic in depth, with its interval over layers
-      and `shift_p`, its circular-shift p (see `correlate_detrended`);
+    - `ceiling`: the mean of Spearman's coefficient that would be seen if the true profiles were the same, simulated
+      with the errors of both profiles at these positions; `kendall_ceiling`, the same of Kendall's;
+    - `beyond_depth`: Pearson's coefficient beyond a flexible trend in depth, with its interval over layers and
+      `shift_p`, its circular-shift p (see `correlate_detrended`); NaN for fewer than 24 layers;
     - `interval`: the profiles whose errors the intervals carry;
     - `status`: `defined`, or `undefined` with the `reason`.
     """
 
     studies: pd.DataFrame
     pairs: pd.DataFrame
+    notes: tuple[str, ...] = ()
 
     def matrix(self, column: str = "spearman") -> pd.DataFrame:
         """Return the symmetric matrix of a column of `pairs`. NaN on the diagonal and for undefined pairs."""
@@ -75,8 +77,12 @@ class StudyAgreement:
         return found
 
     def as_dict(self) -> dict[str, Any]:
-        """Return both tables as plain values for JSON."""
-        return {"studies": self.studies.to_dict("records"), "pairs": self.pairs.to_dict("records")}
+        """Return both tables and the notes as plain values for JSON."""
+        return {
+            "studies": self.studies.to_dict("records"),
+            "pairs": self.pairs.to_dict("records"),
+            "notes": list(self.notes),
+        }
 
 
 def agree(*sources: Study | str | Path) -> StudyAgreement:
@@ -84,9 +90,9 @@ def agree(*sources: Study | str | Path) -> StudyAgreement:
 
     >>> lensrl.agree("runs/grpo", "runs/dr-grpo", "runs/published/qwen3-1.7b-grpo-math.csv").pairs
 
-    A table has no errors. The interval of its agreement with a study carries the study's errors alone, and two tables
-    have no interval. Raises LensrlError for fewer than two sources, for a source given twice, and for a source that is
-    neither a study nor a table.
+    The errors of a table are those of its columns `low` and `high`, or are estimated from its own roughness over depth.
+    `notes` says what was changed in reading the tables. Raises LensrlError for fewer than two sources, for a source
+    given twice, and for a source that is neither a study nor a table.
     """
     if len(sources) < 2:
         raise LensrlError(
@@ -99,7 +105,10 @@ def agree(*sources: Study | str | Path) -> StudyAgreement:
         for p in profiles
     ]
     pairs = [_pair(first, second) for first, second in combinations(profiles, 2)]
-    return StudyAgreement(pd.DataFrame(studies, columns=STUDY_COLUMNS), pd.DataFrame(pairs, columns=PAIR_COLUMNS))
+    notes = tuple(f"{profile.name}: {note}" for profile in profiles for note in profile.notes)
+    return StudyAgreement(
+        pd.DataFrame(studies, columns=STUDY_COLUMNS), pd.DataFrame(pairs, columns=PAIR_COLUMNS), notes
+    )
 
 
 def others_beside(
@@ -153,7 +162,8 @@ def _pair(first: Profile, second: Profile) -> dict[str, object]:
         found = agreement(x, y, name, shared=shared)
         row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
     beyond = correlate_detrended(depth, x.values, y.values)
-    row |= {"ceiling": ceiling(x, y), "interval": _whose_errors(first, second, x, y), "status": "defined"}
+    row |= {"ceiling": ceiling(x, y, "spearman"), "kendall_ceiling": ceiling(x, y, "kendall")}
+    row |= {"interval": _whose_errors(first, second, x, y), "status": "defined"}
     row |= {"beyond_depth": beyond.coefficient, "beyond_depth_low": beyond.low, "beyond_depth_high": beyond.high}
     row["shift_p"] = beyond.shift_p
     return row | {"reason": f"beyond depth: {beyond.reason}" if beyond.reason else ""}
@@ -209,8 +219,8 @@ def _on_separate_items(first: Profile, other: Profile) -> Iterator[tuple[str, np
 
 
 def _reliability(profile: Profile) -> float:
-    """Return the reliability of a study's profile; NaN for a table, and without a profile."""
-    if profile.reason or profile.paired is None:
+    """Return the reliability of a profile; NaN without a profile."""
+    if profile.reason:
         return float("nan")
     return measured(profile.gains, np.eye(len(profile.layers))).reliability
 

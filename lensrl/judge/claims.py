@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from lensrl.judge.evidence import concentration, convergence, middle, not_size, shape, stability, tracks
+from lensrl.judge.evidence import concentration, middle, shape, stability
 from lensrl.judge.findings import Finding, judge
 from lensrl.judge.measurements import Measurements
-from lensrl.judge.simulation import TRUTHS, Trial
+from lensrl.judge.relations import convergence, not_size, tracks
+from lensrl.judge.simulation import ROUGH, SMOOTH, TRUTHS, Trial
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim, its null, and its test.
+    """A claim, the hypothesis that its support rejects, and its test.
 
     needs: the fields of `Measurements` that the test needs. Of a tuple of fields, one is enough.
     test: returns the finding, without the names that `find` adds.
@@ -35,7 +36,7 @@ class Claim:
         """Test the claim. The finding holds the reason where the test lacks a measurement."""
         missing = self._missing(measurements)
         found = Finding(reason=missing) if missing else self.test(measurements)
-        return replace(found, name=self.name, statement=self.statement, null=self.null)
+        return replace(found, name=self.name, statement=self.statement, null=found.null or self.null)
 
     def _missing(self, measurements: Measurements) -> str:
         """Return the reason of the first need that is missing, or ""."""
@@ -49,75 +50,88 @@ class Claim:
 CLAIMS = (
     Claim(
         "concentration",
-        "Few layers carry the gain: some recover 80 % of it alone, fewer than half do, and they differ.",
-        null="equal contributions with the measured errors",
+        "Few layers carry the gain: the best recovers 80 % of it alone, and the gain is spread over less than half.",
+        null="the best layer recovers less than 0.8, or the effective number is half of the layers or more",
         needs=("gains",),
-        test=lambda m: concentration(m.gains),
-        trials=(Trial({"monotone", "hump"}),),
+        test=lambda m: concentration(m.gains, m.best),
+        trials=(Trial({"few"}),),
     ),
     Claim(
         "middle",
         "The middle third of the layers recovers more than the first third, and more than the last third.",
-        null="equal thirds",
+        null="the middle third recovers no more than the first, or no more than the last",
         needs=("gains",),
         test=lambda m: middle(m.gains, m.layers, m.n_layers),
-        trials=(Trial({"hump"}),),
+        trials=(Trial({"hump", "slow rise", "flat top", "slope", "few", "odd ends"}, either=ROUGH),),
     ),
     Claim(
         "shape",
-        "Over depth the contribution is a hump with its peak in the middle.",
-        null="the best constant, monotone and step profiles with their scatter",
-        needs=("shapes",),
-        test=lambda m: shape(m.shapes),
-        trials=(Trial({"hump"}),),
+        "Over depth the contribution rises and then falls, each by at least 0.05.",
+        null="a rise below 0.05, or a fall below 0.05 after it",
+        needs=("gains",),
+        test=lambda m: shape(m.gains, m.layers, error=m.noise.error),
+        trials=(Trial({"hump", "slow rise", "flat top", "slope"}, either={"few", "rough", "odd ends"}),),
     ),
     Claim(
         "not size",
-        "C_l is not explained by how much the layer's weights moved (less than half of its variance is).",
-        null="size explains half of the variance of C_l, raw or beyond depth",
+        "C_l is not explained by how much the layer's weights moved: less than half of its variance is.",
+        null="a size explains half of the variance or more",
         needs=("sizes",),
-        test=lambda m: not_size(m.layers, m.contribution, m.sizes),
+        test=lambda m: not_size(m.contribution, m.sizes, reliability=m.noise.reliability),
         trials=(
-            Trial((), "half explained", lambda drawn: {"sizes": {"full": drawn.half}}, ("false",)),
-            Trial(TRUTHS, "unrelated", lambda drawn: {"sizes": {"full": drawn.unrelated, "single": drawn.other}},
-                  ("wrongly denied", "power")),
+            Trial(TRUTHS, "r 0", lambda d: {"sizes": {"full": d.correlated(0.0), "alone": d.correlated(0.0)}}),
+            Trial(TRUTHS, "r 0.45", lambda d: {"sizes": {"full": d.correlated(0.45)}}),
+            Trial(TRUTHS, "r 0.6", lambda d: {"sizes": {"full": d.correlated(0.6)}}),
+            Trial((), "r -0.95", lambda d: {"sizes": {"full": d.correlated(-0.95)}}),
+            Trial((), "half", lambda d: {"sizes": {"full": d.correlated(0.5**0.5)}}, either=TRUTHS),
         ),
     ),
     Claim(
         "representation",
         "Where RL changes the representation most (growth of 1 - CKA), layers contribute more.",
-        null="no relation beyond a quadratic in depth",
+        null="no positive relation beyond a trend in depth, or none given the rival that hurts most",
         needs=("growth",),
-        test=lambda m: tracks(m.layers, m.contribution, m.growth),
+        test=lambda m: tracks(m.layers, m.contribution, m.growth, rivals=m.rivals),
         trials=(
-            Trial((), "unrelated", lambda drawn: {"growth": {"growth": drawn.unrelated}}, ("false",)),
-            Trial(TRUTHS, "related", lambda drawn: {"growth": {"growth": drawn.related}}, ()),
+            Trial((), "unrelated", lambda d: {"growth": {"growth": d.drifting()}}),
+            Trial({"rough"}, "own trend", lambda d: {"growth": {"growth": d.like_truth()}}, either={"drift"}),
+            Trial((), "rival", lambda d: {"growth": {"growth": d.like_truth()}, "rivals": {"bypass": d.truth}}),
         ),
     ),
     Claim(
         "causal",
         "Layers whose grafts recover more, and whose removal loses more, contribute more.",
-        null="no relation beyond a quadratic in depth",
+        null="no positive relation beyond a trend in depth, or none given the rival that hurts most",
         needs=("grafts",),
-        test=lambda m: tracks(m.layers, m.contribution, m.grafts),  # as `representation`, which has the trials
+        test=lambda m: tracks(m.layers, m.contribution, m.grafts, rivals=m.rivals),
+        trials=(
+            Trial((), "one unrelated", lambda d: {"grafts": {"into": d.like_truth(), "out": d.drifting()}}),
+            Trial({"rough"}, "own trend", lambda d: {"grafts": {"into": d.like_truth(), "out": d.like_truth()}},
+                  either={"drift"}),
+        ),
     ),
     Claim(
         "convergence",
         "Training layer l alone brings later layers nearer to full RL's, and more so where C_l is high.",
-        null="no approach on average; no relation beyond a quadratic in depth",
+        null="no approach on average, no positive relation beyond a trend in depth, or none given the worst rival",
         needs=("approach",),
-        test=lambda m: convergence(m.layers, m.contribution, m.approach["approach"]),
+        test=lambda m: convergence(m.layers, m.contribution, m.approach["approach"], rivals=m.rivals),
         trials=(
-            Trial((), "unrelated", lambda drawn: {"approach": {"approach": 0.3 + 0.2 * drawn.unrelated}}, ("false",)),
+            Trial((), "unrelated", lambda d: {"approach": {"approach": 0.3 + 0.2 * d.drifting()}}),
+            Trial({"rough"}, "own trend", lambda d: {"approach": {"approach": d.like_truth()}}, either={"drift"}),
         ),
     ),
     Claim(
         "stability",
         "The ranking of layers holds across seeds, and across studies where several are given, beyond a step.",
-        null="noise of seeds and of shared items around the best step; between studies, no relation beyond depth",
+        null="luck of each seed around the best step; between studies, no relation beyond a trend in depth",
         needs=(("halves", "beside"),),
-        test=lambda m: stability(m.halves, m.contribution, m.beside),
-        trials=(Trial({"monotone", "short", "hump"}),),
+        test=lambda m: stability(m.halves, m.beside),
+        trials=(
+            Trial(SMOOTH | ROUGH, either={"odd ends", "sigmoid"}),
+            Trial((), "one layer's luck", lambda d: {"halves": d.lucky("one layer")}, only={"cliff"}),
+            Trial((), "smooth luck", lambda d: {"halves": d.lucky("smooth")}, only={"cliff"}),
+        ),
     ),
 )  # fmt: skip
 

@@ -1,61 +1,60 @@
-"""The tests of the claims: from arrays to a finding with the evidence for and against a claim.
+"""The tests of the claims about a profile: from arrays to a finding with the evidence for and against a claim.
 
 A claim with several conditions needs all of them: its `p_for` is the largest (Berger 1982). One condition that fails is
-enough against it: its `p_against` is the smallest, times their number.
+enough against it: its `p_against` is the smallest, times their number. The tests of the claims about relations between
+C_l and other measures are in `lensrl.judge.relations`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Float, Float64
-from scipy import stats
+from jaxtyping import Float64
 
-from lensrl.judge.findings import LEVEL, Finding
-from lensrl.judge.measurements import PairedProfiles, Predictors
-from lensrl.measures.correlation import Detrended, correlate_detrended, effective_size
-from lensrl.measures.gains import Estimate, Gains
-from lensrl.measures.profile import gini, gini_of_equals, partial_conjunction, seed_agreement, simes, thirds
-from lensrl.measures.shapes import FEWEST_LAYERS, ShapeTest
+from lensrl.judge.findings import Finding, numbers
+from lensrl.judge.measurements import MOST, PairedProfiles
+from lensrl.measures.gains import Gains
+from lensrl.measures.halves import BestReach
+from lensrl.measures.profile import effective_layers, seed_agreement, simes, thirds
+from lensrl.measures.rise_and_fall import FEWEST_LAYERS, LEAST, rise_and_fall
+from lensrl.measures.trend import correlate_detrended
 
-MOST = 0.8  # of full RL's gain: a layer above it carries the gain alone
-HALF = math.sqrt(0.5)  # the correlation that explains half of the variance
+OWN_LUCK = "luck of each seed's own around the best step"
 
 
-def concentration(gains: Gains) -> Finding:
+def concentration(gains: Gains, best: BestReach | None = None) -> Finding:
     """Test that few layers carry the gain, from the gains of the layers and, last, of full RL.
 
-    The measure is the share of layers with C_l >= 0.8. Its interval comes from simultaneous (Bonferroni) intervals of
-    all layers. Three conditions speak for the claim. Some layer lies above 0.8 (Simes 1986,
-    doi:10.1093/biomet/73.3.751). Some layer differs from the mean of all layers (smallest p times their number). More
-    than half of the layers lie below 0.8. Against the claim: half of the layers or more reach 0.8 (partial conjunction;
-    Benjamini and Heller 2008, doi:10.1111/j.1541-0420.2007.00984.x).
+    Two conditions speak for the claim. The best layer recovers 0.8: chosen on a third of items and seeds, it does so on
+    the rest (`best_reaches`); without items, some layer does (Simes 1986, doi:10.1093/biomet/73.3.751). And the
+    effective number of layers is below half of them (`effective_layers`). Against the claim: every layer is below 0.8,
+    or the effective number is above half.
     """
-    # contrasts of every layer with the mean of all layers, and with 0.8 of full RL
     n = len(gains.mean) - 1
-    layers = np.eye(n, n + 1)
-    from_mean = layers - np.append(np.full(n, 1 / n), 0.0)
-    from_most = layers - MOST * np.eye(n + 1)[-1]
-    differ, reach = gains.contrast(from_mean), gains.contrast(from_most)
-
-    # the three conditions
-    p_unequal = min(1.0, 2 * n * float(np.min(np.minimum(differ.p_above(), differ.p_below()))))
-    p_some = simes(reach.p_above())  # not by the highest value: the highest of many is measured too high
-    p_few = partial_conjunction(reach.p_below(), n // 2 + 1)
-
-    intervals = gains.ratios(1 - LEVEL / n)
-    return Finding(
-        measure="share of layers with C_l >= 0.8",
-        value=float(np.mean(gains.contributions >= MOST)),
-        low=float(np.mean([i.low >= MOST for i in intervals])),
-        high=float(np.mean([i.high >= MOST for i in intervals])),
-        p_for=max(p_some, p_unequal, p_few),
-        p_against=partial_conjunction(reach.p_above(), (n + 1) // 2),
-        details={"gini": float(gini(gains.contributions)), "gini of equal layers": gini_of_equals(gains),
-                 "p": p_unequal},
+    reach = gains.contrast(np.eye(n, n + 1) - MOST * np.eye(n + 1)[-1])
+    spread = effective_layers(gains)
+    p_none = float(reach.p_below().max())
+    highest = float(gains.contributions.max())
+    note = (
+        f"the highest C_l is {highest:.2f}" if best is None
+        else f"the best layer on a third of items and seeds recovers {best.contribution:.2f} on the rest"
     )  # fmt: skip
+    p_failed, counter = min(
+        (p_none, "some layer recovers 0.8 or more"),
+        (spread.p_half_or_less, "the effective number is half of the layers or less"),
+    )
+    return Finding(
+        measure=f"effective number of {n} layers",
+        value=spread.number.value,
+        low=spread.number.low,
+        high=spread.number.high,
+        p_for=max(simes(reach.p_above()) if best is None else best.p, spread.p_half_or_more),
+        p_against=min(1.0, 2 * p_failed),
+        note=note,
+        counter=counter,
+        details={"highest C_l": highest, "p that no layer reaches 0.8": p_none},
+    )
 
 
 def middle(gains: Gains, layers: np.ndarray, n_layers: int) -> Finding:
@@ -75,137 +74,59 @@ def middle(gains: Gains, layers: np.ndarray, n_layers: int) -> Finding:
         name: float(weights @ gains.mean / gains.mean[-1])
         for name, weights in zip(parts, (first, mid, last), strict=True)
     }
+    p_below = contrast.p_below()
     return Finding(
         measure="the smaller of the two differences of mean C_l",
         value=least.value,
         low=least.low,
         high=least.high,
         p_for=float(max(contrast.p_above())),
-        p_against=min(1.0, 2 * float(min(contrast.p_below()))),
+        p_against=min(1.0, 2 * float(min(p_below))),
         note=f"the thirds: {', '.join(f'{name} {mean:.2f}' for name, mean in means.items())}",
+        counter=f"the middle third recovers at least as much as the {('first', 'last')[int(np.argmin(p_below))]}",
         details=means | {"middle - first": ratios[0], "middle - last": ratios[1]},
     )
 
 
-def shape(test: ShapeTest | None) -> Finding:
-    """Test that the contribution over depth is a hump (see `lensrl.measures.shapes`).
+def shape(gains: Gains, layers: np.ndarray, *, error: float = 0.0) -> Finding:
+    """Test that C_l rises over depth and then falls, each by at least 0.05 (`lensrl.measures.rise_and_fall`).
 
-    The value is the change point or the peak of the shape that predicts unseen layers best.
+    The measure is the smaller of the rise and the fall. `error` is the known standard error of one layer's C_l.
     """
-    assert test is not None  # the claim needs it
-    best = test.fits[test.best]
-    way = ("rises" if best.rise else "falls") if test.best in ("step", "monotone") else ""
-    article = {"constant": "a constant", "monotone": "a monotone curve", "step": "a step", "hump": "a hump"}[test.best]
-    place = {"step": ", change point at layer", "hump": ", peak at layer"}.get(test.best, "")
+    n = len(layers)
+    if n < FEWEST_LAYERS:
+        return Finding(reason=f"{n} layers have a contribution: a rise and a fall need at least {FEWEST_LAYERS}")
+    found = rise_and_fall(layers, gains.contributions, error=error)
+    least = min(found.rise, found.fall, key=lambda part: part.value)
+    no_rise = found.p_no_rise < found.p_no_fall
+    top = f"; most above both sides: layers {found.top[0]} to {found.top[1]}" if least.value > 0 else ""
     return Finding(
-        measure=f"best out of sample: {article}{f' that {way}' if way else ''}{place}",
-        value=best.where,
-        low=best.low,
-        high=best.high,
-        p_for=max(test.p_hump_over.values()),
-        p_against=test.p_over_hump,
-        details={"best": test.best, "direction": way, "leave-one-out error": best.error, "explained": best.explained},
-        at_layer=bool(place),
-    )
-
-
-def not_size(layers: np.ndarray, contribution: Float[np.ndarray, " layer"], sizes: Predictors) -> Finding:
-    """Test that no measure of how much a layer moved explains C_l, from the correlations raw and beyond depth.
-
-    For the claim: each measure explains less than half of the variance (Fisher's z against sqrt(1/2)). Against the
-    claim: one measure has a positive correlation with C_l beyond depth.
-    """
-    found = {name: correlate_detrended(layers, x, contribution) for name, x in sizes.items()}
-    undefined = _why_undefined(found)
-    if undefined:
-        return Finding(reason=undefined)
-    p_for = [result.p_at_least(HALF) for result in found.values()]
-    p_for += [_p_raw_at_least_half(x, contribution) for x in sizes.values()]
-    closest = max(found.values(), key=lambda result: result.coefficient)
-    return Finding(
-        measure="largest correlation beyond depth",
-        value=closest.coefficient,
-        low=closest.low,
-        high=closest.high,
-        p_for=max(p_for),
-        p_against=min(1.0, len(found) * min(result.p_above for result in found.values())),
-        details=dict(found),
-    )
-
-
-def tracks(
-    layers: np.ndarray,
-    contribution: Float[np.ndarray, " layer"],
-    predictors: Predictors,
-    *,
-    p_second_condition: float | None = None,
-    p_against_second_condition: float = 1.0,
-    details: Mapping[str, object] | None = None,
-) -> Finding:
-    """Test that every predictor has a positive correlation with C_l beyond a quadratic in depth.
-
-    `p_second_condition` and `p_against_second_condition` are p for and against a second condition that must also hold
-    (convergence: the mean approach is above 0).
-    """
-    found = {label: correlate_detrended(layers, x, contribution) for label, x in predictors.items()}
-    undefined = _why_undefined(found)
-    if undefined:
-        return Finding(reason=undefined)
-    least = min(found.values(), key=lambda result: result.coefficient)
-    against = [result.p_below for result in found.values()]
-    against += [] if p_second_condition is None else [p_against_second_condition]
-    return Finding(
-        measure="correlation beyond depth" if len(found) == 1 else "smallest correlation beyond depth",
-        value=least.coefficient,
+        measure="the smaller of rise and fall",
+        value=least.value,
         low=least.low,
         high=least.high,
-        p_for=max(p_second_condition or 0.0, *(result.p_above for result in found.values())),
-        p_against=min(1.0, len(against) * min(against)),
-        details={**(details or {}), **found},
-    )
-
-
-def convergence(
-    layers: np.ndarray, contribution: Float[np.ndarray, " layer"], approach: Float[np.ndarray, " layer"]
-) -> Finding:
-    """Test that the approach to full RL's representations is above 0 on average, and correlates with C_l.
-
-    approach_l = 1 - (sum over sites from l on of 1 - CKA(layer-l, full)) / (the same sum for the base)
-
-    The error of the mean over layers allows for the resemblance of neighbouring layers (`effective_size`).
-    """
-    known = approach[np.isfinite(approach)]
-    if len(known) < 3:
-        return tracks(layers, contribution, {"approach": approach})  # gives the reason
-    n = effective_size(known)
-    error = float(known.std(ddof=1)) / math.sqrt(n)
-    mean = Estimate(np.asarray(known.mean()), np.asarray(error), np.asarray(max(n - 1.0, 1.0)))
-    return tracks(
-        layers,
-        contribution,
-        {"approach": approach},
-        p_second_condition=float(mean.p_above()),
-        p_against_second_condition=float(mean.p_below()),
-        details={"mean approach": mean.interval()},
-    )
+        p_for=found.p_for,
+        p_against=found.p_against,
+        note=f"rise {numbers(found.rise)}, fall {numbers(found.fall)}{top}",
+        counter=f"a {'rise' if no_rise else 'fall'} of {LEAST} or more",
+        details={"rise": found.rise, "fall": found.fall, "scatter": found.scatter,
+                 "autocorrelation": found.autocorrelation, "top": list(found.top)},
+    )  # fmt: skip
 
 
 def stability(
     halves: Float64[np.ndarray, "half layer seed"] | None,
-    contribution: Float[np.ndarray, " layer"],
     beside: Mapping[str, PairedProfiles] | None = None,
 ) -> Finding:
     """Test that the ranking of layers holds across seeds, and across every other study that is given.
 
     `halves` holds every seed's contributions on two halves of the items (`seed_agreement`). `beside` holds the profiles
-    of other studies by name (`correlate_detrended` with a step). With one seed, or from a table (`halves` is None),
-    only the other studies are compared: they were trained with other seeds. Two studies that share a step or a trend
-    and nothing else agreed in at most 4.2 % of 500 simulated pairs (7 to 36 layers, rough deviations that differ
-    between the studies).
+    of other studies by name (`correlate_detrended`). With one seed, or from a table (`halves` is None), only the other
+    studies are compared: they were trained with other seeds.
     """
     found = None
     if halves is not None and halves.shape[2] > 1 and halves.shape[1] >= FEWEST_LAYERS:
-        found = seed_agreement(halves, contribution)
+        found = seed_agreement(halves)
 
     # without other studies, the seeds alone decide
     if not beside:
@@ -218,40 +139,36 @@ def stability(
             value=found.agreement,
             p_for=found.p_above,
             p_against=found.p_below,
+            note=f"by chance {numbers(found.chance)}; Spearman of whole profiles {found.spearman:.2f}",
+            null=OWN_LUCK,
+            counter=f"agreement as by {OWN_LUCK}, or better",
             details={"Spearman of whole profiles": found.spearman, "chance": found.chance},
         )
 
     # with other studies, all of them and the seeds must agree
-    across = {name: correlate_detrended(*pair, step=True) for name, pair in beside.items()}
-    undefined = _why_undefined(across)
+    across = {name: correlate_detrended(*pair) for name, pair in beside.items()}
+    undefined = next((f"{name}: {result.reason}" for name, result in across.items() if result.reason), "")
     if undefined:
         return Finding(reason=undefined)
-    least = min(across.values(), key=lambda result: result.coefficient)
+    least = min(across, key=lambda name: across[name].coefficient)
     p_for = [result.p_above for result in across.values()]
-    p_against = [result.p_below for result in across.values()]
+    p_against = {f"a correlation with {name} of 0 or more": result.p_below for name, result in across.items()}
     details: dict[str, object] = dict(across)
     if found is not None:
         p_for.append(found.p_above)
-        p_against.append(found.p_below)
+        p_against[f"agreement as by {OWN_LUCK}, or better"] = found.p_below
         details |= {"between seeds beyond a step": found.agreement, "chance": found.chance}
     seeds = "" if found is not None else "; seeds are not compared"
+    counter = min(p_against, key=lambda name: p_against[name])
     return Finding(
-        measure=f"smallest correlation between studies beyond depth and a step{seeds}",
-        value=least.coefficient,
-        low=least.low,
-        high=least.high,
+        measure=f"smallest correlation between studies beyond a trend in depth{seeds}",
+        value=across[least].coefficient,
+        low=across[least].low,
+        high=across[least].high,
         p_for=max(p_for),
-        p_against=min(1.0, len(p_against) * min(p_against)),
+        p_against=min(1.0, len(p_against) * p_against[counter]),
+        note=f"with {least}",
+        null=f"no relation between studies beyond a trend in depth{'' if found is None else f', or {OWN_LUCK}'}",
+        counter=counter,
         details=details,
     )
-
-
-def _p_raw_at_least_half(x: Float[np.ndarray, " layer"], y: Float[np.ndarray, " layer"]) -> float:
-    """Return one-sided p, by Fisher's z, of a raw correlation of sqrt(1/2) or more."""
-    finite = np.isfinite(x) & np.isfinite(y)
-    r = float(np.clip(np.corrcoef(x[finite], y[finite])[0, 1], -1 + 1e-12, 1 - 1e-12))
-    return float(stats.norm.cdf((math.atanh(r) - math.atanh(HALF)) * math.sqrt(max(finite.sum() - 3, 1e-9))))
-
-
-def _why_undefined(found: Mapping[str, Detrended]) -> str:
-    return next((f"{label}: {result.reason}" for label, result in found.items() if result.reason), "")

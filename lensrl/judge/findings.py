@@ -24,8 +24,10 @@ class Finding:
     the value is a layer and completes the measure ("peak at layer" 13). `reason` says why the claim was not tested; it
     is empty for a tested claim. `note` gives further numbers in words, `details` gives them by name.
 
-    `name`, `statement` and `null` are copied from the claim. `judge` fills in `p`, two-sided and Holm-corrected, and
-    `verdict`.
+    Two hypotheses are tested. `null` is rejected where the claim is supported, and `counter` where it is contradicted.
+
+    `name`, `statement` and, where the test leaves it empty, `null` are copied from the claim. `judge` fills in `p`,
+    two-sided and Holm-corrected, and `verdict`.
     """
 
     measure: str = ""
@@ -36,6 +38,7 @@ class Finding:
     p_against: float = math.nan
     reason: str = ""
     note: str = ""
+    counter: str = ""
     details: Mapping[str, object] = field(default_factory=dict)
     at_layer: bool = False
     name: str = ""
@@ -45,13 +48,23 @@ class Finding:
     verdict: str = "undetermined"
 
     def evidence(self) -> str:
-        """Return the measure with its value, interval, note and null; or why the claim was not tested."""
+        """Return the measure with its value, interval, note and rejected hypothesis; or why it was not tested."""
         if self.reason:
             return f"not tested: {self.reason}"
         number = numbers(Interval(self.value, self.low, self.high), at_layer=self.at_layer)
         colon = "" if self.at_layer else ":"
         measured = self.measure if math.isnan(self.value) else f"{self.measure}{colon} {number}"
-        return "; ".join(part for part in (measured, self.note, f"null: {self.null}") if part)
+        return "; ".join(part for part in (measured, self.note, self.rejected()) if part)
+
+    def rejected(self) -> str:
+        """Return the hypothesis that the verdict rejects, or both hypotheses where neither is rejected."""
+        if self.verdict == "undetermined":
+            return (
+                f"rejected: neither '{self.null}' nor '{self.counter}'"
+                if self.counter
+                else f"not rejected: {self.null}"
+            )
+        return f"rejected: {self.null if self.verdict == 'supported' else self.counter}"
 
     def sentence(self) -> str:
         """Return the verdict, the statement, the evidence and p as one line of plain text."""

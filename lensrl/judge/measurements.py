@@ -9,15 +9,21 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Float64, Int
+from scipy import stats
 
 from lensrl.compare.predictors import SIZES, without_grafts
 from lensrl.judge.profiles import PairedGains
+from lensrl.measures.agreement import Measured, measured
 from lensrl.measures.gains import Gains
-from lensrl.measures.halves import contributions_on_halves
-from lensrl.measures.shapes import DRAWS, FEWEST_LAYERS, ShapeTest, compare_shapes
+from lensrl.measures.halves import BestReach, best_reaches, contributions_on_halves
 from lensrl.store.study import Study
 
 NO_STUDY = "a table of contributions does not say"
+
+MOST = 0.8  # of full RL's gain: a layer above it carries the gain alone
+BEFORE_RL = (
+    "bypass_logprob", "bypass_score", "gradient_norm", "rl_gradient_norm", "parameters", "weight_norm",
+)  # fmt: skip
 
 Predictors = Mapping[str, Float[np.ndarray, " layer"]]  # by name
 
@@ -30,17 +36,32 @@ class PairedProfiles(NamedTuple):
     other: Float64[np.ndarray, " common"]
 
 
+class Noise(NamedTuple):
+    """The standard error of one layer's C_l relative to the other layers, and the reliability of the profile.
+
+    The reliability is the share of the variance over layers that is not error, at the upper 90 % limit of the error.
+    """
+
+    error: float = 0.0
+    reliability: float = 1.0
+
+
+NO_NOISE = Noise()
+
+
 @dataclass(frozen=True)
 class Measurements:
     """The numbers on which the claims are tested. Any field below `gains` may be missing: None or an empty mapping.
 
     layers, n_layers: the layers with a contribution, and the number of layers of the model.
     gains: the gains of `layers` and, last, of full RL.
-    shapes: the shapes fitted to the contributions.
+    best: the best layer, chosen on a third of items and seeds and measured on the rest.
+    noise: the standard error of one layer's C_l relative to the others, and the reliability of the profile.
     sizes: how much the weights of each layer moved.
     growth: how much 1 - CKA(base, full RL) grows at each layer.
     grafts: `sufficiency` and `necessity` of each layer.
     approach: how far each single-layer run approaches the representations of full RL.
+    rivals: baselines of each layer that are known before RL.
     halves: the contributions of every seed on two halves of the items.
     beside: the profiles of other studies, by name.
     missing: field -> the reason why the field is missing.
@@ -49,11 +70,13 @@ class Measurements:
     layers: Int[np.ndarray, " layer"]
     n_layers: int
     gains: Gains
-    shapes: ShapeTest | None = None
+    best: BestReach | None = None
+    noise: Noise = NO_NOISE
     sizes: Predictors = field(default_factory=dict)
     growth: Predictors = field(default_factory=dict)
     grafts: Predictors = field(default_factory=dict)
     approach: Predictors = field(default_factory=dict)
+    rivals: Predictors = field(default_factory=dict)
     halves: Float64[np.ndarray, "half layer seed"] | None = None
     beside: Mapping[str, PairedProfiles] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
@@ -73,10 +96,9 @@ class Measurements:
 def measure_table(
     gains: Gains, layers: Int[np.ndarray, " layer"], n_layers: int, beside: Mapping[str, PairedProfiles]
 ) -> Measurements:
-    """Measure a table of contributions: its shapes, and its agreement with the studies beside it."""
-    shapes, no_shapes = fit_shapes(gains, layers, n_layers)
-    unknown = dict.fromkeys(("sizes", "growth", "grafts", "approach", "halves"), NO_STUDY)
-    return Measurements(layers, n_layers, gains, shapes, beside=beside, missing=unknown | {"shapes": no_shapes})
+    """Measure a table of contributions: its profile, and its agreement with the studies beside it."""
+    unknown: dict[str, str] = dict.fromkeys(("sizes", "growth", "grafts", "approach", "halves"), NO_STUDY)
+    return Measurements(layers, n_layers, gains, beside=beside, missing=unknown)
 
 
 def measure_study(
@@ -88,21 +110,22 @@ def measure_study(
     def known(*names: str) -> dict[str, Float64[np.ndarray, " layer"]]:
         return {name: rows[name].to_numpy(float) for name in names if name in rows}
 
-    shapes, no_shapes = fit_shapes(gains, paired.layers, study.n_layers)
+    benchmark = np.array(paired.benchmark)
     grafts = known("sufficiency", "necessity")
     return Measurements(
         paired.layers,
         study.n_layers,
         gains,
-        shapes,
+        best=best_reaches(paired.gains, benchmark, MOST),
+        noise=measure_noise(gains),
         sizes=known(*SIZES),
         growth=known("cka_growth"),
         grafts=grafts if len(grafts) == 2 else {},
         approach=known("approach"),
-        halves=contributions_on_halves(paired.gains, np.array(paired.benchmark)),
+        rivals=known(*BEFORE_RL),
+        halves=contributions_on_halves(paired.gains, benchmark),
         beside=beside,
         missing={
-            "shapes": no_shapes,
             "sizes": "no weight deltas of full RL and of the single-layer runs",
             "growth": "no activations of base and full RL",
             "grafts": without_grafts(study) if len(grafts) < 2 else "",
@@ -111,10 +134,10 @@ def measure_study(
     )
 
 
-def fit_shapes(
-    gains: Gains, layers: Int[np.ndarray, " layer"], n_layers: int, *, draws: int = DRAWS
-) -> tuple[ShapeTest | None, str]:
-    """Fit the shapes to the contributions. Returns None and the reason when the layers are too few."""
-    if len(layers) < FEWEST_LAYERS:
-        return None, f"{len(layers)} layers have a contribution: shapes need at least {FEWEST_LAYERS}"
-    return compare_shapes(layers, gains.contributions, n_layers, draws=draws), ""
+def measure_noise(gains: Gains) -> Noise:
+    """Return the error and the reliability of a profile from the errors of its gains."""
+    n = len(gains.mean) - 1
+    found = measured(gains, np.eye(n))
+    upper = found.df / float(stats.chi2.ppf(0.1, found.df)) if np.isfinite(found.df) else 1.0
+    worse = Measured(found.values, found.error * float(np.sqrt(upper)), found.df)
+    return Noise(found.error / float(gains.mean[-1]), worse.reliability)

@@ -16,6 +16,7 @@ from lensrl.store.study import Study
 from lensrl.store.table import read_contributions
 
 FEWEST_LAYERS = 3
+NORMAL_95 = 1.959964  # standard errors on either side of a 95 % interval
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,9 @@ def paired_gains(study: Study) -> PairedGains:
 class Profile:
     """C_l of a study, or of a table, over the relative depth of its layers.
 
-    `gains` holds the gains of `layers` and, last, of full RL. A table has no `paired` items, and its gains are its
-    contributions without errors. `reason` says why there is no profile; `layers` and `gains` are then empty, or without
-    use.
+    `gains` holds the gains of `layers` and, last, of full RL. A table has no `paired` items, and its errors are those
+    of its intervals or of its own roughness (`table_gains`). `notes` says what was changed in reading it. `reason` says
+    why there is no profile; `layers` and `gains` are then empty, or without use.
     """
 
     name: str
@@ -94,6 +95,8 @@ class Profile:
     n_layers: int
     gains: Gains
     paired: PairedGains | None = None
+    error_of_table: str = ""
+    notes: tuple[str, ...] = ()
     reason: str = ""
 
     @property
@@ -111,7 +114,7 @@ class Profile:
         """The kinds of error that the gains carry; empty without a profile."""
         if self.reason:
             return ""
-        return "none: a table" if self.paired is None else "seeds and items" if self.n_seeds > 1 else "items"
+        return self.error_of_table if self.paired is None else "seeds and items" if self.n_seeds > 1 else "items"
 
 
 def read_profile(source: Study | str | Path) -> Profile:
@@ -132,8 +135,26 @@ def read_profile(source: Study | str | Path) -> Profile:
         path=path,
         layers=known["layer"].to_numpy(int),
         n_layers=int(table["layer"].max()) + 1,
-        gains=Gains.exactly(known["contribution"].to_numpy(np.float64)),
+        gains=table_gains(known),
+        error_of_table="intervals of the table" if _has_intervals(known) else "roughness of the table",
+        notes=tuple(table.attrs["notes"]),
     )
+
+
+def table_gains(known: pd.DataFrame) -> Gains:
+    """Return the contributions of a table as gains: with the errors of its intervals, or of its own roughness.
+
+    `known` holds the rows of `read_contributions` with a contribution. The intervals are taken as 95 % intervals of
+    independent errors, and used where every layer has one.
+    """
+    contribution = known["contribution"].to_numpy(np.float64)
+    if not _has_intervals(known):
+        return Gains.from_profile(contribution)
+    return Gains.with_errors(contribution, (known["high"] - known["low"]).to_numpy(np.float64) / (2 * NORMAL_95))
+
+
+def _has_intervals(known: pd.DataFrame) -> bool:
+    return bool((known["interval_from"] == "file").all())
 
 
 def _study_profile(study: Study) -> Profile:
@@ -170,3 +191,12 @@ def _study_profile(study: Study) -> Profile:
 def has_gain(gains: Gains) -> bool:
     """Return whether the gain of full RL, the last gain, is certainly above 0."""
     return bool(gains.contrast(np.eye(len(gains.mean))[-1]).interval().low > 0)
+
+
+def contribution_warnings(study: Study) -> list[str]:
+    """Return what is to be said beside the contributions of a study (`Gains.warnings`); nothing without a profile."""
+    try:
+        gains = _study_profile(study).gains
+    except LensrlError:  # fewer than three layers with every seed: there is nothing to compare full RL's spread with
+        return []
+    return gains.warnings() if len(gains.mean) > 1 else []

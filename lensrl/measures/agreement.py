@@ -5,12 +5,9 @@
 The module interpolates two profiles onto common depths, estimates the errors of their values, and computes the
 interval. It does not decide whether two studies agree: the claims do that.
 
-Errors pull r toward 0. Two true profiles that agree perfectly give an observed r of about the *ceiling*, not of 1:
-
-    ceiling = sqrt(reliability of x * reliability of y)                       (Spearman 1904, doi:10.2307/1412159)
-
-The formula holds for Pearson's coefficient. Spearman's coefficient is near it, and lower on a plateau. Kendall's is
-lower still.
+Errors pull r toward 0. Two true profiles that agree perfectly give an observed r of about the *ceiling*, not of 1. For
+Pearson's coefficient it would be sqrt(reliability of x * reliability of y) (Spearman 1904, doi:10.2307/1412159). Rank
+coefficients are lower, above all on a plateau. So the ceiling is simulated, for the coefficient that is shown.
 
 A parametric bootstrap adds noise to x and y again. It pulls r toward 0 a second time, and its interval misses the
 truth. The interval here inverts a test instead. It holds every coefficient of the true profiles, over exactly these
@@ -170,12 +167,23 @@ def agreement(
     return Interval(observed, min(low for low, _ in ends), max(high for _, high in ends))
 
 
-def ceiling(x: Measured, y: Measured) -> float:
-    """Return sqrt(reliability of x * reliability of y), about the coefficient of two noisy profiles that truly agree.
+def ceiling(x: Measured, y: Measured, coefficient: Coefficient, *, draws: int = DRAWS, seed: int = 0) -> float:
+    """Return the mean coefficient of two noisy profiles whose true profiles are the same.
 
-    It is 1 for profiles without errors (Spearman 1904, doi:10.2307/1412159).
+    The true profile is drawn as in the interval: half of the draws from x and half from y, and of each one half
+    *spread* and one half *levels*. The errors of both are added to it. 1 for profiles without errors.
     """
-    return float(np.sqrt(x.reliability * y.reliability))
+    if x.error == 0 and y.error == 0:
+        return 1.0
+    rng, found = np.random.default_rng(seed), []
+    for source in (x, y):
+        if np.ptp(source.values) == 0:
+            continue
+        for draw_truth in (_draw_spread, _draw_levels):
+            truth = draw_truth(source, _drawn_errors(source, draws // 4, rng), rng)
+            noisy = (truth + m.error * rng.normal(size=truth.shape) for m in (x, y))
+            found.append(float(_COEFFICIENT[coefficient](*noisy).mean()))
+    return float(np.mean(found)) if found else float("nan")
 
 
 _DrawTruth = Callable[[Measured, Float64[np.ndarray, "draw 1"], np.random.Generator], Float64[np.ndarray, "draw layer"]]

@@ -1,21 +1,20 @@
-"""A contribution profile as a whole: its thirds, how unequal its layers are, and whether training seeds agree on it.
+"""A contribution profile as a whole: its thirds, its effective number of layers, and whether seeds agree on it.
 
-The module also combines the p-values of several hypotheses (`partial_conjunction`, `simes`). The shape of a profile is
-in `lensrl.measures.shapes`, the agreement of two studies in `lensrl.measures.agreement`.
+The module also combines the p-values of several hypotheses (`simes`). The rise and fall of a profile are in
+`lensrl.measures.rise_and_fall`, the agreement of two studies in `lensrl.measures.agreement`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float64
 from scipy import stats
 
-from lensrl.measures.gains import Gains, Interval
+from lensrl.measures.gains import Estimate, Gains, Interval
 
-DRAWS = 999
+DRAWS = 599
 
 
 class Agreement(NamedTuple):
@@ -36,43 +35,88 @@ class Agreement(NamedTuple):
 
 def seed_agreement(
     halves: Float64[np.ndarray, "half layer seed"],
-    contribution: Float[np.ndarray, " layer"],
     *,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Agreement:
     """Test whether seeds agree on more than a two-level step over depth.
 
-    `halves` holds the contributions of every seed on two halves of the items (`contributions_on_halves`).
-    `contribution` is the profile that determines the change point of the best two-level step.
+    `halves` holds the contributions of every seed on two halves of the items (`contributions_on_halves`). Their mean
+    determines the change point of the best two-level step.
 
     1. Split the items in two halves.
-    2. Subtract the step from each seed's profile on each half: its own mean on either side of the change point.
+    2. Subtract the step from each seed's profile on each half: its own median on either side of the change point
+       (`beyond_step`). One layer that differs much does not move a median.
     3. Correlate seed s on half A with seed t on half B, for s != t, and average over the pairs. Different halves keep
        shared items from creating agreement.
 
-    Null: normal profiles around the step with three kinds of noise, each of the observed size. The noise of a half's
-    items is shared by all seeds; its size is the covariance of seeds on one half. The noise of a seed is shared by both
-    halves; its size is the covariance of a seed's halves. The rest is independent. A profile that layers truly share
-    widens this null, and never narrows it.
+    Null: each seed has its own luck, as likely up as down. So the signs of a seed's residuals are turned at random, on
+    both halves alike, in blocks of two sevenths of the layers that begin at a random layer. The blocks keep the
+    resemblance of neighbouring layers. Turning signs keeps the size of every layer's luck: one layer that differs much
+    between seeds makes no agreement. A profile that layers truly share widens this null, and never narrows it.
 
     Both p count the observed value among the `draws`.
     """
-    levels = _step(contribution)
-    groups = [np.flatnonzero(levels), np.flatnonzero(~levels)]
-    rest = halves.copy()
-    for group in groups:
-        rest[:, group] -= rest[:, group].mean(axis=1, keepdims=True)
-    observed = float(_agreement(rest[None])[0])
-    drawn = _agreement(_draw_noise(rest, groups, draws, np.random.default_rng(seed)))
-    whole, n_seeds = halves.mean(axis=0), halves.shape[2]
-    ranks = [stats.spearmanr(whole[:, s], whole[:, t])[0] for s in range(n_seeds) for t in range(s)]
+    rest = beyond_step(halves[None].astype(np.float64))
+    observed = float(_agreement(rest)[0])
+    n_layers, n_seeds = halves.shape[1:]
+
+    # blocks of layers that begin anywhere, and one sign for each block and seed; each draw has its own best step
+    rng, length = np.random.default_rng(seed), max(2, round(n_layers / 3.5))
+    block = (np.arange(n_layers) + rng.integers(0, length, (draws, 1))) // length
+    signs = rng.choice([-1.0, 1.0], (draws, int(block.max()) + 1, n_seeds))
+    turned = rest * np.take_along_axis(signs, block[..., None], axis=1)[:, None]
+    drawn = _agreement(beyond_step(halves - rest + turned))
+
+    whole = halves.mean(axis=0)
+    ranks = np.corrcoef(stats.rankdata(whole, axis=0), rowvar=False)[np.triu_indices(n_seeds, 1)]
     return Agreement(
         agreement=observed,
-        p_above=float((1 + np.sum(drawn >= observed)) / (1 + draws)),
-        p_below=float((1 + np.sum(drawn <= observed)) / (1 + draws)),
+        p_above=float((1 + np.sum(drawn >= observed - 1e-9)) / (1 + draws)),
+        p_below=float((1 + np.sum(drawn <= observed + 1e-9)) / (1 + draws)),
         chance=Interval(float(drawn.mean()), *map(float, np.quantile(drawn, [0.025, 0.975]))),
-        spearman=float(np.mean(np.array(ranks))),
+        spearman=float(ranks.mean()),
+    )
+
+
+class Spread(NamedTuple):
+    """The effective number of layers with its 95 % interval.
+
+    `p_half_or_more` is the p of the hypothesis that it is half of the layers or more, `p_half_or_less` of half or less.
+    """
+
+    number: Interval
+    p_half_or_more: float
+    p_half_or_less: float
+
+
+def effective_layers(gains: Gains) -> Spread:
+    """Return the effective number of layers over which the gain is spread, from the gains of the layers and full RL.
+
+        N = (sum of C_l)^2 / (sum of C_l^2),    over layers with C_l > 0
+
+    It is the inverse Herfindahl index of the shares C_l / sum C: n where all n layers contribute the same, and 1 where
+    one layer contributes alone. Full RL's gain cancels. Errors make the sum of squares too large, by the sum of the
+    error variances, which is subtracted. The interval is that of log N, to first order (delta method), with the errors
+    of `Gains`.
+    """
+    n = len(gains.mean) - 1
+    c = np.maximum(gains.mean[:-1], 0.0)
+    covariance = np.sum([part.sign * part.covariance for part in gains.parts], axis=0)[:n, :n]
+    variance = np.maximum(np.diag(covariance), 0.0) * (c > 0)
+    total, raw = float(c.sum()), float(c @ c)
+    if total <= 0:
+        return Spread(Interval(*[float("nan")] * 3), 1.0, 1.0)
+    squares = max(raw - float(variance.sum()), total**2 / n)  # N is at most n
+    slope = np.where(c > 0, 2 / total - 2 * c / squares, 0.0)
+    first = gains.contrast(np.append(slope, 0.0))
+    error = np.sqrt(first.error**2 + 2 * float(np.sum(variance**2)) / squares**2)
+    log_n = Estimate(np.asarray(2 * np.log(total) - np.log(squares)), np.asarray(error), first.df)
+    half = float(np.log(n / 2))
+    return Spread(
+        Interval(*map(float, np.exp(log_n.interval()).clip(1, n))),
+        p_half_or_more=float(log_n.p_below(half)),
+        p_half_or_less=float(log_n.p_above(half)),
     )
 
 
@@ -85,38 +129,6 @@ def thirds(layers: np.ndarray, n_layers: int) -> tuple[np.ndarray, np.ndarray, n
     return third == 0, third == 1, third == 2
 
 
-def gini(contribution: Float[np.ndarray, "*draw layer"]) -> Float64[np.ndarray, "*draw"]:
-    """Compute the Gini coefficient of max(C_l, 0), with C_l in the last axis.
-
-    It is 0 if all layers contribute the same, and 1 - 1/n if one of n layers contributes alone.
-    """
-    values = np.sort(np.maximum(contribution, 0.0), axis=-1)
-    n = values.shape[-1]
-    with np.errstate(invalid="ignore"):
-        return np.asarray(values @ (2.0 * np.arange(1, n + 1) - n - 1) / (n * values.sum(axis=-1)))
-
-
-def gini_of_equals(gains: Gains, draws: int = DRAWS, seed: int = 0) -> Interval:
-    """Simulate the Gini coefficient of equal layers with the measured errors: its mean, 2.5 % and 97.5 % quantile.
-
-    A Gini coefficient is positive for equal layers with errors. This is its null.
-    """
-    n = len(gains.mean) - 1
-    covariance = np.sum([part.sign * part.covariance for part in gains.parts], axis=0)[:n, :n] / gains.mean[-1] ** 2
-    values, vectors = np.linalg.eigh(covariance)
-    noise = np.random.default_rng(seed).normal(size=(draws, n)) * np.sqrt(np.maximum(values, 0)) @ vectors.T
-    drawn = gini(float(np.mean(gains.contributions)) + noise)
-    return Interval(float(np.mean(drawn)), *map(float, np.quantile(drawn, [0.025, 0.975])))
-
-
-def partial_conjunction(p: Float[np.ndarray, " hypothesis"], r: int) -> float:
-    """Return the p of the hypothesis that fewer than r of the hypotheses are false.
-
-    Bonferroni's version: min(1, (n - r + 1) p_(r)), with p_(r) the r-th smallest of n (Benjamini and Heller 2008).
-    """
-    return min(1.0, (len(p) - r + 1) * float(np.sort(p)[r - 1]))
-
-
 def simes(p: Float[np.ndarray, " hypothesis"]) -> float:
     """Return the p of the hypothesis that all of the hypotheses are true, by Simes: min over i of n p_(i) / i.
 
@@ -125,36 +137,26 @@ def simes(p: Float[np.ndarray, " hypothesis"]) -> float:
     return float(stats.false_discovery_control(p).min())
 
 
-def _step(contribution: Float[np.ndarray, " layer"]) -> np.ndarray:
-    """Return a mask of the layers beyond the change point of the best two-level step (least squares)."""
-    n = len(contribution)
-    masks = [np.arange(n) >= change for change in range(2, n - 1)]
-    return min(masks, key=lambda m: contribution[m].var() * m.sum() + contribution[~m].var() * (~m).sum())
-
-
-def _draw_noise(
-    rest: Float64[np.ndarray, "half layer seed"],
-    groups: Sequence[np.ndarray],
-    draws: int,
-    rng: np.random.Generator,
+def beyond_step(
+    profiles: Float64[np.ndarray, "draw half layer seed"],
 ) -> Float64[np.ndarray, "draw half layer seed"]:
-    """Draw profiles that share nothing but the noise of common items and the noise of each seed."""
-    n_layers, n_seeds = rest.shape[1:]
-    products = np.einsum("als,blt->abst", rest, rest) / (n_layers - len(groups))  # the two levels cost two df
-    other = ~np.eye(n_seeds, dtype=bool)
-    items = max(float(np.mean([products[a, a][other].mean() for a in (0, 1)])), 0.0)
-    seeds = max(float(np.trace(products[0, 1]) / n_seeds), 0.0)
-    everything = float(np.mean([np.trace(products[a, a]) / n_seeds for a in (0, 1)]))
-    left = max(everything - items - seeds, 0.0)
+    """Subtract from every profile its own two medians, on either side of the best step of the draw's mean profile.
 
-    drawn = (
-        np.sqrt(items) * rng.normal(size=(draws, 2, n_layers, 1))
-        + np.sqrt(seeds) * rng.normal(size=(draws, 1, n_layers, n_seeds))
-        + np.sqrt(left) * rng.normal(size=(draws, 2, n_layers, n_seeds))
-    )
-    for group in groups:
-        drawn[:, :, group] -= drawn[:, :, group].mean(axis=2, keepdims=True)
-    return drawn
+    The best step is that of least squares, with two layers or more on either side.
+    """
+    mean = profiles.mean(axis=(1, 3))
+    n = mean.shape[1]
+    before = np.arange(1, n)
+    sums = np.cumsum(mean, axis=1)
+    below, total = sums[:, :-1], sums[:, -1:]
+    between = below**2 / before + (total - below) ** 2 / (n - before)  # the larger, the less is left
+    change = between[:, 1 : n - 2].argmax(axis=1) + 2
+    rest = profiles.copy()
+    for place in np.unique(change):
+        chosen = change == place
+        for part in (slice(0, place), slice(place, n)):
+            rest[chosen, :, part] -= np.median(rest[chosen, :, part], axis=2, keepdims=True)
+    return rest
 
 
 def _agreement(rest: Float64[np.ndarray, "draw half layer seed"]) -> Float64[np.ndarray, " draw"]:

@@ -1,20 +1,18 @@
-"""The shape of a profile over depth: constant, monotone, a step, or a hump in the middle.
+"""The shape of a profile over depth: constant, monotone, a step, a sigmoid, a hump, or an asymmetric hump.
 
 Each shape is a family of curves a + b z(depth) with one regressor, and depth from 0 to 1:
 
-    constant   a
-    monotone   z = depth, depth^3, or 1 - (1 - depth)^3: at an even pace, late, or early; b of either sign
-    step       z = 1 beyond a change point with at least two layers on either side; b of either sign
-    hump       z = a Gaussian with its peak between 0.3 and 0.7 of depth, b >= 0
+    constant          a
+    monotone          z = depth, depth^3, or 1 - (1 - depth)^3: at an even pace, late, or early; b of either sign
+    step              z = 1 beyond a change point with at least two layers on either side; b of either sign
+    sigmoid           z = 1 / (1 + exp(-(depth - place) / width)); b of either sign
+    hump              z = a Gaussian with its peak between 0.3 and 0.7 of depth, b >= 0
+    asymmetric hump   the same with another width on either side of the peak
 
 Shapes compete in the prediction of unseen layers, by the leave-one-layer-out mean squared error. The member of the
 family is chosen anew without the layer, so a richer family pays for its choice.
 
-A parametric bootstrap tests whether one shape predicts better than another beyond chance. Its statistic is the
-difference of the two shapes; its profiles are drawn from the other shape's best fit with the scatter that this fit
-leaves (Cox 1962; Davidson and MacKinnon 2002).
-
-The module describes one profile. It does not use errors from items or seeds.
+The shapes describe one profile. Whether it rises and falls is tested without them, in `lensrl.measures.rise_and_fall`.
 """
 
 from __future__ import annotations
@@ -25,10 +23,12 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float64
+from scipy import special
 
-SHAPES = ("constant", "monotone", "step", "hump")
-PARAMETERS = {"constant": 1, "monotone": 2, "step": 3, "hump": 4}
-DRAWS = 999
+SHAPES = ("constant", "monotone", "step", "sigmoid", "hump", "asymmetric hump")
+PARAMETERS = {"constant": 1, "monotone": 2, "step": 3, "sigmoid": 4, "hump": 4, "asymmetric hump": 5}
+HUMPS = ("hump", "asymmetric hump")
+DRAWS = 199
 FEWEST_LAYERS = 6
 
 
@@ -37,9 +37,9 @@ class ShapeFit:
     """One shape fitted to a profile.
 
     `error` is the leave-one-out root mean squared error, in units of the profile. `explained` is 1 - error^2 / error^2
-    of the constant. `curve` is the fit at each layer. `where` is the change point (the first layer beyond it) or the
-    peak, in layers; `low` and `high` are the ends of its 95 % interval under the shape. These three are NaN for shapes
-    without a location. `rise` says whether b > 0.
+    of the constant. `curve` is the fit at each layer. `where` is the change point (the first layer beyond it), the
+    place of the sigmoid, or the peak, in layers; `low` and `high` are the ends of its 95 % interval under the shape.
+    These three are NaN for shapes without a location. `rise` says whether b > 0.
     """
 
     shape: str
@@ -52,19 +52,6 @@ class ShapeFit:
     rise: bool
 
 
-class ShapeTest(NamedTuple):
-    """The fits of all shapes, and the tests of the hump.
-
-    `fits` holds one fit per shape, `best` the name of the shape with the smallest error. `p_hump_over` holds the p of
-    the hump against each other shape, and `p_over_hump` is the p of the best other shape against the hump.
-    """
-
-    fits: dict[str, ShapeFit]
-    best: str
-    p_hump_over: dict[str, float]
-    p_over_hump: float
-
-
 def compare_shapes(
     layers: Float[np.ndarray, " layer"] | np.ndarray,
     profile: Float[np.ndarray, " layer"],
@@ -72,12 +59,10 @@ def compare_shapes(
     *,
     draws: int = DRAWS,
     seed: int = 0,
-) -> ShapeTest:
-    """Fit every shape to a profile over `layers` of a model with `n_layers` layers, and test the hump against the rest.
+) -> dict[str, ShapeFit]:
+    """Fit every shape to a profile over `layers` of a model with `n_layers` layers.
 
-    `p_hump_over[m]` is the share of profiles of shape m that favour the hump over m at least as much as this profile
-    does. `p_over_hump` is the share of profiles of the fitted hump that favour another shape at least as much. Both
-    count the observed profile among the `draws`.
+    The interval of a location comes from `draws` profiles of the fitted shape, with the scatter that the fit leaves.
 
     Raises ValueError for fewer than 6 layers.
     """
@@ -89,17 +74,13 @@ def compare_shapes(
     observed = {shape: _fit_family(profile[None], shape, depth) for shape in SHAPES}
     errors = {shape: fit.error for shape, fit in observed.items()}
     rounding = 1e-9 * float(np.abs(profile).max())  # errors below this do not distinguish shapes
-    fits, p_hump_over, p_over_hump = {}, {}, float("nan")
+    fits = {}
     for shape, fit in observed.items():
-        # Draw profiles of this shape and fit every shape to them: the null distribution of the comparison.
         scatter = np.sqrt(np.sum((profile - fit.curve[0]) ** 2) / (len(profile) - PARAMETERS[shape]))
-        drawn = fit.curve + scatter * rng.normal(size=(draws, len(profile)))
-        again = {other: _fit_family(drawn, other, depth).error for other in SHAPES}
-        if shape == "hump":
-            p_over_hump = _p_value(_advantage(errors, "hump")[0], _advantage(again, "hump"))
-        else:
-            p_hump_over[shape] = _p_value(_log_ratio(errors, shape, "hump")[0], _log_ratio(again, shape, "hump"))
-        where, low, high = _location(shape, fit, _fit_family(drawn, shape, depth), layers, n_layers)
+        where = low = high = float("nan")
+        if shape not in ("constant", "monotone"):
+            drawn = fit.curve + scatter * rng.normal(size=(draws, len(profile)))
+            where, low, high = _location(shape, fit, _fit_family(drawn, shape, depth), layers, n_layers)
         explained = 1 - fit.error[0] / errors["constant"][0] if errors["constant"][0] > rounding**2 else 0.0
         fits[shape] = ShapeFit(
             shape=shape,
@@ -111,9 +92,13 @@ def compare_shapes(
             high=high,
             rise=bool(fit.slope[0] > 0),
         )
-    # Among shapes whose errors are equal up to rounding, the simplest wins: SHAPES is in order of simplicity.
-    best = min(SHAPES, key=lambda shape: (max(fits[shape].error, rounding), SHAPES.index(shape)))
-    return ShapeTest(fits, best, p_hump_over, p_over_hump)
+    return fits
+
+
+def best_shape(fits: dict[str, ShapeFit]) -> ShapeFit:
+    """Return the shape with the smallest error. Among errors that are equal up to rounding, the simplest shape wins."""
+    rounding = 1e-9 * max(float(np.abs(fit.curve).max()) for fit in fits.values())
+    return min(fits.values(), key=lambda fit: (max(fit.error, rounding), SHAPES.index(fit.shape)))
 
 
 class _Fits(NamedTuple):
@@ -149,7 +134,7 @@ def _fit_family(profiles: Float[np.ndarray, "profile layer"], shape: str, depth:
     left_out = e / (1 - 1 / n - z**2 / size[:, None])
     rss, total = (e**2).sum(axis=2, keepdims=True), (flat**2).sum(axis=2, keepdims=True)
     without = rss - e * left_out
-    if shape == "hump":
+    if shape in HUMPS:
         falls = slopes[..., None] <= z * left_out / size[:, None]  # negative slope without the layer
         without = np.where(falls, total - flat**2 * n / (n - 1), without)
         left_out = np.where(falls, flat * n / (n - 1), left_out)
@@ -172,38 +157,35 @@ def _family(
         curves = np.stack([x, x**3, 1 - (1 - x) ** 3])
     elif shape == "step":
         curves = np.stack([np.arange(len(x)) >= change for change in range(2, len(x) - 1)]).astype(np.float64)
+    elif shape == "sigmoid":
+        curves = np.stack([special.expit((x - place) / width) for place, width in _SIGMOIDS])
     else:
-        curves = np.stack([np.exp(-((x - peak) ** 2) / (2 * width**2)) for peak, width in _PEAKS_AND_WIDTHS])
+        widths = [np.where(x < peak, before, behind) for peak, before, behind in _PEAKS[shape]]
+        peaks = [peak for peak, _, _ in _PEAKS[shape]]
+        curves = np.stack([np.exp(-(((x - p) / w) ** 2) / 2) for p, w in zip(peaks, widths, strict=True)])
     curves = curves - curves.mean(axis=1, keepdims=True)
     return curves, (curves**2).sum(axis=1)
 
 
-_PEAKS_AND_WIDTHS = [(peak, width) for peak in np.linspace(0.3, 0.7, 9) for width in (0.08, 0.15, 0.25, 0.4)]
+_SIGMOIDS = [(place, width) for place in np.linspace(0.1, 0.9, 33) for width in (0.03, 0.05, 0.1)]
+_WIDTHS = (0.08, 0.15, 0.25, 0.4)
+_PEAKS = {
+    "hump": [(peak, width, width) for peak in np.linspace(0.3, 0.7, 9) for width in _WIDTHS],
+    "asymmetric hump": [
+        (peak, before, behind)
+        for peak in np.linspace(0.3, 0.7, 9)
+        for before in (*_WIDTHS, 1.0)
+        for behind in (*_WIDTHS, 1.0)
+    ],
+}
 
 
 def _location(shape: str, fit: _Fits, drawn: _Fits, layers: np.ndarray, n_layers: int) -> tuple[float, float, float]:
-    """Return the change point or the peak, in layers, and its 95 % interval over profiles drawn from the fit."""
-    if shape not in ("step", "hump"):
-        return float("nan"), float("nan"), float("nan")
-    places = layers[2:-1] if shape == "step" else np.array([peak for peak, _ in _PEAKS_AND_WIDTHS]) * (n_layers - 1)
+    """Return the change point, the place or the peak, in layers, and its 95 % interval over draws from the fit."""
+    if shape == "step":
+        places = layers[2:-1]
+    else:
+        members = _SIGMOIDS if shape == "sigmoid" else _PEAKS[shape]
+        places = np.array([member[0] for member in members]) * (n_layers - 1)
     low, high = np.quantile(places[drawn.member], [0.025, 0.975], method="closest_observation")
     return float(places[fit.member[0]]), float(low), float(high)
-
-
-def _log_ratio(errors: dict[str, np.ndarray], shape: str, other: str) -> np.ndarray:
-    """Return log(error of `shape` / error of `other`): positive where `other` predicts better.
-
-    Profiles without noise leave errors of rounding size, which count as equal.
-    """
-    tiny = 1e-12 + 1e-12 * errors["constant"]
-    return np.log(errors[shape] + tiny) - np.log(errors[other] + tiny)
-
-
-def _advantage(errors: dict[str, np.ndarray], shape: str) -> np.ndarray:
-    """Return the log error ratio of `shape` to the best other shape: positive where another shape predicts better."""
-    return np.max(np.stack([_log_ratio(errors, shape, other) for other in SHAPES if other != shape]), axis=0)
-
-
-def _p_value(observed: float, drawn: np.ndarray) -> float:
-    """Return the one-sided p. Values that differ from the observed one by rounding count as equal to it."""
-    return float((1 + np.sum(drawn >= observed - 1e-9)) / (1 + len(drawn)))

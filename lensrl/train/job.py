@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lensrl.errors import StoreError
+from lensrl.errors import LensrlError, StoreError
 from lensrl.recipe import Recipe, parse_kept_recipe
 from lensrl.recipe.runs import BASE, RunSpec, set_run
 from lensrl.store.names import run_path
@@ -34,22 +35,17 @@ class Job:
         return run_path(self.folder, self.spec.name, self.spec.seed)
 
 
-def longest_first(jobs: Sequence[Job]) -> list[Job]:
-    """Order jobs for several workers: the base, full RL, then the runs whose gradients reach the lowest layers.
+def check_alone() -> None:
+    """Raise LensrlError under a launcher that starts several processes for one training, as `torchrun` does.
 
-    A backward pass ends at the lowest layer that is trained, so a low layer takes longer than a high one. Long runs
-    come first, so that no worker begins one while the others have nothing left to do. The base comes before them: it
-    is only scored, and a folder with it tells more than one without.
+    Training is not shared out yet: each process would sample and train on its own, which is another recipe.
     """
-
-    def place(job: Job) -> tuple[int, int]:
-        if job.spec.name == BASE:
-            return 0, 0
-        if job.spec.checkpoint is not None:  # nothing is trained
-            return 3, 0
-        return (1, 0) if job.spec.layers is None else (2, min(job.spec.layers))
-
-    return sorted(jobs, key=place)
+    world = os.environ.get("WORLD_SIZE", "1")
+    if world not in ("", "0", "1"):
+        raise LensrlError(
+            f"WORLD_SIZE is {world}: torchrun and accelerate launch start one run on several processes, and lensrl "
+            f"trains a run on one; type lensrl run RECIPE --workers {world} instead, which shares the runs of a study"
+        )
 
 
 def is_made(job: Job) -> bool:

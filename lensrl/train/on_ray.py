@@ -17,6 +17,7 @@ The mailbox runs on the driver's node: on another one, it would end with that no
 from __future__ import annotations
 
 import os
+import secrets
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -24,17 +25,18 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from lensrl.errors import LensrlError, StoreError, Taken, reason
 from lensrl.recipe.settings import Resources
-from lensrl.store.file.atomic import is_being_written, new_file
+from lensrl.store.file.atomic import new_file
+from lensrl.store.file.claim import claim_path, claimed, is_being_written
 from lensrl.store.run import Run
 from lensrl.train.engine import PAUSE
-from lensrl.train.job import Job, is_made, longest_first
+from lensrl.train.job import Job, is_made
 from lensrl.train.relay import Relay
 from lensrl.train.watch import Watcher
+from lensrl.train.workers import longest_first
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -76,8 +78,10 @@ class OnRay:
         folder = jobs[0].folder.absolute()  # workers have other working folders
         jobs = [replace(job, folder=folder) for job in jobs]
         folder.mkdir(parents=True, exist_ok=True)
-        with _connected(self.address), NamedTemporaryFile(dir=folder, prefix=".", suffix=".shared") as mark:
-            driver = _Driver(jobs, watcher, jobs[0].recipe.engine, self.workers or len(jobs), Path(mark.name))
+        sign = folder / f"ray-{secrets.token_hex(4)}.json"  # workers that see the claim on it see the folder
+        with _connected(self.address), claimed(sign):
+            size, limit = jobs[0].recipe.engine, self.workers or len(jobs)
+            driver = _Driver(jobs, watcher, size, limit, claim_path(sign))
             try:
                 driver.run()
             finally:

@@ -32,6 +32,7 @@ from lensrl.tasks import AgentTask, Task
 from lensrl.train.algorithms import ALGORITHMS
 from lensrl.train.checks import check_frozen, is_finite
 from lensrl.train.curve import TrainingCurve
+from lensrl.train.job import check_alone
 from lensrl.train.recorder import Collapsed, Diverged, Recorder
 from lensrl.train.reference import BaseInPlace, stop_backward
 from lensrl.train.sampling import Completions, Episodes, Sampling
@@ -74,8 +75,9 @@ def train(
     returned with this status.
 
     Raises RuntimeError when a frozen parameter has moved by a single bit, and when training ends before its last step
-    without a reason.
+    without a reason. Raises LensrlError under a launcher of several processes.
     """
+    check_alone()
     # A copy of the base in which exactly the chosen parameters have gradients.
     chosen = None if layers is None else sorted(layers)
     model = base.fresh()

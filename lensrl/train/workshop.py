@@ -26,6 +26,7 @@ from lensrl.recipe import Checkpoint, HarnessTask, Recipe
 from lensrl.recipe.runs import BASE, RunSpec, trains
 from lensrl.recipe.task_tables import has_training
 from lensrl.store.file.atomic import new_file, removed_at_end, scratch_folder
+from lensrl.store.file.claim import tell
 from lensrl.store.file.deltas import Parameter, frobenius
 from lensrl.store.file.hdf5 import compression_plugin
 from lensrl.store.origin import check_base, check_items, provenance
@@ -36,6 +37,8 @@ from lensrl.tasks.harness import Harness
 from lensrl.train.adopt import open_checkpoint, record_of
 from lensrl.train.algorithms import check_algorithm
 from lensrl.train.checks import is_finite
+from lensrl.train.curve import TrainingCurve
+from lensrl.train.disk import RunBytes, run_bytes
 from lensrl.train.job import Job, run_recipe
 from lensrl.train.snapshots import Snapshots
 from lensrl.train.trainer import compute_dtype, frozen_in_bf16, train
@@ -99,6 +102,25 @@ class Workshop:
             if spec.checkpoint is not None:
                 open_checkpoint(spec, self.base)
 
+    def bytes_of(self, spec: RunSpec) -> RunBytes:
+        """Return the bytes that a run will take on the disk, at most: compression makes a file smaller."""
+        in_run, tokens = self.base.blocks.trains, len(probe_set(self.base.prompts, self.probed).token_id)
+        sizes = (p.size for p in self.parameters if in_run(p.name, spec.layers, spec.component))
+        if spec.checkpoint is not None:
+            snapshots = max(0, len(spec.checkpoint.snapshots) - 1)
+        elif spec.name == BASE or isinstance(self.task, Texts):
+            snapshots = 0
+        else:
+            steps = self.recipe.rl.steps_on(len(self.task.items("train")))
+            snapshots = len({*self.recipe.snapshot_steps(steps)} - {steps})
+        return run_bytes(
+            0 if spec.name == BASE else sum(sizes),
+            layers=self.base.blocks.n_layers,
+            width=self.base.model.config.get_text_config().hidden_size,
+            tokens=tokens,
+            snapshots=snapshots,
+        )
+
     def check_same(self, run: Run) -> None:
         """Raise LensrlError when `run` came from another base model or from other items."""
         check_base(run, self.base.name, self.base.fingerprint)
@@ -120,6 +142,7 @@ class Workshop:
                 raise LensrlError(f"{job.path} is to be made with other {split} items than the recipe gives here")
         with new_file(job.path, replace=False) as partial, removed_at_end(scratch_folder(partial)):
             watcher.started(job.spec)
+            tell(job.path, "loading")
             if job.spec.name == BASE:
                 self.keep(job, partial, None, watcher)
             elif job.spec.checkpoint is not None:
@@ -149,6 +172,7 @@ class Workshop:
         `checkpoint` is the record of the checkpoint that the weights come from; None where they were trained here.
         """
         watcher.scoring(job.spec)
+        tell(job.path, "scoring")
         base = self.base
         # Scores before activations: TransformerLens changes the attention of its model in place.
         model = base.fresh(weights, device=self.device)
@@ -189,11 +213,16 @@ class Workshop:
         assert not isinstance(self.task, Texts)  # `plan` has no run to train without training items
         spec, recipe = job.spec, run_recipe(job)
         steps = recipe.rl.steps_on(len(self.task.items("train")))
+
+        def on_step(curve: TrainingCurve) -> None:
+            watcher.stepped(spec, curve)
+            tell(job.path, f"step {len(curve)}/{steps}, reward {curve.reward_mean[-1]:.3f}")
+
         snapshots = Snapshots(scratch_folder(path), {*recipe.snapshot_steps(steps)} - {steps})
         training = train(
             self.base, self.task, recipe, layers=spec.layers, component=spec.component, boost=spec.boost,
             factor=spec.factor, seed=spec.seed, device=self.device,
-            on_step=lambda curve: watcher.stepped(spec, curve), snapshots=snapshots,
+            on_step=on_step, snapshots=snapshots,
         )  # fmt: skip
         status, reason, curve = training.status, training.reason, training.curve
         if status == "diverged":  # its weights are not numbers: the curve is all there is to keep

@@ -253,10 +253,12 @@ def test_the_sampled_score_is_measured_when_asked_for_and_then_kept(
         task, items = load_task(SMALL), evaluation_items(load_task(SMALL), SMALL)
         model = base.fresh()
         with bypass(model, base.blocks, 1):
-            lost = expected - evaluate(model, base.prompts, task, items, SMALL).score.mean()
-        assert table.loc[1, "bypass_score"] == pytest.approx(lost, abs=1e-6)
+            without = evaluate(model, base.prompts, task, items, SMALL).score
+        assert without is not None
+        assert table.loc[1, "bypass_score"] == pytest.approx(expected - without.mean(), abs=1e-6)
         assert table["bypass_score"].notna().all()
-        assert said == [("bypass", layer + 1, 8) for layer in range(8)] + [("gradient", 48, 48)]
+        steps = [(name, layer + 1, 8) for name in ("bypass", "bypass, sampled") for layer in range(8)]
+        assert said == [*steps, ("gradient", 48, 48)]
         monkeypatch.setattr(sensitivity, "load_base", lambda name: pytest.fail("measured again"))
         assert base_rivals(study).equals(table)
         assert base_rivals(study, sampled=True).equals(table)

@@ -60,20 +60,39 @@ def test_open_studies_folders_and_tables_give_the_same_numbers(folders: dict[str
     with open_study(folders["rise"]) as study:
         one = agree(study, PUBLISHED).pairs
     pd.testing.assert_frame_equal(one, agree(str(folders["rise"]), str(PUBLISHED)).pairs)
-    assert one["interval"].tolist() == ["errors of rise alone"]
+    assert one["interval"].tolist() == ["errors of both"]
     assert one["spearman_low"][0] < one["spearman"][0] < one["spearman_high"][0]
 
 
-def test_tables_have_no_errors_and_their_coefficients_are_scipys(tmp_path: Path) -> None:
+def test_tables_have_the_errors_of_their_roughness_or_of_their_columns(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     x, y = rng.normal(0.6, 0.2, (2, 12))
     found = agree(table(tmp_path / "x.csv", x), table(tmp_path / "y.csv", y))
     (pair,) = found.pairs.to_dict("records")
     assert pair["spearman"] == pytest.approx(stats.spearmanr(x, y)[0])
     assert pair["kendall"] == pytest.approx(stats.kendalltau(x, y)[0])
-    assert np.isnan([pair["spearman_low"], pair["kendall_high"]]).all()
-    assert (pair["interval"], pair["ceiling"]) == ("no errors known", 1)
-    assert found.studies["reliability"].isna().all()
+    assert pair["spearman_low"] < pair["spearman"] < pair["spearman_high"]
+    assert found.studies["errors"].tolist() == ["roughness of the table"] * 2
+    rows = pd.read_csv(tmp_path / "x.csv")
+    known = rows.assign(low=rows["contribution"] - 0.0196, high=rows["contribution"] + 0.0196)
+    known.to_csv(tmp_path / "known.csv", index=False)
+    profile = read_profile(tmp_path / "known.csv")
+    assert profile.errors == "intervals of the table"
+    assert float(profile.gains.contrast(np.eye(13)[3]).error) == pytest.approx(0.01, rel=1e-4)
+    exact = agree(tmp_path / "known.csv", tmp_path / "y.csv")
+    assert exact.studies["reliability"][0] > 0.99
+    assert exact.pairs["ceiling"][0] <= 1
+
+
+def test_an_interval_with_a_table_that_has_errors_holds_the_truth(tmp_path: Path) -> None:
+    """Taken as exact, a table with errors of 0.15 would be held in far fewer."""
+    rng, held, x = np.random.default_rng(1), 0, np.linspace(0, 1, 28)
+    for trial in range(20):
+        one, other = 0.3 + 0.6 * x, 0.3 + 0.6 * np.sin(np.pi * x / 1.4)
+        seen = [profile + rng.normal(0, 0.15, 28) for profile in (one, other)]
+        found = agree(*(table(tmp_path / f"{trial}-{i}.csv", values) for i, values in enumerate(seen))).pairs
+        held += found["spearman_low"][0] <= stats.spearmanr(one, other)[0] <= found["spearman_high"][0]
+    assert held >= 17
 
 
 def test_a_study_without_a_gain_says_so_and_costs_the_others_nothing(folders: dict[str, Path]) -> None:

@@ -16,12 +16,12 @@ from lensrl.judge.claims import CLAIMS, Claim
 from lensrl.judge.findings import Finding
 from lensrl.judge.measurements import Measurements
 from lensrl.judge.simulation import BASE_SCORE, FULL_GAIN, TRUTHS, Trial, simulate
+from lensrl.measures.gains import Gains
 from tests.judge.test_verdict import PUBLISHED, write_study
 
-STUDIES = 60
-KIND = (8, 3, 200)  # layers, seeds, items
-TRUE_UNDER = {claim.name: trial.true_under for claim in CLAIMS for trial in claim.trials if not trial.name}
+STUDIES = 30
 INDEX = ["truth", "layers", "seeds", "items"]
+KINDS = {"constant": (8, 3, 200), "hump": (8, 3, 300), "cliff": (28, 0, 0), "few": (28, 0, 0), "rough": (28, 0, 0)}
 PROFILE = np.array([0.2, 0.9, 0.5])
 
 
@@ -65,36 +65,66 @@ def test_the_base_scores_what_it_says() -> None:
 
 @pytest.fixture(scope="module")
 def rates() -> dict[str, dict[str, float]]:
-    return {truth: cell(truth, *KIND, STUDIES) for truth in ("constant", "hump")}
+    return {truth: cell(truth, *kind, STUDIES) for truth, kind in KINDS.items()}
 
 
-@pytest.mark.parametrize("truth", ["constant", "hump"])
-def test_intervals_cover_and_claims_that_are_false_are_seldom_supported(
+@pytest.mark.parametrize("truth", KINDS)
+def test_no_claim_is_wrongly_supported_or_denied_and_intervals_cover(
     rates: dict[str, dict[str, float]], truth: str
 ) -> None:
     found = rates[truth]
-    assert 0.9 < found["coverage"] < 1
     studies = round(STUDIES * (1 - found["undefined"]))
-    assert studies > 50
-    false = [f"{claim}: supported" for claim, true in TRUE_UNDER.items() if truth not in true]
-    false += [
-        "not size, half explained: supported",
-        "not size, unrelated: contradicted",
-        "representation, unrelated: supported",
-        "convergence, unrelated: supported",
-    ]
-    for name in false:
-        wrong = round(found.get(name, 0.0) * studies)
-        assert stats.binomtest(wrong, studies, 0.06, alternative="greater").pvalue > 0.002, name
+    assert studies >= 25
+    assert found["coverage"] > 0.9
+    for claim in CLAIMS:
+        for trial in claim.trials:
+            if truth in trial.either:
+                continue
+            wrong = "contradicted" if truth in trial.true_under else "supported"
+            name = f"{claim.name}, {trial.name}" if trial.name else claim.name
+            count = round(found.get(f"{name}: {wrong}", 0.0) * studies)
+            assert stats.binomtest(count, studies, 0.06, alternative="greater").pvalue > 0.002, name
+    assert stats.binomtest(round(found["family"] * studies), studies, 0.06, alternative="greater").pvalue > 0.002
 
 
-def test_a_hump_has_its_middle_seen(rates: dict[str, dict[str, float]]) -> None:
+def test_claims_have_the_power_to_decide(rates: dict[str, dict[str, float]]) -> None:
     assert rates["hump"]["middle: supported"] > 0.8
-    assert rates["hump"].get("middle: contradicted", 0.0) == 0
+    assert rates["hump"]["shape: supported"] > 0.5
+    assert rates["rough"]["representation, own trend: supported"] > 0.8
+    assert rates["rough"]["causal, own trend: supported"] > 0.8
+    assert rates["cliff"]["not size, r 0: supported"] > 0.6
+    assert rates["rough"]["not size, r -0.95: contradicted"] > 0.5
+    assert rates["constant"]["concentration: contradicted"] > 0.9
+
+
+def test_verdicts_of_a_trial_are_all_of_its_studies(rates: dict[str, dict[str, float]]) -> None:
     for found in rates.values():
-        for claim in TRUE_UNDER:
-            verdicts = [rate for name, rate in found.items() if name.startswith(f"{claim}: ")]
-            assert sum(verdicts) == pytest.approx(1)
+        for claim in CLAIMS:
+            for trial in claim.trials:
+                name = f"{claim.name}, {trial.name}" if trial.name else claim.name
+                verdicts = [found[f"{name}: {v}"] for v in calibration.VERDICTS if f"{name}: {v}" in found]
+                assert not verdicts or sum(verdicts) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("kind", calibration.ODD[:2], ids=lambda kind: kind.name)
+def test_odd_studies_are_counted(kind: calibration.Odd) -> None:
+    found = calibration.odd_coverage(kind, 40)
+    assert 0.85 < float(str(found["coverage"])) <= 1
+
+
+def test_unequal_seeds_are_warned_of_and_a_barely_certain_gain_is() -> None:
+    rng = np.random.default_rng(4)
+    unequal = [
+        Gains.from_items(simulate(PROFILE, 3, 300, rng, full_spread=10**0.5).gains, ["a"] * 300) for _ in range(20)
+    ]
+    equal = [Gains.from_items(simulate(PROFILE, 3, 300, rng).gains, ["a"] * 300) for _ in range(20)]
+    warned = [
+        sum("times as much as layers do" in " ".join(gains.warnings()) for gains in part) for part in (unequal, equal)
+    ]
+    assert warned[0] > 9 > 5 > warned[1]
+    few = Gains.from_items(0.04 + 0.3 * rng.normal(size=(4, 1, 200)), ["a"] * 200)
+    certainty = float(few.contrast(np.eye(4)[-1]).value / few.contrast(np.eye(4)[-1]).error)
+    assert any("barely certain" in said for said in few.warnings()) == (certainty < 3.5)
 
 
 def test_the_same_seed_gives_the_same_rates() -> None:
@@ -114,39 +144,47 @@ def made_up(studies: int) -> pd.DataFrame:
     rows, index = [], []
     for seeds in (1, 3):
         for i, truth in enumerate(TRUTHS):
-            row = {"coverage": 0.93 + 0.01 * i, "undefined": 0.02 * i, "middle: supported": 0.01 * (i + 1)}
+            row = {
+                "coverage": 0.9 + 0.001 * i,
+                "undefined": 0.01 * i,
+                "family": 0.001 * i,
+                "middle: supported": 0.01 * i,
+            }
             row |= {"stability: supported": 0.0} if seeds > 1 else {}
-            rows.append(
-                row
-                | {"shape: supported": 0.5 if truth == "hump" else 0.04, "representation, unrelated: supported": 0.03}
-            )
+            rows.append(row | {"shape: supported": 0.5 if truth == "hump" else 0.04})
             index.append((truth, 8, seeds, 200))
     return pd.DataFrame(rows, index=pd.MultiIndex.from_tuples(index, names=INDEX))
 
 
-def test_the_summary_ranges_over_truths_under_which_a_claim_is_false_and_true() -> None:
-    one, three = summary(made_up(7)).to_dict("records")
-    assert (three["layers"], three["seeds"], three["items"]) == (8, 3, 200)
-    assert (three["coverage"], three["undefined"]) == ("0.930 … 0.980", "0.10")
-    assert three["middle, false"] == "0.010 … 0.050"  # constant, high, monotone, short, cliff
-    assert three["middle, power"] == "0.060"  # hump
-    assert (three["shape, false"], three["shape, power"]) == ("0.040", "0.500")
-    assert (three["representation, false"], three["convergence, false"]) == ("0.030", "–")
-    assert three["stability, false"] == "0.000"
-    assert one["stability, false"] == one["stability, power"] == "–"
-    assert not [name for name in three if str(name).startswith("causal")], "it has the test of `representation`"
+def test_the_summary_names_the_worst_truth_and_ranges_over_those_with_power() -> None:
+    tables = summary(made_up(7))
+    assert list(tables) == ["", *(claim.name for claim in CLAIMS)]
+    names, (middle,) = list(TRUTHS), (claim.trials for claim in CLAIMS if claim.name == "middle")
+    overall = tables[""].to_dict("records")[1]
+    assert (overall["layers"], overall["seeds"], overall["items"]) == (8, 3, 200)
+    last = len(names) - 1
+    assert overall["coverage"] == f"0.900 … {0.9 + 0.001 * last:.3f}"
+    assert overall["family"] == f"{0.001 * last:.3f} ({names[-1]})"
+    row = tables["middle"].to_dict("records")[1]
+    false = [i for i, name in enumerate(names) if name not in middle[0].true_under and name not in middle[0].either]
+    true = [i for i, name in enumerate(names) if name in middle[0].true_under]
+    assert row["false support"] == f"{0.01 * false[-1]:.3f} ({names[false[-1]]})"
+    assert row["power"] == f"{0.01 * true[0]:.3f} … {0.01 * true[-1]:.3f}"
+    assert tables["shape"]["power"].tolist() == ["0.040 … 0.500"] * 2
+    assert tables["stability"]["false support"].tolist()[:2] == ["–", "0.000"]
 
 
-def test_the_table_is_printed_as_markdown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_tables_are_printed_as_markdown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(calibration, "calibrate", made_up)
+    monkeypatch.setattr(calibration, "ODD", calibration.ODD[:1])
     monkeypatch.setattr("sys.argv", ["calibration", "7"])
     main()
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("7 simulated studies per truth and kind")
-    assert "| layers | seeds | items | coverage | undefined |" in lines
-    assert "| 8 | 3 | 200 | 0.930 … 0.980 | 0.10 |" in lines
-    assert "| layers | seeds | items | middle, false | middle, power |" in lines
-    assert "| 8 | 1 | 200 | 0.010 … 0.050 | 0.060 |" in lines
+    assert "| layers | seeds | items | coverage | undefined | family |" in lines
+    assert f"### {CLAIMS[0].name}" in lines
     for i, line in enumerate(lines):
         if line.startswith("| layers"):
             assert lines[i + 1] == "|---" * (line.count("|") - 1) + "|"
@@ -167,7 +205,7 @@ def test_a_ninth_claim_is_one_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         "no gain",
         ("gains",),
         last_is_highest,
-        (Trial(TRUTHS, rates=("power",)),),
+        (Trial(TRUTHS),),
     )
     monkeypatch.setattr(claims, "CLAIMS", (*CLAIMS, ninth))
     write_study(tmp_path / "hump", np.array([0.3, 0.5, 0.9, 1.0, 0.9, 0.5, 0.3]), 2)
@@ -179,25 +217,28 @@ def test_a_ninth_claim_is_one_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         (said,) = (sentence for sentence in judged.sentences() if "The last layer gains." in sentence)
         assert "Gain of the last layer: " in said
         assert said.endswith(" (Holm).")
-        assert "a note of its own; null: no gain" in said
+        assert "a note of its own; " in said
+        assert "no gain" in said
         assert judged.as_dict()["claims"][-1]["claim"] == "last layer"
     monkeypatch.setattr("lensrl.show.page.judge", lambda _: of_table)
     with open_study(small_study_folder) as study:
         page = write_report(study, tmp_path / "report.html").read_text(encoding="utf-8")
     assert "The last layer gains.<br>" in page
-    assert "a note of its own; null: no gain" in page
+    assert "a note of its own; " in page
     tested = [claim for claim in of_table.claims if not claim.reason]
     smallest = min(tested, key=lambda claim: min(claim.p_for, claim.p_against))
     assert smallest.p == pytest.approx(2 * min(smallest.p_for, smallest.p_against) * len(tested)), "Holm counts it"
     rates = cell("high", 8, 1, 80, 5)
     assert sum(rates[f"last layer: {name}"] for name in calibration.VERDICTS) == pytest.approx(1)
     table = pd.DataFrame([rates], index=pd.MultiIndex.from_tuples([("high", 8, 1, 80)], names=INDEX))
-    assert summary(table)["last layer, power"].tolist() == [f"{rates['last layer: supported']:.3f}"]
+    assert summary(table)["last layer"]["power"].tolist() == [f"{rates['last layer: supported']:.3f}"]
 
 
-def test_the_document_has_a_table_for_every_claim_that_is_tried() -> None:
+def test_the_document_has_a_table_for_every_claim_with_every_trial() -> None:
     text = (Path(calibration.__file__).parent / "CALIBRATION.md").read_text(encoding="utf-8")
     for claim in CLAIMS:
-        rates = [f"{claim.name}, {rate}" for trial in claim.trials for rate in trial.rates]
-        assert not rates or f"| layers | seeds | items | {' | '.join(rates)} |" in text
-        assert not rates or f"\n| {claim.name} | " in text
+        assert f"\n### {claim.name}\n" in text
+        for trial in claim.trials:
+            assert f"| {trial.name or 'the study'} |" in text
+    for kind in calibration.ODD:
+        assert f"| {kind.name} |" in text

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lensrl import LensrlError, Study, open_study
+from lensrl import LensrlError, Study, open_study, predictors
 from lensrl.judge.correlate import CORRELATION_COLUMNS, correlate_study
 from lensrl.measures.correlation import correlate
+from lensrl.measures.trend import correlate_detrended
 from lensrl.recipe.runs import BASE, FULL
 from tests.store.synthetic import add_run, make_study
 
@@ -40,22 +41,36 @@ def test_the_coefficients_of_depth_are_those_by_hand(tmp_path: Path) -> None:
     ranked = table[(table["predictor"] == "depth") & (table["method"] == "spearman")].iloc[0]
     assert (ranked["coefficient"], ranked["p"]) == pytest.approx((own.coefficient, own.p))
     beyond = table[(table["predictor"] == "depth") & (table["method"] == "detrended")].iloc[0]
-    assert beyond["reason"] == "a trend in depth leaves nothing of one of the two"
-    assert np.isnan(beyond["p"])
-    middle = table[(table["predictor"] == "distance_from_middle") & (table["method"] == "detrended")].iloc[0]
-    design = np.stack([np.ones(8), kept, kept**2], axis=1)
-    u, v = (
-        values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
-        for values in (np.abs(kept - 4.0), np.array(gains)[kept] / 50)
+    assert beyond["reason"] == "8 layers with both values: beyond a trend in depth at least 24 are needed"
+    assert np.isnan([beyond["p"], beyond["given_rival"]]).all()
+
+
+def test_beyond_a_trend_the_coefficient_stands_beside_that_given_the_worst_rival(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    gains = (30 + 10 * rng.normal(size=26)).clip(5, 55).astype(int).tolist()
+    with synthetic(tmp_path / "deep", gains) as study:
+        table = predictors(study)
+        c = table["contribution"].to_numpy()
+        rival = c + 0.05 * rng.normal(size=26)
+        planted = table.assign(cka_growth=rival + 0.05 * rng.normal(size=26), bypass_logprob=rival)
+        found = correlate_study(study, planted)
+    beyond = found[found["method"] == "detrended"].set_index("predictor").to_dict("index")["cka_growth"]
+    assert beyond["coefficient"] == pytest.approx(
+        correlate_detrended(np.arange(26.0), planted["cka_growth"].to_numpy(), c).coefficient
     )
-    assert middle["coefficient"] == pytest.approx(np.corrcoef(u, v)[0, 1])
+    assert (beyond["coefficient"] > 0.8, beyond["p"] < 0.01) == (True, True)
+    given = correlate_detrended(np.arange(26.0), planted["cka_growth"].to_numpy(), c, given=rival)
+    assert (beyond["rival"], beyond["given_rival"]) == ("bypass_logprob", pytest.approx(given.coefficient))
+    assert beyond["given_rival_p"] > 0.05
 
 
 def test_too_few_layers_have_a_reason_and_no_contribution_is_an_error(small_study: Study, tmp_path: Path) -> None:
     few = correlate_study(small_study)
     assert few["coefficient"].isna().all()
     assert set(few["reason"]) <= {
-        f"{n} layers with both values: at least {least} are needed" for n in range(4) for least in (4, 7)
+        f"{n} layers with both values: {needed} are needed"
+        for n in range(4)
+        for needed in ("at least 4", "beyond a trend in depth at least 24")
     }
     make_study(tmp_path / "none")
     for run in (BASE, FULL, "layer-0"):

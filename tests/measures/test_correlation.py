@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lensrl.measures.correlation import Method, correlate, correlate_detrended
+from lensrl.measures.correlation import Method, correlate, explained_share
 
 METHODS: list[Method] = ["spearman", "pearson"]
 
@@ -131,131 +131,67 @@ def test_the_seed_fixes_the_random_permutations() -> None:
     assert correlate(x, y, "pearson", seed=1).p != correlate(x, y, "pearson", seed=2).p
 
 
-def beyond(depth: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """What least squares on 1, depth and depth^2 leaves."""
-    design = np.stack([np.ones(len(depth)), depth, depth**2], axis=1)
-    return values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
-
-
-def with_trends(n: int, seed: int, memory: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Depth, and two related series that drift, each with a strong quadratic trend."""
-    rng, depth = np.random.default_rng(seed), np.arange(float(n))
-    x, y = rng.normal(size=(2, n))
+def drifting_pair(r: float, n: int, rng: np.random.Generator, memory: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Two series with correlation r; `memory` is the lag-one autocorrelation of both."""
+    both = rng.normal(size=(2, n))
+    both[1] = r * both[0] + np.sqrt(1 - r * r) * both[1]
     for i in range(1, n):
-        x[i], y[i] = memory * x[i - 1] + x[i], memory * y[i - 1] + y[i]
-    return depth, x + 0.3 * depth, y + 0.4 * x - 0.02 * (depth - n / 3) ** 2
+        both[:, i] = memory * both[:, i - 1] + np.sqrt(1 - memory**2) * both[:, i]
+    return both[0], both[1]
 
 
-@pytest.mark.parametrize("n", [8, 28])
-@pytest.mark.parametrize("seed", range(6))
-def test_beyond_depth_is_the_partial_correlation(n: int, seed: int) -> None:
-    depth, x, y = with_trends(n, seed)
-    u, v = beyond(depth, x), beyond(depth, y)
-    found = correlate_detrended(depth, x, y)
-    assert (found.coefficient, found.n, found.reason) == (pytest.approx(np.corrcoef(u, v)[0, 1]), n, "")
-    lag = [sum(w[i] * w[i - 1] for i in range(1, n)) / sum(w[i] ** 2 for i in range(n)) for w in (u, v)]
-    lag = [min(a + (1 + 3 * a) / n, 0.95) for a in lag]
-    assert found.n_effective == pytest.approx(min(n, n * (1 - lag[0] * lag[1]) / (1 + lag[0] * lag[1])))
-    z, reach = np.arctanh(found.coefficient), 1.959964 / np.sqrt(max(found.n_effective - 5, 1e-9))
-    assert (found.low, found.high) == pytest.approx((np.tanh(z - reach), np.tanh(z + reach)))
+@pytest.mark.parametrize(
+    ("r", "less"), [(0.0, True), (0.45, True), (0.6, True), (-0.6, True), (0.95, False), (-0.95, False)]
+)
+@pytest.mark.parametrize("memory", [0.0, 0.6])
+def test_both_sides_are_about_one_half_of_the_variance_whatever_the_sign(r: float, less: bool, memory: float) -> None:
+    rng = np.random.default_rng(8)
+    found = [explained_share(*drifting_pair(r, 28, rng, memory)) for _ in range(100)]
+    supported = np.mean([f.p_half_or_more < 0.025 for f in found])
+    contradicted = np.mean([f.p_half_or_less < 0.025 for f in found])
+    assert (contradicted if less else supported) <= 0.06
+    if abs(r) > 0.9 and memory == 0:
+        assert contradicted > 0.9
+    if r == 0:
+        assert supported > (0.9 if memory == 0 else 0.5)
 
 
-def test_where_neighbours_are_unlike_p_is_that_of_the_regression() -> None:
-    """y on 1, depth, depth^2 and x: the t of x, with n - 4 degrees of freedom."""
-    checked = 0
-    for seed in range(12):
-        depth, x, y = with_trends(20, seed)
-        found = correlate_detrended(depth, x, y)
-        if found.n_effective < 20:
-            continue
-        checked += 1
-        design = np.stack([np.ones(20), depth, depth**2, x], axis=1)
-        slopes, rss, *_ = np.linalg.lstsq(design, y, rcond=None)
-        t = slopes[3] / np.sqrt(rss[0] / 16 * np.linalg.inv(design.T @ design)[3, 3])
-        assert found.p_above == pytest.approx(stats.t.sf(t, 16))
-        assert found.p_below == pytest.approx(stats.t.cdf(t, 16))
-    assert checked >= 3
+def test_at_one_half_neither_side_is_shown() -> None:
+    rng = np.random.default_rng(9)
+    found = [explained_share(*drifting_pair(0.5**0.5, 28, rng)) for _ in range(200)]
+    assert np.mean([f.p_half_or_more < 0.025 for f in found]) <= 0.06
+    assert np.mean([f.p_half_or_less < 0.025 for f in found]) <= 0.06
+    assert np.mean([f.low <= 0.5 <= f.high for f in found]) > 0.9
 
 
-def test_layers_that_resemble_their_neighbours_count_for_less_and_never_for_more() -> None:
-    effective = [correlate_detrended(*with_trends(28, seed, memory=0.8)).n_effective for seed in range(20)]
-    assert np.mean(effective) < 22
-    alternating = np.where(np.arange(28) % 2, 1.0, -1.0)
-    both = correlate_detrended(np.arange(28.0), alternating, alternating + np.random.default_rng(0).normal(0, 0.1, 28))
-    assert max(*effective, both.n_effective) <= 28
+def test_an_error_in_the_second_series_hides_a_part_and_is_allowed_for() -> None:
+    rng = np.random.default_rng(10)
+    x, y = drifting_pair(0.75, 28, rng)
+    noisy = y + rng.normal(size=28)  # half of its variance is error
+    told, untold = explained_share(x, noisy, reliability=0.5), explained_share(x, noisy)
+    assert told.share == untold.share == pytest.approx(np.corrcoef(x, noisy)[0, 1] ** 2)
+    assert told.low == untold.low
+    assert told.high > untold.high
+    assert told.p_half_or_more > untold.p_half_or_more
+    assert told.p_half_or_less == untold.p_half_or_less
+    assert explained_share(x, noisy, reliability=0.0).p_half_or_more > 0.5
 
 
-def test_drifting_series_that_have_nothing_in_common_are_seldom_related() -> None:
-    """Allowing for the drift: p below 0.05 in not much more than 5 of 100, and in fewer than without."""
-    rng, ours, naive = np.random.default_rng(1), 0, 0
-    for _ in range(300):
-        series = rng.normal(size=(2, 36))
-        for i in range(1, 36):
-            series[:, i] += 0.7 * series[:, i - 1]
-        found = correlate_detrended(np.arange(36.0), *series)
-        ours += found.p_above < 0.05
-        naive += stats.t.sf(found.coefficient * np.sqrt(32 / (1 - found.coefficient**2)), 32) < 0.05
-    assert ours / 300 < 0.11 < naive / 300
+def test_the_share_is_fishers_z() -> None:
+    x, y = drawn(20, 3)
+    found = explained_share(x, y)
+    r = np.corrcoef(x, y)[0, 1]
+    assert (found.correlation, found.share) == pytest.approx((r, r * r))
+    z = (np.arctanh(abs(r)) - np.arctanh(0.5**0.5)) * np.sqrt(found.n_effective - 3)
+    assert found.p_half_or_more == pytest.approx(stats.norm.cdf(z))
+    assert found.p_half_or_less == pytest.approx(stats.norm.sf(z))
+    assert found.low < found.share < found.high
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_the_shift_p_counts_turns_of_one_series_around_depth(seed: int) -> None:
-    depth, x, y = with_trends(9, 20 + seed, memory=0.5)
-    u, v = beyond(depth, x), beyond(depth, y)
-    observed = abs(np.corrcoef(u, v)[0, 1])
-    as_strong = 0
-    for shift in range(9):
-        turned = [u[(i - shift) % 9] for i in range(9)]
-        as_strong += abs(np.corrcoef(turned, v)[0, 1]) >= observed - 1e-9
-    assert correlate_detrended(depth, x, y).shift_p == pytest.approx(as_strong / 9)
-
-
-def test_a_true_coefficient_of_at_least_is_fishers_z() -> None:
-    found = correlate_detrended(*with_trends(20, 0))
-    z = (np.arctanh(found.coefficient) - np.arctanh(0.9)) * np.sqrt(found.n_effective - 5)
-    assert 0 < found.p_at_least(0.9) < 0.05
-    assert found.p_at_least(0.9) == pytest.approx(stats.norm.cdf(z))
-    assert found.p_at_least(found.coefficient) == pytest.approx(0.5)
-
-
-@pytest.mark.parametrize("trend", [[0.3, 0.0, 0.0], [0.0, 0.0, 0.0], [0.1, -0.4, 0.02]], ids=["flat", "zero", "curve"])
-def test_a_trend_in_depth_leaves_nothing_and_says_so(trend: list[float]) -> None:
-    depth, x, y = with_trends(12, 1)
-    quadratic = trend[0] + trend[1] * depth + trend[2] * depth**2
-    for pair in ((quadratic, y), (x, quadratic)):
-        found = correlate_detrended(depth, *pair)
-        assert found.reason == "a trend in depth leaves nothing of one of the two"
-        assert np.isnan([found.coefficient, found.low, found.p_above, found.shift_p, found.p_at_least(0.5)]).all()
-
-
-@pytest.mark.parametrize("unit", [1e-12, 1e12])
-def test_beyond_depth_the_units_do_not_matter(unit: float) -> None:
-    depth, x, y = with_trends(12, 2)
-    ours, other = correlate_detrended(depth, x, y), correlate_detrended(10 * depth - 3, unit * x, y)
-    assert list(vars(ours).values())[:-1] == pytest.approx(list(vars(other).values())[:-1])
-
-
-def test_beyond_depth_six_layers_are_too_few_and_holes_are_left_out() -> None:
-    depth, x, y = with_trends(9, 3)
-    x[4], y[7] = np.nan, np.inf
-    kept = np.delete(np.arange(9), [4, 7])
-    assert correlate_detrended(depth, x, y) == correlate_detrended(depth[kept], x[kept], y[kept])
-    x[0] = np.nan
-    assert correlate_detrended(depth, x, y).reason == "6 layers with both values: at least 7 are needed"
-
-
-def test_beyond_a_step_is_what_the_best_step_and_a_quadratic_leave_by_brute_force() -> None:
-    depth, rng = np.arange(12.0), np.random.default_rng(9)
-    x, y = np.where(depth < 7, 0.9, 0.3) + 0.1 * rng.normal(size=(2, 12))
-
-    def left(values: np.ndarray) -> np.ndarray:
-        fits = []
-        for change in range(2, 11):
-            design = np.stack([np.ones(12), depth, depth**2, depth >= change], axis=1)
-            fits.append(values - design @ np.linalg.pinv(design) @ values)
-        return min(fits, key=np.linalg.norm)
-
-    found, without = (correlate_detrended(depth, x, y, step=step) for step in (True, False))
-    assert found.coefficient == pytest.approx(np.corrcoef(left(x), left(y))[0, 1])
-    assert found.n_effective <= 10
-    assert found.high - found.low > without.high - without.low
+def test_few_layers_and_a_constant_have_reasons() -> None:
+    x, y = drawn(8, 4)
+    assert explained_share(x[:5], y[:5]).reason == "5 layers with both values: at least 6 are needed"
+    assert explained_share(np.full(8, 0.2), y).reason == "one of the two is constant"
+    x[2] = np.nan
+    kept = np.delete(np.arange(8), 2)
+    assert explained_share(x, y) == explained_share(x[kept], y[kept])

@@ -8,40 +8,41 @@ from scipy import stats
 
 from lensrl.judge.evidence import stability
 from lensrl.measures.gains import Gains
-from lensrl.measures.halves import best_layer, contributions_on_halves, split_items
-from lensrl.measures.profile import gini, gini_of_equals, partial_conjunction, seed_agreement, simes
+from lensrl.measures.halves import best_layer, best_reaches, contributions_on_halves, split_items
+from lensrl.measures.profile import beyond_step, effective_layers, seed_agreement, simes
 
 
-def test_gini_of_equals_is_nothing_and_of_one_alone_is_all_but_its_share() -> None:
-    assert gini(np.full(7, 0.3)) == pytest.approx(0)
-    for n in (3, 8, 28):
-        assert gini(2.5 * np.eye(n)[n // 2]) == pytest.approx(1 - 1 / n)
+def exactly(contribution: np.ndarray) -> Gains:
+    return Gains.with_errors(contribution, np.full(len(contribution), 1e-9))
 
 
-def test_gini_is_half_the_mean_difference_of_any_two_over_the_mean() -> None:
-    drawn = np.random.default_rng(0).normal(0.5, 0.5, (5, 9))
-    for found, row in zip(gini(drawn), drawn, strict=True):
-        values = [max(float(c), 0.0) for c in row]
-        differences = [abs(a - b) for a in values for b in values]
-        assert found == pytest.approx(np.mean(differences) / 2 / np.mean(values))
+def test_the_effective_number_is_all_layers_one_layer_or_the_inverse_of_the_squared_shares() -> None:
+    assert effective_layers(exactly(np.full(7, 0.3))).number.value == pytest.approx(7)
+    assert effective_layers(exactly(np.eye(9)[4])).number.value == pytest.approx(1)
+    drawn = np.random.default_rng(0).uniform(0.1, 1, 12)
+    shares = drawn / drawn.sum()
+    found = effective_layers(exactly(drawn)).number
+    assert found.value == pytest.approx(1 / np.sum(shares**2))
+    assert found.high - found.low < 1e-6
+    below = effective_layers(exactly(np.append(drawn, [-0.5, -0.1])))
+    assert below.number.value == pytest.approx(1 / np.sum(shares**2)), "negative contributions carry nothing"
+    assert np.isnan(effective_layers(exactly(-drawn)).number.value)
 
 
-def test_the_gini_of_equal_layers_is_what_noise_alone_makes() -> None:
-    assert gini_of_equals(Gains.exactly(np.array([0.2, 0.9, 0.4]))) == pytest.approx((0, 0, 0))
-    noisy = Gains.from_profile(np.random.default_rng(1).normal(0.7, 0.1, 28))
-    error = float(noisy.contrast(np.eye(29)[0]).error)
-    simulated = gini(np.random.default_rng(2).normal(noisy.mean[:-1].mean(), error, (4000, 28)))
-    found = gini_of_equals(noisy)
-    assert found == pytest.approx((simulated.mean(), *np.quantile(simulated, [0.025, 0.975])), rel=0.03)
-
-
-def test_one_false_hypothesis_is_bonferronis_and_all_of_them_the_largest_p() -> None:
-    p = np.array([0.2, 0.004, 0.03, 0.5])
-    assert partial_conjunction(p, 1) == pytest.approx(0.016)
-    assert partial_conjunction(p, 2) == pytest.approx(0.09)
-    assert partial_conjunction(p, 4) == 0.5
-    assert partial_conjunction(p, 3) == pytest.approx(0.4)
-    assert partial_conjunction(np.full(4, 0.6), 1) == 1
+@pytest.mark.parametrize("few", [True, False])
+def test_the_interval_of_the_effective_number_holds_the_truth_and_errors_do_not_concentrate(few: bool) -> None:
+    truth = np.where(np.arange(20) < 3, 1.0, 0.2) if few else np.full(20, 0.6)
+    number = truth.sum() ** 2 / np.sum(truth**2)
+    rng, held, values, raw = np.random.default_rng(1), 0, [], []
+    for _ in range(200):
+        seen = truth + rng.normal(0, 0.1, 20)
+        found = effective_layers(Gains.with_errors(seen, np.full(20, 0.1)))
+        held += found.number.low <= number + 1e-9 and number - 1e-9 <= found.number.high
+        values.append(found.number.value)
+        raw.append(seen.sum() ** 2 / np.sum(seen**2))
+        assert found.p_half_or_less + found.p_half_or_more == pytest.approx(1)
+    assert held >= 180
+    assert abs(np.mean(values) - number) < abs(np.mean(raw) - number)
 
 
 def test_items_are_split_in_halves_of_every_benchmark() -> None:
@@ -123,17 +124,27 @@ def noisy_halves(rng: np.random.Generator, seeds: int, wiggle: np.ndarray) -> np
     return STEP[:, None] + wiggle[:, None] + own + rng.normal(0, 0.05, (2, 12, seeds))
 
 
+def test_what_a_step_leaves_is_the_best_steps_by_brute_force() -> None:
+    profiles = noisy_halves(np.random.default_rng(3), 2, np.zeros(12))
+    mean = profiles.mean(axis=(0, 2))
+    fits = [np.where(np.arange(12) < k, mean[:k].mean(), mean[k:].mean()) for k in range(2, 11)]
+    change = 2 + int(np.argmin([((mean - fit) ** 2).sum() for fit in fits]))
+    expected = profiles.copy()
+    for part in (slice(0, change), slice(change, 12)):
+        expected[:, part] -= np.median(expected[:, part], axis=1, keepdims=True)
+    np.testing.assert_allclose(beyond_step(profiles[None])[0], expected)
+
+
 def test_seeds_that_share_a_profile_beyond_a_step_agree() -> None:
     rng = np.random.default_rng(4)
     profiles = noisy_halves(rng, 3, rng.normal(0, 0.3, 12))
-    found = seed_agreement(profiles, STEP)
-    assert found.p_above < 0.01
+    found = seed_agreement(profiles)
+    assert found.p_above < 0.02
     assert found.p_below > 0.9
     assert found.agreement > found.chance.high
-    rest = profiles.copy()
-    for level in (slice(0, 7), slice(7, 12)):
-        rest[:, level] -= rest[:, level].mean(axis=1, keepdims=True)
-    pairs = [np.corrcoef(rest[0, :, s], rest[1, :, t])[0, 1] for s in range(3) for t in range(3) if s != t]
+    rest = beyond_step(profiles[None])[0]
+    unit = rest / np.linalg.norm(rest, axis=1, keepdims=True)
+    pairs = [unit[0, :, s] @ unit[1, :, t] for s in range(3) for t in range(3) if s != t]
     assert found.agreement == pytest.approx(np.mean(pairs))
     whole = profiles.mean(axis=0)
     orders = stats.rankdata(whole, axis=0)
@@ -141,27 +152,54 @@ def test_seeds_that_share_a_profile_beyond_a_step_agree() -> None:
     assert found.spearman == pytest.approx(np.mean(ranks))
 
 
-def test_seeds_that_share_a_step_and_nothing_else_do_not_agree() -> None:
+@pytest.mark.parametrize("luck", ["every layer", "one layer", "smooth"])
+def test_seeds_that_share_a_step_and_nothing_else_do_not_agree(luck: str) -> None:
     """Their rankings are alike all the same; noise of the items that both were scored on must not count."""
     rng, small, ranks = np.random.default_rng(5), 0, []
-    for trial in range(80):
+    for _ in range(100):
+        own = rng.normal(0, 0.1, (12, 3))
+        if luck == "one layer":
+            own = np.where(np.arange(12)[:, None] == 4, 4.0, 0.2) * own
+        if luck == "smooth":
+            own = np.cumsum(own, axis=0) / 2
         items = rng.normal(0, 0.05, (2, 12, 1))  # one half's items favour a layer of all seeds
-        found = seed_agreement(noisy_halves(rng, 3, np.zeros(12)) + items, STEP, draws=99, seed=trial)
-        small += found.p_above <= 0.05
+        found = seed_agreement(STEP[:, None] + own + items + rng.normal(0, 0.03, (2, 12, 3)), draws=199)
+        small += found.p_above <= 0.025
         ranks.append(found.spearman)
-    assert stats.binomtest(small, 80, 0.05, alternative="greater").pvalue > 0.005
-    assert np.mean(ranks) > 0.5
+    assert stats.binomtest(small, 100, 0.05, alternative="greater").pvalue > 0.01
+    assert np.mean(ranks) > 0.4
 
 
 def test_opposite_seeds_disagree() -> None:
     rng = np.random.default_rng(6)
     wiggle = rng.normal(0, 0.3, 12)
-    found = seed_agreement(STEP[:, None] + np.stack([wiggle, -wiggle], axis=1) + np.zeros((2, 1, 1)), STEP)
-    assert found.agreement < -0.9
-    assert found.p_below < 0.01
+    seeds = STEP[:, None] + wiggle[:, None] * np.array([1, -1, 1, -1, 1, -1]) + rng.normal(0, 0.02, (2, 12, 6))
+    assert seed_agreement(seeds).agreement < 0
 
 
 def test_one_seed_is_refused_with_the_reason() -> None:
-    claim = stability(noisy_halves(np.random.default_rng(7), 1, np.zeros(12)), STEP)
+    claim = stability(noisy_halves(np.random.default_rng(7), 1, np.zeros(12)))
     assert claim.reason == "one seed: whether another would rank the layers alike cannot be known"
     assert np.isnan([claim.value, claim.p_for, claim.p_against]).all()
+
+
+def few_of(best: float, seeds: int, rng: np.random.Generator, luck: float = 0.02) -> np.ndarray:
+    """Gains of 12 layers, two of which recover `best` of full RL's 0.3."""
+    share = np.append(np.where(np.arange(12) < 2, best, 0.2), 1.0)[:, None, None]
+    return 0.3 * share + rng.normal(0, luck, (13, seeds, 1)) + rng.normal(0, 0.3, (13, seeds, 300))
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3, 5])
+def test_the_best_layer_on_a_part_reaches_a_share_on_the_rest_no_more_often_than_it_should(seeds: int) -> None:
+    rng, benchmark = np.random.default_rng(8), np.array(["only"] * 300)
+    p = [best_reaches(few_of(0.8, seeds, rng, 0.0 if seeds == 1 else 0.03), benchmark, 0.8) for _ in range(200)]
+    small = sum(reach is not None and reach.p < 0.025 for reach in p)
+    assert stats.binomtest(small, 200, 0.03, alternative="greater").pvalue > 0.005
+    high = [best_reaches(few_of(1.3, seeds, rng), benchmark, 0.8) for _ in range(40)]
+    assert np.mean([reach is not None and reach.p < 0.025 for reach in high]) > 0.5
+    assert all(reach is not None and reach.layer < 2 for reach in high)
+
+
+def test_a_part_with_too_few_items_of_a_benchmark_has_no_best_layer() -> None:
+    gains = few_of(1.0, 1, np.random.default_rng(9))
+    assert best_reaches(gains, np.array(["many"] * 297 + ["three"] * 3), 0.8) is None

@@ -95,7 +95,7 @@ def test_the_page_gives_the_verdict_or_says_why_there_is_none(copied: Path) -> N
         return
     for claim in found.claims:
         assert f"{claim.verdict}{claim.name} {claim.statement}" in text
-        assert (claim.reason or claim.null) in text
+        assert (claim.reason or claim.rejected()) in text
     assert all(limit in text for limit in found.limits)
 
 
@@ -118,5 +118,7 @@ def test_a_verdict_is_shown_whole_and_escaped(copied: Path, monkeypatch: pytest.
     assert "script" not in page.tags
     assert hostile in page.text
     assert "contradicted" in page.text or "undetermined" in page.text
-    assert all(claim.statement in page.text and claim.null in page.text for claim in planted.claims if not claim.reason)
+    assert all(
+        claim.statement in page.text and claim.rejected() in page.text for claim in planted.claims if not claim.reason
+    )
     assert re.search(r"[−\d.]+\N{NO-BREAK SPACE}\[[−\d.]+,\N{NO-BREAK SPACE}[−\d.]+\]", page.text)

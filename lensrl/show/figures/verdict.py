@@ -9,7 +9,7 @@ from matplotlib.transforms import blended_transform_factory
 
 from lensrl.judge.verdict import Verdict
 from lensrl.measures.profile import thirds
-from lensrl.measures.shapes import ShapeFit
+from lensrl.measures.shapes import ShapeFit, best_shape
 from lensrl.show.figures.style import (
     BLUE,
     INK,
@@ -25,7 +25,7 @@ from lensrl.show.figures.style import (
 )
 
 HUMP = "hump"
-PLACES = {"step": "change point", HUMP: "peak"}
+PLACES = {"step": "change point", "sigmoid": "middle of the step", HUMP: "peak", "asymmetric hump": "peak"}
 TINT = "#f1f3f7"  # under the middle third: lighter than the grid
 
 
@@ -43,9 +43,9 @@ def verdict_figure(verdict: Verdict, title: str = "") -> Figure:
 
         # the hump, and the best shape where it is another
         shapes = verdict.shapes
-        best = min(shapes.values(), key=lambda fit: fit.error) if shapes else None
+        best = best_shape(shapes) if shapes else None
         if HUMP in shapes:
-            fitted = "best hump" if best is None or best.shape != HUMP else "hump: the best shape"
+            fitted = "best symmetric hump" if best is None or best.shape != HUMP else "hump: the best shape"
             axes.plot(layers, shapes[HUMP].curve, color=ORANGE, linewidth=1.8, label=fitted, zorder=1.5)
         if best is not None and best.shape != HUMP:
             drawn = "steps-mid" if best.shape == "step" else "default"

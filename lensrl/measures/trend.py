@@ -1,0 +1,213 @@
+"""Correlation of two series over layers beyond a trend in depth that both may share.
+
+Two profiles over depth that share a step, a hump, a decay or an odd end layer correlate strongly and have nothing else
+in common. A quadratic does not remove such trends. The trend here is
+
+    b_0 + b_1 [first layer] + b_2 [last layer] + sum over k <= K of c_k cos(pi k u) + steps,    u = depth from 0 to 1
+
+K is at most a third of the number of layers. Each series chooses its own K, and its own steps, at most three, by the
+corrected Akaike criterion (Hurvich and Tsai 1989, doi:10.1093/biomet/76.2.297). The larger K and the steps of both are
+then removed from *both* series, so that neither series alone decides. End layers are odd ones in most measures: they
+are always left out.
+
+With few layers this trend takes all degrees of freedom. So a relation beyond depth is tested from 24 layers on.
+
+The module correlates arrays. It judges no claim.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Float64, Real
+from scipy import stats
+
+FEWEST_LAYERS = 24
+_MOST_STEPS = 3  # of one series: a plateau has two
+_FIRST_STEP = 2  # a step has at least two layers before it, and two behind it or the last one, which is left out
+
+
+@dataclass(frozen=True)
+class Detrended:
+    """Pearson's coefficient of the residuals that a flexible trend in depth leaves of two series over `n` layers.
+
+    `low` and `high` are the ends of the 95 % interval. `p_above` and `p_below` are one-sided, for the hypotheses that
+    the true coefficient is at most 0 and at least 0. `shift_p` is two-sided, by circular shifts of the residuals: it
+    cannot be smaller than 1 / `n`. `df` is the degrees of freedom. `waves` is K, and `steps` the number of steps in the
+    trend. `with_ends` is the coefficient with the end layers kept. `reason` says why the values are NaN.
+    """
+
+    coefficient: float
+    low: float
+    high: float
+    p_above: float
+    p_below: float
+    shift_p: float
+    n: int
+    df: float
+    waves: int
+    steps: int
+    with_ends: float
+    reason: str
+
+
+def correlate_detrended(
+    depth: Real[np.ndarray, " layer"],
+    x: Float[np.ndarray, " layer"],
+    y: Float[np.ndarray, " layer"],
+    *,
+    given: Float[np.ndarray, " layer"] | None = None,
+    confidence: float = 0.95,
+) -> Detrended:
+    """Correlate x with y after removal of a trend in depth, and of `given`, from both (see the module).
+
+    p comes from Student's t. The interval is Fisher's, with standard error 1 / sqrt(df - 1). The degrees of freedom,
+
+        df = (n - columns - 1) (1 - a b) / (1 + a b),    at most n - columns - 1,
+
+    allow for the lag-one autocorrelations a and b of the residuals (Bretherton et al. 1999,
+    doi:10.1175/1520-0442(1999)012<1990:TENOSD>2.0.CO;2).
+
+    The result is NaN, with a reason, for fewer than 24 layers, or where the trend leaves nothing of a series.
+    """
+    finite = np.isfinite(x) & np.isfinite(y) & (np.isfinite(given) if given is not None else True)
+    n = int(finite.sum())
+    if n < FEWEST_LAYERS:
+        return _undefined(
+            n, f"{n} layers with both values: beyond a trend in depth at least {FEWEST_LAYERS} are needed"
+        )
+    order = np.argsort(depth[finite], kind="stable")
+    depth, x, y = depth[finite][order], x[finite][order], y[finite][order]
+    also = [] if given is None or np.ptp(given[finite]) == 0 else [given[finite][order]]
+
+    # each series chooses a trend; the union of both is removed from both
+    places = tuple(np.asarray(depth, np.float64).tolist())
+    chosen = [_choose(values, places) for values in (x, y)]
+    waves = max(trend.waves for trend in chosen)
+    steps = sorted({place for trend in chosen for place in trend.steps})
+    columns = [*_columns(places, waves), *(_step(n, place) for place in steps), *also]
+    u, v = _residuals(columns, x), _residuals(columns, y)
+    if any(np.linalg.norm(left) <= 1e-9 * np.linalg.norm(whole) for left, whole in ((u, x), (v, y))):
+        return _undefined(n, "a trend in depth leaves nothing of one of the two")
+
+    # the coefficient, and the layers that the autocorrelation of both leaves
+    u, v = u / np.linalg.norm(u), v / np.linalg.norm(v)
+    r = float(np.clip(u @ v, -1 + 1e-12, 1 - 1e-12))
+    common = autocorrelation(u) * autocorrelation(v)
+    left = n - len(columns) - 1
+    df = max(min(float(left), left * (1 - common) / (1 + common)), 1.0)
+    t = r * math.sqrt(df / (1 - r * r))
+    reach = float(stats.norm.ppf((1 + confidence) / 2)) / math.sqrt(max(df - 1, 1e-9))
+    shifts = np.array([np.roll(u, k) @ v for k in range(n)])
+    kept = [c for i, c in enumerate(columns) if i not in (1, 2)]
+    u_ends, v_ends = _residuals(kept, x), _residuals(kept, y)
+    return Detrended(
+        coefficient=r,
+        low=math.tanh(math.atanh(r) - reach),
+        high=math.tanh(math.atanh(r) + reach),
+        p_above=float(stats.t.sf(t, df)),
+        p_below=float(stats.t.cdf(t, df)),
+        shift_p=float(np.mean(np.abs(shifts) >= abs(r) - 1e-12)),
+        n=n,
+        df=df,
+        waves=waves,
+        steps=len(steps),
+        with_ends=float(u_ends @ v_ends / (np.linalg.norm(u_ends) * np.linalg.norm(v_ends))),
+        reason="",
+    )
+
+
+def effective_size(values: Float[np.ndarray, " layer"]) -> float:
+    """Return the number of independent layers that would give the mean of a series with the same precision.
+
+    n (1 - a) / (1 + a), at most n, with a the lag-one autocorrelation (Bayley and Hammersley 1946,
+    doi:10.2307/2983560).
+    """
+    centred = values - values.mean()
+    length = float(np.linalg.norm(centred))
+    a = max(autocorrelation(centred / length), 0.0) if length > 0 else 0.0
+    return len(values) * (1 - a) / (1 + a)
+
+
+def autocorrelation(residual: Float[np.ndarray, " layer"]) -> float:
+    """Return the lag-one autocorrelation of a series of mean 0 and norm 1, at most 0.95.
+
+    Most of the bias that few layers cause is removed (Marriott and Pope 1954).
+    """
+    seen = float(residual[1:] @ residual[:-1])
+    return min(seen + (1 + 3 * seen) / len(residual), 0.95)
+
+
+def _undefined(n: int, reason: str) -> Detrended:
+    nan = math.nan
+    return Detrended(nan, nan, nan, nan, nan, nan, n, nan, 0, 0, nan, reason)
+
+
+class _Trend(NamedTuple):
+    waves: int
+    steps: tuple[int, ...]  # the places of the layers at which the steps begin
+
+
+def _choose(values: Float[np.ndarray, " layer"], depth: tuple[float, ...]) -> _Trend:
+    """Return the trend with the smallest corrected Akaike criterion.
+
+    For each number of waves, steps are added one at a time, each the step that explains most of what is left. A step
+    counts as two parameters, its place and its height; the error variance is one.
+    """
+    n, tiny = len(values), 1e-18 * float(values @ values) + 1e-300
+    best, least = _Trend(0, ()), math.inf
+    for waves, (basis, steps) in enumerate(_bases(depth)):
+        rest, columns = values - basis @ (basis.T @ values), steps
+        chosen: tuple[int, ...] = ()
+        for count in range(_MOST_STEPS + 1):
+            parameters = basis.shape[1] + 2 * count + 1
+            if n - parameters - 1 < 1:
+                break
+            left = max(float(rest @ rest), tiny)
+            criterion = n * math.log(left / n) + 2 * parameters * n / (n - parameters - 1)
+            if criterion < least:
+                best, least = _Trend(waves, chosen), criterion
+            # take the step that explains most, and remove it from the rest and from the other steps
+            length = np.maximum((columns**2).sum(axis=0), 1e-9)
+            place = int(((rest @ columns) ** 2 / length).argmax())
+            unit = columns[:, place] / math.sqrt(length[place])
+            rest, columns = rest - unit * (unit @ rest), columns - np.outer(unit, unit @ columns)
+            chosen = (*chosen, place + _FIRST_STEP)
+    return best
+
+
+@lru_cache(maxsize=16)
+def _bases(
+    depth: tuple[float, ...],
+) -> list[tuple[Float64[np.ndarray, "layer column"], Float64[np.ndarray, "layer step"]]]:
+    """Return, for each number of waves, an orthonormal basis without steps, and what it leaves of every step."""
+    n = len(depth)
+    steps = np.stack([_step(n, place) for place in range(_FIRST_STEP, n - 1)], axis=1)
+    bases = []
+    for waves in range(n // 3 + 1):
+        q, _ = np.linalg.qr(np.stack(_columns(depth, waves), axis=1))
+        bases.append((q, steps - q @ (q.T @ steps)))
+    return bases
+
+
+def _columns(depth: tuple[float, ...], waves: int) -> list[np.ndarray]:
+    """Return the constant, the two end layers, and the cosines."""
+    at = np.array(depth)
+    n, low, high = len(at), at.min(), at.max()
+    u = ((at - low) / (high - low) * (n - 1) + 0.5) / n
+    odd = [(at == low).astype(np.float64), (at == high).astype(np.float64)]
+    return [np.ones(n), *odd, *(np.cos(np.pi * k * u) for k in range(1, waves + 1))]
+
+
+def _step(n: int, place: int) -> np.ndarray:
+    return (np.arange(n) >= place).astype(np.float64)
+
+
+def _residuals(columns: list[np.ndarray], values: Float[np.ndarray, " layer"]) -> Float64[np.ndarray, " layer"]:
+    """Return what least squares on the columns leaves."""
+    q, _ = np.linalg.qr(np.stack(columns, axis=1))
+    return values - q @ (q.T @ values)
