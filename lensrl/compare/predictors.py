@@ -15,6 +15,7 @@ from lensrl.compare.activations import distances_to
 from lensrl.compare.patching.patch import share_of
 from lensrl.compare.rivals import RIVALS, stored_rivals
 from lensrl.recipe.runs import BASE, FULL, layer_run
+from lensrl.store.run import Run
 from lensrl.store.study import Study
 
 PREDICTORS = {
@@ -69,6 +70,22 @@ def predictors(study: Study) -> pd.DataFrame:
             table[f"relative_rounding_{kind}"] = rounding
     known = {name: columns[name] for name in PREDICTORS if name in columns and np.isfinite(columns[name]).any()}
     return table.assign(**known)
+
+
+def sizes_by_seed(study: Study, layers: np.ndarray) -> dict[str, Float64[np.ndarray, "layer seed"]]:
+    """Return the `SIZES` of the layers with every seed; NaN where a seed lacks the run or its weights."""
+    found: dict[str, np.ndarray] = {name: np.full((len(layers), len(study.seeds)), np.nan) for name in SIZES}
+    for s, seed in enumerate(study.seeds):
+        for run in study.runs.of(FULL, seed, scored=True).values():
+            found["relative_delta_full"][:, s] = _relative_norms(run)[layers]
+        for i, layer in enumerate(layers):
+            for run in study.runs.of(layer_run(layer), seed, scored=True).values():
+                found["relative_delta_single"][i, s] = _relative_norms(run)[layer]
+    return found
+
+
+def _relative_norms(run: Run) -> Float64[np.ndarray, " layer"]:
+    return run.layer_delta_norms().set_index("layer")["relative_norm"].reindex(range(run.n_layers)).to_numpy(float)
 
 
 def _representation(study: Study, layers: np.ndarray) -> dict[str, Float64[np.ndarray, " layer"]]:

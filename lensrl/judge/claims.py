@@ -66,7 +66,7 @@ CLAIMS = (
     ),
     Claim(
         "shape",
-        "Over depth the contribution rises and then falls, each by at least 0.05.",
+        "Over depth C_l rises and then falls, each by at least 0.05 over a fifth of the layers, and no valley shows.",
         null="a rise below 0.05, or a fall below 0.05 after it",
         needs=("gains",),
         test=lambda m: shape(m.gains, m.layers, error=m.noise.error),
@@ -77,7 +77,7 @@ CLAIMS = (
         "C_l is not explained by how much the layer's weights moved: less than half of its variance is.",
         null="a size explains half of the variance or more",
         needs=("sizes",),
-        test=lambda m: not_size(m.contribution, m.sizes, reliability=m.noise.reliability),
+        test=lambda m: not_size(m.contribution, m.sizes, reliability=m.noise.reliability, of_sizes=m.of_sizes),
         trials=(
             Trial(TRUTHS, "r 0", lambda d: {"sizes": {"full": d.correlated(0.0), "alone": d.correlated(0.0)}}),
             Trial(TRUTHS, "r 0.45", lambda d: {"sizes": {"full": d.correlated(0.45)}}),

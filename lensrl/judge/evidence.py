@@ -91,7 +91,8 @@ def middle(gains: Gains, layers: np.ndarray, n_layers: int) -> Finding:
 def shape(gains: Gains, layers: np.ndarray, *, error: float = 0.0) -> Finding:
     """Test that C_l rises over depth and then falls, each by at least 0.05 (`lensrl.measures.rise_and_fall`).
 
-    The measure is the smaller of the rise and the fall. `error` is the known standard error of one layer's C_l.
+    A valley that shows leaves the claim without support. The measure is the smaller of the rise and the fall. `error`
+    is the known standard error of one layer's C_l.
     """
     n = len(layers)
     if n < FEWEST_LAYERS:
@@ -100,6 +101,7 @@ def shape(gains: Gains, layers: np.ndarray, *, error: float = 0.0) -> Finding:
     least = min(found.rise, found.fall, key=lambda part: part.value)
     no_rise = found.p_no_rise < found.p_no_fall
     top = f"; most above both sides: layers {found.top[0]} to {found.top[1]}" if least.value > 0 else ""
+    valley = f"; a valley shows at layers {found.valley[0]} to {found.valley[1]}" if found.valley else ""
     return Finding(
         measure="the smaller of rise and fall",
         value=least.value,
@@ -107,10 +109,11 @@ def shape(gains: Gains, layers: np.ndarray, *, error: float = 0.0) -> Finding:
         high=least.high,
         p_for=found.p_for,
         p_against=found.p_against,
-        note=f"rise {numbers(found.rise)}, fall {numbers(found.fall)}{top}",
+        note=f"rise {numbers(found.rise)}, fall {numbers(found.fall)}{top}{valley}",
         counter=f"a {'rise' if no_rise else 'fall'} of {LEAST} or more",
         details={"rise": found.rise, "fall": found.fall, "scatter": found.scatter,
-                 "autocorrelation": found.autocorrelation, "top": list(found.top)},
+                 "autocorrelation": found.autocorrelation, "top": list(found.top),
+                 "valley": list(found.valley or [])},
     )  # fmt: skip
 
 

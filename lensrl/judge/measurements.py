@@ -11,9 +11,10 @@ import pandas as pd
 from jaxtyping import Float, Float64, Int
 from scipy import stats
 
-from lensrl.compare.predictors import SIZES, without_grafts
+from lensrl.compare.predictors import SIZES, sizes_by_seed, without_grafts
 from lensrl.judge.profiles import PairedGains
 from lensrl.measures.agreement import Measured, measured
+from lensrl.measures.correlation import seed_reliability
 from lensrl.measures.gains import Gains
 from lensrl.measures.halves import BestReach, best_reaches, contributions_on_halves
 from lensrl.store.study import Study
@@ -57,7 +58,7 @@ class Measurements:
     gains: the gains of `layers` and, last, of full RL.
     best: the best layer, chosen on a third of items and seeds and measured on the rest.
     noise: the standard error of one layer's C_l relative to the others, and the reliability of the profile.
-    sizes: how much the weights of each layer moved.
+    sizes, of_sizes: how much the weights of each layer moved, and the reliability of each size.
     growth: how much 1 - CKA(base, full RL) grows at each layer.
     grafts: `sufficiency` and `necessity` of each layer.
     approach: how far each single-layer run approaches the representations of full RL.
@@ -73,6 +74,7 @@ class Measurements:
     best: BestReach | None = None
     noise: Noise = NO_NOISE
     sizes: Predictors = field(default_factory=dict)
+    of_sizes: Mapping[str, float] = field(default_factory=dict)
     growth: Predictors = field(default_factory=dict)
     grafts: Predictors = field(default_factory=dict)
     approach: Predictors = field(default_factory=dict)
@@ -119,6 +121,7 @@ def measure_study(
         best=best_reaches(paired.gains, benchmark, MOST),
         noise=measure_noise(gains),
         sizes=known(*SIZES),
+        of_sizes={name: seed_reliability(sizes) for name, sizes in sizes_by_seed(study, paired.layers).items()},
         growth=known("cka_growth"),
         grafts=grafts if len(grafts) == 2 else {},
         approach=known("approach"),

@@ -21,6 +21,7 @@ from lensrl.measures.gains import Estimate, Interval
 from lensrl.measures.trend import Detrended, correlate_detrended, effective_size
 
 NO_RIVALS: Predictors = {}
+NO_ERRORS: Mapping[str, float] = {}
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,23 @@ def control(
     )
 
 
-def not_size(contribution: Float[np.ndarray, " layer"], sizes: Predictors, *, reliability: float = 1.0) -> Finding:
+def not_size(
+    contribution: Float[np.ndarray, " layer"],
+    sizes: Predictors,
+    *,
+    reliability: float = 1.0,
+    of_sizes: Mapping[str, float] = NO_ERRORS,
+) -> Finding:
     """Test that no measure of how much a layer moved explains half of C_l's variance, whatever the sign.
 
     Both sides are about the same number, the explained share r^2 (`explained_share`). For the claim: every measure
-    explains less than half. Against it: one measure explains more than half. `reliability` is that of C_l.
+    explains less than half. Against it: one measure explains more than half. `reliability` is that of C_l, and
+    `of_sizes` holds those of the sizes, by name; 1 where none is known.
     """
-    found = {name: explained_share(x, contribution, reliability=reliability) for name, x in sizes.items()}
+    found = {
+        name: explained_share(x, contribution, reliability=reliability, reliability_of_x=of_sizes.get(name, 1.0))
+        for name, x in sizes.items()
+    }
     undefined = next((f"{name}: {result.reason}" for name, result in found.items() if result.reason), "")
     if undefined:
         return Finding(reason=undefined)

@@ -48,10 +48,10 @@ def shape_robustness(
         f"Without any one layer: rise {min(rises):.2f} to {max(rises):.2f}, fall {min(falls):.2f} to {max(falls):.2f}; "
         f"{' or '.join(outcomes)}."
     )
-    by_noise = [f"{noise:g} {_said(rise_and_fall(layers, contribution, scatter=noise))}" for noise in NOISE]
+    by_noise = [f"with {noise:g}, {_said(rise_and_fall(layers, contribution, scatter=noise))}" for noise in NOISE]
     own = rise_and_fall(layers, contribution)
     said.append(
-        f"If one layer's error were known (estimated: {own.scatter:.2f}), rise and fall: {'; '.join(by_noise)}."
+        f"Were one layer's error known (the estimate: {own.scatter:.2f}), rise and fall: {'; '.join(by_noise)}."
     )
     if fits:
         ranked = sorted(fits.values(), key=lambda fit: fit.error)
@@ -64,7 +64,8 @@ def shape_robustness(
 
 
 def _said(found: RiseAndFall) -> str:
-    return f"{numbers(found.rise)} and {numbers(found.fall)} ({_outcome(found)})"
+    valley = f", with a valley at layers {found.valley[0]} to {found.valley[1]}" if found.valley else ""
+    return f"{numbers(found.rise)} and {numbers(found.fall)} ({_outcome(found)}{valley})"
 
 
 def _outcome(found: RiseAndFall) -> str:

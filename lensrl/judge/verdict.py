@@ -125,9 +125,11 @@ def _judge_table(path: str | Path, beside: Mapping[str, PairedProfiles], limits:
     fits = _fits(gains, layers, n_layers)
     has_intervals = (table["interval_from"] == "file").all()
     errors = (
-        "those of its columns low and high" if has_intervals else "estimated from how rough the profile is over depth"
+        "those of its columns low and high, taken"
+        if has_intervals
+        else "estimated from how rough the profile is over depth, and taken"
     )
-    said = [f"The table has no items and no seeds: its errors are {errors}.", *notes]
+    said = [f"The table has no items and no seeds: its errors are {errors} as independent.", *notes]
     if len(left_out):
         said.append(f"Left out, without a contribution: layers {', '.join(map(str, left_out))}.")
     return Verdict(
@@ -199,7 +201,7 @@ def _limits(n_seeds: int, n_layers: int) -> list[str]:
     elif n_seeds == 2:
         limits.append(
             "Two seeds: how much training differs between seeds is barely known, and intervals are wide for it. Where "
-            "full RL differs more than layers do, the intervals of C_l still hold the truth in about 0.87 only."
+            "full RL differs more than layers do, the 95 % intervals of C_l still hold the truth in about 0.93 only."
         )
     if n_layers < FEWEST_BEYOND_DEPTH:
         limits.append(

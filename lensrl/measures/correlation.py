@@ -108,11 +108,30 @@ def _undefined(method: Method, n: int, reason: str) -> Correlation:
     return Correlation(method=method, coefficient=nan, low=nan, high=nan, p=nan, n=n, reason=reason)
 
 
+def seed_reliability(by_seed: Float[np.ndarray, "layer seed"]) -> float:
+    """Return the share of the variance over layers of a mean over seeds that is not error.
+
+        1 - V / var(mean over seeds),    V = sum of e^2 / ((layers - 1) (seeds - 1) seeds)
+
+    e is what the means of layers and of seeds leave: a seed that moves all layers alike changes no correlation. V is
+    taken at its upper 90 % limit. One seed shows no error: the result is 1 then. Layers with a NaN are left out.
+    """
+    known = by_seed[np.isfinite(by_seed).all(axis=1)]
+    n, seeds = known.shape
+    if seeds < 2 or n < 2:
+        return 1.0
+    mean = known.mean(axis=1)
+    e = known - mean[:, None] - known.mean(axis=0) + known.mean()
+    squares, whole = float((e**2).sum()), float(mean.var(ddof=1))
+    error = squares / float(stats.chi2.ppf(0.1, (n - 1) * (seeds - 1))) / seeds
+    return max(1 - error / whole, 0.0) if whole > 0 else 1.0
+
+
 @dataclass(frozen=True)
 class Explained:
     """The share of one series' variance over layers that another explains, r^2, with its 95 % interval.
 
-    `low` carries the choice of layers; `high` also the error of the second series, which hides a part of the share.
+    `low` carries the choice of layers; `high` also the errors of both series, which hide a part of the share.
     `p_half_or_more` is the p of the hypothesis that the share is one half or more, and `p_half_or_less` that it is one
     half or less. `correlation` is r. `n_effective` is the number of independent layers. `reason` says why all are NaN.
     """
@@ -132,14 +151,16 @@ def explained_share(
     y: Float[np.ndarray, " layer"],
     *,
     reliability: float = 1.0,
+    reliability_of_x: float = 1.0,
     confidence: float = 0.95,
 ) -> Explained:
     """Estimate which share of y's variance over layers x explains, r^2, whatever the sign of r.
 
     Fisher's z has the standard error 1 / sqrt(n' - 3). The effective size n' = n (1 - a b) / (1 + a b), at most n,
     allows for the lag-one autocorrelations a and b (Bretherton et al. 1999). `reliability` is the share of y's variance
-    that is not error. Errors make r^2 too small by this factor (Spearman 1904). So |r| / sqrt(reliability) is compared
-    with sqrt(1/2) from above, and |r| itself from below: both errors are on the safe side.
+    that is not error, and `reliability_of_x` that of x. Errors make r^2 too small by both factors (Spearman 1904). So
+    |r| / sqrt(their product) is compared with sqrt(1/2) from above, and |r| itself from below: both are on the safe
+    side.
 
     The result is NaN, with a reason, for fewer than 6 layers or a constant series.
     """
@@ -155,7 +176,7 @@ def explained_share(
     n_effective = min(float(n), n * (1 - common) / (1 + common))
     precision = math.sqrt(max(n_effective - 3, 0.5))
     seen, half = math.atanh(abs(r)), math.atanh(math.sqrt(0.5))
-    whole = math.atanh(min(abs(r) / math.sqrt(max(reliability, 1e-9)), 1 - 1e-12))
+    whole = math.atanh(min(abs(r) / math.sqrt(max(reliability * reliability_of_x, 1e-9)), 1 - 1e-12))
     reach = float(stats.norm.ppf((1 + confidence) / 2)) / precision
     return Explained(
         share=r * r,

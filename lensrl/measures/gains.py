@@ -31,6 +31,7 @@ from lensrl.measures.score import item_weights
 
 CONFIDENCE = 0.95
 KNOWN = 1e6  # degrees of freedom of an error that is given
+LEAST_SPREAD, LEAST_OF_TWO = 0.5, 1.5  # of full RL's variance between seeds, over that of layers; with two seeds
 FEW_SEEDS = 3  # up to this number, unequal variances between seeds are warned of
 UNEQUAL = 3.0  # ratio of full RL's variance between seeds to that of the layers, above which it is said
 BARELY = 3.5  # standard errors of full RL's gain, below which contributions are said to be pulled down
@@ -117,9 +118,11 @@ class Gains:
         share = 1 / (n_seeds * (n_seeds - 1))
         between = share * seeds @ seeds.T
         if n_gains > 2:
-            # Two or three seeds that agree by chance would make the denominator look certain, and a ratio is defined
-            # only if it is. So full RL varies between seeds at least half as much as single layers on average.
-            between[-1, -1] = max(between[-1, -1], np.diag(between)[:-1].mean() / 2)
+            # Seeds that agree by chance would make the denominator look certain, and a ratio is defined only if it is.
+            # So full RL varies at least half as much as single layers on average (variance). Two seeds agree by chance
+            # so often that 1.5 times as much is needed: see CALIBRATION.md for what intervals then hold.
+            least = LEAST_SPREAD if n_seeds > 2 else LEAST_OF_TWO
+            between[-1, -1] = max(between[-1, -1], least * np.diag(between)[:-1].mean())
         return cls(
             mean,
             (
@@ -182,8 +185,7 @@ class Gains:
             if times > UNEQUAL:
                 said.append(
                     f"Full RL varies between the {self.n_seeds} seeds {times:.1f} times as much as layers do "
-                    f"(variance). With so few seeds, 95 % intervals of C_l hold the truth in about 0.87 (two) or 0.93 "
-                    f"(three)."
+                    f"(variance). With so few seeds, 95 % intervals of C_l hold the truth in about 0.93."
                 )
         certainty = float(full.value / full.error) if full.error > 0 else np.inf
         if certainty < BARELY:

@@ -26,6 +26,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int
+from scipy.linalg.blas import dtrmm
 
 Pairs = Literal["sequence", "token"]
 LEAST = 4  # units in the U-statistic
@@ -68,6 +69,11 @@ class Features:
     def gram(self) -> Float64[np.ndarray, "token token"]:
         """K = X X'."""
         return self.x @ self.x.T
+
+    @cached_property
+    def blocks(self) -> list[Float64[np.ndarray, "_ _"]]:
+        """The blocks of K on its diagonal, one of each sequence."""
+        return [self.x[tokens] @ self.x[tokens].T for tokens in self.sequences.slices]
 
     @cached_property
     def squares(self) -> Float64[np.ndarray, " token"]:
@@ -175,9 +181,15 @@ def _products(a: Features, b: Features, weight: Float64[np.ndarray, " token"]) -
     """Return the sum over j of w_j k_ij l_ij, by token i."""
     if len(a.x) <= SIDE * min(a.x.shape[1], b.x.shape[1]):
         return np.concatenate([(a.gram[rows] * b.gram[rows]) @ weight for rows in a.sequences.slices])
-    return np.einsum("tq,tq->t", a.x @ (a.x.T @ (weight[:, None] * b.x)), b.x)
+    if a is not b:
+        return np.einsum("tq,tq->t", a.x @ (a.x.T @ (weight[:, None] * b.x)), b.x)
+    # x'Cx for a symmetric C = X'WX: half of C, with what is below its diagonal taken twice, gives the same.
+    scaled = np.sqrt(weight)[:, None] * a.x
+    half = scaled.T @ scaled
+    half = 2 * np.tril(half, -1) + np.diag(np.diag(half))
+    return np.einsum("qt,qt->t", dtrmm(1.0, half.T, a.x.T), a.x.T)
 
 
 def _within(a: Features, b: Features) -> Float64[np.ndarray, " token"]:
     """Return the sum over the tokens j of i's own sequence of k_ij l_ij, by token i."""
-    return np.concatenate([((a.x[s] @ a.x[s].T) * (b.x[s] @ b.x[s].T)).sum(1) for s in a.sequences.slices])
+    return np.concatenate([np.einsum("ij,ij->i", *pair) for pair in zip(a.blocks, b.blocks, strict=True)])

@@ -8,7 +8,11 @@ over A.
     fall    the largest m(B) - m(C)
 
 The profile *rises and then falls* if one stretch B lies above a stretch before it and above a stretch behind it, each
-by at least `LEAST`. Plateaus, steps, slow rises and fast falls are all allowed; only the order counts.
+by at least `LEAST`, and no valley is half as deep. Plateaus, steps, slow rises and fast falls are all allowed; only the
+order counts. `holds` decides this for a profile without errors.
+
+A valley is a stretch of a tenth of the layers or more that lies below one before it and below one behind it. A shallow
+dip belongs to a broad hump; a dip half as deep as the smaller of rise and fall makes two humps of one.
 
     for        T = max over B of min(max over A of t(A, B), max over C of t(B, C)),
                t(A, B) = (y(B) - y(A) - LEAST) / (s sqrt(1/|A| + 1/|B|))
@@ -27,9 +31,9 @@ The null keeps the residuals' autocorrelation: constant profiles are drawn with 
 density), the same regression is fitted to them, and profiles whose residuals have about the observed autocorrelation
 count most. A profile with two humps has residuals that drift, and is judged by a wider null.
 
-A second hump speaks against a rise and a fall, also where one condition alone would hold. So p for the claim is 1 where
-a valley shows: a stretch of a tenth of the layers or more that lies below one before and one behind it, by more than in
-nine of ten null profiles with nearly independent errors. Its scatter is the roughness, or the known error.
+p for the claim is 1 where a valley shows: where it is deeper than in seven of ten null profiles with nearly independent
+errors. Its scatter is the known error, or the smaller of two roughnesses, that above and the one with the mean of
+squares. This is a guard, not a test with an error rate of its own: the calibration counts which valleys show.
 
 Measured error rates are in `lensrl/judge/CALIBRATION.md`.
 """
@@ -44,12 +48,14 @@ from jaxtyping import Float, Float64
 
 from lensrl.measures.gains import CONFIDENCE, Interval
 from lensrl.measures.isotonic import unimodal
+from lensrl.measures.stretches import deepest_valley, sides, stretch_pairs
 
 LEAST = 0.05  # of full RL's gain: smaller changes over depth are no rise and no fall
 FEWEST_LAYERS = 6
 DRAWS = 3_000
 _SHORTEST, _SHORTEST_VALLEY = 1 / 5, 1 / 10  # of the layers, in a stretch
-_VALLEY = 0.1  # p below which a valley shows
+_VALLEY = 0.3  # p below which a valley shows
+_TOO_DEEP = 0.5  # of the smaller of rise and fall: a valley from here on makes two humps
 _NEARLY_WHITE = 0.2  # memory of errors that are nearly independent
 _KERNEL = 0.08  # standard deviation, in units of the autocorrelation of residuals
 _FEWEST_DRAWS = 400  # null profiles that count: the smallest p is about 1 / 400
@@ -62,6 +68,7 @@ class RiseAndFall(NamedTuple):
     rise, fall: the differences of the two stretches that show most, with their 95 % intervals.
     p_for, p_against: one-sided; `p_no_rise` and `p_no_fall` are the parts of `p_against`.
     top: the first and the last layer of the stretch that is above its surroundings.
+    valley: the first and the last layer of the valley that shows; None without one. p_for is 1 beside it.
     scatter: the standard deviation of one layer's error; `autocorrelation` is the residuals' at lag one.
     """
 
@@ -71,6 +78,7 @@ class RiseAndFall(NamedTuple):
     p_no_rise: float
     p_no_fall: float
     top: tuple[int, int]
+    valley: tuple[int, int] | None
     scatter: float
     autocorrelation: float
 
@@ -96,7 +104,7 @@ def rise_and_fall(
     n = len(profile)
     if n < FEWEST_LAYERS:
         raise ValueError(f"{n} layers: a rise and a fall need at least {FEWEST_LAYERS}")
-    null, pairs = _null(n), _pairs(n, _SHORTEST)
+    null, pairs = _null(n), stretch_pairs(n, _SHORTEST)
 
     # the scatter around the unimodal fit, and the weight of every null profile
     own, rough, autocorrelation = (float(part[0]) for part in _scatter(profile[None].astype(np.float64)))
@@ -116,11 +124,8 @@ def rise_and_fall(
     p_no_rise, p_no_fall = (_p_all_low((d - least) / unit, drawn, weight) for d in (later, -later))
 
     # the stretch that is highest above both sides
-    rises, falls = (later - least) / unit, (-later - least) / unit
-    above_before = np.full(len(means), -np.inf)
-    np.maximum.at(above_before, pairs.later, rises)
-    above_behind = np.full(len(means), -np.inf)
-    np.maximum.at(above_behind, pairs.earlier, falls)
+    above_before, _ = sides(pairs, (later - least) / unit)
+    _, above_behind = sides(pairs, (later + least) / unit)
     both = np.minimum(above_before, above_behind)
     top = pairs.stretches[int(both.argmax())]
     reached = float(weight @ (largest >= both.max()))
@@ -128,9 +133,12 @@ def rise_and_fall(
     p_for = (1 + size * reached) / (1 + size)
     # a valley makes the residuals of the unimodal fit large, so it is measured by the roughness, or by a known error
     known = scatter or error
-    depth = _deepest_valley(profile[None] / (known or max(rough, 1e-12)))[0]
-    valleys = (null.valley / (1.0 if known else null.roughness))[null.memory < _NEARLY_WHITE]
-    if float(np.mean(valleys >= depth)) < _VALLEY:
+    deepest, where = deepest_valley(profile[None], _SHORTEST_VALLEY)
+    depth = float(deepest[0]) / (known or max(min(rough, _mean_roughness(profile[None])[0]), 1e-12))
+    valleys = (null.valley if known else null.rough_valley)[null.memory < _NEARLY_WHITE]
+    shows = depth > 0 and float(np.mean(valleys >= depth)) < _VALLEY
+    first, end = stretch_pairs(n, _SHORTEST_VALLEY).stretches[int(where[0])]
+    if shows:
         p_for = 1.0
     reach = _quantile(largest, weight, (1 + CONFIDENCE) / 2)
     return RiseAndFall(
@@ -140,23 +148,22 @@ def rise_and_fall(
         p_no_rise=p_no_rise,
         p_no_fall=p_no_fall,
         top=(int(layers[top[0]]), int(layers[top[1] - 1])),
+        valley=(int(layers[first]), int(layers[end - 1])) if shows else None,
         scatter=s,
         autocorrelation=autocorrelation,
     )
 
 
-def _deepest_valley(profiles: Float64[np.ndarray, "profile layer"]) -> Float64[np.ndarray, " profile"]:
-    """Return the largest t by which a stretch lies below one before it and one behind it, for a scatter of 1."""
-    pairs = _pairs(profiles.shape[1], _SHORTEST_VALLEY)
-    means = profiles @ pairs.means.T
-    rises = (means[:, pairs.later] - means[:, pairs.earlier]) / pairs.unit
-    deepest = np.full(len(profiles), -np.inf)
-    for stretch in range(len(pairs.stretches)):
-        before, behind = pairs.later == stretch, pairs.earlier == stretch
-        if before.any() and behind.any():
-            both = np.minimum((-rises[:, before]).max(axis=1), rises[:, behind].max(axis=1))
-            deepest = np.maximum(deepest, both)
-    return deepest
+def holds(profile: Float[np.ndarray, " layer"], *, least: float = LEAST) -> bool:
+    """Return whether a profile without errors rises and then falls by at least `least`, with no valley half as deep."""
+    pairs = stretch_pairs(len(profile), _SHORTEST)
+    means = pairs.means @ profile
+    before, behind = sides(pairs, means[pairs.later] - means[pairs.earlier])
+    height = float(np.minimum(before, behind).max())
+    pairs = stretch_pairs(len(profile), _SHORTEST_VALLEY)
+    means = pairs.means @ profile
+    before, behind = sides(pairs, means[pairs.earlier] - means[pairs.later])
+    return height >= least and float(np.minimum(before, behind).max()) < _TOO_DEEP * height
 
 
 def _weights(drawn: Float64[np.ndarray, " draw"], observed: float) -> Float64[np.ndarray, " draw"]:
@@ -199,33 +206,6 @@ def _quantile(values: np.ndarray, weight: np.ndarray, share: float) -> float:
     return float(values[order][np.searchsorted(np.cumsum(weight[order]), share).clip(max=len(values) - 1)])
 
 
-class _Pairs(NamedTuple):
-    """Stretches of layers, and all pairs of an earlier and a later one that do not overlap.
-
-    `means` @ profile gives the mean over each stretch. `earlier` and `later` are indices of stretches. `unit` is the
-    standard error of a pair's difference for independent errors of size 1.
-    """
-
-    stretches: list[tuple[int, int]]
-    means: Float64[np.ndarray, "stretch layer"]
-    earlier: np.ndarray
-    later: np.ndarray
-    unit: Float64[np.ndarray, " pair"]
-
-
-@lru_cache(maxsize=32)
-def _pairs(n: int, share: float) -> _Pairs:
-    """Return the stretches of `share` of n layers, twice as many and so on, and their pairs."""
-    shortest = max(2, round(n * share))
-    lengths = [shortest * 2**i for i in range(n) if i == 0 or shortest * 2**i <= n - 2 * shortest]
-    stretches = [(start, start + length) for length in lengths for start in range(n - length + 1)]
-    ends, size = np.array(stretches), np.diff(stretches, axis=1)[:, 0]
-    place = np.arange(n)
-    inside = (place >= ends[:, :1]) & (place < ends[:, 1:])
-    earlier, later = np.nonzero(ends[:, None, 1] <= ends[None, :, 0])
-    return _Pairs(stretches, inside / size[:, None], earlier, later, np.sqrt(1 / size[earlier] + 1 / size[later]))
-
-
 class _Null(NamedTuple):
     """Constant profiles with autoregressive errors of size 1, as the test sees them.
 
@@ -237,13 +217,14 @@ class _Null(NamedTuple):
     roughness: Float64[np.ndarray, " draw"]
     autocorrelation: Float64[np.ndarray, " draw"]
     valley: Float64[np.ndarray, " draw"]
+    rough_valley: Float64[np.ndarray, " draw"]
     memory: Float64[np.ndarray, " draw"]
 
 
 @lru_cache(maxsize=8)
 def _null(n: int, seed: int = 0) -> _Null:
     """Draw the null profiles of n layers once; they depend on nothing else."""
-    rng, pairs = np.random.default_rng([seed, n]), _pairs(n, _SHORTEST)
+    rng, pairs = np.random.default_rng([seed, n]), stretch_pairs(n, _SHORTEST)
     memory = 0.95 * rng.beta(1, 2, DRAWS)
     errors = rng.normal(size=(DRAWS, n))
     for layer in range(1, n):
@@ -252,8 +233,9 @@ def _null(n: int, seed: int = 0) -> _Null:
     differences = ((means[:, pairs.later] - means[:, pairs.earlier]) / pairs.unit).astype(np.float32)
     blocks = [_scatter(block) for block in np.array_split(errors, max(1, DRAWS * n * n // 500_000))]  # 4 MB a block
     scatter, roughness, autocorrelation = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
-    valley = _deepest_valley(errors)
-    return _Null(differences, np.maximum(scatter, 1e-3), roughness, autocorrelation, valley, memory)
+    valley, _ = deepest_valley(errors, _SHORTEST_VALLEY)
+    rough_valley = valley / np.minimum(roughness, _mean_roughness(errors))
+    return _Null(differences, np.maximum(scatter, 1e-3), roughness, autocorrelation, valley, rough_valley, memory)
 
 
 def _scatter(profiles: Float64[np.ndarray, "profile layer"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -263,6 +245,14 @@ def _scatter(profiles: Float64[np.ndarray, "profile layer"]) -> tuple[np.ndarray
     rest = profiles - fit.curve
     squares = (rest**2).sum(axis=1)
     scatter = np.sqrt(squares / np.maximum(n - 1.5 * fit.levels, n / 4))
-    bend = (profiles[:, :-2] + profiles[:, 2:]) / 2 - profiles[:, 1:-1]
-    roughness = 1.4826 * np.median(np.abs(bend), axis=1) / np.sqrt(1.5)
+    roughness = 1.4826 * np.median(np.abs(_bend(profiles)), axis=1) / np.sqrt(1.5)
     return scatter, roughness, (rest[:, 1:] * rest[:, :-1]).sum(axis=1) / np.maximum(squares, 1e-300)
+
+
+def _mean_roughness(profiles: Float64[np.ndarray, "profile layer"]) -> Float64[np.ndarray, " profile"]:
+    """Return the roughness by the mean of squares. It is more precise than that by the median, and steps enlarge it."""
+    return np.sqrt((_bend(profiles) ** 2).mean(axis=1) / 1.5)
+
+
+def _bend(profiles: Float64[np.ndarray, "profile layer"]) -> Float64[np.ndarray, "profile bend"]:
+    return (profiles[:, :-2] + profiles[:, 2:]) / 2 - profiles[:, 1:-1]

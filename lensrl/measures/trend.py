@@ -3,12 +3,16 @@
 Two profiles over depth that share a step, a hump, a decay or an odd end layer correlate strongly and have nothing else
 in common. A quadratic does not remove such trends. The trend here is
 
-    b_0 + b_1 [first layer] + b_2 [last layer] + sum over k <= K of c_k cos(pi k u) + steps,    u = depth from 0 to 1
+    b_0 + b_1 [first layer] + b_2 [last layer] + sum over k <= K of c_k cos(pi k u) + edges,    u = depth from 0 to 1
 
-K is at most a third of the number of layers. Each series chooses its own K, and its own steps, at most three, by the
-corrected Akaike criterion (Hurvich and Tsai 1989, doi:10.1093/biomet/76.2.297). The larger K and the steps of both are
-then removed from *both* series, so that neither series alone decides. End layers are odd ones in most measures: they
-are always left out.
+K is at most a third of the number of layers. An edge is a step, or a decay from the first or the last layer, exp(-l /
+tau) with tau = 1, 2 or 4 layers: cosines fit neither. Each series chooses its own K, and its own edges, at most three,
+by the corrected Akaike criterion (Hurvich and Tsai 1989, doi:10.1093/biomet/76.2.297). The larger K and the edges of
+both are then removed from *both* series, so that neither series alone decides. End layers are odd ones in most
+measures: they are always left out.
+
+A bump of a few layers that stands out of the noise in both series is no trend but a relation. With 28 layers this is so
+for a bump of five layers or fewer.
 
 With few layers this trend takes all degrees of freedom. So a relation beyond depth is tested from 24 layers on.
 
@@ -27,7 +31,8 @@ from jaxtyping import Float, Float64, Real
 from scipy import stats
 
 FEWEST_LAYERS = 24
-_MOST_STEPS = 3  # of one series: a plateau has two
+_MOST_EDGES = 3  # of one series: a plateau has two
+_DECAYS = (1.0, 2.0, 4.0)  # in layers, from either end
 _FIRST_STEP = 2  # a step has at least two layers before it, and two behind it or the last one, which is left out
 
 
@@ -37,7 +42,7 @@ class Detrended:
 
     `low` and `high` are the ends of the 95 % interval. `p_above` and `p_below` are one-sided, for the hypotheses that
     the true coefficient is at most 0 and at least 0. `shift_p` is two-sided, by circular shifts of the residuals: it
-    cannot be smaller than 1 / `n`. `df` is the degrees of freedom. `waves` is K, and `steps` the number of steps in the
+    cannot be smaller than 1 / `n`. `df` is the degrees of freedom. `waves` is K, and `edges` the number of edges in the
     trend. `with_ends` is the coefficient with the end layers kept. `reason` says why the values are NaN.
     """
 
@@ -50,7 +55,7 @@ class Detrended:
     n: int
     df: float
     waves: int
-    steps: int
+    edges: int
     with_ends: float
     reason: str
 
@@ -88,8 +93,8 @@ def correlate_detrended(
     places = tuple(np.asarray(depth, np.float64).tolist())
     chosen = [_choose(values, places) for values in (x, y)]
     waves = max(trend.waves for trend in chosen)
-    steps = sorted({place for trend in chosen for place in trend.steps})
-    columns = [*_columns(places, waves), *(_step(n, place) for place in steps), *also]
+    edges = sorted({edge for trend in chosen for edge in trend.edges})
+    columns = [*_columns(places, waves), *_edges(n)[edges], *also]
     u, v = _residuals(columns, x), _residuals(columns, y)
     if any(np.linalg.norm(left) <= 1e-9 * np.linalg.norm(whole) for left, whole in ((u, x), (v, y))):
         return _undefined(n, "a trend in depth leaves nothing of one of the two")
@@ -115,7 +120,7 @@ def correlate_detrended(
         n=n,
         df=df,
         waves=waves,
-        steps=len(steps),
+        edges=len(edges),
         with_ends=float(u_ends @ v_ends / (np.linalg.norm(u_ends) * np.linalg.norm(v_ends))),
         reason="",
     )
@@ -149,21 +154,21 @@ def _undefined(n: int, reason: str) -> Detrended:
 
 class _Trend(NamedTuple):
     waves: int
-    steps: tuple[int, ...]  # the places of the layers at which the steps begin
+    edges: tuple[int, ...]  # rows of `_edges`
 
 
 def _choose(values: Float[np.ndarray, " layer"], depth: tuple[float, ...]) -> _Trend:
     """Return the trend with the smallest corrected Akaike criterion.
 
-    For each number of waves, steps are added one at a time, each the step that explains most of what is left. A step
-    counts as two parameters, its place and its height; the error variance is one.
+    For each number of waves, edges are added one at a time, each the edge that explains most of what is left. An edge
+    counts as two parameters, its place or its length, and its height; the error variance is one.
     """
     n, tiny = len(values), 1e-18 * float(values @ values) + 1e-300
     best, least = _Trend(0, ()), math.inf
-    for waves, (basis, steps) in enumerate(_bases(depth)):
-        rest, columns = values - basis @ (basis.T @ values), steps
+    for waves, (basis, edges) in enumerate(_bases(depth)):
+        rest, columns = values - basis @ (basis.T @ values), edges
         chosen: tuple[int, ...] = ()
-        for count in range(_MOST_STEPS + 1):
+        for count in range(_MOST_EDGES + 1):
             parameters = basis.shape[1] + 2 * count + 1
             if n - parameters - 1 < 1:
                 break
@@ -171,26 +176,24 @@ def _choose(values: Float[np.ndarray, " layer"], depth: tuple[float, ...]) -> _T
             criterion = n * math.log(left / n) + 2 * parameters * n / (n - parameters - 1)
             if criterion < least:
                 best, least = _Trend(waves, chosen), criterion
-            # take the step that explains most, and remove it from the rest and from the other steps
+            # take the edge that explains most, and remove it from the rest and from the other edges
             length = np.maximum((columns**2).sum(axis=0), 1e-9)
-            place = int(((rest @ columns) ** 2 / length).argmax())
-            unit = columns[:, place] / math.sqrt(length[place])
+            edge = int(((rest @ columns) ** 2 / length).argmax())
+            unit = columns[:, edge] / math.sqrt(length[edge])
             rest, columns = rest - unit * (unit @ rest), columns - np.outer(unit, unit @ columns)
-            chosen = (*chosen, place + _FIRST_STEP)
+            chosen = (*chosen, edge)
     return best
 
 
 @lru_cache(maxsize=16)
 def _bases(
     depth: tuple[float, ...],
-) -> list[tuple[Float64[np.ndarray, "layer column"], Float64[np.ndarray, "layer step"]]]:
-    """Return, for each number of waves, an orthonormal basis without steps, and what it leaves of every step."""
-    n = len(depth)
-    steps = np.stack([_step(n, place) for place in range(_FIRST_STEP, n - 1)], axis=1)
-    bases = []
-    for waves in range(n // 3 + 1):
+) -> list[tuple[Float64[np.ndarray, "layer column"], Float64[np.ndarray, "layer edge"]]]:
+    """Return, for each number of waves, an orthonormal basis without edges, and what it leaves of every edge."""
+    edges, bases = _edges(len(depth)).T, []
+    for waves in range(len(depth) // 3 + 1):
         q, _ = np.linalg.qr(np.stack(_columns(depth, waves), axis=1))
-        bases.append((q, steps - q @ (q.T @ steps)))
+        bases.append((q, edges - q @ (q.T @ edges)))
     return bases
 
 
@@ -203,8 +206,12 @@ def _columns(depth: tuple[float, ...], waves: int) -> list[np.ndarray]:
     return [np.ones(n), *odd, *(np.cos(np.pi * k * u) for k in range(1, waves + 1))]
 
 
-def _step(n: int, place: int) -> np.ndarray:
-    return (np.arange(n) >= place).astype(np.float64)
+@lru_cache(maxsize=16)
+def _edges(n: int) -> Float64[np.ndarray, "edge layer"]:
+    """Return every step, and the decays from the first and from the last layer."""
+    layer = np.arange(n)
+    steps = [(layer >= place).astype(np.float64) for place in range(_FIRST_STEP, n - 1)]
+    return np.stack([*steps, *(np.exp(-from_end / tau) for from_end in (layer, layer[::-1]) for tau in _DECAYS)])
 
 
 def _residuals(columns: list[np.ndarray], values: Float[np.ndarray, " layer"]) -> Float64[np.ndarray, " layer"]:

@@ -26,7 +26,7 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 
 from lensrl.models.base import Base
 from lensrl.models.blocks import train_only
-from lensrl.models.precision import inexact, lower_frozen
+from lensrl.models.precision import any_shape, inexact, lower_frozen
 from lensrl.recipe import Recipe, Trained
 from lensrl.tasks import AgentTask, Task
 from lensrl.train.algorithms import ALGORITHMS
@@ -94,7 +94,7 @@ def train(
 
     # Training itself. TRL needs a folder even where it saves nothing.
     status, reason = "completed", ""
-    with tempfile.TemporaryDirectory(prefix="lensrl-") as scratch, _quiet():
+    with tempfile.TemporaryDirectory(prefix="lensrl-") as scratch, _quiet(), any_shape():
         trainer = Trainer(
             model=model,
             args=grpo_config(recipe, seed=seed, device=device, output_dir=scratch),

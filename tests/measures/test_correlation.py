@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lensrl.measures.correlation import Method, correlate, explained_share
+from lensrl.measures.correlation import Method, correlate, explained_share, seed_reliability
 
 METHODS: list[Method] = ["spearman", "pearson"]
 
@@ -175,6 +175,25 @@ def test_an_error_in_the_second_series_hides_a_part_and_is_allowed_for() -> None
     assert told.p_half_or_more > untold.p_half_or_more
     assert told.p_half_or_less == untold.p_half_or_less
     assert explained_share(x, noisy, reliability=0.0).p_half_or_more > 0.5
+
+
+def test_the_reliability_of_a_mean_over_seeds_is_that_of_the_planted_errors() -> None:
+    rng, found = np.random.default_rng(11), []
+    for _ in range(200):
+        layers, seeds = rng.normal(size=(28, 1)), 5 * rng.normal(size=3)  # a seed's own level changes nothing
+        found.append(seed_reliability(layers + seeds + rng.normal(size=(28, 3))))
+    # true: var 1 of layers, 1/3 of error in the mean; the error is taken at its upper 90 % limit
+    assert 0.64 < np.median(found) < 0.71, "0.75 with the error itself"
+    assert seed_reliability(layers) == 1.0, "one seed shows no error"
+    assert seed_reliability(np.vstack([np.full((1, 3), np.nan), layers + np.zeros(3)])) == pytest.approx(1.0)
+
+
+def test_errors_of_either_series_hide_a_part() -> None:
+    rng = np.random.default_rng(12)
+    x, y = drifting_pair(0.75, 28, rng)
+    one, other = explained_share(x, y, reliability=0.5), explained_share(x, y, reliability_of_x=0.5)
+    assert one == other
+    assert explained_share(x, y, reliability=0.8, reliability_of_x=0.5).high >= one.high
 
 
 def test_the_share_is_fishers_z() -> None:

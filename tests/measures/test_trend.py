@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lensrl.measures.trend import _choose, _columns, _step, autocorrelation, correlate_detrended, effective_size
+from lensrl.measures.trend import (
+    _choose,
+    _columns,
+    _edges,
+    _Trend,
+    autocorrelation,
+    correlate_detrended,
+    effective_size,
+)
 
 DEPTH = np.arange(28.0)
 X = DEPTH / 27
@@ -26,13 +34,14 @@ SHARED = {
     "plateau": 1.0 * ((X > 0.2) & (X < 0.7)),
     "hump": np.exp(-(((X - 0.5) / 0.17) ** 2) / 2),
     "decay": np.exp(-DEPTH / 2),
+    "plateau and decay": 1.0 * ((X > 0.2) & (X < 0.7)) + np.exp(-DEPTH / 2),
     "first layer": 1.0 * (DEPTH == 0),
     "last layer": 1.0 * (DEPTH == 27),
 }
 
 
 @pytest.mark.parametrize("kind", SHARED)
-@pytest.mark.parametrize("noise", [0.05, 0.15])
+@pytest.mark.parametrize("noise", [0.02, 0.05, 0.15])
 def test_series_that_share_a_trend_and_nothing_else_are_seldom_related(kind: str, noise: float) -> None:
     rng, related, raw = np.random.default_rng(0), 0, []
     for _ in range(100):
@@ -72,14 +81,12 @@ def test_the_coefficient_is_the_partial_correlation_given_the_trend_of_both(seed
     x, y = 0.6 * SHARED["plateau"] + 0.1 * rng.normal(size=28), 0.6 * SHARED["hump"] + 0.1 * rng.normal(size=28)
     places = tuple(DEPTH.tolist())
     trends = [_choose(values, places) for values in (x, y)]
-    steps = sorted({step for trend in trends for step in trend.steps})
-    design = np.stack(
-        [*_columns(places, max(t.waves for t in trends)), *(_step(28, step) for step in steps)], axis=1
-    )  # fmt: skip
+    edges = sorted({edge for trend in trends for edge in trend.edges})
+    design = np.stack([*_columns(places, max(t.waves for t in trends)), *_edges(28)[edges]], axis=1)
     u, v = (values - design @ np.linalg.pinv(design) @ values for values in (x, y))
     found = correlate_detrended(DEPTH, x, y)
     assert found.coefficient == pytest.approx(np.corrcoef(u, v)[0, 1])
-    assert (found.waves, found.steps, found.n) == (max(t.waves for t in trends), len(steps), 28)
+    assert (found.waves, found.edges, found.n) == (max(t.waves for t in trends), len(edges), 28)
     assert abs(u[0]) < 1e-9, "the end layers have no part in it"
     assert abs(v[-1]) < 1e-9
     df = 28 - design.shape[1] - 1
@@ -89,11 +96,12 @@ def test_the_coefficient_is_the_partial_correlation_given_the_trend_of_both(seed
     assert found.p_above + found.p_below == pytest.approx(1)
 
 
-def test_a_series_chooses_the_steps_and_the_waves_that_it_has() -> None:
+def test_a_series_chooses_the_edges_and_the_waves_that_it_has() -> None:
     places, noise = tuple(DEPTH.tolist()), 0.02 * np.random.default_rng(3).normal(size=28)
     plateau = _choose(SHARED["plateau"] + noise, places)
-    assert {6, 19} <= {*plateau.steps}
-    assert _choose(SHARED["step"] + noise, places).steps[:1] == (18,)
+    assert {4, 17} <= {*plateau.edges}, "steps begin at layer 2"
+    assert _choose(SHARED["step"] + noise, places).edges[:1] == (16,)
+    assert _choose(SHARED["decay"] + noise, places) == _Trend(0, (len(_edges(28)) - 5,))
     assert _choose(np.cos(2 * np.pi * (DEPTH + 0.5) / 28) + noise, places).waves >= 2
 
 
