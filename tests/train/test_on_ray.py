@@ -30,8 +30,11 @@ from tests.cli.typed import lensrl
 from tests.conftest import SMALL
 from tests.train.test_engine import assert_same_data
 
-# `import ray` reads the settings below, so it comes after them.
-pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
+pytestmark = [
+    pytest.mark.cluster,
+    # `import ray` reads the settings below, so this file does not import it before them.
+    pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed"),
+]
 
 RECIPE = SMALL.model_copy(
     update={
