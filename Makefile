@@ -11,7 +11,7 @@ help:
 	@echo "make demo   the embedded study: profile, patch, report"
 	@echo "make matrix two families x algorithms and tasks, and whether they agree on the layers: half an hour"
 	@echo "make test   lint, types, tests"
-	@echo "make test-cluster  eight processes on one study; 20 kills of workers and commands: minutes"
+	@echo "make test-cluster  eight processes on one study; 20 kills of workers and commands; two nodes of Ray: minutes"
 	@echo "make bench  run files against safetensors and sha256, CKA against torch-cka, analyses of 0.6B models, start-up, as ratios; maths verdicts: an hour"
 	@echo "make calibrate how often the verdicts err, on simulated studies"
 	@echo "make install, make lint, make types, make clean"
@@ -50,7 +50,7 @@ test: lint types
 # Many processes on one study; workers and commands killed at random moments. TRIALS=500 for a long night.
 TRIALS := 20
 test-cluster: install
-	OMP_NUM_THREADS=1 TRIALS=$(TRIALS) $(BIN)/pytest -m cluster tests/train/test_cluster.py
+	OMP_NUM_THREADS=1 TRIALS=$(TRIALS) $(BIN)/pytest -m cluster tests/train
 
 bench: install
 	$(BIN)/python -m tests.benchmarks.store

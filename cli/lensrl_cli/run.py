@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ import typer
 
 import lensrl
 from lensrl.errors import LensrlError
+from lensrl.recipe import parse_recipe
 from lensrl.recipe.task_tables import has_training
 from lensrl_cli.output import console, named_path
 from lensrl_cli.study_progress import StudyProgress
@@ -19,6 +21,13 @@ from lensrl_cli.study_progress import StudyProgress
 if TYPE_CHECKING:
     from lensrl.recipe import Recipe
     from lensrl.train.engine import Engine
+
+
+class Place(Enum):
+    """The engines that the command line knows."""
+
+    HERE = "here"
+    RAY = "ray"
 
 
 def run(
@@ -37,13 +46,27 @@ def run(
         typer.Option("--only", metavar="RUNS", help="Make these runs alone: full-rl,layer-3, or layer-3.seed-1."),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option("--workers", metavar="N", min=1, help="Make runs in N processes on this machine.")
+        int | None, typer.Option("--workers", metavar="N", min=1, help="Make N runs at once, each in a process.")
     ] = None,
     devices: Annotated[
         str | None, typer.Option("--devices", metavar="LIST", help="The GPUs of the workers: 0,1,2,3.")
     ] = None,
     per_device: Annotated[
         int | None, typer.Option("--per-device", metavar="N", min=1, help="Workers on each of --devices; by default 1.")
+    ] = None,
+    place: Annotated[Place, typer.Option("--engine", help="On this machine, or on a Ray cluster.")] = Place.HERE,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            "--address",
+            metavar="CLUSTER",
+            help="The Ray cluster: auto, or HOST:PORT; by default one that is started on this machine for the study.",
+        ),
+    ] = None,
+    num_cpus: Annotated[float | None, typer.Option("--num-cpus", help="CPUs of a worker on Ray.")] = None,
+    num_gpus: Annotated[
+        float | None,
+        typer.Option("--num-gpus", help="GPUs of a worker on Ray; 0.5: two workers share one."),
     ] = None,
     array_limit: Annotated[
         int | None, typer.Option("--array-limit", metavar="N", min=1, help="Tasks of --slurm that run at once.")
@@ -91,14 +114,21 @@ def run(
     for path in (out, *(path.with_suffix("") for path in recipes if out is None)):
         if path is not None and path.is_file():
             raise LensrlError(f"{path} is a file and the study needs a folder: name one with --out DIR")
-    loaded = [lensrl.load_recipe(path) for path in recipes]
+    loaded = [_with_resources(lensrl.load_recipe(path), num_cpus=num_cpus, num_gpus=num_gpus) for path in recipes]
+    of_ray = {"--address": address, "--num-cpus": num_cpus, "--num-gpus": num_gpus}
+    given = next((option for option, value in of_ray.items() if value is not None), None)
+    if place is not Place.RAY and given is not None:
+        raise LensrlError(f"{given} is for a Ray cluster: add --engine ray")
     if slurm:
         folder = out if out is not None else recipes[0].with_suffix("")
+        if place is Place.RAY:
+            raise LensrlError("--slurm and --engine ray are two ways to use a cluster: leave one of them out")
         if (workers, devices, per_device) != (None, None, None):
             raise LensrlError("--slurm makes a task for each run: leave out --workers, --devices and --per-device")
         _slurm(recipes[0], loaded[0], folder, names, array_limit, options, submit=submit)
         return
-    engine = _engine(workers, devices, per_device)
+    engine = _on_ray(address, workers, devices, per_device) if place is Place.RAY else None
+    engine = engine or _engine(workers, devices, per_device)
     for path, recipe in zip(recipes, loaded, strict=True):
         make_study(recipe, out if out is not None else path.with_suffix(""), names, engine)
 
@@ -115,6 +145,18 @@ def _engine(workers: int | None, devices: str | None, per_device: int | None) ->
     if workers is None and not names:
         raise LensrlError("--per-device needs --devices 0,1,2,3: this machine shows no GPU")
     return Workers(workers if workers is not None else len(names) * (per_device or 1), names)
+
+
+def _on_ray(address: str | None, workers: int | None, devices: str | None, per_device: int | None) -> Engine:
+    """Return the engine on a Ray cluster, which gives out devices itself."""
+    from lensrl.train.on_ray import OnRay
+
+    if devices is not None or per_device is not None:
+        raise LensrlError(
+            f"{'--devices' if devices is not None else '--per-device'} is for processes on this machine: Ray gives the "
+            f"GPUs out, and --num-gpus 0.5 puts two workers on one"
+        )
+    return OnRay(address, workers)
 
 
 def _slurm(
@@ -151,6 +193,18 @@ def _slurm(
     if done.returncode:
         raise LensrlError(f"sbatch refused {script}: {done.stderr.strip() or done.stdout.strip()}")
     console.print(done.stdout.strip(), markup=False)
+
+
+def _with_resources(recipe: Recipe, **given: float | None) -> Recipe:
+    """Return the recipe with options in place of settings of its table `[engine]`."""
+    said = {name: value for name, value in given.items() if value is not None}
+    if not said:
+        return recipe
+    option = f"--{[*said][-1].replace('_', '-')}"
+    engine = parse_recipe(
+        {**recipe.model_dump(mode="json"), "engine": recipe.engine.model_dump() | said}, option
+    ).engine
+    return recipe.model_copy(update={"engine": engine})
 
 
 def make_study(recipe: Recipe, folder: Path, only: list[str] | None, engine: Engine | None = None) -> None:

@@ -185,7 +185,8 @@ class Gains:
             if times > UNEQUAL:
                 said.append(
                     f"Full RL varies between the {self.n_seeds} seeds {times:.1f} times as much as layers do "
-                    f"(variance). With so few seeds, 95 % intervals of C_l hold the truth in about 0.92 (two) or 0.93 (three)."
+                    "(variance). With so few seeds, 95 % intervals of C_l hold the truth in about 0.92 (two) or 0.93 "
+                    "(three)."
                 )
         certainty = float(full.value / full.error) if full.error > 0 else np.inf
         if certainty < BARELY:

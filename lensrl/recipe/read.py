@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from lensrl.errors import RecipeError, did_you_mean
 from lensrl.recipe.checkpoints import Checkpoint, CheckpointRun, ModelPlace
 from lensrl.recipe.sets import LayerSet
-from lensrl.recipe.settings import BenchmarkEvaluation, Evaluation, Prompt, Recipe, Rl, Store
+from lensrl.recipe.settings import BenchmarkEvaluation, Evaluation, Prompt, Recipe, Resources, Rl, Store
 from lensrl.recipe.task_tables import (
     OWN,
     TASKS,
@@ -105,7 +105,7 @@ def _first_mistake(error: ValidationError, data: Any) -> str:
 
 def _known_keys(data: Any) -> list[str]:
     task = TASKS.get(kind(data.get("task")) or "", OwnTask)
-    tables = {"prompt": Prompt, "rl": Rl, "evaluation": Evaluation, "store": Store}
+    tables = {"prompt": Prompt, "rl": Rl, "evaluation": Evaluation, "store": Store, "engine": Resources}
     tables |= {"task": task, "task.columns": Columns}
     tables |= {f"rl.{name}": table for name, table in Rl.algorithm_tables().items()}
     evaluation = data.get("evaluation")

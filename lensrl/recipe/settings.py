@@ -9,12 +9,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from lensrl.recipe.checkpoints import CheckpointRun
 from lensrl.recipe.sets import Layers, LayerSet
 from lensrl.recipe.table import Share, Table
 from lensrl.recipe.task_tables import CodeTask, HarnessTask, MathTask, Task, has_training
+
+
+def _whole_above_one(amount: float) -> float:
+    if amount > 1 and amount != round(amount):
+        raise ValueError("above 1 it must be a whole number; a share of one is below 1")
+    return amount
+
+
+Amount = Annotated[float, Field(ge=0), AfterValidator(_whole_above_one)]
 
 
 class Gigpo(Table):
@@ -263,6 +272,16 @@ class Store(Table):
     compression: Literal["none", "blosc2-zstd"] = "none"  # of deltas and activations; blosc2-zstd needs hdf5plugin
 
 
+class Resources(Table):
+    """Table `[engine]`: what a worker of a cluster gets (`lensrl.train.on_ray`).
+
+    It is no part of a study: the folder of the study does not keep it, and it may change between two commands.
+    """
+
+    num_cpus: Amount = 1.0  # CPUs of a worker; where it computes on the CPU, also its threads
+    num_gpus: Amount | None = None  # GPUs of a worker; 0.5: two workers share one; None: 1 where the cluster has GPUs
+
+
 class Recipe(Table):
     """The top level of a recipe file: one study.
 
@@ -304,6 +323,7 @@ class Recipe(Table):
     rl: Rl = Rl()  # table [rl]: training
     evaluation: Evaluation = Evaluation()  # table [evaluation]: scoring
     store: Store = Store()  # table [store]: contents of run files
+    engine: Resources = Field(default=Resources(), exclude=True)  # table [engine]: a worker of a cluster; not kept
 
     @model_validator(mode="before")
     @classmethod
