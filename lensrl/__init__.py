@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from lensrl.compare.activations import compare_activations, compare_layers
     from lensrl.compare.adapter import save_adapter
     from lensrl.compare.export import LoadedModel, graft, load_model, save_pretrained
+    from lensrl.compare.heads import compare_heads
     from lensrl.compare.models import compare_model_activations, compare_models
     from lensrl.compare.patching.additivity import additivity_table
+    from lensrl.compare.patching.control import random_grafts
     from lensrl.compare.patching.patch import patch
     from lensrl.compare.predictors import predictors
     from lensrl.compare.rivals import base_rivals
@@ -25,9 +27,11 @@ if TYPE_CHECKING:
     from lensrl.errors import LensrlError
     from lensrl.judge.agreement import StudyAgreement, agree
     from lensrl.judge.correlate import correlate_study
+    from lensrl.judge.overlap import overlaps, teams
     from lensrl.judge.verdict import Verdict, verdict
     from lensrl.recipe import load_recipe
     from lensrl.recipe.imported import import_recipe
+    from lensrl.show import plot
     from lensrl.show.page import write_report
     from lensrl.store.folder import runs
     from lensrl.store.run import Run, open_run
@@ -38,7 +42,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 
-_HOMES = {  # public name -> the module that defines it
+_HOMES = {  # public name -> the module that defines it, or the package that holds it as a module
     "LensrlError": "lensrl.errors",
     "LoadedModel": "lensrl.compare.export",
     "Run": "lensrl.store.run",
@@ -50,6 +54,7 @@ _HOMES = {  # public name -> the module that defines it
     "along_training": "lensrl.compare.weights",
     "base_rivals": "lensrl.compare.rivals",
     "compare_activations": "lensrl.compare.activations",
+    "compare_heads": "lensrl.compare.heads",
     "compare_layers": "lensrl.compare.activations",
     "compare_model_activations": "lensrl.compare.models",
     "compare_models": "lensrl.compare.models",
@@ -61,13 +66,17 @@ _HOMES = {  # public name -> the module that defines it
     "load_recipe": "lensrl.recipe",
     "open_run": "lensrl.store.run",
     "open_study": "lensrl.store.study",
+    "overlaps": "lensrl.judge.overlap",
     "patch": "lensrl.compare.patching.patch",
+    "plot": "lensrl.show",
     "predictors": "lensrl.compare.predictors",
+    "random_grafts": "lensrl.compare.patching.control",
     "read_contributions": "lensrl.store.table",
     "run_study": "lensrl.train.study",
     "runs": "lensrl.store.folder",
     "save_adapter": "lensrl.compare.adapter",
     "save_pretrained": "lensrl.compare.export",
+    "teams": "lensrl.judge.overlap",
     "verdict": "lensrl.judge.verdict",
     "verify": "lensrl.store.verify",
     "write_report": "lensrl.show.page",
@@ -85,6 +94,7 @@ __all__ = [
     "along_training",
     "base_rivals",
     "compare_activations",
+    "compare_heads",
     "compare_layers",
     "compare_model_activations",
     "compare_models",
@@ -96,13 +106,17 @@ __all__ = [
     "load_recipe",
     "open_run",
     "open_study",
+    "overlaps",
     "patch",
+    "plot",
     "predictors",
+    "random_grafts",
     "read_contributions",
     "run_study",
     "runs",
     "save_adapter",
     "save_pretrained",
+    "teams",
     "verdict",
     "verify",
     "write_report",
@@ -110,6 +124,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "plot":
+        return import_module(f"{_HOMES[name]}.{name}")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'lensrl' has no attribute {name!r}")

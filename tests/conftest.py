@@ -20,7 +20,7 @@ SMALL = Recipe.model_validate(
         "sets": {"ends": [0, 7]},
         "rl": Rl(steps=4, max_completion_tokens=5, learning_rate=2e-4),
         "evaluation": Evaluation(items=48, samples=2),
-        "store": Store(probe_items=4, snapshots=[0.5, 1.0]),
+        "store": Store(probe_items=6, snapshots=[0.5, 1.0]),
     }
 )
 

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import isnan
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import lensrl
+from lensrl.show.words import score_in_words
+from lensrl_cli.figure import FigureFile, FontSize, Title, Width, draw, look_of
 from lensrl_cli.output import (
+    ChosenLayers,
     Contributions,
     Csv,
-    FigureFile,
     Json,
+    Sort,
     StudyOrTable,
     bar,
+    chosen_rows,
     either,
     interval,
     note,
     number,
     print_json,
     print_table,
-    saved,
     write_csv,
 )
 
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BAR = "0      full RL"
+EACH = "each"
 
 
 def contribution(
@@ -38,14 +43,32 @@ def contribution(
     seed: Annotated[
         int | None, typer.Option("--seed", metavar="N", help="One training seed; by default all seeds together.")
     ] = None,
+    benchmark: Annotated[
+        str | None,
+        typer.Option("--benchmark", metavar="NAME", help="One benchmark, all, or each; by default the study's score."),
+    ] = None,
+    score: Annotated[
+        str, typer.Option("--score", metavar="KIND", help="mean, pass@K, vote, finished or right-given-finished.")
+    ] = "mean",
     *,
+    layer: ChosenLayers = None,
+    sort: Sort = None,
     json: Json = False,
     csv: Csv = None,
     figure: FigureFile = None,
+    width: Width = None,
+    title: Title = True,
+    font_size: FontSize = None,
 ) -> None:
     """Show the layer contribution C_l = (S_l - S_base) / (S_full - S_base) with 95 % intervals.
 
     If the recipe has sets of layers or other learning rates, tables of these contributions follow.
+
+    --benchmark NAME takes one benchmark in the place of the study's score; all takes every benchmark, those of further
+    tasks included; each shows one after another.
+
+    --score pass@4 is the chance that one of four samples is right, vote the most frequent answer. --score finished
+    counts a sample only where it ended below the token limit, and shows C_l beside it.
 
     --csv and --figure hold the single layers only.
 
@@ -54,25 +77,44 @@ def contribution(
     from lensrl.judge.profiles import contribution_warnings
 
     # From a study: layers, sets, learning rates. From a file: layers alone.
+    look = look_of(figure, width, font_size, title=title)
     given = either(study, contributions)
-    sets = rates = None
+    sets = rates = finished = None
+    left_out = False
     warnings: list[str] = []
     if contributions is None:
         with lensrl.open_study(given) as opened:
-            sets, rates = opened.set_contributions(seed), opened.rate_control(seed)
-            warnings = contribution_warnings(opened) if seed is None and opened.layers else []
-            table = opened.contributions(seed) if opened.layers or not len(sets) else sets.iloc[:0]
-            scores = opened.scores()
+            if benchmark == EACH:
+                _show_each(opened, seed, score, json=json, csv=csv, figure=figure)
+                return
+            own = benchmark is None and score == "mean"
+            sets = opened.set_contributions(seed, benchmark=benchmark, score=score)
+            rates = opened.rate_control(seed) if own else None
+            left_out = rates is None and bool(opened.recipe.learning_rates)
+            warnings = contribution_warnings(opened) if own and seed is None and opened.layers else []
+            table = sets.iloc[:0]
+            if opened.layers or not len(sets):
+                table = opened.contributions(seed, benchmark=benchmark, score=score)
+            scores = opened.scores(benchmark=benchmark, score=score)
             if seed is not None:
                 scores = scores[(scores["seed"] == seed) | (scores["run"] == "base")]
-            name = opened.name
+            name = opened.name if own else f"{opened.name}, {score_in_words(benchmark, score)}"
+            finished = opened.finished_contributions(seed, benchmark=benchmark) if score == "finished" else None
     else:
         if seed is not None:
             raise typer.BadParameter("--seed is for a STUDY: a table of contributions has no seeds")
+        if benchmark is not None or score != "mean":
+            raise typer.BadParameter("--benchmark and --score are for a STUDY: a table of contributions has no items")
         table, scores, name = lensrl.read_contributions(given), None, given.stem
+    whole = table
+    if layer is not None or sort is not None:
+        if "layer" not in table:
+            raise typer.BadParameter("--layer and --sort are for single layers: this study trains none")
+        table = chosen_rows(table, layer, sort)
     # The tables that are there, one below the other; then the files that were asked for.
     if json:
         parts = {"layers": table, "sets": sets, "rates": rates}
+        parts |= {"finished": finished} if finished is not None else {}
         print_json({part: [] if rows is None else rows.to_dict("records") for part, rows in parts.items()})
     elif scores is None:
         _show_table(name, table)
@@ -87,14 +129,19 @@ def contribution(
         if rates is not None and len(rates):
             note("")
             _show_rates(name, rates)
+        if left_out:
+            note("rates are chosen by the study's own score: see lensrl contribution without --benchmark and --score")
+        if finished is not None:
+            note("")
+            _show_finished(name, finished, scores)
     if csv is not None:
         write_csv(table, csv)
-    if figure is not None:
-        from lensrl.show.figures import contribution_figure, save_figure
-
-        drawn = {"status": "defined", "reason": ""} | {c: table[c] for c in ("status", "reason") if c in table}
-        save_figure(contribution_figure(table.assign(**drawn), f"{name}: layer contribution, 95 % intervals"), figure)
-        saved("figure", figure)
+    if contributions is None:
+        with lensrl.open_study(given) as opened:
+            draw(figure, lambda: lensrl.plot.contributions(opened, seed=seed, look=look))
+    else:
+        drawn = f"{name}: layer contribution, 95 % intervals"
+        draw(figure, lambda: lensrl.plot.contributions(whole, title=drawn, look=look))
 
 
 def _show_study(name: str, table: pd.DataFrame, scores: pd.DataFrame) -> None:
@@ -119,6 +166,58 @@ def _show_study(name: str, table: pd.DataFrame, scores: pd.DataFrame) -> None:
     first = table.sort_values("seeds", ascending=False).iloc[0]
     gain = f"{number()(first['denominator'])} ({interval(first['denominator_low'], first['denominator_high'], 3)})"
     note(f"base {number()(base)}, full RL {number()(full)}, gain {gain}; seeds {table['seeds'].max()}")
+
+
+def _show_each(
+    opened: lensrl.Study, seed: int | None, score: str, *, json: bool, csv: Path | None, figure: Path | None
+) -> None:
+    """Show the study's score, each benchmark, and all of them: a column for each, a row for each layer."""
+    if figure is not None:
+        raise typer.BadParameter("--figure draws one profile: give --benchmark NAME, or all")
+    table = opened.contributions_by_benchmark(seed, score=score)
+    if json:
+        print_json({"layers": table.to_dict("records")})
+    else:
+        benchmarks = dict.fromkeys(table["benchmark"])
+        heading = {name: f"{name}\nC_l" for name in benchmarks}
+        rows = []
+        for layer, part in table.groupby("layer"):
+            row = {"layer": str(layer)}
+            for found in part.to_dict("records"):
+                row[heading[found["benchmark"]]] = number(2)(found["contribution"])
+                row[f"{found['benchmark']}\n95 % interval"] = interval(found["low"], found["high"])
+            rows.append(row)
+        columns = {"layer": "right"} | dict.fromkeys([h for h in rows[0] if h != "layer"], "right")
+        print_table(f"Layer contribution by benchmark, {opened.name}, {score_in_words(None, score)}", columns, rows)
+        for (name, status, reason), part in table[table["status"] != "defined"].groupby(
+            ["benchmark", "status", "reason"], sort=False
+        ):
+            note(f"{name}, layer {', '.join(map(str, part['layer']))} {status}: {reason}", style="red")
+    if csv is not None:
+        write_csv(table, csv)
+
+
+def _show_finished(name: str, table: pd.DataFrame, scores: pd.DataFrame) -> None:
+    """Show C_l beside C_l of what ended, and the lengths of all runs."""
+    kinds = {"mean": "C_l", "finished": "finished and right", "right-given-finished": "right given finished"}
+    rows = []
+    for layer, part in table.groupby("layer"):
+        row = {"layer": str(layer)}
+        for found in part.to_dict("records"):
+            row[f"{kinds[found['score']]}\nC"] = number(2)(found["contribution"])
+            row[f"{kinds[found['score']]}\n95 % interval"] = interval(found["low"], found["high"])
+        rows.append(row)
+    columns = {"layer": "right"} | dict.fromkeys([h for h in rows[0] if h != "layer"], "right")
+    print_table("Is it length? C_l of completions that ended below the token limit", columns, rows)
+    note("")
+    lengths = [
+        {"run": row["run"], "seed": str(row["seed"]), "tokens": number(1)(row["length"]),
+         "truncated": number()(row["truncated"])}
+        for row in scores.to_dict("records")
+    ]  # fmt: skip
+    print_table("Length by run", {"run": "left", "seed": "right", "tokens": "right", "truncated": "right"}, lengths)
+    if not (scores["truncated"].fillna(0) > 0).any():
+        note("no completion was truncated: the three are the same by construction", style="dim")
 
 
 def _show_sets(name: str, table: pd.DataFrame) -> None:

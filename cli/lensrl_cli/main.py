@@ -23,6 +23,7 @@ VERBS = {
     "contribution": "Show the contribution C_l of each layer, with intervals.",
     "patch": "Put layers of one run into another; measure the recovery.",
     "correlate": "Correlate weight deltas and other predictors with C_l.",
+    "overlap": "Show whether single layers solve the same items.",
     "bottleneck": "Judge the middle-layer account, claim by claim.",
     "agree": "Compare the contribution profiles of several studies.",
     "deltas": "Show how training changed the weights.",

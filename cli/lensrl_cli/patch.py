@@ -10,9 +10,9 @@ import typer
 
 import lensrl
 from lensrl.show.words import METRIC_LABELS, SET_LABELS
+from lensrl_cli.figure import FigureFile, FontSize, Title, Width, draw, look_of
 from lensrl_cli.output import (
     Csv,
-    FigureFile,
     Json,
     find_study,
     interval,
@@ -20,13 +20,14 @@ from lensrl_cli.output import (
     number,
     print_json,
     print_table,
-    saved,
     write_csv,
 )
 from lensrl_cli.progress import progress_bars
 
 if TYPE_CHECKING:
     import pandas as pd
+
+LONG = 120  # seconds of sampling that are announced
 
 
 class What(StrEnum):
@@ -41,6 +42,16 @@ class Component(StrEnum):
     mlp = "mlp"
     head = "head"
     stream = "stream"
+
+
+class Metric(StrEnum):
+    score = "score"
+    logprob = "logprob"
+    both = "both"
+
+
+class Control(StrEnum):
+    random = "random"
 
 
 class Sets(StrEnum):
@@ -86,6 +97,17 @@ def patch(
         Sets,
         typer.Option("--sets", metavar="SETS", help="single, bottom (0 to l), top (l to last), pairs or together."),
     ] = Sets.single,
+    metric: Annotated[
+        Metric,
+        typer.Option("--metric", metavar="M", help="Of grafts: the sampled score, logprob (far faster), or both."),
+    ] = Metric.both,
+    control: Annotated[
+        Control | None,
+        typer.Option("--control", metavar="KIND", help="random: also graft random directions of each layer's norm."),
+    ] = None,
+    draws: Annotated[
+        int, typer.Option("--draws", metavar="N", min=1, help="Random directions of each layer, for --control.")
+    ] = 3,
     *,
     reverse: Annotated[
         bool, typer.Option("--reverse", help="Test necessity: put layers of the base into the RL model.")
@@ -96,6 +118,9 @@ def patch(
     json: Json = False,
     csv: Csv = None,
     figure: FigureFile = None,
+    width: Width = None,
+    title: Title = True,
+    font_size: FontSize = None,
 ) -> None:
     """Put layers of one run into another, one layer or a set at a time, and measure how much of the gain they recover.
 
@@ -109,17 +134,28 @@ def patch(
     """
     from lensrl.store.origin import texts_note
 
+    look = look_of(figure, width, font_size, title=title)
     with find_study(study) as opened:
         with progress_bars("patching", quiet=json) as on_progress:
             table = lensrl.patch(
                 opened, layers=layer, from_run=from_run, into_run=into_run, reverse=reverse,
-                what=what.value, component=component.value, sets=sets.value, seed=seed, on_progress=on_progress,
+                what=what.value, component=component.value, sets=sets.value, metric=metric.value, seed=seed,
+                on_progress=on_progress, on_estimate=_note_time,
             )  # fmt: skip
+            randoms = None
+            if control is not None:
+                randoms = lensrl.random_grafts(
+                    opened, layers=layer, from_run=into_run if reverse else from_run,
+                    into_run=from_run if reverse else into_run, seed=int(table.iloc[0]["seed"]), draws=draws,
+                    on_progress=on_progress,
+                )  # fmt: skip
         donor, into, used_seed = table.iloc[0][["from", "into", "seed"]]
-        title = f"{component.value} of {donor} into {into}, {opened.name}, seed {used_seed}"
-        title_of_sets = title + (f", {SET_LABELS[sets.value]}" if sets != Sets.single else "")
+        named = f"{component.value} of {donor} into {into}, {opened.name}, seed {used_seed}"
+        title_of_sets = named + (f", {SET_LABELS[sets.value]}" if sets != Sets.single else "")
         # The tables come first; below them, sentences on how to read this kind of patch.
-        if json:
+        if json and randoms is not None:
+            print_json({"patches": table.to_dict("records"), "random": randoms.to_dict("records")})
+        elif json:
             print_json(table.to_dict("records"))
         else:
             _show_kinds(title_of_sets, table)
@@ -128,20 +164,25 @@ def patch(
                     note(NOTES[asked])
             if on_texts := texts_note(opened.recipe):
                 note(f"{on_texts} A graft is measured by log p alone, without a score.")
+            if randoms is not None:
+                _show_random(table, randoms)
             _note_losses(table)
             _note_untrained(table, component)
             if sets == Sets.together or (sets == Sets.single and layer == "all"):
                 sums = lensrl.additivity_table(
                     opened, from_run=donor, into_run=into, seed=int(used_seed), component=component.value
                 )
-                _show_additivity(title, sums[sums["what"].isin(table["what"])])
-    if csv is not None:
-        write_csv(table, csv)
-    if figure is not None:
-        from lensrl.show.figures import patch_figure, save_figure
+                _show_additivity(named, sums[sums["what"].isin(table["what"])])
+        if csv is not None:
+            write_csv(table, csv)
+        draw(figure, lambda: lensrl.plot.patching_panels(opened, table, title=title_of_sets, look=look))
 
-        save_figure(patch_figure(table, title_of_sets), figure)
-        saved("figure", figure)
+
+def _note_time(seconds: float) -> None:
+    """Say on stderr how long the sampled scores take, where it is long."""
+    if seconds > LONG:
+        time = f"{seconds / 3600:.1f} hours" if seconds > 5400 else f"{seconds / 60:.0f} minutes"
+        typer.echo(f"sampled scores of the grafts: up to about {time}; --metric logprob leaves them out", err=True)
 
 
 def _show_kinds(title: str, table: pd.DataFrame) -> None:
@@ -175,6 +216,28 @@ def _show_kind(title: str, table: pd.DataFrame) -> None:
         for row in table.to_dict("records")
     ]
     print_table(title, columns | ({"C_l": "right"} if alone else {}), rows, keys=2 + bool(heads))
+
+
+def _show_random(table: pd.DataFrame, randoms: pd.DataFrame) -> None:
+    """Print the trained layer beside random directions of its norm."""
+    trained = table[
+        (table["what"] == "weights") & (table["metric"] == "reference_logprob") & (table["sets"] == "single")
+        & (table["component"] == "block")
+    ].set_index("layer")["recovery"]  # fmt: skip
+    rows = [
+        {
+            "layer": str(layer),
+            "trained": number(2)(trained.get(layer, float("nan"))),
+            "random, mean": number(2)(part["recovery"].mean()),
+            "least": number(2)(part["recovery"].min()),
+            "most": number(2)(part["recovery"].max()),
+        }
+        for layer, part in randoms.groupby("layer")
+    ]
+    columns = dict.fromkeys(("layer", "trained", "random, mean", "least", "most"), "right")
+    print_table("Recovery of log p(reference) by random directions of the layer's norm", columns, rows)
+    note(f"{randoms['draw'].nunique()} draws of each layer, with the norm of each parameter's delta; seeded, and not "
+         "stored", style="dim")  # fmt: skip
 
 
 def _note_losses(table: pd.DataFrame) -> None:

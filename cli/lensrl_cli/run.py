@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Collection
+import subprocess
+import sys
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 import lensrl
 from lensrl.errors import LensrlError
+from lensrl.recipe import parse_recipe
 from lensrl.recipe.task_tables import has_training
 from lensrl_cli.output import console, named_path
+from lensrl_cli.study_progress import StudyProgress
 
 if TYPE_CHECKING:
-    from lensrl import Run
     from lensrl.recipe import Recipe
-    from lensrl.recipe.runs import RunSpec
-    from lensrl.train.curve import TrainingCurve
+    from lensrl.train.engine import Engine
+
+
+class Place(Enum):
+    """The engines that the command line knows."""
+
+    HERE = "here"
+    RAY = "ray"
 
 
 def run(
@@ -38,17 +45,62 @@ def run(
         str | None,
         typer.Option("--only", metavar="RUNS", help="Make these runs alone: full-rl,layer-3, or layer-3.seed-1."),
     ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", metavar="N", min=1, help="Make N runs at once, each in a process.")
+    ] = None,
+    devices: Annotated[
+        str | None, typer.Option("--devices", metavar="LIST", help="The GPUs of the workers: 0,1,2,3.")
+    ] = None,
+    per_device: Annotated[
+        int | None, typer.Option("--per-device", metavar="N", min=1, help="Workers on each of --devices; by default 1.")
+    ] = None,
+    place: Annotated[Place, typer.Option("--engine", help="On this machine, or on a Ray cluster.")] = Place.HERE,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            "--address",
+            metavar="CLUSTER",
+            help="The Ray cluster: auto, or HOST:PORT; by default one that is started on this machine for the study.",
+        ),
+    ] = None,
+    num_cpus: Annotated[float | None, typer.Option("--num-cpus", help="CPUs of a worker on Ray.")] = None,
+    num_gpus: Annotated[
+        float | None,
+        typer.Option("--num-gpus", help="GPUs of a worker on Ray; 0.5: two workers share one."),
+    ] = None,
+    array_limit: Annotated[
+        int | None, typer.Option("--array-limit", metavar="N", min=1, help="Tasks of --slurm that run at once.")
+    ] = None,
+    *,
+    slurm: Annotated[
+        bool,
+        typer.Option("--slurm", help="Write a Slurm script, a task for each run; sbatch options after --."),
+    ] = False,
+    submit: Annotated[bool, typer.Option("--submit", help="Hand the script of --slurm to sbatch.")] = False,
 ) -> None:
     """Train, score and measure every run of a recipe: the base, full RL, each layer alone, sets of layers.
 
     Every run becomes one file with its scores, weight deltas and activations.
 
-    Several recipes are run one after the other. The same command in several shells shares the runs among them.
+    Several recipes are run one after the other. The same command in several shells shares the runs among them, and so
+    do the processes of --workers.
 
-    Ctrl-C stops the command at any time. The same command then continues with the missing runs.
+    Ctrl-C stops the command at any time. The same command then continues with the missing runs, and goes on inside a
+    run from its latest checkpoint (rl.checkpoint_every). SIGTERM writes a checkpoint first.
 
     Example: lensrl run runs/tiny.toml
+
+    On a cluster: lensrl run RECIPE --slurm --submit -- --gpus=1 --time=8:00:00
     """
+    options = [str(word) for word in recipes]
+    first = next((place for place, word in enumerate(options) if word.startswith("-")), len(options))
+    recipes, options = recipes[:first], options[first:]
+    if options and not slurm:
+        raise LensrlError(f"{options[0]} is an option of sbatch: it needs --slurm")
+    if not slurm and (submit or array_limit is not None):
+        raise LensrlError("--submit and --array-limit belong to --slurm")
+    if slurm and len(recipes) != 1:
+        raise LensrlError(f"--slurm makes the script of one recipe, and there are {len(recipes)}")
     if out is not None and len(recipes) > 1:
         raise LensrlError(f"--out {out} names one folder and there are {len(recipes)} recipes; leave it out")
     if only is not None and len(recipes) > 1:
@@ -62,13 +114,104 @@ def run(
     for path in (out, *(path.with_suffix("") for path in recipes if out is None)):
         if path is not None and path.is_file():
             raise LensrlError(f"{path} is a file and the study needs a folder: name one with --out DIR")
-    loaded = [lensrl.load_recipe(path) for path in recipes]
+    loaded = [_with_resources(lensrl.load_recipe(path), num_cpus=num_cpus, num_gpus=num_gpus) for path in recipes]
+    of_ray = {"--address": address, "--num-cpus": num_cpus, "--num-gpus": num_gpus}
+    given = next((option for option, value in of_ray.items() if value is not None), None)
+    if place is not Place.RAY and given is not None:
+        raise LensrlError(f"{given} is for a Ray cluster: add --engine ray")
+    if slurm:
+        folder = out if out is not None else recipes[0].with_suffix("")
+        if place is Place.RAY:
+            raise LensrlError("--slurm and --engine ray are two ways to use a cluster: leave one of them out")
+        if (workers, devices, per_device) != (None, None, None):
+            raise LensrlError("--slurm makes a task for each run: leave out --workers, --devices and --per-device")
+        _slurm(recipes[0], loaded[0], folder, names, array_limit, options, submit=submit)
+        return
+    engine = _on_ray(address, workers, devices, per_device) if place is Place.RAY else None
+    engine = engine or _engine(workers, devices, per_device)
     for path, recipe in zip(recipes, loaded, strict=True):
-        make_study(recipe, out if out is not None else path.with_suffix(""), names)
+        make_study(recipe, out if out is not None else path.with_suffix(""), names, engine)
 
 
-def make_study(recipe: Recipe, folder: Path, only: list[str] | None) -> None:
-    """Make the runs of a recipe that `folder` lacks, with a bar and a line for each. Ctrl-C ends with exit code 130."""
+def _engine(workers: int | None, devices: str | None, per_device: int | None) -> Engine | None:
+    """Return the engine that the options name; None for this process alone."""
+    if workers is None and devices is None and per_device is None:
+        return None
+    from lensrl.train.workers import Workers, visible_devices
+
+    names = [name.strip() for name in devices.split(",") if name.strip()] if devices is not None else visible_devices()
+    if workers is not None and per_device is not None:
+        raise LensrlError("--workers and --per-device both say how many: leave one of them out")
+    if workers is None and not names:
+        raise LensrlError("--per-device needs --devices 0,1,2,3: this machine shows no GPU")
+    return Workers(workers if workers is not None else len(names) * (per_device or 1), names)
+
+
+def _on_ray(address: str | None, workers: int | None, devices: str | None, per_device: int | None) -> Engine:
+    """Return the engine on a Ray cluster, which gives out devices itself."""
+    from lensrl.train.on_ray import OnRay
+
+    if devices is not None or per_device is not None:
+        raise LensrlError(
+            f"{'--devices' if devices is not None else '--per-device'} is for processes on this machine: Ray gives the "
+            f"GPUs out, and --num-gpus 0.5 puts two workers on one"
+        )
+    return OnRay(address, workers)
+
+
+def _slurm(
+    path: Path,
+    recipe: Recipe,
+    folder: Path,
+    only: list[str] | None,
+    limit: int | None,
+    options: list[str],
+    *,
+    submit: bool,
+) -> None:
+    """Write and print the Slurm script of the missing runs, and hand it to sbatch where asked."""
+    from lensrl.train.slurm import missing_runs, slurm_script
+
+    names = missing_runs(recipe, folder, only)
+    if not names:
+        console.print(f"all runs are in {folder}: there is nothing to submit")
+        return
+    study = ["run", str(path.absolute()), "--out", str(folder.absolute())]
+    command = [sys.executable, "-m", "lensrl_cli.main", *study]
+    text = slurm_script(command, folder, names, limit=limit, options=options)
+    folder.mkdir(parents=True, exist_ok=True)
+    script = folder / "slurm.sh"
+    script.write_text(text, encoding="utf-8")
+    typer.echo(text)
+    if not submit:
+        console.print(f"written to {script}; submit it with: sbatch {script}")
+        return
+    try:
+        done = subprocess.run(["sbatch", str(script)], capture_output=True, text=True)
+    except FileNotFoundError:
+        raise LensrlError(f"this machine has no sbatch; submit {script} where Slurm is") from None
+    if done.returncode:
+        raise LensrlError(f"sbatch refused {script}: {done.stderr.strip() or done.stdout.strip()}")
+    console.print(done.stdout.strip(), markup=False)
+
+
+def _with_resources(recipe: Recipe, **given: float | None) -> Recipe:
+    """Return the recipe with options in place of settings of its table `[engine]`."""
+    said = {name: value for name, value in given.items() if value is not None}
+    if not said:
+        return recipe
+    option = f"--{[*said][-1].replace('_', '-')}"
+    engine = parse_recipe(
+        {**recipe.model_dump(mode="json"), "engine": recipe.engine.model_dump() | said}, option
+    ).engine
+    return recipe.model_copy(update={"engine": engine})
+
+
+def make_study(recipe: Recipe, folder: Path, only: list[str] | None, engine: Engine | None = None) -> None:
+    """Make the runs of a recipe that `folder` lacks, with a bar and a line for each.
+
+    Ctrl-C ends with exit code 130, SIGTERM with 143.
+    """
     count = len(recipe.checkpoints)
     given = f"{count} run{'s' * (count > 1)} from checkpoints" if count else ""
     # Without layers and sets, and with full RL from a checkpoint, nothing is trained; nor without seeds or items.
@@ -77,16 +220,18 @@ def make_study(recipe: Recipe, folder: Path, only: list[str] | None) -> None:
     trained = "" if idle else f"{recipe.rl.algorithm}, {recipe.rl.budget}"
     what = ", ".join(filter(None, (recipe.model, recipe.task.name, trained, given)))
     console.print(f"study {folder}: {what}")
-    progress = _StudyProgress(recipe.rl.steps or 0, sets=recipe.sets)
-    before = signal.signal(signal.SIGINT, progress.interrupt)
+    progress = StudyProgress(recipe.rl.steps or 0, sets=recipe.sets)
+    before = {number: signal.signal(number, progress.interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        lensrl.run_study(recipe, folder, progress, only=only).close()
+        lensrl.run_study(recipe, folder, progress, only=only, engine=engine).close()
     except KeyboardInterrupt:
         progress.stop()
-        console.print("stopped; the same command continues with the missing runs")
-        raise typer.Exit(130) from None
+        by = " by SIGTERM" if progress.interrupted_by == signal.SIGTERM else ""
+        console.print(f"stopped{by}; the same command continues with the missing runs")
+        raise typer.Exit(128 + (progress.interrupted_by or signal.SIGINT)) from None
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         progress.stop()
     asked = "runs" if only is None else "runs of --only"
     console.print(
@@ -94,93 +239,3 @@ def make_study(recipe: Recipe, folder: Path, only: list[str] | None) -> None:
         if progress.made
         else f"all {progress.planned_runs} {asked} were done already in {folder}"
     )
-
-
-class _StudyProgress:
-    """Watch a study: one bar over the training steps of all runs, and one line for each finished run."""
-
-    def __init__(self, steps: int, *, sets: Collection[str]) -> None:
-        self.planned_runs = 0
-        self.made = 0
-        self._steps = steps  # of a run; 0 where the recipe counts epochs
-        self._sets = sets
-        self._missing = 0
-        self._base_was_there = False
-        self._interrupted = False
-        # The terminal prints ^C into this line. Both must fit into 80 columns, or the bar is not erased.
-        self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=14), TextColumn("{task.fields[state]}"),
-            TimeRemainingColumn(), TextColumn("left"), console=console, transient=True,
-            disable=not console.is_terminal,
-        )  # fmt: skip
-        self._task = self._bar.add_task("loading", state="")
-
-    def interrupt(self, *_: object) -> None:
-        """Handle Ctrl-C. The next event raises KeyboardInterrupt again: a library that is loading may swallow it."""
-        self._interrupted = True
-        raise KeyboardInterrupt
-
-    def stop(self) -> None:
-        """Erase the bar."""
-        if self._bar.live.is_started:  # stopping a bar that never started prints an empty line
-            self._bar.stop()
-
-    def planned(self, specs: list[RunSpec], missing: list[RunSpec]) -> None:
-        """Say how many runs are missing, and which layers the chosen sets contain, before training starts."""
-        self.planned_runs, self._missing = len(specs), len(missing)
-        if missing:
-            if len(missing) < len(specs):
-                console.print(f"{len(specs) - len(missing)} of {len(specs)} runs are done, {len(missing)} to go")
-            chosen = {spec.name: spec.trained for spec in missing if spec.name in self._sets}
-            for name, trained in chosen.items():  # the layers that words such as random-3 and top-3 chose
-                console.print(escape(f"{name}: {trained}"))
-            self._base_was_there = all(spec.name != "base" for spec in missing)
-            self._bar.update(self._task, total=max(1, sum(self._steps for spec in missing if spec.name != "base")))
-            self._bar.start()
-
-    def started(self, spec: RunSpec) -> None:
-        self._update(spec, 0, "loading" if spec.name == "base" or spec.checkpoint is not None else f"step 0{self._of}")
-
-    def stepped(self, spec: RunSpec, curve: TrainingCurve) -> None:
-        self._update(spec, 1, f"step {len(curve)}{self._of}  reward {curve.reward_mean[-1]:.3f}")
-
-    def scoring(self, spec: RunSpec) -> None:
-        self._update(spec, 0, "scoring")
-
-    def finished(self, spec: RunSpec, run: Run) -> None:
-        self._line(spec, run)
-        for line in run.missing_sites if spec.name == "base" else ():
-            console.print(escape(f"{run.base}: {line}"))
-
-    def made_elsewhere(self, spec: RunSpec, run: Run) -> None:
-        self._line(spec, run, "  made by another process")
-
-    def waiting(self, specs: list[RunSpec]) -> None:
-        """Every other run is there: say on which ones this process waits."""
-        names = ", ".join(f"{spec.name} seed {spec.seed}" if spec.name != "base" else "base" for spec in specs)
-        console.print(escape(f"waiting for other processes: {names}"))
-
-    def noted(self, line: str) -> None:
-        """Say what loading changed about the base model."""
-        console.print(escape(line))
-
-    @property
-    def _of(self) -> str:
-        return f"/{self._steps}" if self._steps else ""
-
-    def _line(self, spec: RunSpec, run: Run, who: str = "") -> None:
-        """A run has its file: one line, and the bar moves on."""
-        self.made += 1
-        # The base has no training steps. A run that ended early counts as complete.
-        total = self._steps * (self.made - (not self._base_was_there))
-        self._bar.update(self._task, completed=total)
-        seed = "" if spec.name == "base" else f"  seed {spec.seed}"
-        score = f"  score {run.score:.3f}" if run.has_scores else ""
-        trouble = "" if run.status == "completed" else f"  [red]{run.status}[/red]: {escape(run.reason)}"
-        console.print(f"{self.made:>3}/{self._missing}  {escape(spec.name)}{seed}{score}{trouble}{who}")
-
-    def _update(self, spec: RunSpec, advance: int, state: str) -> None:
-        if self._interrupted:
-            raise KeyboardInterrupt
-        description = f"run {self.made + 1}/{self._missing} {spec.name}"
-        self._bar.update(self._task, description=description, advance=advance, state=state)

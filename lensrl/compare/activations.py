@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float64, Int
+from jaxtyping import Bool, Float64, Int
 
 from lensrl.errors import LensrlError, did_you_mean
-from lensrl.measures.similarity import cka_interval, cka_map, linear_cka, mean_cosine, procrustes_distance, relative_l2
+from lensrl.measures.hsic import LEAST, Pairs
+from lensrl.measures.similarity import cka_interval, cka_map, mean_cosine, procrustes_distance, relative_l2
 from lensrl.recipe.runs import BASE, FULL
 from lensrl.store.run import Run
 from lensrl.store.study import Study
 
 SITE = "block_out"
-REPRESENTATION_COLUMNS = ["layer", "cka", "low", "high", "one_minus_cka", "procrustes", "relative_l2", "cosine"]
+REPRESENTATION_COLUMNS = [
+    "layer", "cka", "low", "high", "one_minus_cka", "procrustes", "relative_l2", "cosine", "cka_with_first"
+]  # fmt: skip
 
 
 def compare_activations(
@@ -26,7 +29,8 @@ def compare_activations(
     *,
     site: str = SITE,
     seed: int | None = None,
-    first_token: bool = True,
+    first_token: bool = False,
+    pairs: Pairs = "sequence",
 ) -> pd.DataFrame:
     """Compare the activations of two runs on the probe set: one row per layer of the model.
 
@@ -35,62 +39,100 @@ def compare_activations(
     - layer;
     - cka, low, high: debiased linear CKA with its 95 % interval over sequences; one_minus_cka: 1 - CKA;
     - procrustes: the orthogonal Procrustes distance;
-    - relative_l2, cosine: relative L2 distance and mean cosine of the same token in both runs.
+    - relative_l2, cosine: relative L2 distance and mean cosine of the same token in both runs;
+    - cka_with_first: CKA with the first token of every sequence.
 
     CKA ignores rotations of the feature space, and directions of large variance dominate it. relative_l2 and cosine
     compare coordinate by coordinate.
 
-    `site` is `block_out`, `attn_out` or `mlp_out`. `first_token=False` leaves out the first token of every sequence:
-    its activations often have a much larger norm than all other tokens. `seed=None`: see `lensrl.store.runs.Runs`.
+    `site` is `block_out`, `attn_out` or `mlp_out`. The first token of every sequence is left out: its activations often
+    have a much larger norm than all other tokens, and CKA then shows little else. `first_token=True` keeps it in all
+    columns. `pairs="sequence"` compares tokens of different sequences, which are independent, and `"token"` compares
+    all tokens, as other tools do (`lensrl.measures.similarity`). Intervals by sequence need five sequences, and are NaN
+    for four. `seed=None`: see `lensrl.store.runs.Runs`.
 
-    Raises LensrlError for a run without activations, and for two runs with different probe sets.
+    Raises LensrlError for a run without activations, for two runs with different probe sets, and for too few sequences.
     """
-    pair = _find_pair(study, one, other, seed=seed, site=site, first_token=first_token)
-    return representation_table(map(pair.at, range(study.n_layers)), pair.sequence)
+    pair = _find_pair(study, one, other, seed=seed, site=site, first_token=first_token, pairs=pairs)
+    whole = pair if first_token else _find_pair(study, one, other, seed=seed, site=site, first_token=True, pairs=pairs)
+    kept = np.isin(whole.tokens, pair.tokens)
+    return representation_table(map(whole.at, range(study.n_layers)), whole.sequence, kept, pairs=pairs)
 
 
 def representation_table(
-    layers: Iterable[tuple[np.ndarray, np.ndarray]], sequence: Int[np.ndarray, " token"]
+    layers: Iterable[tuple[np.ndarray, np.ndarray]],
+    sequence: Int[np.ndarray, " token"],
+    kept: Bool[np.ndarray, " token"],
+    *,
+    pairs: Pairs,
 ) -> pd.DataFrame:
     """Compare two models layer by layer: the table of `compare_activations`.
 
-    `layers` holds the activations of both models after each layer, each (token, feature). `sequence` names the sequence
-    of each token.
+    `layers` holds the activations of both models after each layer, each (token, feature), with first tokens. `sequence`
+    names the sequence of each token. `kept` marks the tokens that are compared in all columns but `cka_with_first`.
     """
     rows = []
-    for layer, (x, y) in enumerate(layers):
-        cka = cka_interval(x, y, sequence)
-        rows.append((layer, *cka, 1 - cka.value, procrustes_distance(x, y), relative_l2(x, y), mean_cosine(x, y)))
+    for layer, (whole_x, whole_y) in enumerate(layers):
+        x, y = (whole_x, whole_y) if kept.all() else (whole_x[kept], whole_y[kept])
+        cka = cka_interval(x, y, sequence[kept], pairs=pairs)
+        with_first = cka.value if kept.all() else _cka(whole_x, whole_y, sequence, pairs)
+        distances = procrustes_distance(x, y), relative_l2(x, y), mean_cosine(x, y)
+        rows.append((layer, *cka, 1 - cka.value, *distances, with_first))
     return pd.DataFrame(rows, columns=REPRESENTATION_COLUMNS)
 
 
 def compare_layers(
-    study: Study, one: str = BASE, other: str = FULL, *, site: str = SITE, seed: int | None = None
+    study: Study,
+    one: str = BASE,
+    other: str = FULL,
+    *,
+    site: str = SITE,
+    seed: int | None = None,
+    first_token: bool = False,
+    pairs: Pairs = "sequence",
 ) -> Float64[np.ndarray, "layer other_layer"]:
     """Return the debiased linear CKA of every layer of run `one` (rows) with every layer of run `other` (columns).
 
-    `seed=None`: see `lensrl.store.runs.Runs`. Raises as `compare_activations`.
+    `site`, `seed`, `first_token` and `pairs` are those of `compare_activations`. Raises as it does.
     """
-    pair = _find_pair(study, one, other, seed=seed, site=site)
+    pair = _find_pair(study, one, other, seed=seed, site=site, first_token=first_token, pairs=pairs)
     layers = [pair.at(layer) for layer in range(study.n_layers)]
-    return cka_map([x for x, _ in layers], [y for _, y in layers])
+    return cka_map([x for x, _ in layers], [y for _, y in layers], pair.sequence, pairs=pairs)
 
 
 def distances_to(
-    study: Study, target: str, runs: Sequence[str], *, seed: int, site: str = SITE
+    study: Study, target: str, runs: Sequence[str], *, seed: int, site: str = SITE, first_token: bool = False
 ) -> dict[str, Float64[np.ndarray, " layer"]]:
-    """Return 1 - CKA (debiased, linear) with the target run at every layer, by the name of the run.
+    """Return 1 - CKA with the target run at every layer, by the name of the run, as `compare_activations` has it.
 
-    A run without activations for this seed is left out. All runs are left out where the target has none.
+    A run without activations for this seed is left out. All runs are left out where the target has none. The distances
+    are NaN where the probe set has too few sequences.
     """
     found = {}
     for name in runs:
         both = [run for other in (name, target) for run in study.runs.of(other, seed).values()]
         if len(both) < 2 or not all(run.has_activations for run in both):
             continue
-        pair = _find_pair(study, name, target, seed=seed, site=site)
-        found[name] = np.array([1 - linear_cka(*pair.at(layer)) for layer in range(study.n_layers)])
+        pair = _find_pair(study, name, target, seed=seed, site=site, first_token=first_token, pairs="token")
+        enough = len(np.unique(pair.sequence)) >= LEAST
+        layers = range(study.n_layers)
+        distances = [1 - _cka(*pair.at(layer), pair.sequence, "sequence") if enough else np.nan for layer in layers]
+        found[name] = np.array(distances)
     return found
+
+
+def check_sequences(sequence: Int[np.ndarray, " token"], pairs: Pairs, what: str, advice: str) -> None:
+    """Raise LensrlError for an unknown `pairs`, and where tokens come from too few sequences to compare."""
+    if pairs not in get_args(Pairs):
+        raise LensrlError(f"pairs={pairs!r}: there is no such{did_you_mean(pairs, get_args(Pairs))}")
+    count, least = len(np.unique(sequence)), LEAST if pairs == "sequence" else 2
+    if count < least:
+        instead = "compare all tokens instead (--pairs token), or " if pairs == "sequence" else ""
+        raise LensrlError(f"{what} has {count} sequences to compare, and {least} are needed; {instead}{advice}")
+
+
+def _cka(x: np.ndarray, y: np.ndarray, sequence: Int[np.ndarray, " token"], pairs: Pairs) -> float:
+    return float(cka_map([x], [y], sequence, pairs=pairs)[0, 0])
 
 
 class _Pair(NamedTuple):
@@ -108,7 +150,9 @@ class _Pair(NamedTuple):
         return x, y
 
 
-def _find_pair(study: Study, one: str, other: str, *, seed: int | None, site: str, first_token: bool = True) -> _Pair:
+def _find_pair(
+    study: Study, one: str, other: str, *, seed: int | None, site: str, first_token: bool, pairs: Pairs
+) -> _Pair:
     """Find two runs and the tokens to compare. Raises LensrlError when they cannot be compared."""
     seed = study.runs.shared_seed(one, other, scored=True) if seed is None else seed
     a, b = (study.runs.find(name, seed) for name in (one, other))
@@ -119,4 +163,6 @@ def _find_pair(study: Study, one: str, other: str, *, seed: int | None, site: st
     if not probe.equals(b.probe):
         raise LensrlError(f"{a.path} and {b.path} were probed with different tokens: they cannot be compared")
     tokens = np.flatnonzero(probe["position"].to_numpy() >= (0 if first_token else 1))
-    return _Pair(a, b, site, tokens, probe["prompt"].to_numpy()[tokens])
+    sequence = probe["prompt"].to_numpy()[tokens]
+    check_sequences(sequence, pairs, str(a.path), "make a study with more store.probe_items")
+    return _Pair(a, b, site, tokens, sequence)

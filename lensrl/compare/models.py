@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from lensrl.compare.activations import SITE, representation_table
+from lensrl.compare.activations import SITE, check_sequences, representation_table
+from lensrl.compare.patching import OnProgress
 from lensrl.compare.precision import Kinds, add_precision, watch
 from lensrl.compare.weights import By, PartWeights, weight_table
 from lensrl.errors import LensrlError, did_you_mean
+from lensrl.measures.hsic import Pairs
 from lensrl.recipe import ModelPlace
 from lensrl.store.file.exact import same_bits
 from lensrl.tasks import Texts
@@ -24,7 +26,9 @@ if TYPE_CHECKING:
     from lensrl.models.pair import Pair
 
 
-def compare_models(base: Path | str, trained: Path | str, *, by: By = "parameter") -> pd.DataFrame:
+def compare_models(
+    base: Path | str, trained: Path | str, *, by: By = "parameter", on_progress: OnProgress | None = None
+) -> pd.DataFrame:
     """Measure how training changed the weights, from two model folders or hub names. Nothing is kept.
 
     `trained` may be a LoRA adapter of PEFT, which is merged into the base (`lensrl.models.adapter`).
@@ -41,11 +45,12 @@ def compare_models(base: Path | str, trained: Path | str, *, by: By = "parameter
 
     `table.attrs` has the same of the whole models: `base_dtype`, `trained_dtype`, `frobenius`, `rounding_norm`, and
     `changed_share`, the share of entries that changed; `base_rows`, `trained_rows` and `common_rows` of the
-    vocabulary, where they differ, else None; `left_out`, the tensors of a value head; and `merged`, the rank and scale
-    of a LoRA adapter that was merged, else None.
+    vocabulary, where they differ, else None; `left_out`, the tensors of a value head; `merged`, the rank and scale of a
+    LoRA adapter that was merged, else None; and `by_svd`, as in `compare_weights`.
 
-    The tensors are read from safetensors, for one layer at a time, or one part outside the layers. The measures of
-    the largest of these, often the embeddings, need several copies of it in float64. No tokenizer is needed.
+    The tensors are read from safetensors, for one layer at a time, or one part outside the layers. As many of these as
+    there are cores are in memory at once, in fp32. The largest, often the embeddings, needs three copies of itself: one
+    of each model, and one to rank its entries. No tokenizer is needed.
 
     Raises LensrlError where one of the two is no complete model, where they are different architectures, and for
     weights that are not finite.
@@ -53,12 +58,13 @@ def compare_models(base: Path | str, trained: Path | str, *, by: By = "parameter
     from lensrl.models.pair import open_pair
 
     pair, stored = open_pair(str(base), str(trained)), []
+    total = len({pair.blocks.part(name) for name in pair.names})
     kinds = Kinds(pair.base.dtypes, pair.trained.dtypes, exact=pair.trained.merged is not None)
-    table = weight_table(watch(_read_parts(pair), by, kinds, stored), by)
+    table = weight_table(watch(_read_parts(pair), by, kinds, stored), by, total, on_progress)
     kept = add_precision(table, by, stored)
     table["common_rows"] = pd.array([_common_rows(pair, row) for row in table.itertuples()], dtype="Int64")
     vocabulary = pair.trained.vocabulary
-    table.attrs = {
+    table.attrs |= {
         "base_dtype": pair.base.dtype,
         "trained_dtype": pair.trained.dtype,
         "frobenius": float(np.linalg.norm(table["frobenius"])),
@@ -79,15 +85,17 @@ def compare_model_activations(
     *,
     texts: Path | str | None = None,
     site: str = SITE,
-    first_token: bool = True,
+    first_token: bool = False,
+    pairs: Pairs = "sequence",
 ) -> pd.DataFrame:
     """Compare the activations of two models, folders or hub names, on the same texts. Nothing is kept.
 
     `texts` is a .txt file with a text a line or a .jsonl file with {"text": ...}; by default the texts of
-    `lensrl.tasks.texts.BUILT_IN`. The columns, `site` and `first_token` are those of `lensrl.compare_activations`.
+    `lensrl.tasks.texts.BUILT_IN`. The columns, `site`, `first_token` and `pairs` are those of
+    `lensrl.compare_activations`.
 
     Both models are in memory in fp32, one of them twice. The tokenizer is the base's. Raises LensrlError as
-    `compare_models`, for texts that cannot be read, and for models that TransformerLens does not know.
+    `compare_models`, for texts that are too few or cannot be read, and for models that TransformerLens does not know.
     """
     import torch
 
@@ -102,6 +110,9 @@ def compare_model_activations(
     items = Texts(None if texts is None else Path(texts)).items("test")
     loaded = load_base(str(base))
     check_positions(loaded.model, loaded.prompts, items)
+    probe = probe_set(loaded.prompts, items)
+    kept = probe.position >= (0 if first_token else 1)
+    check_sequences(probe.prompt[kept], pairs, "built-in texts" if texts is None else str(texts), "give more texts")
     # The trained model is the base with its weights in place of the base's: bridge and tokens are the same.
     other = str(trained)
     place = ModelPlace(model=find_source(other) if other.startswith("tiny:") else other)
@@ -114,19 +125,15 @@ def compare_model_activations(
     )
     if site not in x:
         raise LensrlError(f"{base} has no activations at {site!r} in some layers{did_you_mean(site, x)}")
-    probe = probe_set(loaded.prompts, items)
-    tokens = np.flatnonzero(probe.position >= (0 if first_token else 1))
-    return representation_table(
-        ((x[site][i][tokens], y[site][i][tokens]) for i in range(len(x[site]))), probe.prompt[tokens]
-    )
+    return representation_table(zip(x[site], y[site], strict=True), probe.prompt, kept, pairs=pairs)
 
 
 def _read_parts(pair: Pair) -> Iterator[PartWeights]:
-    """Read both models part by part, the layers first."""
+    """Read both models part by part, those outside the layers first: the embeddings are often the largest."""
     names: dict[int | str, list[str]] = {}
     for name in pair.names:
         names.setdefault(pair.blocks.part(name), []).append(name)
-    for part in sorted(names, key=lambda part: (isinstance(part, str), part)):
+    for part in sorted(names, key=lambda part: (isinstance(part, int), part)):
         components = {name: pair.blocks.component(name) or "" for name in names[part]}
         before, after = {}, {}
         for name in components:

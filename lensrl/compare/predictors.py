@@ -28,6 +28,8 @@ PREDICTORS = {
     "approach": "approach to full RL, by CKA",
     "sufficiency": "log p won, RL layer in base",
     "necessity": "log p lost, base layer in RL",
+    "length_change": "tokens per completion, over base",
+    "truncated_change": "truncated share, over base",
     "depth": "depth (layer index)",
     "distance_from_middle": "distance from the middle",
     **RIVALS,
@@ -58,6 +60,7 @@ def predictors(study: Study) -> pd.DataFrame:
         columns[f"{name}_single"] = np.array([single[layer].get((layer, column), np.nan) for layer in layers])
     # The representation and the grafts; then the rivals.
     columns |= _representation(study, layers) | _graft_recoveries(study, layers)
+    columns |= _lengths(study, layers)
     columns["depth"] = layers.astype(float)
     columns["distance_from_middle"] = np.abs(layers - (study.n_layers - 1) / 2)
     rivals = stored_rivals(study)
@@ -154,6 +157,16 @@ def _graft_rows(study: Study) -> pd.DataFrame:
         & (((rows["from"] == FULL) & (rows["into"] == BASE)) | ((rows["from"] == BASE) & (rows["into"] == FULL)))
     ]  # fmt: skip
     return rows.assign(share_of=share_of(rows))
+
+
+def _lengths(study: Study, layers: np.ndarray) -> dict[str, Float64[np.ndarray, " layer"]]:
+    """Return `length_change` and `truncated_change`: means of the layer alone minus those of the base, over seeds.
+
+    Where they explain C_l, the gain may be one of length: answers that end below the token limit.
+    """
+    table = study.scores().groupby("run")[["length", "truncated"]].mean()
+    change = (table - table.loc[BASE]).reindex([layer_run(layer) for layer in layers])
+    return {f"{name}_change": change[name].to_numpy(float) for name in ("length", "truncated")}
 
 
 def _layer_norms(study: Study, name: str) -> dict[tuple[int, str], float]:

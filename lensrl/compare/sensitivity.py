@@ -24,6 +24,7 @@ from contextlib import contextmanager
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float64
 from transformers import PreTrainedModel
 
 from lensrl.compare.patching import OnProgress
@@ -31,9 +32,18 @@ from lensrl.errors import LensrlError
 from lensrl.measures.score import item_weights, mean_score
 from lensrl.models.base import Base, load_base, pick_device
 from lensrl.models.blocks import Blocks, train_only
-from lensrl.models.evaluate import evaluate
+from lensrl.models.entry import entering, enters, recording, stream_batch
+from lensrl.models.evaluate import sampled_scores
 from lensrl.models.prompts import Prompts
-from lensrl.models.references import answer_mean, batches, reference_logprobs, references, teacher_batch, token_logprobs
+from lensrl.models.references import (
+    answer_batch,
+    answer_logprobs,
+    answer_mean,
+    batches,
+    references,
+    teacher_batch,
+    token_logprobs,
+)
 from lensrl.recipe import Recipe
 from lensrl.recipe.runs import BASE, FULL, layer_run
 from lensrl.store.file.deltas import frobenius
@@ -59,6 +69,43 @@ def bypass(model: PreTrainedModel, blocks: Blocks, layer: int) -> Iterator[None]
         yield
     finally:
         hook.remove()
+
+
+@torch.no_grad()
+def bypass_logprobs(
+    model: PreTrainedModel,
+    base: Base,
+    items: Sequence[Item],
+    *,
+    batch: int,
+    on_layer: OnProgress | None = None,
+) -> tuple[Float64[np.ndarray, " item"], Float64[np.ndarray, "layer item"]]:
+    """Return log p of each item's reference, in nats per token, by the whole model and without each block.
+
+    One pass for each batch of items records the streams, and the pass without block l starts at layer l
+    (`lensrl.models.entry`).
+    """
+    blocks, prompts = base.blocks, base.prompts
+    size = min(answer_batch(model, prompts, items, batch), stream_batch(model, base, items))
+    can_enter = enters(model, blocks, references(prompts, items[:size]).to(model.device))
+    whole: list[torch.Tensor] = []
+    without: list[list[torch.Tensor]] = [[] for _ in range(blocks.n_layers)]
+    for start in range(0, len(items), size):
+        teacher = references(prompts, items[start : start + size]).to(model.device)
+        with recording(model, blocks) as outputs:
+            whole.append(answer_logprobs(model, teacher))
+        for layer, values in enumerate(without):
+            with bypass(model, blocks, layer), entering(model, blocks, layer if can_enter else 0, outputs):
+                values.append(answer_logprobs(model, teacher))
+            if on_layer is not None:
+                on_layer(
+                    "bypass", start // size * blocks.n_layers + layer + 1, -(-len(items) // size) * blocks.n_layers
+                )
+    return _joined(whole), np.stack([_joined(values) for values in without])
+
+
+def _joined(chunks: Sequence[torch.Tensor]) -> Float64[np.ndarray, " item"]:
+    return torch.cat(list(chunks)).double().cpu().numpy()
 
 
 def metric_gradients(
@@ -144,22 +191,20 @@ def _bypass_costs(
         raise LensrlError(f"{study.path} samples no scores: its task is {recipe.task.name!r}; leave out sampled=True")
     benchmark = [item.benchmark for item in items]
 
-    def logprob() -> float:
-        values = reference_logprobs(model, base.prompts, items, batch=recipe.evaluation.batch)
-        return mean_score(values.astype(np.float64), benchmark)
-
-    whole = logprob()  # measured here, not read: a bypassed model runs on the same kernels, the study perhaps did not
+    # Measured here, not read: a bypassed model runs on the same kernels, the study perhaps did not.
+    whole, without = bypass_logprobs(model, base, items, batch=recipe.evaluation.batch, on_layer=on_progress)
     rows = []
     for layer in range(n_layers):
-        with bypass(model, base.blocks, layer):
-            lost = {"layer": layer, "bypass_logprob": whole - logprob(), "bypass_score": np.nan}
-            if sampled:
-                scores = evaluate(model, base.prompts, task, items, recipe).score
-                assert scores is not None  # checked above
-                lost["bypass_score"] = study[BASE].score - mean_score(scores.mean(axis=1, dtype=np.float64), benchmark)
+        cost = mean_score(whole, benchmark) - mean_score(without[layer], benchmark)
+        lost = {"layer": layer, "bypass_logprob": cost, "bypass_score": np.nan}
+        if sampled:
+            assert not isinstance(task, Texts)  # refused above
+            with bypass(model, base.blocks, layer):
+                scores = sampled_scores(model, base.prompts, task, items, recipe)
+            lost["bypass_score"] = study[BASE].score - mean_score(scores.astype(np.float64), benchmark)
+            if on_progress is not None:
+                on_progress("bypass, sampled", layer + 1, n_layers)
         rows.append(lost)
-        if on_progress is not None:
-            on_progress("bypass", layer + 1, n_layers)
     return pd.DataFrame(rows)
 
 

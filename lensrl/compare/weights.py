@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float32, Float64
 
+from lensrl.compare.patching import OnProgress
 from lensrl.compare.precision import Kinds, Stored, add_precision, watch
 from lensrl.errors import LensrlError
 from lensrl.measures.trajectory import directness, directness_null, gram, linearity, linearity_null
-from lensrl.measures.weights import SPECTRAL, DeltaMetrics, delta_metrics
+from lensrl.measures.weights import DeltaMetrics, SpectralMetrics, entry_metrics, join_metrics, spectral_metrics
 from lensrl.recipe.runs import BASE, FULL
 from lensrl.store.file.exact import add
 from lensrl.store.file.lazy import Deltas
@@ -24,11 +27,19 @@ if TYPE_CHECKING:
     from lensrl.models.base import Base  # torch, which `compare_weights` alone needs
 
 By = Literal["parameter", "component", "layer"]
+THREADS = min(8, os.cpu_count() or 1)
 WEIGHT_COLUMNS = ["parameter", "layer", "component", *DeltaMetrics._fields]
 TRAJECTORY_COLUMNS = ["layer", "snapshots", "linearity", "linearity_null", "directness", "directness_null"]
 
 
-def compare_weights(study: Study, run: str = FULL, *, by: By = "parameter", seed: int | None = None) -> pd.DataFrame:
+def compare_weights(
+    study: Study,
+    run: str = FULL,
+    *,
+    by: By = "parameter",
+    seed: int | None = None,
+    on_progress: OnProgress | None = None,
+) -> pd.DataFrame:
     """Measure how training changed the weights of a run. Columns: parameter, layer, component, and `DeltaMetrics`.
 
     `by` says what one row is:
@@ -39,7 +50,8 @@ def compare_weights(study: Study, run: str = FULL, *, by: By = "parameter", seed
 
     A component or layer is measured as one vector, all its weights laid end to end. The measures that need singular
     values (`lensrl.measures.weights.SPECTRAL`) are medians over its changed matrices. A part outside the layers has a
-    row of its own, with the name of the part as component.
+    row of its own, with the name of the part as component. `table.attrs["by_svd"]` names the parameters with a measure
+    that needed a full SVD: the Gram matrices, which serve elsewhere, would have lost it (`lensrl.measures.spectra`).
 
     Three columns follow: `base_dtype` and `trained_dtype`, the types in which the two are stored, and `rounding_norm`,
     the norm that rounding to them would give alone (`lensrl.compare.precision`). It is 0 for a run that was trained
@@ -54,7 +66,8 @@ def compare_weights(study: Study, run: str = FULL, *, by: By = "parameter", seed
     base = load_base(study.recipe.model)
     check_base(trained, base.name, base.fingerprint)
     stored: list[Stored] = []
-    table = weight_table(watch(_parts_of(trained, base), by, _kinds(trained, base), stored), by)
+    parts = watch(_parts_of(trained, base), by, _kinds(trained, base), stored)
+    table = weight_table(parts, by, len(trained.deltas), on_progress)
     add_precision(table, by, stored)
     return table
 
@@ -75,7 +88,7 @@ def _kinds(run: Run, base: Base) -> Kinds:
 def _parts_of(run: Run, base: Base) -> Iterator[PartWeights]:
     """Read the weights of each part that a run changed, before and after."""
     components = run.delta_norms().set_index("parameter")["component"]
-    for part in run.deltas:
+    for part in sorted(run.deltas, key=lambda part: isinstance(part, int)):  # the embeddings, often the largest, first
         before = {name: base.weights[name].numpy() for name in components.index if base.blocks.part(name) == part}
         after = before | {name: add(before[name], change) for name, change in run.deltas.exact(part).values()}
         yield PartWeights(part, {name: components[name] for name in before}, before, after)
@@ -90,26 +103,78 @@ class PartWeights(NamedTuple):
     after: Mapping[str, Float32[np.ndarray, "..."]]  # the very array of `before` where a parameter did not change
 
 
-def weight_table(parts: Iterable[PartWeights], by: By) -> pd.DataFrame:
-    """Measure the change of every part: the table of `compare_weights`. Only one part is in memory at a time."""
-    rows, whole = [], []
-    for part, components, before, after in parts:
-        # Measure every parameter of this part that changed.
-        layer = part if isinstance(part, int) else None
-        found = {name: delta_metrics(before[name], after[name]) for name in before if after[name] is not before[name]}
-        rows += [(name, layer, components[name], *metrics) for name, metrics in found.items()]
-        # Then the same of its components, or of the part as one group: one vector each.
-        groups = pd.Series([components[name] if by == "component" else "" for name in before], [*before])
-        for component, names in groups.groupby(groups, sort=False).groups.items():
-            moved = [name for name in names if name in found]
-            if by == "parameter" or not moved:
-                continue
-            joined = (np.concatenate([weights[name].ravel() for name in names]) for weights in (before, after))
-            medians = pd.DataFrame([found[name] for name in moved]).median().to_dict()
-            metrics = delta_metrics(*joined)._replace(**{name: medians[name] for name in SPECTRAL})
-            whole.append(("", layer, part if layer is None else component, *metrics))
-    table = pd.DataFrame(rows if by == "parameter" else whole, columns=WEIGHT_COLUMNS)
+def weight_table(
+    parts: Iterable[PartWeights], by: By, total: int = 0, on_progress: OnProgress | None = None
+) -> pd.DataFrame:
+    """Measure the change of every part: the table of `compare_weights`.
+
+    Parts are measured side by side, one on each core, and each is read when a core is free: give the largest first.
+    `table.attrs["by_svd"]` names the parameters with a measure that needed an SVD (`lensrl.measures.spectra`).
+    """
+    futures: list[Future[MeasuredPart]] = []
+    running: set[Future[MeasuredPart]] = set()
+    with ThreadPoolExecutor(THREADS) as pool:
+        for part in parts:
+            futures.append(pool.submit(_measure_part, part, by))
+            running.add(futures[-1])
+            del part  # the pool alone holds it until it is measured
+            if len(running) == THREADS:
+                running = _wait_for_one(running, len(futures), total, on_progress)
+        while running:
+            running = _wait_for_one(running, len(futures), total, on_progress)
+    measured = sorted((future.result() for future in futures), key=lambda one: (isinstance(one.part, str), one.part))
+    table = pd.DataFrame([row for one in measured for row in one.rows], columns=WEIGHT_COLUMNS)
+    table.attrs["by_svd"] = [name for one in measured for name in one.by_svd]
     return table.astype({"layer": "Int64"})
+
+
+class MeasuredPart(NamedTuple):
+    """The rows of one part, and the parameters with a measure that needed an SVD."""
+
+    part: int | str
+    rows: list[tuple]
+    by_svd: list[str]
+
+
+def _wait_for_one(
+    running: set[Future[MeasuredPart]], started: int, total: int, on_progress: OnProgress | None
+) -> set[Future[MeasuredPart]]:
+    """Wait until a part is measured, and return those that are not. Raises what measuring raised."""
+    done, left = wait(running, return_when=FIRST_COMPLETED)
+    for future in done:
+        future.result()
+    if on_progress is not None:
+        on_progress("parts", started - len(left), total)
+    return left
+
+
+def _measure_part(weights: PartWeights, by: By) -> MeasuredPart:
+    part, components, before, after = weights
+    layer = part if isinstance(part, int) else None
+    moved = [name for name in before if after[name] is not before[name]]
+    spectra = {name: spectral_metrics(before[name], after[name]) for name in moved}
+    by_svd = [name for name in moved if spectra[name].by_svd]
+    if by == "parameter":
+        found = {name: join_metrics(entry_metrics(before[name], after[name]), spectra[name]) for name in moved}
+        rows = [(name, layer, components[name], *metrics) for name, metrics in found.items()]
+        return MeasuredPart(part, rows, by_svd)
+    # The part as one group, or each of its components: one vector, and the medians over its changed matrices.
+    rows = []
+    groups = pd.Series([components[name] if by == "component" else "" for name in before], [*before])
+    for component, names in groups.groupby(groups, sort=False).groups.items():
+        changed = [name for name in names if name in moved]
+        if not changed:
+            continue
+        joined = (_end_to_end([values[name] for name in names]) for values in (before, after))
+        medians = pd.DataFrame([spectra[name][:-1] for name in changed]).median()
+        metrics = join_metrics(entry_metrics(*joined), SpectralMetrics(*medians, by_svd=()))
+        rows.append(("", layer, part if layer is None else component, *metrics))
+    return MeasuredPart(part, rows, by_svd)
+
+
+def _end_to_end(weights: Sequence[np.ndarray]) -> np.ndarray:
+    """Lay arrays end to end. A single array is not copied."""
+    return weights[0].ravel() if len(weights) == 1 else np.concatenate([values.ravel() for values in weights])
 
 
 def along_training(study: Study, run: str = FULL, *, seed: int | None = None) -> pd.DataFrame:

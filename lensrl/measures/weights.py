@@ -22,11 +22,16 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Float, Float32
 from scipy.linalg import subspace_angles
+
+from lensrl.measures.spectra import Matrix
 
 LEADING = 16  # leading singular vectors to compare; at most half of the matrix's singular vectors
 SUPPORT = 0.1  # share of entries that counts as the update's support, and as W's largest or smallest
+TOLERANCE = 1e-6  # relative error of a measure, above which Gram matrices give way to an SVD
+ANGLE = 1e-9  # the same for angles near 0, in radians
+ENTRIES = 2**16  # entries of a block that stays in a core's cache
 
 # Type -> binary digits of its significand, and the exponent of its smallest number.
 PRECISION = {"bfloat16": (8, -133), "float16": (11, -24)}
@@ -61,14 +66,31 @@ class DeltaMetrics(NamedTuple):
     overlap_smallest: float
 
 
-SPECTRAL = (
-    "spectral",
-    "stable_rank",
-    "effective_rank",
-    "spectral_shift",
-    "left_angle",
-    "right_angle",
-)  # NaN unless W is a matrix
+class EntryMetrics(NamedTuple):
+    """The measures that need no singular values, as in `DeltaMetrics`."""
+
+    frobenius: float
+    relative: float
+    weight_cosine: float
+    changed_share: float
+    changed_share_bf16: float
+    overlap_largest: float
+    overlap_smallest: float
+
+
+class SpectralMetrics(NamedTuple):
+    """The measures that need singular values, as in `DeltaMetrics`, and those of them that come from an SVD."""
+
+    spectral: float
+    stable_rank: float
+    effective_rank: float
+    spectral_shift: float
+    left_angle: float
+    right_angle: float
+    by_svd: tuple[str, ...]  # of `effective_rank` (with the two before it), `spectral_shift`, `angle`
+
+
+SPECTRAL = SpectralMetrics._fields[:-1]  # NaN unless W is a matrix
 
 
 def delta_metrics(before: Float[np.ndarray, "..."], after: Float[np.ndarray, "..."]) -> DeltaMetrics:
@@ -76,23 +98,61 @@ def delta_metrics(before: Float[np.ndarray, "..."], after: Float[np.ndarray, "..
 
     Raises ValueError for different shapes, or values that are not finite.
     """
+    return join_metrics(entry_metrics(before, after), spectral_metrics(before, after))
+
+
+def join_metrics(entries: EntryMetrics, spectra: SpectralMetrics) -> DeltaMetrics:
+    """Put the measures of entries and of singular values together."""
+    found = entries._asdict() | spectra._asdict()
+    return DeltaMetrics(**{name: found[name] for name in DeltaMetrics._fields})
+
+
+def entry_metrics(before: Float[np.ndarray, "..."], after: Float[np.ndarray, "..."]) -> EntryMetrics:
+    """Compute the measures that need no singular values. The arrays may have any shape.
+
+    Sums are in float64, over blocks of entries. Raises ValueError as `delta_metrics`.
+    """
     if before.shape != after.shape:
         raise ValueError(f"shapes differ: {before.shape} before, {after.shape} after")
-    w, changed = np.asarray(before, np.float64), np.asarray(after, np.float64)
-    if not (np.isfinite(w).all() and np.isfinite(changed).all()):
-        raise ValueError("a weight holds a NaN or an infinity")
-    delta = np.asarray(changed - w)
-    norm, weight_norm, changed_norm = (float(np.linalg.norm(array)) for array in (delta, w, changed))
+    old, new = before.reshape(-1), after.reshape(-1)
+    squares = np.zeros(4)  # <D, D>, <W, W>, <W', W'>, <W, W'>
+    changed = changed_bf16 = 0
+    for start in range(0, old.size, ENTRIES):
+        one, other = old[start : start + ENTRIES], new[start : start + ENTRIES]
+        w, w2 = np.asarray(one, np.float64), np.asarray(other, np.float64)
+        if not (np.isfinite(w).all() and np.isfinite(w2).all()):
+            raise ValueError("a weight holds a NaN or an infinity")
+        d = w2 - w
+        squares += d @ d, w @ w, w2 @ w2, w @ w2
+        changed += np.count_nonzero(one != other)
+        changed_bf16 += np.count_nonzero(round_to_bf16(one) != round_to_bf16(other))
+    norm, weight_norm, changed_norm = map(math.sqrt, squares[:3])
     lengths = weight_norm * changed_norm
-    return DeltaMetrics(
+    return EntryMetrics(
         frobenius=norm,
         relative=norm / weight_norm if weight_norm else math.nan,
-        **_spectrum_of_delta(delta),
-        weight_cosine=float(np.vdot(w, changed)) / lengths if lengths else math.nan,
-        changed_share=float(np.mean(before != after)),
-        changed_share_bf16=float(np.mean(round_to_bf16(before) != round_to_bf16(after))),
-        **_relation_to_weight(w, changed),
-        **_support_overlaps(w, delta),
+        weight_cosine=float(squares[3]) / lengths if lengths else math.nan,
+        changed_share=changed / old.size,
+        changed_share_bf16=changed_bf16 / old.size,
+        **_support_overlaps(old, new, moved=bool(changed > 0)),
+    )
+
+
+def spectral_metrics(before: Float[np.ndarray, "..."], after: Float[np.ndarray, "..."]) -> SpectralMetrics:
+    """Compute the measures that need singular values. All are NaN unless the weight is a matrix.
+
+    Singular values and spaces come from Gram matrices (`lensrl.measures.spectra`). A measure that this could change by
+    more than `TOLERANCE` of its value comes from an SVD, and `by_svd` names it.
+    """
+    if not _is_matrix(before):
+        return SpectralMetrics(*[math.nan] * 6, by_svd=())
+    w, changed = Matrix(before), Matrix(after)
+    spectral, stable_rank, effective_rank, ranks_by_svd = _spectrum_of_delta(Matrix(after, before))
+    shift, shift_by_svd = _spectral_shift(w, changed)
+    left, right, angles_by_svd = _angles(w, changed, min(LEADING, min(before.shape) // 2))
+    by_svd = {"effective_rank": ranks_by_svd, "spectral_shift": shift_by_svd, "angle": angles_by_svd}
+    return SpectralMetrics(
+        spectral, stable_rank, effective_rank, shift, left, right, by_svd=tuple(name for name in by_svd if by_svd[name])
     )
 
 
@@ -115,50 +175,104 @@ def rounding_norm(weights: Float[np.ndarray, "..."], dtype: str) -> float:
     if dtype not in PRECISION:
         return 0.0
     digits, smallest = PRECISION[dtype]
-    mantissa, exponent = np.frexp(np.asarray(weights, np.float32))
-    exponent = np.where(mantissa == 0, smallest, np.maximum(exponent - digits, smallest))
-    counts = np.bincount((exponent - smallest).ravel())  # few exponents occur: sum over them, in float64
-    spacing = np.ldexp(1.0, np.arange(len(counts)) + smallest)
+    # Few exponents occur: count them in the bits of fp32 (8 bits, biased by 126 here), and sum over them in float64.
+    flat, counts = np.asarray(weights, np.float32).reshape(-1), np.zeros(256)
+    for start in range(0, flat.size, ENTRIES):
+        bits = flat[start : start + ENTRIES].view(np.uint32)
+        counts += np.bincount((bits >> 23) & 0xFF, minlength=256)
+    spacing = np.ldexp(1.0, np.maximum(np.arange(256) - 126 - digits, smallest))
     return math.sqrt(float(np.sum(counts * spacing**2)) / 12)
 
 
-def _spectrum_of_delta(delta: Float64[np.ndarray, "..."]) -> dict[str, float]:
-    if not _is_matrix(delta):
-        return dict.fromkeys(("spectral", "stable_rank", "effective_rank"), math.nan)
-    s = np.linalg.svd(delta, compute_uv=False)
-    if s[0] == 0:
-        return {"spectral": 0.0, "stable_rank": math.nan, "effective_rank": math.nan}
-    p = s / s.sum()
+def _spectrum_of_delta(delta: Matrix) -> tuple[float, float, float, bool]:
+    """Return the spectral norm, the stable and the effective rank, and whether they come from an SVD."""
+    s, error = delta.singular_values()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p, q = s / s.sum(), np.maximum(s, error) / s.sum()
+        # The entropy changes by at most |d s_i| |log p_i + H| / sum(s) for each i.
+        uncertain = float(np.sum(error * (np.abs(np.log(q)) + np.log(len(s)) + 1)) / s.sum())
+    by_svd = not uncertain <= TOLERANCE
+    if by_svd:
+        s, _ = delta.singular_values(exact=True)
+        if s[0] == 0:
+            return 0.0, math.nan, math.nan, False
+        p = s / s.sum()
     entropy = -float(np.sum(p * np.log(p, out=np.zeros_like(p), where=p > 0)))
-    return {
-        "spectral": float(s[0]),
-        "stable_rank": float((s**2).sum() / s[0] ** 2),
-        "effective_rank": math.exp(entropy),
-    }
+    return float(s[0]), float(((s / s[0]) ** 2).sum()), math.exp(entropy), by_svd
 
 
-def _relation_to_weight(w: Float64[np.ndarray, "..."], changed: Float64[np.ndarray, "..."]) -> dict[str, float]:
-    if not _is_matrix(w):
-        return dict.fromkeys(("spectral_shift", "left_angle", "right_angle"), math.nan)
-    (u, s, v), (u2, s2, v2) = (np.linalg.svd(matrix, full_matrices=False) for matrix in (w, changed))
-    k = min(LEADING, len(s) // 2)
-    return {
-        "spectral_shift": float(np.linalg.norm(s2 - s) / np.linalg.norm(s)) if s.any() else math.nan,
-        "left_angle": math.degrees(subspace_angles(u[:, :k], u2[:, :k]).max()),
-        "right_angle": math.degrees(subspace_angles(v[:k].T, v2[:k].T).max()),
-    }
+def _spectral_shift(w: Matrix, changed: Matrix) -> tuple[float, bool]:
+    """Return || s(W') - s(W) ||_2 / || s(W) ||_2, and whether it comes from an SVD."""
+    (s, error), (s2, error2) = w.singular_values(), changed.singular_values()
+    shift, uncertain = float(np.linalg.norm(s2 - s)), float(np.linalg.norm(error + error2))
+    # An SVD has errors, too: it knows a shift that is nearly 0 no better than up to this.
+    known = 4 * np.finfo(np.float64).eps * math.sqrt(len(s)) * float(s[0])
+    by_svd = not uncertain <= max(TOLERANCE * shift, known)
+    if by_svd:
+        s, s2 = w.singular_values(exact=True).values, changed.singular_values(exact=True).values
+        unit = float(s[0]) or 1.0  # squares of tiny values would underflow
+        s, s2 = s / unit, s2 / unit
+        shift = float(np.linalg.norm(s2 - s))
+    return (shift / float(np.linalg.norm(s)) if s.any() else math.nan), by_svd
 
 
-def _support_overlaps(w: Float64[np.ndarray, "..."], delta: Float64[np.ndarray, "..."]) -> dict[str, float]:
-    count = round(SUPPORT * w.size)
-    if count == 0 or not delta.any():
+def _angles(w: Matrix, changed: Matrix, k: int) -> tuple[float, float, bool]:
+    """Return the largest principal angles of the leading left and right spaces, and whether they come from an SVD."""
+    one, other = w.leading(k), changed.leading(k)
+    uncertain = one.error + other.error
+    if math.isfinite(uncertain):
+        angles = [float(subspace_angles(*pair).max()) for pair in zip(one[:2], other[:2], strict=True)]
+        if uncertain <= max(TOLERANCE * min(angles), ANGLE):
+            return math.degrees(angles[0]), math.degrees(angles[1]), False
+    one, other = w.leading(k, exact=True), changed.leading(k, exact=True)
+    left, right = (float(subspace_angles(*pair).max()) for pair in zip(one[:2], other[:2], strict=True))
+    return math.degrees(left), math.degrees(right), True
+
+
+def _support_overlaps(old: Float[np.ndarray, " entry"], new: Float[np.ndarray, " entry"], *, moved: bool) -> dict:
+    """Return the shares of the update's support among W's largest and smallest entries.
+
+    Entries are ranked by |W| and by |D|, D rounded to the type of the weights. Where entries are tied at the border of
+    a set, as in weights of bfloat16, each of them belongs to the set with the share of them that fits into it. This is
+    the mean over all orders of the tied entries.
+    """
+    count = round(SUPPORT * old.size)
+    if count == 0 or not moved:
         return dict.fromkeys(("overlap_largest", "overlap_smallest"), math.nan)
-    support = np.argpartition(np.abs(delta), -count, axis=None)[-count:]
-    ordered = np.argpartition(np.abs(w), (count, w.size - count), axis=None)
-    return {
-        "overlap_largest": len(np.intersect1d(support, ordered[-count:])) / count,
-        "overlap_smallest": len(np.intersect1d(support, ordered[:count])) / count,
-    }
+    sizes = np.subtract(new, old)
+    np.abs(sizes, out=sizes)  # in place, as all that follows: one more copy of the weights is enough
+    support = _border(sizes, sizes.size - count)
+    np.abs(old, out=sizes)
+    smallest, largest = _border(sizes, count - 1), _border(sizes, sizes.size - count)
+    del sizes
+    # Members of two sets at once: entry by entry, in blocks.
+    above = np.zeros((2, 3, 3))  # (largest or smallest, place in the support, place in the set of |W|)
+    for start in range(0, old.size, ENTRIES):
+        w, d = np.abs(old[start : start + ENTRIES]), np.abs(new[start : start + ENTRIES] - old[start : start + ENTRIES])
+        moved_most = 3 * _places(d, support)
+        for number, places in enumerate((_places(w, largest), 2 - _places(w, smallest))):
+            above[number] += np.bincount(moved_most + places, minlength=9).reshape(3, 3)
+    shares = []
+    for table in above:
+        rows, columns = (_memberships(sums, count) for sums in (table.sum(1), table.sum(0)))
+        shares.append(float(rows @ table @ columns) / count)
+    return {"overlap_largest": shares[0], "overlap_smallest": shares[1]}
+
+
+def _border(sizes: Float[np.ndarray, " entry"], rank: int) -> float:
+    """Return the value at a rank in ascending order. Changes the order of `sizes`."""
+    sizes.partition(rank)
+    return float(sizes[rank])
+
+
+def _places(sizes: Float[np.ndarray, " entry"], border: float) -> np.ndarray:
+    """Return 0 below the border, 1 on it, 2 above it."""
+    return (sizes >= border).astype(np.int8) + (sizes > border)
+
+
+def _memberships(counts: np.ndarray, size: int) -> np.ndarray:
+    """Return the share of a set of `size` entries to which entries below, on and above its border belong."""
+    return np.array([0.0, (size - counts[2]) / counts[1], 1.0])
 
 
 def _is_matrix(array: np.ndarray) -> bool:

@@ -11,12 +11,13 @@ on one layer start from the same logits, whatever is frozen.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -28,9 +29,23 @@ def computes_in_bf16(model: PreTrainedModel) -> bool:
     return model.device.type == "cuda" or any(p.dtype == torch.bfloat16 for p in model.parameters())
 
 
-def autocast(model: PreTrainedModel) -> AbstractContextManager[Any]:
-    """Return the context in which a model is sampled and trained: bf16 compute where `computes_in_bf16`."""
-    return torch.autocast(model.device.type, torch.bfloat16, enabled=computes_in_bf16(model))
+@contextmanager
+def autocast(model: PreTrainedModel) -> Iterator[None]:
+    """Enter the context in which a model is sampled: bf16 compute where `computes_in_bf16`, and `any_shape`."""
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=computes_in_bf16(model)), any_shape():
+        yield
+
+
+@contextmanager
+def any_shape() -> Iterator[None]:
+    """Compute attention without cuDNN, which prepares a plan for every new shape.
+
+    In sampling, the keys grow with every token, so every shape is new. In training, the longest prompt and completion
+    differ from step to step. One H100, a random model of Qwen3's 0.6B shape, 128 rows: 75 ms a token with cuDNN's plans
+    and 28 to 30 ms without (runs/GPU.md). On a CPU nothing changes.
+    """
+    with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+        yield
 
 
 def is_exact(tensor: torch.Tensor) -> bool:

@@ -19,10 +19,10 @@ tokens of the tokenizer and of the model. A template that ends the assistant's t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 from jinja2 import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -32,10 +32,9 @@ from lensrl.models.generation import stop_tokens, token_ids, turn_ends
 from lensrl.recipe import Prompt
 from lensrl.tasks import Item, Split
 from lensrl.tasks.digest import digests_of, sha256_of
+from lensrl.tasks.tags import last_tagged, without_thoughts
 
 _SAID = "lensrl-stands-here"  # takes the place of an assistant's text where the text after it is wanted
-_THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
-_ACTION = re.compile(r"<action>(.*?)</action>", re.DOTALL)
 
 Messages = list[dict[str, str]]
 
@@ -125,12 +124,12 @@ class Prompts:
         """
         if not self.settings.chat:
             return turn.partition("\n")[0].strip()
-        said = _THOUGHT.sub("", self.said(turn))
-        marked = _ACTION.findall(said)
+        said = without_thoughts(self.said(turn))
+        marked = last_tagged(said, "action")
         lines = [line.strip() for line in said.split("\n") if line.strip()]
-        return marked[-1].strip() if marked else lines[-1] if lines else ""
+        return marked.strip() if marked is not None else lines[-1] if lines else ""
 
-    def digests(self, split: Split, items: Sequence[Item]) -> dict[str, str]:
+    def digests(self, split: Split | Literal["also"], items: Sequence[Item]) -> dict[str, str]:
         """Return the digests that a run keeps of the items of a split (`lensrl.tasks.digest`).
 
         In a chat, the entry `SPLIT prompts` covers the text that the model reads, so that another template is noticed.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 from transformers import PreTrainedModel
 
 from lensrl.errors import LensrlError
@@ -64,11 +66,30 @@ def reference_logprobs(
     """
     means: list[torch.Tensor] = []
     with torch.no_grad():
-        for chunk in batches(items, teacher_batch(prompts, items, batch)):
-            teacher = references(prompts, chunk).to(model.device)
-            logits = model(input_ids=teacher.ids, attention_mask=teacher.mask).logits
-            means.append(answer_mean(token_logprobs(logits, teacher.ids), teacher.answer).cpu())
+        for chunk in batches(items, answer_batch(model, prompts, items, batch)):
+            means.append(answer_logprobs(model, references(prompts, chunk).to(model.device)).cpu())
     return torch.cat(means).numpy()
+
+
+def answer_logprobs(model: PreTrainedModel, teacher: References) -> Float[torch.Tensor, " item"]:
+    """Return the mean log-probability of each reference answer, from one forward pass.
+
+    The logits of a vocabulary take far more memory than all else. They are computed only at positions that predict a
+    token of an answer, where the model can do so, and kept only there elsewhere.
+    """
+    kept = teacher.answer.any(0).nonzero().squeeze(-1)
+    if keeps_logits(type(model)):
+        logits = model(input_ids=teacher.ids, attention_mask=teacher.mask, use_cache=False, logits_to_keep=kept).logits
+    else:
+        logits = model(input_ids=teacher.ids, attention_mask=teacher.mask, use_cache=False).logits[:, kept]
+    targets = teacher.ids[:, kept + 1, None]
+    return answer_mean(logits.log_softmax(-1).gather(-1, targets).squeeze(-1), teacher.answer[:, kept])
+
+
+@cache
+def keeps_logits(kind: type[PreTrainedModel]) -> bool:
+    """Return whether a class of models can compute logits at chosen positions alone."""
+    return "logits_to_keep" in inspect.signature(kind.forward).parameters
 
 
 def check_positions(model: PreTrainedModel, prompts: Prompts, items: Sequence[Item]) -> None:
@@ -81,8 +102,15 @@ def check_positions(model: PreTrainedModel, prompts: Prompts, items: Sequence[It
         )
 
 
+def answer_batch(model: PreTrainedModel, prompts: Prompts, items: Sequence[Item], batch: int) -> int:
+    """Return the items per forward pass of `answer_logprobs`: `batch`, or fewer, for logits within LOGITS numbers."""
+    answer = references(prompts, items).answer
+    width = int(answer.any(0).sum()) if keeps_logits(type(model)) else answer.shape[1] + 1
+    return max(1, min(batch, LOGITS // (width * model.config.get_text_config().vocab_size)))
+
+
 def teacher_batch(prompts: Prompts, items: Sequence[Item], batch: int) -> int:
-    """Return the number of items per forward pass: `batch`, or fewer, so that the logits stay within LOGITS numbers."""
+    """Return the items per forward pass with logits at all positions: `batch`, or fewer, for LOGITS numbers."""
     width = references(prompts, items).ids.shape[1]
     return max(1, min(batch, LOGITS // (width * len(prompts.tokenizer))))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -24,6 +24,7 @@ CARRIED = (
 PIECE = 16  # tokens after which rows that have ended are left out
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """Completes prompts with one model."""
 

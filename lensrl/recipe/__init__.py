@@ -7,8 +7,8 @@ asks for. This package loads no model and no task.
 
 from lensrl.recipe.checkpoints import Checkpoint, CheckpointRun, ModelPlace
 from lensrl.recipe.read import load_recipe, parse_kept_recipe, parse_recipe, read_kept_recipe
-from lensrl.recipe.sets import Chosen, Layers, LayerSet, Trained
-from lensrl.recipe.settings import Evaluation, Gigpo, Prompt, Recipe, Rl, Store
+from lensrl.recipe.sets import Chosen, Layers, LayerSet, Lora, Trained
+from lensrl.recipe.settings import Also, BenchmarkEvaluation, Evaluation, Gigpo, Prompt, Recipe, Rl, Store
 from lensrl.recipe.task_tables import (
     ArithmeticTask,
     CodeTask,
@@ -28,7 +28,9 @@ from lensrl.recipe.task_tables import (
 )
 
 __all__ = [
+    "Also",
     "ArithmeticTask",
+    "BenchmarkEvaluation",
     "Checkpoint",
     "CheckpointRun",
     "Chosen",
@@ -43,6 +45,7 @@ __all__ = [
     "HarnessTask",
     "LayerSet",
     "Layers",
+    "Lora",
     "MathTask",
     "ModelPlace",
     "OwnTask",

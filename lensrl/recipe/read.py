@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from lensrl.errors import RecipeError, did_you_mean
 from lensrl.recipe.checkpoints import Checkpoint, CheckpointRun, ModelPlace
 from lensrl.recipe.sets import LayerSet
-from lensrl.recipe.settings import Evaluation, Prompt, Recipe, Rl, Store
+from lensrl.recipe.settings import BenchmarkEvaluation, Evaluation, Prompt, Recipe, Resources, Rl, Store
 from lensrl.recipe.task_tables import (
     OWN,
     TASKS,
@@ -88,6 +88,7 @@ def _first_mistake(error: ValidationError, data: Any) -> str:
     # pydantic puts the tags of unions into the path: task.train becomes ("task", "math", "train", "path")
     tags = {*TASKS, OWN, "path", Dataset.__name__, "int", "str", "list[int]", "[key]"}
     key = ".".join(str(part) for part in first["loc"] if part not in tags)
+    key = key.replace("evaluation.benchmarks.", "evaluation.", 1)
     key = re.sub(r"^(checkpoints\..+)\.seeds\.(\d+)", r"\1.seed-\2", key)
     if first["type"] == "extra_forbidden":
         return f"unknown key {key!r}{did_you_mean(key, _known_keys(data))}"
@@ -104,9 +105,16 @@ def _first_mistake(error: ValidationError, data: Any) -> str:
 
 def _known_keys(data: Any) -> list[str]:
     task = TASKS.get(kind(data.get("task")) or "", OwnTask)
-    tables = {"prompt": Prompt, "rl": Rl, "evaluation": Evaluation, "store": Store}
+    tables = {"prompt": Prompt, "rl": Rl, "evaluation": Evaluation, "store": Store, "engine": Resources}
     tables |= {"task": task, "task.columns": Columns}
     tables |= {f"rl.{name}": table for name, table in Rl.algorithm_tables().items()}
+    evaluation = data.get("evaluation")
+    named = (
+        {f"evaluation.{name}" for name, table in evaluation.items() if isinstance(table, dict)}
+        if isinstance(evaluation, dict)
+        else ()
+    )
+    tables |= dict.fromkeys(named, BenchmarkEvaluation)
     sets = data.get("sets")
     tables |= {f"sets.{name}": LayerSet for name in (sets if isinstance(sets, dict) else ())}
     nested: list[str] = []
@@ -125,6 +133,7 @@ def resolve_recipe(recipe: Recipe, folder: Path) -> Recipe:
     """
     changes: dict[str, Any] = {
         "task": _resolve_task(recipe.task, folder),
+        "also": [also.model_copy(update={"task": _resolve_task(also.task, folder)}) for also in recipe.also],
         "sets": {name: _resolve_set(layer_set, folder) for name, layer_set in recipe.sets.items()},
         "checkpoints": {name: _resolve_run(run, folder) for name, run in recipe.checkpoints.items()},
         "model": _resolve_model(recipe.model, folder),

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from lensrl.errors import LensrlError, did_you_mean
 from lensrl.recipe.checkpoints import Checkpoint, CheckpointRun, Outside
 from lensrl.recipe.layers import choose_layers, parse_layers, spell_layers
-from lensrl.recipe.sets import Chosen, LayerSet, Trained
+from lensrl.recipe.sets import Chosen, LayerSet, Lora, Trained
 from lensrl.recipe.settings import Recipe
 from lensrl.recipe.task_tables import has_training
 
@@ -27,7 +27,8 @@ class RunSpec:
 
     `name` and `seed` identify it. `layers` are the trained layers: None for all parameters, empty for the base.
     `component` is the trained part of these layers. The learning rate of the layers in `boost` is `factor` times the
-    run's. `learning_rate` is the run's learning rate where it is not the recipe's; None takes the recipe's.
+    run's. `lora` is the adapter that is trained in the place of the layers' weights. `learning_rate` is the run's
+    learning rate where it is not the recipe's; None takes the recipe's.
 
     `checkpoint` is the model that takes the place of training; None trains the run. In this model, the parts in `allow`
     may have moved beside the layers. Runs that differ in these two alone are equal: they have one name and one file.
@@ -40,6 +41,7 @@ class RunSpec:
     boost: tuple[int, ...] = ()
     factor: float = 1.0
     learning_rate: float | None = None
+    lora: Lora | None = None
     checkpoint: Checkpoint | None = field(default=None, compare=False)
     allow: tuple[Outside, ...] = field(default=(), compare=False)
 
@@ -49,6 +51,7 @@ class RunSpec:
         if self.layers == ():
             return "nothing"
         part = {"block": "", "attn": "attention of ", "mlp": "MLP of "}[self.component]
+        part = part if self.lora is None else f"LoRA of rank {self.lora.rank} in "
         text = "all parameters" if self.layers is None else f"{part}{_spell(self.layers)}"
         return text + (f", {_spell(self.boost)} at {self.factor:g} x the learning rate" if self.boost else "")
 
@@ -142,6 +145,7 @@ def set_run(name: str, layer_set: LayerSet, n_layers: int, seed: int = 0) -> Run
         component=layer_set.component,
         boost=tuple(chosen.boost),
         factor=layer_set.factor or 1.0,
+        lora=layer_set.lora,
     )
 
 

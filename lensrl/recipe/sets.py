@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import PositiveFloat, model_validator
+from pydantic import PositiveFloat, PositiveInt, model_validator
 
 from lensrl.errors import LensrlError
 from lensrl.recipe.layers import RANKED, WHOLE, read_word
@@ -27,6 +27,23 @@ class Chosen(Table):
     items: Literal["all", "other half"] = "all"  # items that the choice did not use
 
 
+class Lora(Table):
+    """LoRA in the place of the weights themselves: W + (alpha / rank) B A, of the linear maps in the layers of a set.
+
+    A control: it has few trained parameters too, spread over many layers. With PEFT's defaults, B begins at 0. LoRA
+    learns slowly at a small learning rate: `boost` and `factor` of the set raise it.
+    """
+
+    rank: PositiveInt  # required: rows of A
+    alpha: PositiveFloat | None = None  # scale; None: 2 x rank
+    targets: tuple[str, ...] | None = None  # last names of the linear maps, as "q_proj"; None: all in the layers
+
+    @property
+    def scale(self) -> float:
+        """The value of alpha."""
+        return self.alpha or 2.0 * self.rank
+
+
 class LayerSet(Table):
     """Layers that one run trains together. A value that is not a table is its `layers`: `sets.ends = [0, 7]`.
 
@@ -40,11 +57,14 @@ class LayerSet(Table):
     `boost` names layers in the same words. Their learning rate is `factor` times the rate of the other layers. Weight
     decay, if any, is part of a step and grows with it.
 
+    `lora = { rank = 8 }` trains a LoRA adapter of the layers, and keeps it merged.
+
     A choice from a profile is made once, when the study is planned, and kept in `chosen`: see `lensrl.train.choose`.
     """
 
     layers: Layers  # required: the layers that the run trains
     component: Trained = "block"  # trained part of these layers
+    lora: Lora | None = None  # LoRA of the layers in the place of their weights; needs pip install 'lensrl[peft]'
     profile: Path | None = None  # for top-K, bottom-K: a finished study's folder, or a CSV with layer and contribution
     boost: Layers | None = None  # layers with another learning rate; None: no such layers
     factor: PositiveFloat | None = None  # learning rate of the boosted layers, in multiples of the run's
@@ -67,6 +87,8 @@ class LayerSet(Table):
             raise ValueError("boost and factor go together: boost = '0-2', factor = 5.0")
         if self.component != "block" and self.layers == WHOLE:
             raise ValueError(f"component = {self.component!r} is a part of layers: layers = 'all', not 'full'")
+        if self.lora is not None and (self.layers == WHOLE or self.component != "block"):
+            raise ValueError("lora is of layers: layers = 'all', not 'full', and targets in the place of component")
         if self.profile is None and ranked:
             raise ValueError(f"{ranked[0]!r} is chosen by contribution: add profile = 'FOLDER', a finished study")
         if self.profile is not None and not ranked:

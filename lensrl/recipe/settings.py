@@ -9,12 +9,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from lensrl.recipe.checkpoints import CheckpointRun
 from lensrl.recipe.sets import Layers, LayerSet
 from lensrl.recipe.table import Share, Table
 from lensrl.recipe.task_tables import CodeTask, HarnessTask, MathTask, Task, has_training
+
+
+def _whole_above_one(amount: float) -> float:
+    if amount > 1 and amount != round(amount):
+        raise ValueError("above 1 it must be a whole number; a share of one is below 1")
+    return amount
+
+
+Amount = Annotated[float, Field(ge=0), AfterValidator(_whole_above_one)]
 
 
 class Gigpo(Table):
@@ -64,6 +73,11 @@ class Rl(Table):
     takes 2 bytes a weight instead of 4, and computes in bf16 on every device, full RL included. It needs a base whose
     matrices are bf16 numbers, so that nothing is rounded. None means bfloat16 on a GPU with such a base, else float32.
 
+    `checkpoint_every` says how often the state of training is kept on disk, beside the study's files, until the run is
+    complete. A run that was stopped or killed goes on from there (`lensrl.train.resume`). The state takes 12 bytes for
+    each trained weight, and twice as much while it is replaced. No result depends on this setting, so it may differ
+    between two runs of a study.
+
     A table with the name of an algorithm (`rl.gigpo`) holds settings of this algorithm alone.
     """
 
@@ -90,6 +104,7 @@ class Rl(Table):
     micro_batch: PositiveInt | None = None  # completions per backward pass; None: all of an update at once
     rollout_batch: PositiveInt | None = None  # completions (or episodes) sampled at once; None: all of a step at once
     gradient_checkpointing: bool = False
+    checkpoint_every: PositiveInt | None = None  # steps between two states kept to go on from; None: 15 minutes
     frozen_dtype: Literal["float32", "bfloat16"] | None = None  # of frozen weights; None: by device and base, see above
 
     @classmethod
@@ -182,11 +197,25 @@ class Prompt(Table):
         return self
 
 
+class BenchmarkEvaluation(Table):
+    """Table `[evaluation.NAME]`: how one benchmark is scored. A setting that is left out is that of `[evaluation]`."""
+
+    items: PositiveInt | None = None
+    samples: PositiveInt | None = None
+    temperature: Annotated[float, Field(ge=0)] | None = None
+    top_p: Share | None = None
+    top_k: Annotated[int, Field(ge=0)] | None = None
+    max_completion_tokens: PositiveInt | None = None
+
+
 class Evaluation(Table):
     """Table `[evaluation]`: how every run is scored.
 
     All runs are scored on the same held-out items with the same sampling settings. The sampling defaults of the model
     are not used.
+
+    A table with the name of a benchmark has the settings of this benchmark: `[evaluation.amc]` with `samples = 32`. The
+    benchmark may be one of the task, or one of `also`.
     """
 
     items: PositiveInt = 256  # items per benchmark: the first ones, or all if the benchmark is smaller
@@ -197,6 +226,42 @@ class Evaluation(Table):
     max_completion_tokens: PositiveInt | None = None  # of an answer, or of each turn; None: rl.max_completion_tokens
     batch: PositiveInt = 128  # completions generated at once; their keys and values are held in memory
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 0  # of the sampler, the same for every run
+    benchmarks: dict[str, BenchmarkEvaluation] = {}  # tables with the names of benchmarks: [evaluation.amc]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tables_are_benchmarks(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        own = {name: table for name, table in given.items() if isinstance(table, dict) and name != "benchmarks"}
+        rest = {name: value for name, value in given.items() if name not in own}
+        return rest | {"benchmarks": given.get("benchmarks", {}) | own} if own else given
+
+    def of(self, benchmark: str) -> Evaluation:
+        """Return the settings with which a benchmark is scored."""
+        own = self.benchmarks.get(benchmark, BenchmarkEvaluation()).model_dump(exclude_none=True)
+        return self.model_copy(update=own | {"benchmarks": {}})
+
+
+class Also(Table):
+    """A table `[[also]]`: a further task on which every run is scored, beside the task that trains.
+
+    Its benchmarks do not count in the study's score, and so not in C_l: `lensrl contribution --benchmark NAME` and
+    `--benchmark all` show them. Its training items are not used.
+    """
+
+    task: Task  # required: the table of a task, or only its name
+
+    @field_validator("task", mode="before")
+    @classmethod
+    def _task_by_name(cls, task: Any) -> Any:
+        return {"name": task} if isinstance(task, str) else task
+
+    @model_validator(mode="after")
+    def _is_sampled(self) -> Also:
+        if self.task.name in ("texts", "harness"):
+            raise ValueError(f"task {self.task.name!r} samples no scores; a further task is one that is scored here")
+        return self
 
 
 class Store(Table):
@@ -205,6 +270,16 @@ class Store(Table):
     probe_items: PositiveInt = 32  # number of held-out items whose prompts and references form the probe set
     snapshots: list[Share] = []  # shares of all steps after which deltas are also kept: [0.25, 0.5, 1.0]
     compression: Literal["none", "blosc2-zstd"] = "none"  # of deltas and activations; blosc2-zstd needs hdf5plugin
+
+
+class Resources(Table):
+    """Table `[engine]`: what a worker of a cluster gets (`lensrl.train.on_ray`).
+
+    It is no part of a study: the folder of the study does not keep it, and it may change between two commands.
+    """
+
+    num_cpus: Amount = 1.0  # CPUs of a worker; where it computes on the CPU, also its threads
+    num_gpus: Amount | None = None  # GPUs of a worker; 0.5: two workers share one; None: 1 where the cluster has GPUs
 
 
 class Recipe(Table):
@@ -226,6 +301,8 @@ class Recipe(Table):
     - `"generate"`: every row to the end of the longest one, with torch's generator. Studies of lensrl 0.1 and 0.2 were
       made in this way. A recipe goes on with such a study if it says so.
 
+    `also` names further tasks on which every run is scored, for example code beside mathematics.
+
     `checkpoints` names runs that were trained elsewhere: `full-rl`, `layer-20`, or a name of their own. A run that is
     named there is never trained here. It has the seeds of its checkpoints, whatever `seeds` says.
 
@@ -241,10 +318,12 @@ class Recipe(Table):
     learning_rates: list[PositiveFloat] = []  # further rates for full RL and the single layers
     generation: Literal["pieces", "generate"] = "pieces"  # how completions are sampled, in every run of the study
     checkpoints: dict[str, CheckpointRun] = {}  # table [checkpoints]: runs that were trained elsewhere, by name
+    also: list[Also] = []  # tables [[also]]: further tasks, scored beside
     prompt: Prompt = Prompt()  # table [prompt]: plain text, or a chat template
     rl: Rl = Rl()  # table [rl]: training
     evaluation: Evaluation = Evaluation()  # table [evaluation]: scoring
     store: Store = Store()  # table [store]: contents of run files
+    engine: Resources = Field(default=Resources(), exclude=True)  # table [engine]: a worker of a cluster; not kept
 
     @model_validator(mode="before")
     @classmethod
@@ -284,6 +363,8 @@ class Recipe(Table):
                 raise ValueError(f"{why}train nothing, layers = [] without sets and learning_rates")
             if not self.checkpoints:
                 raise ValueError(f"{why}name trained models, checkpoints.full-rl = 'FOLDER'")
+        if self.also and self.task.name in ("texts", "harness"):
+            raise ValueError(f"also: a study of task {self.task.name!r} samples no scores; leave also out")
         harness = isinstance(self.task, HarnessTask)
         for name, checkpoint in ((n, c) for n, run in self.checkpoints.items() for c in run.seeds.values()):
             if harness and not checkpoint.scores:
@@ -295,23 +376,30 @@ class Recipe(Table):
                 raise ValueError(f"checkpoints.{name}.scores is for task 'harness'; this task samples its own scores")
         return self
 
-    @property
-    def evaluation_tokens(self) -> int:
-        """The most tokens of a completion (or of a turn) in scoring."""
-        return self.evaluation.max_completion_tokens or self.rl.max_completion_tokens
+    def evaluation_tokens(self, benchmark: str) -> int:
+        """Return the most tokens of a completion (or of a turn) in scoring on a benchmark."""
+        return self.evaluation.of(benchmark).max_completion_tokens or self.rl.max_completion_tokens
 
     def snapshot_steps(self, steps: int) -> list[int]:
         """Return the training steps after which the deltas are kept, sorted, of a run with `steps` steps."""
         return sorted({max(1, round(share * steps)) for share in self.store.snapshots})
 
+    def measured(self) -> dict[str, Any]:
+        """Return the settings that decide what a run measures, as JSON by their full names (`rl.kl_beta`).
+
+        The settings that choose runs (`seeds`, `layers`, `sets`, `learning_rates`, `checkpoints`) are left out: a study
+        can be extended. So is `rl.checkpoint_every`, which no result depends on.
+        """
+        runs = ("seeds", "layers", "sets", "learning_rates", "checkpoints")
+        exclude: dict[str, Any] = {**dict.fromkeys(runs, True), "rl": {"checkpoint_every"}}
+        return _flatten(self.model_dump(mode="json", exclude=exclude))
+
     def conflict(self, other: Recipe) -> str | None:
         """Describe the first setting in which two recipes measure different things; None if there is no such setting.
 
-        The settings that choose runs (`seeds`, `layers`, `sets`, `learning_rates`, `checkpoints`) are not compared: a
-        study can be extended. Each run that exists is compared with its own checkpoint (`lensrl.train.job.is_made`).
+        Each run that exists is compared with its own checkpoint (`lensrl.train.job.is_made`).
         """
-        runs = {"seeds", "layers", "sets", "learning_rates", "checkpoints"}
-        mine, theirs = (_flatten(r.model_dump(mode="json", exclude=runs)) for r in (self, other))
+        mine, theirs = self.measured(), other.measured()
         for key in sorted(mine.keys() | theirs.keys()):
             if mine.get(key) != theirs.get(key):
                 return f"{key} is {theirs.get(key)!r} there and {mine.get(key)!r} here"

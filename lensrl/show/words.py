@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from lensrl.errors import LensrlError
@@ -20,6 +21,25 @@ SET_LABELS = {
 FIGURE_FORMATS = ("png", "svg", "pdf")
 
 
+@dataclass(frozen=True)
+class Look:
+    """How a figure is made.
+
+    width: in inches; by default as wide as its layers need. font_size: in points; by default by the width. title:
+    whether the title is drawn. shown: whether pyplot knows the figure, so that a notebook draws it below its cell.
+    """
+
+    width: float | None = None
+    font_size: float | None = None
+    title: bool = True
+    shown: bool = True
+
+    @property
+    def points(self) -> float:
+        """The font size: 10 by default, 9 across the text of a paper, 8 in a column."""
+        return self.font_size or (10 if self.width is None else 8 if self.width < 4.5 else 9)
+
+
 def figure_format(path: Path) -> str:
     """Return the format that the suffix of a figure's file name asks for.
 
@@ -29,3 +49,17 @@ def figure_format(path: Path) -> str:
     if suffix not in FIGURE_FORMATS:
         raise LensrlError(f"cannot save a figure as {path.name!r}: end the name in .{', .'.join(FIGURE_FORMATS)}")
     return suffix
+
+
+SCORE_WORDS = {
+    "mean": "mean score",
+    "vote": "majority vote",
+    "finished": "finished and right",
+    "right-given-finished": "right given finished",
+}
+
+
+def score_in_words(benchmark: str | None, score: str) -> str:
+    """Name a score: `carry, pass@4`."""
+    where = {None: "", "all": "all benchmarks, "}.get(benchmark, f"{benchmark}, ")
+    return where + SCORE_WORDS.get(score, score)

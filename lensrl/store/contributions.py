@@ -17,9 +17,9 @@ from typing import TypeVar
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float64, Int
+from jaxtyping import Int
 
-from lensrl.errors import LensrlError, StoreError
+from lensrl.errors import LensrlError
 from lensrl.measures.contribution import GainRatio, gain_ratios
 from lensrl.measures.halves import split_items
 from lensrl.measures.score import mean_score
@@ -27,6 +27,7 @@ from lensrl.recipe import LayerSet
 from lensrl.recipe.runs import BASE, FULL, layer_run, rate_run, run_layer, set_run
 from lensrl.store.run import Run
 from lensrl.store.runs import Runs
+from lensrl.store.scored_by import STUDY_SCORE, ScoredBy
 
 Key = TypeVar("Key", int, str)
 Row = dict[str, object]
@@ -44,11 +45,16 @@ RATE_COLUMNS = (
 
 
 def layer_contributions(
-    runs: Runs, seed: int | None = None, *, items: Int[np.ndarray, " chosen"] | None = None
+    runs: Runs,
+    seed: int | None = None,
+    *,
+    items: Int[np.ndarray, " chosen"] | None = None,
+    by: ScoredBy = STUDY_SCORE,
 ) -> pd.DataFrame:
     """Compute the contribution C_l of every single layer of the study, with its 95 % interval: one row per layer.
 
-    `items` are the places of the items to use; by default all items. `seed=None`: see `lensrl.store.runs.Runs`.
+    `by` says which score enters; by default the study's own. `items` are the places of the items to use among those of
+    `by`; by default all. `seed=None`: see `lensrl.store.runs.Runs`.
 
     Columns: layer; contribution, low, high; numerator (S_l - S_base) and denominator (S_full - S_base), each with
     `_low` and `_high`; status; reason; seeds, the number of training seeds.
@@ -65,16 +71,16 @@ def layer_contributions(
     runs.find(FULL, seed)  # raises with the seeds that exist
     if not runs.layers:
         raise LensrlError(f"{runs.folder} has no single-layer runs: its recipe asks for none (layers = [])")
-    rows = shares(runs, {layer: layer_run(layer) for layer in runs.layers}, seed, items=items)
+    rows = shares(runs, {layer: layer_run(layer) for layer in runs.layers}, seed, items=items, by=by)
     return pd.DataFrame([{"layer": layer} | row for layer, row in rows.items()], columns=["layer", *RATIO_COLUMNS])
 
 
-def set_contributions(runs: Runs, seed: int | None = None) -> pd.DataFrame:
+def set_contributions(runs: Runs, seed: int | None = None, *, by: ScoredBy = STUDY_SCORE) -> pd.DataFrame:
     """Compute the contribution of every set of layers, with its 95 % interval: one row per set, in the recipe's order.
 
     Columns: set; trained, the trained parameters in words; layers (a tuple, None for `full`), component, boost (a
     tuple) and factor, as in `RunSpec`; items; and the columns of `layer_contributions` from contribution on. `items` is
-    `all`, or `other half` where the layers were chosen on the first half of the items.
+    `all`, or `other half` where the layers were chosen on the first half of the items. `by`: see `layer_contributions`.
 
     No row without sets. `seed=None`: see `lensrl.store.runs.Runs`. Raises LensrlError for a study without scores or
     without full RL.
@@ -94,7 +100,7 @@ def set_contributions(runs: Runs, seed: int | None = None) -> pd.DataFrame:
         if items not in rows_on:
             rows_on[items] = shares(
                 runs, alone | {name: name for name in sets}, seed,
-                items=None if items == "all" else _halves(runs)[1],
+                items=None if items == "all" else _halves(runs, by)[1], by=by,
             )  # fmt: skip
         rows.append(
             {
@@ -177,14 +183,15 @@ def shares(
     *,
     full: str = FULL,
     items: Int[np.ndarray, " chosen"] | None = None,
+    by: ScoredBy = STUDY_SCORE,
 ) -> dict[Key, Row]:
-    """Return the contribution of each key's run, as a row of `RATIO_COLUMNS`.
+    """Return the contribution of each key's run, as a row of `RATIO_COLUMNS`. `items` and `by`: `layer_contributions`.
 
     A run is compared with the run `full` over the seeds that both have. Raises StoreError for runs that were not scored
     on the items of the base.
     """
     base = runs.find(BASE)
-    benchmark = base.items["benchmark"].to_numpy(str)
+    benchmark = by.items(base)["benchmark"].to_numpy(str)
     where = np.arange(len(benchmark)) if items is None else items
     scored = runs.of(full, seed, scored=True)
     # The seeds that each run shares with full RL; a row with the reason where they share none.
@@ -199,9 +206,9 @@ def shares(
         # All runs with these seeds enter together: they show how much full RL varies between seeds.
         parts = {key: [by_seed[s] for s in seeds] for key, by_seed in shared.items() if {*seeds} <= {*by_seed}}
         ratios = gain_ratios(
-            _item_scores([base] * len(seeds), base)[:, where],
-            _item_scores([scored[seed] for seed in seeds], base)[:, where],
-            {key: _item_scores(part, base)[:, where] for key, part in parts.items()},
+            np.stack([by.scores(base, base, where)] * len(seeds)),
+            np.stack([by.scores(scored[seed], base, where) for seed in seeds]),
+            {key: np.stack([by.scores(run, base, where) for run in part]) for key, part in parts.items()},
             benchmark[where].tolist(),
             gain="S_full - S_base",
         )
@@ -263,9 +270,12 @@ def _sets(runs: Runs) -> dict[str, LayerSet]:
     return runs.recipe.sets | {name: layer_set for name, layer_set in made.items() if layer_set is not None}
 
 
-def _halves(runs: Runs) -> tuple[Int[np.ndarray, " half"], Int[np.ndarray, " half"]]:
-    """Return the places of the two halves of the items: one to choose on, one to measure on."""
-    return split_items(runs.find(BASE).items["benchmark"].to_numpy(str))
+def _halves(runs: Runs, by: ScoredBy = STUDY_SCORE) -> tuple[Int[np.ndarray, " half"], Int[np.ndarray, " half"]]:
+    """Return the places of the two halves of the items: one to choose on, one to measure on.
+
+    Every benchmark is split alone, so the halves of a benchmark are the same whichever others stand beside it.
+    """
+    return split_items(by.items(runs.find(BASE))["benchmark"].to_numpy(str))
 
 
 def _mean_over_seeds(runs: Runs, name: str, seeds: Sequence[int], items: Int[np.ndarray, " chosen"]) -> float | None:
@@ -273,13 +283,5 @@ def _mean_over_seeds(runs: Runs, name: str, seeds: Sequence[int], items: Int[np.
     base, scored = runs.find(BASE), runs.of(name, scored=True)
     if not {*seeds} <= {*scored}:
         return None
-    scores = _item_scores([scored[seed] for seed in seeds], base)[:, items].mean(axis=0)
+    scores = np.mean([STUDY_SCORE.scores(scored[seed], base, items) for seed in seeds], axis=0)
     return mean_score(scores, base.items["benchmark"].to_numpy(str)[items].tolist())
-
-
-def _item_scores(runs: Sequence[Run], base: Run) -> Float64[np.ndarray, "seed item"]:
-    """Return the per-item scores of runs. Raises StoreError when a run was not scored on the items of the base."""
-    for run in runs:
-        if not run.items["item"].equals(base.items["item"]):
-            raise StoreError(f"{run.path} was scored on other items than {base.path}; their scores cannot be paired")
-    return np.stack([run.items["score"].to_numpy() for run in runs])

@@ -32,6 +32,7 @@ SETS_SINCE = 3  # the first format version with sets of layers; before it, a res
 What = Literal["weights", "activations"]
 PatchComponent = Literal["block", "attn", "mlp", "head", "stream"]
 Sets = Literal["single", "bottom", "top", "pairs", "together"]
+Metric = Literal["score", "logprob", "both"]
 METRICS = ("score", "reference_logprob", "logit_difference")
 PATCHED = ("patched",)
 

@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 
 from lensrl.errors import Damaged, LensrlError, reason
+from lensrl.measures.item_scores import Samples, item_means
 from lensrl.measures.score import mean_score
 from lensrl.recipe import LayerSet
 from lensrl.recipe.layers import OUTSIDE
@@ -178,7 +179,14 @@ class Run:
         """One row per held-out item: benchmark, item, score (mean over samples), reference_logprob (nats per token).
 
         The score of a text is NaN: nothing judges it. Where scores were made elsewhere, the log-probability is NaN.
+        Items of further tasks (`also`) are left out: see `all_items`.
         """
+        rows = self.all_items
+        return rows.loc[~rows["also"], ["benchmark", "item", "score", "reference_logprob"]]
+
+    @cached_property
+    def all_items(self) -> pd.DataFrame:
+        """The rows of `items`, then those of further tasks (`also` of the recipe), with a column `also` (bool)."""
         import pandas as pd
 
         with located(self.file, "scores"):
@@ -191,6 +199,7 @@ class Run:
                 "item": self._strings(self.file, "item"),
                 "score": self._item_scores(group) if has(group, "score") else unknown,
                 "reference_logprob": self._read(group, "reference_logprob").astype(np.float64) if known else unknown,
+                "also": self._also(group, len(benchmark)),
             })  # fmt: skip
 
     @property
@@ -204,13 +213,31 @@ class Run:
         """Compute the score from the per-item scores, instead of reading it from the header."""
         with located(self.file, "scores"):
             group = self._group("scores", "no scores")
-            return mean_score(self._item_scores(group), self._strings(group, "benchmark"))
+            benchmark = np.array(self._strings(group, "benchmark"))
+            own = ~self._also(group, len(benchmark))
+            return mean_score(self._item_scores(group)[own], benchmark[own].tolist())
+
+    def samples(self) -> Samples:
+        """Return the scores of every sample of every item, those of further tasks included, in the order of the file.
+
+        Raises LensrlError for a run without scores.
+        """
+        with located(self.file, "scores"):
+            group = self._group("scores", "no scores")
+            read = {name: self._read(group, name) for name in ("length", "truncated", "answer") if has(group, name)}
+            return Samples(
+                benchmark=np.array(self._strings(group, "benchmark")),
+                score=self._read(group, "score").astype(np.float64),
+                truncated=read["truncated"].astype(bool) if "truncated" in read else None,
+                length=read["length"].astype(np.int64) if "length" in read else None,
+                answer=read.get("answer"),
+            )
 
     @property
     def scores(self) -> pd.DataFrame:
         """One row per item and sample: benchmark, item, sample, score, length (tokens), truncated.
 
-        The last two are missing where scores were made elsewhere.
+        The last two are missing where scores were made elsewhere. Further tasks (`also`) are left out: see `samples`.
         """
         import pandas as pd
 
@@ -229,7 +256,8 @@ class Run:
             if has(group, "length"):
                 found["length"] = self._read(group, "length").reshape(-1)
                 found["truncated"] = self._read(group, "truncated").reshape(-1).astype(bool)
-            return pd.DataFrame(found)
+            own = np.isfinite(score) & ~self._also(group, n_items)[:, None]
+            return pd.DataFrame(found)[own.reshape(-1)].reset_index(drop=True)
 
     @property
     def training(self) -> pd.DataFrame:
@@ -384,7 +412,12 @@ class Run:
 
     def _item_scores(self, scores: h5py.Group) -> np.ndarray:
         """The mean score of every item over its samples."""
-        return self._read(scores, "score").mean(axis=1, dtype=np.float64)
+        values = self._read(scores, "score")
+        return item_means(values, np.isfinite(values))
+
+    def _also(self, scores: h5py.Group, items: int) -> np.ndarray:
+        """True for each item of a further task."""
+        return self._read(scores, "also").astype(bool) if has(scores, "also") else np.zeros(items, bool)
 
     def _group(self, name: str, absence: str) -> h5py.Group:
         """Return the group with this name. An error message names the missing data as `absence`."""

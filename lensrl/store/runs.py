@@ -11,7 +11,9 @@ from lensrl.errors import LensrlError, StoreError, did_you_mean
 from lensrl.recipe import Recipe, read_kept_recipe
 from lensrl.recipe.layers import parse_layers
 from lensrl.recipe.runs import BASE, RunSpec, plan, run_layer
-from lensrl.store.file.atomic import is_being_written, partial_path
+from lensrl.store.file.atomic import begun
+from lensrl.store.file.claim import read_claim
+from lensrl.store.file.training import latest_step, training_folder
 from lensrl.store.look import as_text, table_html
 from lensrl.store.names import RECIPE_FILE, order, run_of, run_path
 from lensrl.store.patch import is_patch
@@ -181,7 +183,7 @@ class Runs(dict[tuple[str, int], Run]):
 
         - `completed`, `collapsed` or `diverged`: how the run ended;
         - `damaged`, `unfinished` or `too new`: the file cannot be read, as `verify` says it;
-        - `running`: a process is making the run; `unfinished` also when this process was killed;
+        - `running`: a process is making the run, which `reason` names; `unfinished` also when it was stopped;
         - `missing`: there is no file yet.
 
         While no run can be read, the number of layers is unknown. Then only base, full RL and begun files are listed.
@@ -211,12 +213,17 @@ class Runs(dict[tuple[str, int], Run]):
 
     def _without_file(self) -> Iterator[RunRow]:
         """Yield a row for every run in the recipe and every begun file. The caller drops runs that have a file."""
-        begun = [part.with_name(part.name[1 : -len(".partial")]) for part in sorted(self.folder.glob(".*.h5.partial"))]
         planned = [run_path(self.folder, spec.name, spec.seed) for spec in self._planned()]
-        for path in dict.fromkeys([*planned, *begun]):
-            if is_being_written(path):
-                status, reason = "running", "a process is making it"
-            elif partial_path(path).exists():
+        left = [path for path in begun(self.folder) if path.suffix == ".h5"]
+        for path in dict.fromkeys([*planned, *left]):
+            claim = read_claim(path)
+            if claim is not None and claim.is_living:
+                status, reason = "running", claim.in_words()
+            elif not path.exists() and (step := latest_step(training_folder(path))) is not None:
+                status, reason = "unfinished", f"a checkpoint keeps step {step}: lensrl run goes on from there"
+            elif claim is not None:
+                status, reason = "unfinished", f"{claim.in_words()}: lensrl run makes it again"
+            elif path in left:
                 status, reason = "unfinished", "the process that made it was killed: lensrl run makes it again"
             elif path.exists():
                 status, reason = "missing", "made since this study was opened: open it again"

@@ -86,42 +86,99 @@ class Study:
     def __contains__(self, key: object) -> bool:
         return key in self.runs or any(name == key for name, _ in self.runs)
 
-    def scores(self) -> pd.DataFrame:
+    def scores(self, *, benchmark: str | None = None, score: str = "mean") -> pd.DataFrame:
         """Return one row per run and seed.
 
         Columns: run, seed, status, reason, score, gain (over the base), length (mean tokens per completion), truncated
         (the share of completions that were cut). The last two are NaN for a run without scores, or with scores that
-        were made elsewhere.
+        were made elsewhere. They are means over the samples of an item, then over items and benchmarks, as scores are.
+
+        `benchmark` is the name of one, or `all`; by default, those of the study's task. `score` says how samples become
+        scores: see `lensrl.store.scored_by.ScoredBy`.
         """
         import pandas as pd
 
-        base = self[BASE].score
+        from lensrl.store.scored_by import ScoredBy
+
+        by, kept = ScoredBy(benchmark, score), benchmark is None and score == "mean"  # kept: the header has this score
+        base = by.score_of(self[BASE]) if not kept and self[BASE].has_scores else self[BASE].score
         rows = []
         for run in sorted(self.runs.values(), key=lambda run: order(run.name, run.seed)):
-            samples = run.scores if run.has_scores else None
+            length, truncated = by.length_and_truncated(run) if run.has_scores else (np.nan, np.nan)
+            found = by.score_of(run) if not kept and run.has_scores else run.score
             rows.append({
-                "run": run.name,
-                "seed": run.seed,
-                "status": run.status,
-                "reason": run.reason,
-                "score": run.score,
-                "gain": run.score - base,
-                **{name: samples[name].mean() if samples is not None and name in samples else np.nan
-                   for name in ("length", "truncated")},
+                "run": run.name, "seed": run.seed, "status": run.status, "reason": run.reason, "score": found,
+                "gain": found - base, "length": length, "truncated": truncated,
             })  # fmt: skip
         return pd.DataFrame(rows)
 
-    def contributions(self, seed: int | None = None) -> pd.DataFrame:
-        """Return C_l of every layer, over all seeds or for one: see `contributions.layer_contributions`."""
+    def contributions(
+        self, seed: int | None = None, *, benchmark: str | None = None, score: str = "mean"
+    ) -> pd.DataFrame:
+        """Return C_l of every layer, over all seeds or for one: see `contributions.layer_contributions`.
+
+        `benchmark` and `score` choose another score than the study's own: see `lensrl.store.scored_by.ScoredBy`.
+        """
         from lensrl.store.contributions import layer_contributions
+        from lensrl.store.scored_by import ScoredBy
 
-        return layer_contributions(self.runs, seed)
+        return layer_contributions(self.runs, seed, by=ScoredBy(benchmark, score))
 
-    def set_contributions(self, seed: int | None = None) -> pd.DataFrame:
+    def contributions_by_benchmark(self, seed: int | None = None, *, score: str = "mean") -> pd.DataFrame:
+        """Return C_l of every layer on the study's score (`task`), on each benchmark, and on all of them (`all`).
+
+        The rows of `contributions`, with a column `benchmark` in front.
+        """
+        import pandas as pd
+
+        names: dict[str, str | None] = {"task": None} | {name: name for name in self.benchmarks()["benchmark"]}
+        tables = {
+            name: self.contributions(seed, benchmark=benchmark, score=score)
+            for name, benchmark in (names | {"all": "all"}).items()
+        }
+        return pd.concat([table.assign(benchmark=name) for name, table in tables.items()], ignore_index=True)[
+            ["benchmark", *tables["task"].columns]
+        ]
+
+    def finished_contributions(self, seed: int | None = None, *, benchmark: str | None = None) -> pd.DataFrame:
+        """Return C_l of every layer by three scores: mean, finished (and right), right-given-finished.
+
+        The rows of `contributions`, with a column `score` in front. If RL only made answers end below the token limit,
+        C_l of the third is undefined or far from the first.
+        """
+        import pandas as pd
+
+        kinds = ("mean", "finished", "right-given-finished")
+        tables = {kind: self.contributions(seed, benchmark=benchmark, score=kind) for kind in kinds}
+        return pd.concat([table.assign(score=kind) for kind, table in tables.items()], ignore_index=True)[
+            ["score", *tables["mean"].columns]
+        ]
+
+    def set_contributions(
+        self, seed: int | None = None, *, benchmark: str | None = None, score: str = "mean"
+    ) -> pd.DataFrame:
         """Return the contribution of every named set of layers: see `contributions.set_contributions`."""
         from lensrl.store.contributions import set_contributions
+        from lensrl.store.scored_by import ScoredBy
 
-        return set_contributions(self.runs, seed)
+        return set_contributions(self.runs, seed, by=ScoredBy(benchmark, score))
+
+    def benchmarks(self) -> pd.DataFrame:
+        """Return one row per benchmark, in the order of the items.
+
+        Columns: benchmark, items, samples (per item), also (True for a further task, which is not in the score S).
+        """
+        import pandas as pd
+
+        base = self[BASE]
+        samples = base.samples()
+        rows = pd.DataFrame({
+            "benchmark": base.all_items["benchmark"], "items": 1, "samples": samples.there.sum(axis=1),
+            "also": base.all_items["also"],
+        })  # fmt: skip
+        return rows.groupby("benchmark", sort=False, as_index=False).agg(
+            {"items": "sum", "samples": "first", "also": "first"}
+        )
 
     def rate_control(self, seed: int | None = None) -> pd.DataFrame:
         """Return C_l with every layer, and full RL, at its best learning rate: see `contributions.rate_control`."""

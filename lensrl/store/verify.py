@@ -22,8 +22,9 @@ from threading import Thread
 import h5py
 
 from lensrl.errors import Damaged, LensrlError, StoreError, reason
-from lensrl.store.file.atomic import is_being_written
+from lensrl.store.file.atomic import final_path
 from lensrl.store.file.checked import ATTEMPTS, DAMAGE, identity, open_for_reading
+from lensrl.store.file.claim import is_being_written
 from lensrl.store.file.consistency import check_layout
 from lensrl.store.file.seal import damaged_datasets, read_seal, structure_holds
 from lensrl.store.patch import PATCH_FORMAT, PATCH_VERSION, read_patch
@@ -35,7 +36,7 @@ SECONDS = 30  # for a small file
 SECONDS_TO_START = 120  # on a machine that is busy
 BYTES_PER_SECOND = 20 << 20  # a slow disk
 READINGS = 3  # times that a file is read: for its seal, for its format, and as much again for decompression
-PARTIAL = ".*.h5.partial"
+PARTIAL = ".*.h5*.partial"
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def verify(path: str | Path) -> Iterator[FileCheck]:
         yield FileCheck(Path(error.filename), "damaged", f"a folder that cannot be opened ({error.strerror})")
     yield from _in_children(files)
     for part in partial:
-        final = part.with_name(part.name.removeprefix(".").removesuffix(".partial"))
+        final = final_path(part)
         if is_being_written(final):
             yield FileCheck(part, "unfinished", "being written")
         elif part.exists():

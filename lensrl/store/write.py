@@ -11,8 +11,9 @@ from typing import Literal
 
 import h5py
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int32
+from jaxtyping import Bool, Float32, Float64, Int32, Int64
 
+from lensrl.measures.item_scores import NOT_KEPT, item_means
 from lensrl.measures.score import mean_score
 from lensrl.recipe.layers import OUTSIDE
 from lensrl.store.file.completeness import SITES
@@ -55,6 +56,13 @@ class Scores:
     wrote in all turns, and `truncated` marks episodes that ran out of turns. `reference_logprob` is the mean
     log-probability, in nats per token, of the reference answer and the end-of-sequence token, given the prompt.
 
+    `answer` numbers the answers of samples, so that they can vote: equal answers have equal numbers, -1 is none, and
+    -2 stands where the task names no answers. `also` marks items of further tasks, which do not count in the run's
+    score.
+
+    Items may have different numbers of samples. In the places of samples that an item does not have, a score is NaN, a
+    length 0, and `truncated` False.
+
     What was not measured is None: texts have no score, and scores that were made elsewhere come alone.
     """
 
@@ -64,6 +72,34 @@ class Scores:
     length: Int32[np.ndarray, "item sample"] | None = None
     truncated: Bool[np.ndarray, "item sample"] | None = None
     reference_logprob: Float32[np.ndarray, " item"] | None = None
+    answer: Int64[np.ndarray, "item sample"] | None = None
+    also: Bool[np.ndarray, " item"] | None = None
+
+
+def joined(own: Scores, also: Sequence[Scores]) -> Scores:
+    """Put the scores of further tasks below those of the study's own task. All of them were sampled."""
+    if not also:
+        return own
+    parts = [own, *also]
+    samples = max(part.score.shape[1] for part in parts if part.score is not None)
+
+    def stacked(arrays: Sequence[np.ndarray | None], blank: float) -> np.ndarray:
+        known = [np.zeros((len(part.item), 0)) if a is None else a for a, part in zip(arrays, parts, strict=True)]
+        dtype = next(array.dtype for array in arrays if array is not None)
+        fill = [np.full((len(array), samples - array.shape[1]), blank, dtype) for array in known]
+        return np.concatenate([np.concatenate([a.astype(dtype), f], axis=1) for a, f in zip(known, fill, strict=True)])
+
+    answers = [part.answer for part in parts]
+    return Scores(
+        item=[item for part in parts for item in part.item],
+        benchmark=[name for part in parts for name in part.benchmark],
+        score=stacked([part.score for part in parts], np.nan),
+        length=stacked([part.length for part in parts], 0),
+        truncated=stacked([part.truncated for part in parts], 0),
+        reference_logprob=np.concatenate([p.reference_logprob for p in parts if p.reference_logprob is not None]),
+        answer=None if all(answer is None for answer in answers) else stacked(answers, NOT_KEPT),
+        also=np.concatenate([np.full(len(part.item), part is not own) for part in parts]),
+    )
 
 
 @dataclass(frozen=True)
@@ -138,7 +174,9 @@ def _write_header(file: h5py.File, header: Header, scores: Scores | None) -> Non
     file.attrs["snapshots"] = np.array(header.snapshots, np.int32)
     score = np.nan
     if scores is not None and scores.score is not None:
-        score = mean_score(scores.score.mean(axis=1, dtype=np.float64), scores.benchmark)
+        own = np.flatnonzero(~scores.also) if scores.also is not None else np.arange(len(scores.item))
+        values = scores.score[own].astype(np.float64)
+        score = mean_score(item_means(values, np.isfinite(values)), np.array(scores.benchmark)[own].tolist())
     file.attrs["score"] = score
     file.attrs["provenance"] = json.dumps(header.provenance)
     if header.origin != "training":
@@ -165,9 +203,12 @@ def _write_scores(file: h5py.File, scores: Scores) -> None:
     group = file.create_group("scores")
     create(group, "benchmark", list(scores.benchmark), ["item"])
     truncated = None if scores.truncated is None else scores.truncated.astype(np.uint8)
-    for name, values in (("score", scores.score), ("length", scores.length), ("truncated", truncated)):
+    of_samples = {"score": scores.score, "length": scores.length, "truncated": truncated, "answer": scores.answer}
+    for name, values in of_samples.items():
         if values is not None:
             create(group, name, values, ["item", "sample"])
+    if scores.also is not None:
+        create(group, "also", scores.also.astype(np.uint8), ["item"])
     if scores.reference_logprob is not None:
         create(group, "reference_logprob", scores.reference_logprob, ["item"])
 

@@ -42,3 +42,7 @@ class Arithmetic:
     def score(self, item: Item, completion: str) -> float:
         """Return 1 if the completion, without spaces around it, is the sum, and 0 otherwise."""
         return float(completion.strip() == item.reference)
+
+    def answer(self, item: Item, completion: str) -> str | None:
+        """Return the completion without spaces around it; None for an empty one."""
+        return completion.strip() or None

@@ -1,7 +1,7 @@
-"""Judge many completions in one call, for tasks where this is faster than one after another.
+"""What a task may do beside the contract of `lensrl.tasks.protocol`: judge many completions at once, and name answers.
 
 A task of your own does not need this. A task that runs programs adds the methods `rewards` and `scores`, and then gets
-a whole batch at a time.
+a whole batch at a time. A task with short answers adds `answer`, and then its samples can vote.
 """
 
 from __future__ import annotations
@@ -23,6 +23,22 @@ class BatchTask(Task, Protocol):
     def scores(self, items: Sequence[Item], completions: Sequence[str]) -> list[float]:
         """Return `score(item, completion)` for each pair of an item and a completion."""
         ...
+
+
+@runtime_checkable
+class AnswerTask(Task, Protocol):
+    """A task whose completions give an answer, so that samples of one item can vote."""
+
+    def answer(self, item: Item, completion: str) -> str | None:
+        """Return the answer of a completion in one spelling; None where it gives none."""
+        ...
+
+
+def answers(task: Task, items: Sequence[Item], completions: Sequence[str]) -> list[str | None]:
+    """Return the answer of each completion; None where the task, or the completion, gives none."""
+    if not isinstance(task, AnswerTask):
+        return [None] * len(items)
+    return [task.answer(item, completion) for item, completion in zip(items, completions, strict=True)]
 
 
 def rewards(task: Task, items: Sequence[Item], completions: Sequence[str]) -> list[float]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 from lensrl.tasks.protocol import Item, Split
 
 
-def digests_of(split: Split, items: Sequence[Item]) -> dict[str, str]:
-    """Return the digests that a run keeps of the items of a split: sha256 over the items in their order.
+def digests_of(split: Split | Literal["also"], items: Sequence[Item]) -> dict[str, str]:
+    """Return the digests that a run keeps of the items of a split, or of further tasks: sha256 over the items in order.
 
     The entry `SPLIT` covers benchmark, id, prompt and reference. The entry `SPLIT answers` covers `judged_by`, and
     exists only if some item has a `judged_by`.

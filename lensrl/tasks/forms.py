@@ -28,6 +28,12 @@ def right_answer(forms: Sequence[str], completion: str, error: float | None = No
     return any(_within(_numbers(form), found, error) for form in forms)
 
 
+def spelled_answer(completion: str) -> str | None:
+    """Return the answer of a completion without marks of LaTeX and spacing, in lower case; None without one."""
+    found = answers_in(completion)
+    return "".join(cleaned(found[0]).split()).lower() or None if found else None
+
+
 def _within(wanted: list[float] | None, found: list[float] | None, error: float) -> bool:
     if wanted is None or found is None or len(wanted) != len(found):
         return False

@@ -45,7 +45,7 @@ class Judge:
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
 
-    def __call__(self, *arguments: Any) -> bool | float | None:
+    def __call__(self, *arguments: Any) -> bool | float | str | None:
         """Return the function's result, or None if the function raises or exceeds a limit.
 
         Raises LensrlError if the child process cannot be started.

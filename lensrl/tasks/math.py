@@ -34,6 +34,7 @@ ANSWER_KEYS = ("answer", "final_answer", "reward_model.ground_truth", "solution"
 # Reference text, as a model would write it.
 SOLUTION_KEYS = ("solution", "answer", "extra_info.answer", "final_answer", "reward_model.ground_truth")
 _right_answer = Judge("lensrl.tasks.forms:right_answer")  # one child for all tasks of this process
+_spelled_answer = Judge("lensrl.tasks.forms:spelled_answer")
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,11 @@ class Math:
         """
         gold = self._golds.get(item.judged_by, Gold((item.judged_by,)))
         return float(_right_answer(gold.forms, completion, gold.error) or 0)
+
+    def answer(self, item: Item, completion: str) -> str | None:
+        """Return the completion's answer in one spelling; None without one. 1/2 and 0.5 are two answers here."""
+        found = _spelled_answer(completion)
+        return found if isinstance(found, str) else None
 
     def _read(self, benchmark: str, source: Source) -> list[Item]:
         items: list[Item] = []

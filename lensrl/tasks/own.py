@@ -58,7 +58,9 @@ def load_own(settings: OwnTask) -> Task | AgentTask:
         with _located_errors(path):
             items, again = task.items(split), task.items(split)
         _check_items(items, again, f"{settings.name}: items({split!r})", in_turns=in_turns)
-    return OwnInTurns(task, path) if in_turns else Own(task, path)
+    if in_turns:
+        return OwnInTurns(task, path)
+    return OwnWithAnswers(task, path) if isinstance(task, batch.AnswerTask) else Own(task, path)
 
 
 class Own:
@@ -108,6 +110,18 @@ class Own:
                     f"a finite number is needed"
                 )
         return [float(value) for value in values]
+
+
+class OwnWithAnswers(Own):
+    """A user's task that also names the answers of completions."""
+
+    def answer(self, item: Item, completion: str) -> str | None:
+        """Return the answer of a completion, checked."""
+        with _located_errors(self._path):
+            (answer,) = batch.answers(self.task, [item], [completion])
+        if answer is not None and not isinstance(answer, str):
+            raise LensrlError(f"{self._path}: the answer of item {item.id!r} is {answer!r}; text or None is needed")
+        return answer
 
 
 class OwnInTurns:

@@ -29,7 +29,8 @@ The recipe names it: `[task]` with `name = "reverse.py:Reverse"`. No base class 
 - the texts of an item are not empty, and ids are unique within a split;
 - every reward and score is a finite number.
 
-A `Task` that judges many completions faster in one call may add the methods of `lensrl.tasks.batch.BatchTask`.
+A `Task` that judges many completions faster in one call may add the methods of `lensrl.tasks.batch.BatchTask`. A task
+whose completions give short answers may add `answer` (`lensrl.tasks.batch.AnswerTask`): samples of an item then vote.
 """
 
 from __future__ import annotations

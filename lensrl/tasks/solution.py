@@ -32,12 +32,10 @@ from functools import lru_cache
 from itertools import islice
 from typing import NamedTuple
 
+from lensrl.tasks.tags import last_tagged, without_tags, without_thoughts
+
 TRIED = 20  # ends of a block, beginnings of a program, cuts of a text: more are degenerate text
 FENCES = 100  # at the end of a text, for the same reason
-_THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL | re.IGNORECASE)
-_HALF_A_THOUGHT = re.compile(r"\A.*</think>|<think>.*", re.DOTALL | re.IGNORECASE)  # begun by the prompt; cut short
-_ANSWER = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.DOTALL | re.IGNORECASE)
-_TAG = re.compile(r"</?answer>", re.IGNORECASE)
 _OPENING = re.compile(r"^(?:(?!```)[^\n])*`{3,}[^`\n]*(?:\n|\Z)", re.MULTILINE)  # any language name; no inline code
 _MARKS = re.compile(r"`{3,}")
 _BEGINNING = re.compile(r"^(?:(?:async +)?def|class|import|from|@|\w+ *=)", re.MULTILINE)
@@ -78,11 +76,6 @@ def script(completion: str, names: set[str]) -> str:
     texts = _texts(completion)
     programs = (program for text in texts if (program := _program(text, names)) is not None)
     return next(programs, None) or next(filter(None, map(_last_block, texts)), None) or texts[-1]
-
-
-def without_thoughts(text: str) -> str:
-    """Drop reasoning: `<think>...</think>`, what stands before a lone `</think>`, and what follows a lone `<think>`."""
-    return _HALF_A_THOUGHT.sub("", _THOUGHT.sub("", text))
 
 
 def defined(source: str) -> set[str]:
@@ -173,7 +166,9 @@ def _texts(completion: str) -> list[str]:
     text = without_thoughts(completion.replace("\r\n", "\n").replace("\r", "\n"))
     if len(marks := list(_MARKS.finditer(text))) > FENCES:
         text = text[marks[-FENCES].start() :]
-    return [*_ANSWER.findall(text)[-1:], _TAG.sub("", text)]
+    answer = last_tagged(text, "answer")
+    whole = without_tags(text, "answer")
+    return [whole] if answer is None else [answer, whole]
 
 
 def _continued(prompt: str, text: str, name: str) -> str | None:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from lensrl.errors import Taken
-from lensrl.store.file.atomic import is_being_written
+from lensrl.store.file.claim import is_being_written
 from lensrl.store.run import Run
 from lensrl.train.job import Job, is_made
 from lensrl.train.watch import Watcher

@@ -18,14 +18,17 @@ from typing import TYPE_CHECKING
 from lensrl.errors import LensrlError, Taken, did_you_mean
 from lensrl.recipe import LayerSet, Recipe, read_kept_recipe
 from lensrl.recipe.runs import BASE, RunSpec, plan
-from lensrl.store.file.atomic import is_being_written, new_file, remove_litter
+from lensrl.store.file.atomic import begun, new_file, remove_litter
+from lensrl.store.file.claim import is_being_written
+from lensrl.store.file.training import remove_trained
 from lensrl.store.names import RECIPE_FILE, run_path
 from lensrl.store.origin import item_digests
 from lensrl.store.run import Run
 from lensrl.store.study import Study
 from lensrl.train.choose import choose_sets
+from lensrl.train.disk import check_disk
 from lensrl.train.engine import Engine, Here
-from lensrl.train.job import Job, is_made
+from lensrl.train.job import Job, check_alone, is_made
 from lensrl.train.watch import NoWatcher, Watcher
 
 if TYPE_CHECKING:
@@ -48,10 +51,12 @@ def run_study(
     `engine` makes the runs; by default this process does, one after another (`lensrl.train.engine.Here`).
 
     Before any training, raises LensrlError when the folder holds a study of another recipe or of another base model, or
-    a damaged file; for sets that the model cannot have; for a checkpoint that is no run of this base, or moved another
-    part than it is said to have trained; and for a name in `only` that is no run of the recipe. A run
-    that diverges or collapses is written with that status, and the study goes on.
+    a damaged file; for a disk without room for the missing runs; for sets that the model cannot have; for a checkpoint
+    that is no run of this base, or moved another part than it is said to have trained; for a name in `only` that is no
+    run of the recipe; and under a launcher of several processes for one run (torchrun). A run that diverges or
+    collapses is written with that status, and the study goes on.
     """
+    check_alone()
     folder = Path(folder)
     watcher = watcher or NoWatcher()
     _check_recipe(recipe, folder)
@@ -69,24 +74,29 @@ def run_study(
         items, digests = [(item.benchmark, item.id) for item in workshop.items], workshop.digests
     # 2. The runs to make. Sets that rest on a profile are chosen now, and stay.
     recipe = choose_sets(recipe, n_layers, items, made=_made_sets(recipe, folder))
-    specs = _named(plan(recipe, n_layers), [only] if isinstance(only, str) else only)
+    specs = named(plan(recipe, n_layers), [only] if isinstance(only, str) else only)
     jobs = [Job(recipe, spec, folder, fingerprint, digests) for spec in specs]
     missing = [job for job in jobs if not is_made(job)]
     if missing:
         workshop = workshop or _open_workshop(recipe, folder)
         workshop.check_runs([job.spec for job in missing])
+        if recipe.store.compression == "none":  # else the bytes are not known before
+            check_disk(folder, [workshop.bytes_of(job.spec) for job in missing if not is_being_written(job.path)])
     # 3. Nothing is wrong with the recipe: keep it, and make the runs.
     _keep_recipe(recipe, folder)
     remove_litter(folder)
+    remove_trained(folder)
     for line in workshop.notes if workshop is not None else ():
         watcher.noted(line)
     watcher.planned(specs, [job.spec for job in missing])
     if missing:
-        (engine or Here(workshop)).make(missing, watcher)
+        engine = engine or Here(workshop)
+        del workshop  # an engine elsewhere needs the memory
+        engine.make(missing, watcher)
     return Study(folder)
 
 
-def _named(specs: list[RunSpec], only: Sequence[str] | None) -> list[RunSpec]:
+def named(specs: list[RunSpec], only: Sequence[str] | None) -> list[RunSpec]:
     """Return the runs that `only` names. Raises LensrlError for a name that no run has."""
     if only is None:
         return specs
@@ -101,9 +111,9 @@ def _named(specs: list[RunSpec], only: Sequence[str] | None) -> list[RunSpec]:
 def _check_recipe(recipe: Recipe, folder: Path) -> None:
     """Raise LensrlError when the folder holds a study that measures something else, or one of its runs is begun."""
     kept = folder / RECIPE_FILE
-    begun = (folder / partial.name[1:].removesuffix(".partial") for partial in folder.glob(".*.h5.partial"))
+    runs = (path for path in begun(folder) if path.suffix == ".h5")
     # Before its first run begins, the recipe of a study may still be corrected.
-    if kept.exists() and (any(folder.glob("*.h5")) or any(map(is_being_written, begun))):
+    if kept.exists() and (any(folder.glob("*.h5")) or any(map(is_being_written, runs))):
         conflict = recipe.conflict(read_kept_recipe(kept))
         if conflict is not None:
             raise LensrlError(
@@ -121,9 +131,10 @@ def _keep_recipe(recipe: Recipe, folder: Path) -> None:
     path = folder / RECIPE_FILE
     text = json.dumps(recipe.model_dump(mode="json"), indent=2) + "\n"
     until = time.monotonic() + PATIENCE
-    while not (path.exists() and path.read_text(encoding="utf-8") == text):
+    while not ((kept := path.exists()) and path.read_text(encoding="utf-8") == text):
         try:
-            with new_file(path) as partial:
+            # Of many processes that begin one study at once, one writes. The others find the file, and are done.
+            with new_file(path, replace=kept) as partial:
                 _check_recipe(recipe, folder)
                 partial.write_text(text, encoding="utf-8")
         except Taken:

@@ -6,6 +6,7 @@ A run from a checkpoint is made in the same way, with its weights read from the 
 from __future__ import annotations
 
 import platform
+import shutil
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -20,23 +21,29 @@ from lensrl.models.bridge import capture, probe_set
 from lensrl.models.evaluate import evaluate
 from lensrl.models.generation import learned_positions, pad_id
 from lensrl.models.histories import drops_ended
+from lensrl.models.lora import check_peft, linear_maps, lora_size
 from lensrl.models.precision import inexact
 from lensrl.models.sampler import CARRIED
 from lensrl.recipe import Checkpoint, HarnessTask, Recipe
-from lensrl.recipe.runs import BASE, RunSpec, trains
+from lensrl.recipe.runs import BASE, RunSpec, set_run, trains
 from lensrl.recipe.task_tables import has_training
-from lensrl.store.file.atomic import new_file, removed_at_end, scratch_folder
+from lensrl.store.file.atomic import new_file
+from lensrl.store.file.claim import tell
 from lensrl.store.file.deltas import Parameter, frobenius
 from lensrl.store.file.hdf5 import compression_plugin
-from lensrl.store.origin import check_base, check_items, provenance
+from lensrl.store.file.training import kept_with_checkpoint, training_folder
+from lensrl.store.origin import check_base, check_items, package_versions, provenance
 from lensrl.store.run import Run
-from lensrl.store.write import Header, Scores, write_run
-from lensrl.tasks import AgentTask, Item, Task, Texts, evaluation_items, load_task
+from lensrl.store.write import Header, Scores, joined, write_run
+from lensrl.tasks import AgentTask, Item, Task, Texts, check_benchmarks, evaluation_items, load_also, load_task
 from lensrl.tasks.harness import Harness
 from lensrl.train.adopt import open_checkpoint, record_of
 from lensrl.train.algorithms import check_algorithm
 from lensrl.train.checks import is_finite
+from lensrl.train.curve import TrainingCurve
+from lensrl.train.disk import RunBytes, run_bytes
 from lensrl.train.job import Job, run_recipe
+from lensrl.train.resume import Checkpoints
 from lensrl.train.snapshots import Snapshots
 from lensrl.train.trainer import compute_dtype, frozen_in_bf16, train
 from lensrl.train.watch import Watcher
@@ -51,6 +58,9 @@ class Workshop:
         self.recipe = recipe  # without its sets chosen: a job has these
         self.task = load_task(recipe)
         self.items = evaluation_items(self.task, recipe)
+        self.also = [(task, evaluation_items(task, recipe)) for task in load_also(recipe)]
+        also_items = [item for _, items in self.also for item in items]
+        check_benchmarks([self.items, *(items for _, items in self.also)], recipe)
         # Texts are there to be probed, all of them. Of a task's items a few are enough.
         self.probed = self.items
         if not isinstance(self.task, Texts):
@@ -62,6 +72,8 @@ class Workshop:
                 self.harness.read(checkpoint.scores)
         self.base = load_base(recipe.model, recipe.prompt)
         self.digests = self.base.prompts.digests("test", self.items)
+        if also_items:
+            self.digests |= self.base.prompts.digests("also", also_items)
         if has_training(recipe.task):
             self.digests |= self.base.prompts.digests("train", self.task.items("train"))
         if self.harness is not None:
@@ -72,7 +84,7 @@ class Workshop:
             check_enough(self.task, recipe)
             check_checkpointing(self.base, recipe)
             check_frozen_dtype(self.base, recipe)
-        check_fits(self.base, self.task, self.items, recipe)
+        check_fits(self.base, self.task, [*self.items, *also_items], recipe)
         self.device = pick_device()
         self.parameters = parameter_table(self.base)
         self.before = {name: tensor.numpy() for name, tensor in self.base.weights.items()}
@@ -84,10 +96,26 @@ class Workshop:
         samples = not isinstance(self.task, Texts) and self.recipe.generation == "pieces"
         if samples and not drops_ended(self.base.model, pad_id(self.base.tokenizer)):
             notes.append(f"{self.recipe.model}: {CARRIED}")
+        notes += self._sizes_of_lora()
         given = len(self.task.items("test"))
         if isinstance(self.task, Texts) and given > len(self.items):
             notes.append(f"the first {len(self.items)} of {given} texts are used (evaluation.items)")
         return notes
+
+    def _sizes_of_lora(self) -> list[str]:
+        """Say how many parameters each LoRA set trains, beside one layer, and which rank comes nearest to a layer."""
+        model, blocks = self.base.model, self.base.blocks
+        layer = sum(p.size for p in self.parameters if p.part == "0")
+        lines = []
+        for spec in (set_run(n, s, blocks.n_layers) for n, s in self.recipe.sets.items() if s.lora and not s.ranked):
+            assert spec.lora is not None
+            size = lora_size(model, blocks, spec.layers or (), spec.lora)
+            nearest = max(1, round(layer * spec.lora.rank / size))
+            lines.append(
+                f"sets.{spec.name}: {spec.trained} trains {size:,} parameters, layer 0 has {layer:,}; rank {nearest} "
+                f"comes nearest to it"
+            )
+        return lines
 
     def check_runs(self, specs: Sequence[RunSpec]) -> None:
         """Raise LensrlError for a run that would train nothing, and for a checkpoint that cannot be its run."""
@@ -96,8 +124,31 @@ class Workshop:
             if spec.layers != () and not any(in_run(name, spec.layers, spec.component) for name in self.before):
                 raise LensrlError(f"sets.{spec.name}: {self.recipe.model} has no {spec.trained}: its blocks have none")
         for spec in specs:
+            if spec.lora is not None:
+                check_peft()
+                linear_maps(self.base.model, self.base.blocks, spec.layers or (), spec.lora)
             if spec.checkpoint is not None:
                 open_checkpoint(spec, self.base)
+
+    def bytes_of(self, spec: RunSpec) -> RunBytes:
+        """Return the bytes that a run will take on the disk, at most: compression makes a file smaller."""
+        in_run, tokens = self.base.blocks.trains, len(probe_set(self.base.prompts, self.probed).token_id)
+        sizes = [p.size for p in self.parameters if in_run(p.name, spec.layers, spec.component)]
+        if spec.checkpoint is not None:
+            snapshots = max(0, len(spec.checkpoint.snapshots) - 1)
+        elif spec.name == BASE or isinstance(self.task, Texts):
+            snapshots = 0
+        else:
+            steps = self.recipe.rl.steps_on(len(self.task.items("train")))
+            snapshots = len({*self.recipe.snapshot_steps(steps)} - {steps})
+        return run_bytes(
+            0 if spec.name == BASE else sum(sizes),
+            arrays=0 if spec.name == BASE else len(sizes),
+            layers=self.base.blocks.n_layers,
+            width=self.base.model.config.get_text_config().hidden_size,
+            tokens=tokens,
+            snapshots=snapshots,
+        )
 
     def check_same(self, run: Run) -> None:
         """Raise LensrlError when `run` came from another base model or from other items."""
@@ -118,14 +169,16 @@ class Workshop:
         for split, digest in job.items.items():
             if self.digests.get(split, digest) != digest:
                 raise LensrlError(f"{job.path} is to be made with other {split} items than the recipe gives here")
-        with new_file(job.path, replace=False) as partial, removed_at_end(scratch_folder(partial)):
+        with new_file(job.path, replace=False) as partial, kept_with_checkpoint(training_folder(job.path)):
             watcher.started(job.spec)
+            tell(job.path, "loading")
             if job.spec.name == BASE:
                 self.keep(job, partial, None, watcher)
             elif job.spec.checkpoint is not None:
                 self._adopt(job, partial, job.spec.checkpoint, watcher)
             else:
                 self._train(job, partial, watcher)
+        shutil.rmtree(training_folder(job.path), ignore_errors=True)  # the file is complete
 
     def keep(
         self,
@@ -140,6 +193,7 @@ class Workshop:
         snapshots: Mapping[int, Mapping[str, np.ndarray]] | None = None,
         snapshot_steps: Sequence[int] = (),
         checkpoint: Mapping[str, object] | None = None,
+        resumed: Sequence[int] = (),
     ) -> None:
         """Measure a model and write its run at `path`, the partial file of `new_file`.
 
@@ -147,8 +201,10 @@ class Workshop:
         the log-probabilities and the activations are taken here, by the same code for every run of a study.
         `snapshots` maps a step to the weights after it; `snapshot_steps` also names the last step, where it counts.
         `checkpoint` is the record of the checkpoint that the weights come from; None where they were trained here.
+        `resumed` are the steps from which training has gone on.
         """
         watcher.scoring(job.spec)
+        tell(job.path, "scoring")
         base = self.base
         # Scores before activations: TransformerLens changes the attention of its model in place.
         model = base.fresh(weights, device=self.device)
@@ -156,7 +212,9 @@ class Workshop:
         activations = capture(model, base.prompts, self.probed, base.blocks.n_layers)
         write_run(
             path,
-            self._header(job, status=status, reason=reason, snapshots=snapshot_steps, checkpoint=checkpoint),
+            self._header(
+                job, status=status, reason=reason, snapshots=snapshot_steps, checkpoint=checkpoint, resumed=resumed
+            ),
             self.parameters, self.before,
             after=None if weights is None else {name: w.numpy() for name, w in weights.items()}, snapshots=snapshots,
             training=training, scores=scores, probe=probe_set(base.prompts, self.probed),
@@ -166,7 +224,12 @@ class Workshop:
     def _scores(self, job: Job, model: PreTrainedModel) -> Scores:
         """Score a model on the held-out items, or take the scores that were made elsewhere."""
         if self.harness is None:
-            return evaluate(model, self.base.prompts, self.task, self.items, job.recipe)
+            own = evaluate(model, self.base.prompts, self.task, self.items, job.recipe)
+            also, first = [], len(self.items)
+            for task, items in self.also:
+                also.append(evaluate(model, self.base.prompts, task, items, job.recipe, first=first))
+                first += len(items)
+            return joined(own, also)
         made = job.spec.checkpoint
         found = self.harness.base if made is None else self.harness.read(made.scores)
         return Scores(item=found.item, benchmark=found.benchmark, score=found.score[:, None].astype(np.float32))
@@ -189,25 +252,50 @@ class Workshop:
         assert not isinstance(self.task, Texts)  # `plan` has no run to train without training items
         spec, recipe = job.spec, run_recipe(job)
         steps = recipe.rl.steps_on(len(self.task.items("train")))
-        snapshots = Snapshots(scratch_folder(path), {*recipe.snapshot_steps(steps)} - {steps})
+
+        def on_step(curve: TrainingCurve) -> None:
+            watcher.stepped(spec, curve)
+            tell(job.path, f"step {len(curve)}/{steps}, reward {curve.reward_mean[-1]:.3f}")
+
+        folder = training_folder(job.path)
+        snapshots = Snapshots(folder, {*recipe.snapshot_steps(steps)} - {steps}, self.base.weights)
+        checkpoints = Checkpoints(
+            folder, self._origin(job, recipe), every=recipe.rl.checkpoint_every,
+            note=lambda line: watcher.noted(f"{spec.name} seed {spec.seed}: {line}"),
+        )  # fmt: skip
         training = train(
             self.base, self.task, recipe, layers=spec.layers, component=spec.component, boost=spec.boost,
-            factor=spec.factor, seed=spec.seed, device=self.device,
-            on_step=lambda curve: watcher.stepped(spec, curve), snapshots=snapshots,
+            factor=spec.factor, lora=spec.lora, seed=spec.seed, device=self.device,
+            on_step=on_step, snapshots=snapshots, checkpoints=checkpoints,
         )  # fmt: skip
         status, reason, curve = training.status, training.reason, training.curve
         if status == "diverged":  # its weights are not numbers: the curve is all there is to keep
-            header = self._header(job, status=status, reason=reason)
+            header = self._header(job, status=status, reason=reason, resumed=training.resumed)
             write_run(path, header, self.parameters, self.before, training=curve.arrays())
             return
         kept = snapshots.weights(self.before)
+        resumed = training.resumed
         ended = {len(curve)} & {*recipe.snapshot_steps(steps)}
         weights = {name: p.detach().cpu().float() for name, p in training.model.named_parameters()}
         del training  # on a GPU the trained model would stand beside its copies
         self.keep(
             job, path, weights, watcher, status=status, reason=reason, training=curve.arrays(), snapshots=kept,
-            snapshot_steps=sorted({*kept, *ended}),
+            snapshot_steps=sorted({*kept, *ended}), resumed=resumed,
         )  # fmt: skip
+
+    def _origin(self, job: Job, recipe: Recipe) -> dict[str, dict[str, object]]:
+        """Return what the training of a run rests on: a checkpoint of another origin is not used."""
+        spec = job.spec
+        return {
+            "recipe": recipe.measured(),
+            "run": {"name": spec.name, "seed": spec.seed, "layers": spec.layers, "component": spec.component}
+            | {"boost": spec.boost, "factor": spec.factor},
+            "base": {"fingerprint": self.base.fingerprint},
+            "items": self.digests,
+            "hardware": {"device": self.device, "computed in": compute_dtype(recipe, self.device)}
+            | {"frozen in bf16": frozen_in_bf16(self.base, recipe, self.device)},
+            "versions": package_versions("lensrl", "torch", "transformers", "trl"),
+        }
 
     def _header(
         self,
@@ -217,6 +305,7 @@ class Workshop:
         reason: str,
         snapshots: Sequence[int] = (),
         checkpoint: Mapping[str, object] | None = None,
+        resumed: Sequence[int] = (),
     ) -> Header:
         spec, n_layers = job.spec, self.base.blocks.n_layers
         # What was computed in which type, and where: numbers of two machines may differ in their last digits.
@@ -250,6 +339,7 @@ class Workshop:
                 notes=self.base.notes,
                 generation=None if isinstance(self.task, Texts) else self.recipe.generation,
                 checkpoint=checkpoint,
+                resumed=resumed,
             ),
         )
 
@@ -290,7 +380,8 @@ def check_fits(base: Base, task: Task | AgentTask | Texts, scored: Sequence[Item
         return
     length = {item: len(base.prompts.ids(item)) for item in [*task.items("train"), *scored]}
     longest = max(length.values())
-    tokens = 0 if isinstance(task, Texts) else max(recipe.rl.max_completion_tokens, recipe.evaluation_tokens)
+    scoring = max(recipe.evaluation_tokens(benchmark) for benchmark in {item.benchmark for item in scored})
+    tokens = 0 if isinstance(task, Texts) else max(recipe.rl.max_completion_tokens, scoring)
     if longest + tokens > limit:
         raise LensrlError(
             f"{recipe.model} has {limit} positions, fewer than the {longest} of the longest prompt and the {tokens} "

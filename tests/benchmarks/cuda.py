@@ -26,7 +26,7 @@ SECTIONS = {  # name -> seconds that a section may take
     "step": 130,
     "sampling": 95,
     "step-1.7B": 80,
-    "analyses": 75,
+    "analyses": 100,
 }
 
 

@@ -162,8 +162,8 @@ def test_what_else_is_being_written_in_a_study_is_no_run_file(path: Path) -> Non
 
 
 def test_a_partial_file_is_unfinished_when_it_is_named_itself(path: Path) -> None:
-    assert_one_line(lensrl("verify", partial_path(path)), "no file at ")
-    partial = Path(shutil.copy(path, partial_path(path)))
+    assert_one_line(lensrl("verify", partial_path(path, "0" * 8)), "no file at ")
+    partial = Path(shutil.copy(path, partial_path(path, "0" * 8)))
     assert verdicts(partial)[1] == {partial.name: ("unfinished", "its process was killed; lensrl run removes it")}
 
 

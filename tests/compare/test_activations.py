@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
+import h5py
 import numpy as np
 import pytest
 
 from lensrl import LensrlError, Study, compare_activations, compare_layers, compare_weights, open_study
 from lensrl.compare.activations import distances_to
-from lensrl.measures.similarity import linear_cka
+from lensrl.measures.similarity import cka_interval, linear_cka
+from lensrl.store.names import PATCH_FOLDER
 from tests.reseal import resealed
 
 
@@ -34,15 +39,43 @@ def test_the_diagonal_of_the_map_is_the_profile(small_study: Study) -> None:
     np.testing.assert_allclose(np.diag(table), profile["cka"], atol=1e-10)
     x = small_study["base"].activations["block_out"][2]
     y = small_study["full-rl"].activations["block_out"][6]
-    assert table[2, 6] == pytest.approx(linear_cka(x, y))
+    kept = study_tokens(small_study)
+    expected = cka_interval(x[kept], y[kept], small_study["base"].probe["prompt"].to_numpy()[kept]).value
+    assert table[2, 6] == pytest.approx(expected)
+    as_elsewhere = compare_layers(small_study, first_token=True, pairs="token")
+    assert as_elsewhere[2, 6] == pytest.approx(linear_cka(x, y))
 
 
-def test_the_first_token_of_a_sequence_can_be_left_out(small_study: Study) -> None:
-    found = compare_activations(small_study, first_token=False)["cka"][4]
+def test_the_first_token_of_a_sequence_is_left_out_unless_asked_for(small_study: Study) -> None:
+    table, kept = (compare_activations(small_study, first_token=first, pairs="token") for first in (False, True))
     probe, x, y = small_study["base"].probe, *(small_study[n].activations["block_out"][4] for n in ("base", "full-rl"))
-    rest = (probe["position"] > 0).to_numpy()
+    rest = study_tokens(small_study)
     assert 0 < (~rest).sum() == probe["prompt"].nunique()
-    assert found == pytest.approx(linear_cka(x[rest], y[rest]))
+    assert table["cka"][4] == pytest.approx(linear_cka(x[rest], y[rest]))
+    assert kept["cka"][4] == pytest.approx(linear_cka(x, y)) == table["cka_with_first"][4]
+    assert (kept["cka"] == kept["cka_with_first"]).all()
+
+
+def study_tokens(study: Study) -> np.ndarray:
+    """All tokens but the first of each sequence."""
+    return (study["base"].probe["position"] > 0).to_numpy()
+
+
+def test_too_few_sequences_are_refused_by_sequence_and_compared_by_token(
+    small_study_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "few"
+    shutil.copytree(small_study_folder, folder, ignore=shutil.ignore_patterns(PATCH_FOLDER))
+    for name in ("base", "full-rl"):
+        with resealed(folder / f"{name}.seed-0.h5" if name != "base" else folder / "base.h5") as file:
+            prompts = file["probe/prompt"]
+            assert isinstance(prompts, h5py.Dataset)
+            prompts[...] = np.minimum(prompts[...], 2)
+    with open_study(folder) as study:
+        with pytest.raises(LensrlError, match=r"3 sequences to compare, and 4 are needed; compare all .*--pairs token"):
+            compare_activations(study)
+        assert compare_activations(study, pairs="token")["low"].notna().all()
+        assert np.isnan(distances_to(study, "full-rl", ["base"], seed=0)["base"]).all()
 
 
 def test_bad_questions_are_answered_in_a_line(small_study: Study) -> None:
@@ -50,6 +83,8 @@ def test_bad_questions_are_answered_in_a_line(small_study: Study) -> None:
         compare_activations(small_study, site="mlp_ou")
     with pytest.raises(LensrlError, match="no run 'full-lr'; did you mean 'full-rl'"):
         compare_activations(small_study, other="full-lr")
+    with pytest.raises(LensrlError, match="pairs='tokens': there is no such; did you mean 'token'"):
+        compare_activations(small_study, pairs="tokens")  # pyright: ignore[reportArgumentType]
 
 
 def test_without_a_seed_both_runs_have_the_lowest_that_they_share(uneven_seeds: Study) -> None:
@@ -60,7 +95,7 @@ def test_without_a_seed_both_runs_have_the_lowest_that_they_share(uneven_seeds: 
     assert not compare_activations(uneven_seeds).equals(compare_activations(uneven_seeds, seed=1))
     shared = compare_layers(uneven_seeds, "layer-3")
     np.testing.assert_array_equal(shared, compare_layers(uneven_seeds, "layer-3", seed=1))
-    np.testing.assert_array_equal(np.diag(shared), found["cka"])
+    np.testing.assert_allclose(np.diag(shared), found["cka"], rtol=1e-12)
 
 
 def test_distances_are_those_of_one_seed_and_leave_out_runs_that_lack_it(uneven_seeds: Study) -> None:

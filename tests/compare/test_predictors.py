@@ -12,7 +12,7 @@ import pytest
 from lensrl import Study, compare_activations, open_study
 from lensrl.compare.predictors import PREDICTORS, predictors, without_grafts
 from lensrl.compare.rivals import COLUMNS, RIVALS, _sources, _write
-from lensrl.measures.similarity import linear_cka
+from lensrl.measures.similarity import cka_interval
 from lensrl.recipe.runs import BASE, FULL
 from lensrl.store.names import PATCH_FOLDER
 from lensrl.store.patch import PatchKey, PatchResult, write_patch
@@ -30,9 +30,12 @@ def copied(small_study_folder: Path, tmp_path: Path) -> Path:
 
 
 def one_minus_cka(study: Study, run: str) -> np.ndarray:
-    """From every layer of a run to full RL's, one by one."""
+    """From every layer of a run to full RL's, one by one, without the first token of each sequence."""
     x, y = (study[name].activations["block_out"] for name in (run, FULL))
-    return np.array([1 - linear_cka(x[layer], y[layer]) for layer in range(8)])
+    probe = study[BASE].probe
+    rest, sequence = (probe["position"] > 0).to_numpy(), probe["prompt"].to_numpy()
+    found = [cka_interval(x[layer][rest], y[layer][rest], sequence[rest]).value for layer in range(8)]
+    return 1 - np.array(found)
 
 
 def test_what_was_not_measured_is_left_out(copied: Path) -> None:

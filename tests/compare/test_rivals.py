@@ -47,7 +47,7 @@ def copied(folder: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def never_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sensitivity, "load_base", lambda name: pytest.fail("measured again"))
+    monkeypatch.setattr(sensitivity, "load_base", lambda *_: pytest.fail("measured again"))
 
 
 def metric(model: nn.Module, base: Base, items: list[Item]) -> float:
@@ -253,11 +253,13 @@ def test_the_sampled_score_is_measured_when_asked_for_and_then_kept(
         task, items = load_task(SMALL), evaluation_items(load_task(SMALL), SMALL)
         model = base.fresh()
         with bypass(model, base.blocks, 1):
-            lost = expected - evaluate(model, base.prompts, task, items, SMALL).score.mean()
-        assert table.loc[1, "bypass_score"] == pytest.approx(lost, abs=1e-6)
+            without = evaluate(model, base.prompts, task, items, SMALL).score
+        assert without is not None
+        assert table.loc[1, "bypass_score"] == pytest.approx(expected - without.mean(), abs=1e-6)
         assert table["bypass_score"].notna().all()
-        assert said == [("bypass", layer + 1, 8) for layer in range(8)] + [("gradient", 48, 48)]
-        monkeypatch.setattr(sensitivity, "load_base", lambda name: pytest.fail("measured again"))
+        steps = [(name, layer + 1, 8) for name in ("bypass", "bypass, sampled") for layer in range(8)]
+        assert said == [*steps, ("gradient", 48, 48)]
+        monkeypatch.setattr(sensitivity, "load_base", lambda *_: pytest.fail("measured again"))
         assert base_rivals(study).equals(table)
         assert base_rivals(study, sampled=True).equals(table)
 
@@ -265,7 +267,7 @@ def test_the_sampled_score_is_measured_when_asked_for_and_then_kept(
 def test_another_base_is_refused(base: Base, copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     norm = base.weights["model.norm.weight"] + 1
     other = Base("other", base.fresh({"model.norm.weight": norm}), base.tokenizer, base.blocks)
-    monkeypatch.setattr(sensitivity, "load_base", lambda name: other)
+    monkeypatch.setattr(sensitivity, "load_base", lambda *_: other)
     (copied / RIVALS_FILE).unlink()
     with open_study(copied) as study, pytest.raises(LensrlError, match="made from another base model"):
         base_rivals(study)

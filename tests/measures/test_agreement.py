@@ -77,7 +77,7 @@ def test_cka_is_the_average_over_distinct_tokens() -> None:
 @pytest.mark.parametrize(("tokens", "features"), [(512, 128), (300, 768), (1536, 64)])
 def test_cka_of_every_pair_of_layers_is_torch_ckas(tokens: int, features: int) -> None:
     xs, ys = two_models(3, tokens, features)
-    ours, theirs = cka_map(xs, ys), torch_cka(xs, ys)
+    ours, theirs = cka_map(xs, ys, np.arange(tokens), pairs="token"), torch_cka(xs, ys)
     brute = np.array([[brute_force_cka(x, y) for y in ys] for x in xs])
     assert np.ptp(ours) > 0.05  # the layers differ
     np.testing.assert_allclose(ours, brute, rtol=0, atol=1e-10)

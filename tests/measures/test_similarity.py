@@ -89,7 +89,7 @@ def test_unrelated_representations_score_zero_where_the_plain_estimator_does_not
 
 def test_the_map_holds_every_pair_of_layers() -> None:
     xs, ys = [pair(seed=i)[0] for i in range(2)], [pair(seed=i)[1] for i in range(3)]
-    table = cka_map(xs, ys)
+    table = cka_map(xs, ys, np.arange(80) // 8, pairs="token")
     expected = [[linear_cka(x, y) for y in ys] for x in xs]
     np.testing.assert_allclose(table, expected, atol=1e-12)
 
@@ -148,8 +148,8 @@ def test_a_nan_is_refused_in_a_later_batch_a_map_and_an_interval() -> None:
     sequence = np.arange(len(x)) // 8
     calls = (
         lambda: streaming.add(x, bad),
-        lambda: cka_map([x], [y, bad]),
-        lambda: cka_map([bad], [y]),
+        lambda: cka_map([x], [y, bad], sequence),
+        lambda: cka_map([bad], [y], sequence),
         lambda: cka_interval(x, bad, sequence),
     )
     for call in calls:
@@ -157,13 +157,13 @@ def test_a_nan_is_refused_in_a_later_batch_a_map_and_an_interval() -> None:
             call()
     assert streaming.value() == linear_cka(x, y)
     with pytest.raises(ValueError, match="x has 80 tokens and y 50"):
-        cka_map([x], [y[:50]])
+        cka_map([x], [y[:50]], sequence)
 
 
 @pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning", "ignore:invalid value:RuntimeWarning")
 def test_what_float64_cannot_hold_is_refused() -> None:
     x, _ = pair()
-    for call in (lambda: linear_cka(1e90 * x, x), lambda: cka_map([1e90 * x], [x])):
+    for call in (lambda: linear_cka(1e90 * x, x), lambda: cka_map([1e90 * x], [x], np.arange(80) // 8)):
         with pytest.raises(ValueError, match="too large for float64"):
             call()
 
@@ -176,7 +176,7 @@ def test_rounding_is_not_taken_for_features_that_vary(constant: float, tokens: i
     for call in (
         lambda: linear_cka(x, flat),
         lambda: linear_cka(flat, flat, debiased=False),
-        lambda: cka_map([flat], [x]),
+        lambda: cka_map([flat], [x], np.arange(tokens) // 7),
         lambda: procrustes_distance(x, flat),
     ):
         with pytest.raises(ValueError, match="do not vary"):

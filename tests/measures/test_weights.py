@@ -72,6 +72,31 @@ def test_the_support_of_a_random_delta_falls_on_large_weights_by_chance() -> Non
     assert (grown.overlap_largest, grown.overlap_smallest) == (1, 0)
 
 
+def test_entries_tied_at_a_border_count_by_their_share() -> None:
+    """As the mean over random orders of the tied entries, which a sort would have to choose from."""
+    rng = np.random.default_rng(0)
+    w, d = (rng.integers(1, 5, 200).astype(np.float32) for _ in range(2))
+    found = delta_metrics(w, w + d)
+    drawn = []
+    for _ in range(4000):
+        orders = rng.permuted(np.tile(np.arange(200), (3, 1)), axis=1)
+        support, largest, smallest = (
+            order[np.argsort(key[order], kind="stable")][:20] for order, key in zip(orders, (-d, -w, w), strict=True)
+        )
+        drawn.append([len({*support} & {*chosen}) / 20 for chosen in (largest, smallest)])
+    assert (found.overlap_largest, found.overlap_smallest) == pytest.approx(tuple(np.mean(drawn, axis=0)), abs=0.01)
+
+
+def test_blocks_of_entries_give_the_measures_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    w, d = weight(), 0.01 * weight(1)
+    whole = delta_metrics(w, w + d)
+    monkeypatch.setattr("lensrl.measures.weights.ENTRIES", 100)
+    assert delta_metrics(w, w + d) == pytest.approx(whole, rel=1e-12)
+    sizes, support = np.abs(w.ravel()), np.abs((w + d) - w).ravel()
+    chosen, largest = ({*np.argsort(key)[-154:].tolist()} for key in (support, sizes))
+    assert whole.overlap_largest == pytest.approx(len(chosen & largest) / 154)
+
+
 @given(hnp.arrays(np.float32, 30, elements=st.floats(-(2.0**100), 2.0**100, width=32)))
 def test_rounding_to_bfloat16_is_torchs(array: np.ndarray) -> None:
     expected = torch.from_numpy(array).to(torch.bfloat16).to(torch.float32).numpy()

@@ -3,13 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from lensrl.models.base import Base
 from lensrl.models.evaluate import evaluate
 from lensrl.models.generation import stop_tokens
 from lensrl.models.references import reference_logprobs, references
 from lensrl.recipe import CorridorTask, Evaluation, Recipe
-from lensrl.tasks import Item, evaluation_items, load_task
+from lensrl.tasks import Item, evaluation_items
 from lensrl.tasks.arithmetic import Arithmetic
 from lensrl.tasks.corridor import Corridor
 from tests.conftest import SMALL
@@ -17,6 +18,18 @@ from tests.conftest import SMALL
 
 def with_evaluation(**settings: float) -> Recipe:
     return SMALL.model_copy(update={"evaluation": Evaluation.model_validate({"items": 12, "samples": 3} | settings)})
+
+
+def sampled(
+    base: Base, model: PreTrainedModel | None = None, **settings: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Score, length and truncation of the base, or of another model, on the items of SMALL."""
+    task, recipe = Arithmetic(), with_evaluation(**settings)
+    found = evaluate(model or base.model, base.prompts, task, evaluation_items(task, recipe), recipe)
+    assert found.score is not None
+    assert found.length is not None
+    assert found.truncated is not None
+    return found.score, found.length, found.truncated
 
 
 def test_reference_logprob_equals_a_pass_over_one_sequence_at_a_time(base: Base) -> None:
@@ -38,35 +51,29 @@ def test_references_mark_the_positions_that_predict_the_answer(base: Base) -> No
 
 
 def test_sampling_is_seeded_and_does_not_depend_on_what_ran_before(base: Base) -> None:
-    task, recipe = load_task(SMALL), with_evaluation()
-    items = evaluation_items(task, recipe)
-    first = evaluate(base.model, base.prompts, task, items, recipe)
+    first = sampled(base)
     torch.manual_seed(123)
-    second = evaluate(base.fresh(), base.prompts, task, items, recipe)
-    assert np.array_equal(first.score, second.score)
-    other = evaluate(base.model, base.prompts, task, items, with_evaluation(seed=1))
-    assert not np.array_equal(first.score, other.score) or not np.array_equal(first.length, other.length)
+    second = sampled(base, model=base.fresh())
+    assert all(np.array_equal(one, two) for one, two in zip(first, second, strict=True))
+    other = sampled(base, seed=1)
+    assert not all(np.array_equal(one, two) for one, two in zip(first, other, strict=True))
 
 
 def test_greedy_decoding_gives_every_sample_the_same_score(base: Base) -> None:
-    task, recipe = load_task(SMALL), with_evaluation(temperature=0)
-    scores = evaluate(base.model, base.prompts, task, evaluation_items(task, recipe), recipe)
-    assert (scores.score == scores.score[:, :1]).all()
+    score, _, _ = sampled(base, temperature=0)
+    assert (score == score[:, :1]).all()
 
 
 def test_a_completion_that_meets_the_limit_is_truncated(base: Base) -> None:
-    task, recipe = load_task(SMALL), with_evaluation(max_completion_tokens=1)
-    scores = evaluate(base.model, base.prompts, task, evaluation_items(task, recipe), recipe)
-    assert scores.truncated.all()
-    assert (scores.length == 1).all()
+    _, length, truncated = sampled(base, max_completion_tokens=1)
+    assert truncated.all()
+    assert (length == 1).all()
 
 
 def test_the_base_leaves_rl_something_to_do(base: Base) -> None:
-    task = load_task(SMALL)
-    recipe = SMALL.model_copy(update={"evaluation": Evaluation(items=256, samples=4)})
-    scores = evaluate(base.model, base.prompts, task, evaluation_items(task, recipe), recipe)
-    assert 0.3 < scores.score.mean() < 0.65
-    assert scores.truncated.mean() < 0.01
+    score, _, truncated = sampled(base, items=256, samples=4)
+    assert 0.3 < score.mean() < 0.65
+    assert truncated.mean() < 0.01
 
 
 def test_held_out_items_are_capped_per_benchmark() -> None:

@@ -191,8 +191,8 @@ def test_a_model_folder_beside_the_recipe_becomes_absolute_and_a_name_stays(tmp_
 
 def test_evaluation_may_be_as_long_as_training(tmp_path: Path) -> None:
     training = f"{MINIMAL}[rl]\nmax_completion_tokens = 9\n"
-    assert load(tmp_path, training).evaluation_tokens == 9
-    assert load(tmp_path, f"{training}[evaluation]\nmax_completion_tokens = 4\n").evaluation_tokens == 4
+    assert load(tmp_path, training).evaluation_tokens("gsm8k") == 9
+    assert load(tmp_path, f"{training}[evaluation]\nmax_completion_tokens = 4\n").evaluation_tokens("gsm8k") == 4
 
 
 def test_recipes_that_measure_the_same_do_not_conflict(tmp_path: Path) -> None:

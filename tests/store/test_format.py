@@ -69,12 +69,13 @@ def check(file: h5py.File, rows: list[list[str]]) -> set[str]:
 
 @pytest.fixture
 def agents_run(tmp_path: Path) -> Path:
-    """A run of GiGPO, one step long."""
+    """A run of GiGPO, one step long, also scored on arithmetic."""
     recipe = Recipe.model_validate({
         "model": "tiny:qwen3", "task": {"name": "corridor", "max_turns": 2}, "layers": [],
         "rl": {"algorithm": "gigpo", "steps": 1, "prompts_per_step": 1, "completions_per_prompt": 2,
                "max_completion_tokens": 4},
-        "evaluation": {"items": 2, "samples": 1}, "store": {"probe_items": 1},
+        "evaluation": {"items": 2, "samples": 1, "arithmetic": {"samples": 2, "max_completion_tokens": 3}},
+        "also": [{"task": "arithmetic"}], "store": {"probe_items": 1},
     })  # fmt: skip
     run_study(recipe, tmp_path / "agent").close()
     return tmp_path / "agent" / "full-rl.seed-0.h5"

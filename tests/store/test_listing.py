@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import socket
 from collections.abc import Iterator, Mapping
 from html.parser import HTMLParser
 from pathlib import Path
@@ -72,7 +73,7 @@ STATES = {
     ("layer-0", 1): ("missing", "not made yet: lensrl run continues with it"),
     ("layer-1", 0): ("damaged", "is damaged in its structure"),
     ("layer-1", 1): ("unfinished", "the process that made it was killed: lensrl run makes it again"),
-    ("full-rl", 1): ("running", "a process is making it"),
+    ("full-rl", 1): ("running", f"process {os.getpid()} on {socket.gethostname()} for 0 s"),
     ("stranger", 0): ("damaged", "holds the run full-rl with seed 3: rename it back"),
     ("other", 0): ("diverged", "no gradient"),
 }
@@ -89,7 +90,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     add_run(folder, "other", None, status="diverged", reason="no gradient")
     damage_structure(add_run(folder, "layer-1", solved(20)))
     write_full_run(folder / "stranger.seed-0.h5")
-    partial_path(folder / "layer-1.seed-1.h5").write_bytes(b"half")
+    partial_path(folder / "layer-1.seed-1.h5", "0" * 8).write_bytes(b"half")
     with new_file(folder / "full-rl.seed-1.h5") as partial:
         partial.write_bytes(b"half")
         yield folder
@@ -228,7 +229,7 @@ def test_a_run_whose_file_is_gone_is_still_shown(tmp_path: Path) -> None:
 def test_what_was_begun_is_listed_while_no_run_is_finished(tmp_path: Path) -> None:
     folder = make_study(tmp_path / "study")
     for name in ("full-rl.seed-0.h5", "layer-1.seed-2.h5"):
-        partial_path(folder / name).write_bytes(b"half")
+        partial_path(folder / name, "0" * 8).write_bytes(b"half")
     with new_file(folder / "base.h5"), open_study(folder) as study:
         table = study.runs.table()
     assert table[["run", "seed", "status"]].to_numpy().tolist() == [

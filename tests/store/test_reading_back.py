@@ -21,7 +21,6 @@ from tests.store.synthetic import (
     before_weights,
     header,
     probe,
-    score_arrays,
     training,
     write_full_run,
     write_run,
@@ -55,7 +54,7 @@ def lying_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], list[int]]:
 @pytest.mark.parametrize(
     "about",
     [
-        score_arrays(np.array([[0.0, 1.0], [1.0, 1.0], [0.25, 0.5]])).score.tobytes(),
+        np.array([[0.0, 1.0], [1.0, 1.0], [0.25, 0.5]], dtype=np.float32).tobytes(),
         activations()["attn_out"].tobytes(),
         training()["layer_grad_norm"].tobytes(),
         probe().token_id.tobytes(),

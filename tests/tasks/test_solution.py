@@ -14,7 +14,7 @@ import pytest
 
 from lensrl.recipe import CodeTask
 from lensrl.tasks.code import Code
-from lensrl.tasks.solution import blocks, function_parts, script, without_thoughts
+from lensrl.tasks.solution import blocks, function_parts, script
 
 HUMAN_EVAL = Path(__file__).parents[1] / "data" / "HumanEval.jsonl.gz"
 
@@ -162,18 +162,6 @@ def without_blank_lines(text: str) -> list[str]:
 )
 def test_a_script_is_found_by_the_names_that_its_tests_use(completion: str, program: str) -> None:
     assert script(completion, {"area"}).rstrip("\n") == program
-
-
-def test_reasoning_is_dropped_however_it_is_closed() -> None:
-    for text in (
-        "<think>a</think>b",
-        "a</think>b",
-        "b<think>a",
-        "<THINK>a</THINK>b<think>c",
-        "<think>a</think>b<think>c</think>",
-    ):
-        assert without_thoughts(text) == "b"
-    assert without_thoughts("a <b> c") == "a <b> c"
 
 
 def test_blocks_and_the_text_between_them() -> None:

@@ -9,8 +9,9 @@ import pytest
 
 from lensrl import run_study
 from lensrl.errors import RecipeError
-from lensrl.recipe import Recipe, Rl
-from lensrl.tasks import load_task
+from lensrl.recipe import CorridorTask, Recipe, Rl
+from lensrl.tasks.arithmetic import Arithmetic
+from lensrl.tasks.corridor import Corridor
 from lensrl.train.algorithms import ALGORITHMS, check_algorithm
 
 
@@ -38,15 +39,15 @@ def test_an_algorithm_is_given_its_own_table_alone() -> None:
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_only_a_task_in_turns_fits_every_algorithm(algorithm: str) -> None:
-    for task in ("corridor", "arithmetic"):
-        asked = recipe(algorithm, task)
-        if algorithm == "gigpo" and task == "arithmetic":
+    for name, task in (("corridor", Corridor(CorridorTask(name="corridor"))), ("arithmetic", Arithmetic())):
+        asked = recipe(algorithm, name)
+        if algorithm == "gigpo" and name == "arithmetic":
             with pytest.raises(
                 RecipeError, match="task arithmetic has none; use grpo, dr_grpo, rloo, dapo, gspo, or a task in turns"
             ):
-                check_algorithm(asked, load_task(asked))
+                check_algorithm(asked, task)
         else:
-            check_algorithm(asked, load_task(asked))
+            check_algorithm(asked, task)
 
 
 def test_a_study_with_an_algorithm_that_does_not_fit_is_refused_before_anything_is_made(tmp_path: Path) -> None:

@@ -12,14 +12,14 @@ import torch
 import trl
 
 from lensrl.models.base import Base
-from lensrl.recipe import Recipe, Rl
-from lensrl.tasks import load_task
+from lensrl.recipe import CorridorTask, Recipe, Rl
 from lensrl.tasks.corridor import Corridor
 from lensrl.train.advantages import rloo_advantages
 from lensrl.train.sampling import Episodes, spread_over_tokens
 from lensrl.train.trainer import Trainer, grpo_config, train
 
 GAMMA, WEIGHT = 0.8, 0.5
+TASK = Corridor(CorridorTask(name="corridor"))
 
 
 def broken(what: str) -> str:
@@ -44,7 +44,7 @@ def spied(base: Base, monkeypatch: pytest.MonkeyPatch, settings: Recipe) -> tupl
         return original(self, model, inputs)
 
     monkeypatch.setattr(Trainer, "_compute_loss", spy)
-    training = train(base, load_task(settings), settings, layers=[7], seed=0)
+    training = train(base, TASK, settings, layers=[7], seed=0)
     assert training.status == "completed"
     assert "tool_mask" in seen, broken("the env_mask of a rollout no longer reaches the loss as tool_mask")
     for name in ("tool_mask", "completion_mask"):
@@ -57,16 +57,14 @@ def spied(base: Base, monkeypatch: pytest.MonkeyPatch, settings: Recipe) -> tupl
 
 def transcripts(base: Base, seen: dict[str, torch.Tensor]) -> list[list[tuple[str, str, float]]]:
     """(state, action, reward) of every turn of every row, from the tokens that the loss saw."""
-    task = load_task(recipe("gigpo"))
-    assert isinstance(task, Corridor)
-    items = {item.prompt: item for item in task.items("train")}
+    items = {item.prompt: item for item in TASK.items("train")}
     episodes = []
     for i in range(len(seen["prompt_ids"])):
         prompt = str(base.tokenizer.decode(seen["prompt_ids"][i][seen["prompt_mask"][i].bool()]))
         rest = str(base.tokenizer.decode(seen["completion_ids"][i][seen["completion_mask"][i].bool()]))
-        game = task.reset(items[prompt])
+        game = TASK.reset(items[prompt])
         turns = []
-        for line in (prompt + rest).replace("<eos>\n", "\n").removesuffix("\n").split("\n")[: task.max_turns]:
+        for line in (prompt + rest).replace("<eos>\n", "\n").removesuffix("\n").split("\n")[: TASK.max_turns]:
             state, _, action = line.partition(">")
             turns.append((state, action, game.step(action.replace("<eos>", "").strip()).reward))
         episodes.append(turns)

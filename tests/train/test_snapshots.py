@@ -12,9 +12,9 @@ from safetensors import safe_open
 from lensrl import open_study, verify
 from lensrl.models.base import Base
 from lensrl.recipe import Recipe, Rl, Store
-from lensrl.store.file.atomic import partial_path, scratch_folder
 from lensrl.store.file.exact import add, same_bits
-from lensrl.tasks import load_task
+from lensrl.store.file.training import training_folder
+from lensrl.tasks.arithmetic import Arithmetic
 from lensrl.train.snapshots import Snapshots
 from lensrl.train.study import run_study
 from lensrl.train.trainer import train
@@ -28,7 +28,7 @@ def of_steps(steps: int) -> Recipe:
 
 
 def trained(base: Base, steps: int, layers: list[int] | None, snapshots: Snapshots | None = None) -> Weights:
-    training = train(base, load_task(SMALL), of_steps(steps), layers=layers, seed=5, snapshots=snapshots)
+    training = train(base, Arithmetic(), of_steps(steps), layers=layers, seed=5, snapshots=snapshots)
     return {name: parameter.detach().numpy() for name, parameter in training.model.named_parameters()}
 
 
@@ -60,7 +60,7 @@ def test_a_snapshot_holds_only_what_was_trained_and_gives_the_rest_from_the_base
     trained(base, 1, [3], snapshots)
     before = pristine(base)
     weights = snapshots.weights(before)[1]
-    with safe_open(tmp_path / "scratch" / "1.safetensors", framework="np") as file:
+    with safe_open(tmp_path / "scratch" / "snapshot-1" / "weights.safetensors", framework="np") as file:
         stored = set(file.keys())
     assert stored == {name for name in before if base.blocks.layer(name) == 3}
     for name in set(before) - stored:
@@ -104,7 +104,7 @@ def test_a_study_keeps_the_steps_that_its_recipe_asks_for(base: Base, folder: Pa
         assert list(run.snapshots[2]) == list(run.deltas) == [3]
         for lazy, final in zip(run.snapshots[4][3].values(), run.deltas[3].values(), strict=True):
             assert lazy.name == final.name  # stored once
-        training = train(base, load_task(SMALL), of_steps(2), layers=[3], seed=0)
+        training = train(base, Arithmetic(), of_steps(2), layers=[3], seed=0)
         expected = {name: p.detach().numpy() for name, p in training.model.named_parameters()}
         changes = run.snapshots[2].exact(3)
         assert len(changes) == len(run.deltas[3])
@@ -124,7 +124,7 @@ def test_scratch_is_left_nowhere_when_a_training_breaks_off(tmp_path: Path, monk
     seen: list[bool] = []
 
     def broken(self: Snapshots, before: object) -> None:
-        seen.append(scratch_folder(partial_path(tmp_path / "study" / "full-rl.seed-0.h5")).is_dir())
+        seen.append(training_folder(tmp_path / "study" / "full-rl.seed-0.h5").is_dir())
         raise RuntimeError("stop")
 
     monkeypatch.setattr(Snapshots, "weights", broken)

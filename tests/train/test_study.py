@@ -17,7 +17,7 @@ import torch
 from lensrl import open_study, patch, run_study
 from lensrl.errors import LensrlError, StoreError
 from lensrl.models.base import Base, load_base
-from lensrl.recipe import Recipe
+from lensrl.recipe import Prompt, Recipe
 from lensrl.recipe.runs import RunSpec, plan
 from lensrl.store.run import Run
 from lensrl.store.study import Study
@@ -118,8 +118,8 @@ def test_a_study_can_be_extended_but_not_turned_into_another(copied: Path) -> No
 
 
 def test_another_base_model_under_the_same_name_is_refused(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def other(name: str) -> Base:
-        loaded = load_base(name)
+    def other(name: str, prompt: Prompt) -> Base:
+        loaded = load_base(name, prompt)
         norm = {"model.norm.weight": torch.zeros_like(loaded.weights["model.norm.weight"])}
         return Base(loaded.name, loaded.fresh(norm), loaded.tokenizer, loaded.blocks)
 

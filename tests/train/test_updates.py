@@ -14,9 +14,10 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from lensrl.errors import RecipeError
 from lensrl.models.base import Base
 from lensrl.models.blocks import train_only
-from lensrl.recipe import Recipe, Rl
-from lensrl.tasks import Item, load_task
+from lensrl.recipe import CorridorTask, Recipe, Rl
+from lensrl.tasks import Item
 from lensrl.tasks.arithmetic import Arithmetic
+from lensrl.tasks.corridor import Corridor
 from lensrl.train.algorithms import check_algorithm
 from lensrl.train.recorder import Recorder
 from lensrl.train.sampling import Completions
@@ -178,4 +179,4 @@ def test_settings_that_do_not_fit_are_refused(rl: dict[str, Any], says: str) -> 
 def test_truncated_completions_are_masked_where_a_prompt_has_one_completion() -> None:
     asked = Recipe.model_validate({"model": "tiny:qwen3", "task": "corridor", "rl": {"mask_truncated": True}})
     with pytest.raises(RecipeError, match=r"rl\.mask_truncated .* corridor is in turns"):
-        check_algorithm(asked, load_task(asked))
+        check_algorithm(asked, Corridor(CorridorTask(name="corridor")))

@@ -83,7 +83,8 @@ def additivity_table(
         if found is None:
             continue
         singles, together = found
-        for metric in (name for name in METRICS if name in together.metrics):
+        measured = set.intersection(*({*result.metrics} for result in (together, *singles)))
+        for metric in (name for name in METRICS if name in measured):
             into, donor, patched = together.metrics[metric]
             alone = {result.key.layer: result.metrics[metric][2] for result in singles}
             result = asdict(additivity(into, donor, alone, patched, together.benchmark))

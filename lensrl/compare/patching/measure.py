@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -10,16 +10,17 @@ from jaxtyping import Float64
 
 from lensrl.compare.patching import OnProgress
 from lensrl.compare.patching.activations import FORCED_METRICS, Patch, patch_activations
-from lensrl.compare.patching.graft import graft, run_weights
+from lensrl.compare.patching.graft import graft, graft_logprobs, holding, run_weights
 from lensrl.models.base import load_base, pick_device
 from lensrl.models.bridge import boot
-from lensrl.models.evaluate import evaluate
+from lensrl.models.evaluate import sampled_scores, seconds_to_sample
+from lensrl.models.references import reference_logprobs
 from lensrl.recipe.layers import OUTSIDE
 from lensrl.store.origin import check_items
-from lensrl.store.patch import PATCHED, PatchComponent, PatchKey
+from lensrl.store.patch import METRICS, PATCHED, Metric, PatchComponent, PatchKey
 from lensrl.store.run import Run
 from lensrl.store.study import Study
-from lensrl.tasks import evaluation_items, load_task
+from lensrl.tasks import Texts, evaluation_items, load_task
 
 Measured = Iterator[tuple[PatchKey, dict[str, Float64[np.ndarray, "model item"]], list[str]]]
 
@@ -42,41 +43,70 @@ class Patcher:
         self.runs = {"into": into, "donor": donor}
         self.weights = {role: run_weights(run, self.base) for role, run in self.runs.items()}
 
-    def measure(self, keys: Sequence[PatchKey], on_progress: OnProgress | None) -> Measured:
+    def measure(
+        self,
+        keys: Sequence[PatchKey],
+        on_progress: OnProgress | None,
+        *,
+        metric: Metric = "both",
+        on_estimate: Callable[[float], None] | None = None,
+    ) -> Measured:
         """Measure keys of one kind and component.
+
+        `metric` chooses the metrics of grafts. Before their first score, `on_estimate` is given about how many seconds
+        the scores take at most.
 
         Yields, for each key: the key, its metrics, and the names of its patched models. A metric is an array (model,
         item) with the models in the order into, donor, patched models.
         """
         if keys[0].what == "weights":
-            return self._measure_grafts(keys, on_progress)
+            return self._measure_grafts(keys, on_progress, metric, on_estimate)
         return self._measure_activations(keys, keys[0].component, on_progress)
 
-    def _measure_grafts(self, keys: Sequence[PatchKey], on_progress: OnProgress | None) -> Measured:
-        """Graft the parts of each key into one model, score it, and put the receiver's weights back."""
+    def _measure_grafts(
+        self,
+        keys: Sequence[PatchKey],
+        on_progress: OnProgress | None,
+        metric: Metric,
+        on_estimate: Callable[[float], None] | None,
+    ) -> Measured:
+        """Graft the parts of each key into one model, measure it, and put the receiver's weights back.
+
+        Log-probabilities come first, of all grafts on a batch of items at a time. Sampled scores take far longer: one
+        graft at a time, so that an interruption loses one. Texts have no score.
+        """
         into, donor = self._unpatched("into"), self._unpatched("donor")
         model = self.base.fresh(self.weights["into"], device=self.device)
-        parameters = dict(model.named_parameters())
-        for done, key in enumerate(keys):
-            parts = [*key.layers, *(OUTSIDE if key.sets == "everything" else ())]
-            grafted = graft(self.base, self.weights["into"], self.weights["donor"], parts, key.component)
-            inside = [name for name in parameters if self.base.blocks.part(name) in parts]  # all that can have changed
-            with torch.no_grad():
-                for name in inside:
-                    parameters[name].copy_(grafted[name])
-                scores = evaluate(model, self.base.prompts, self.task, self.items, self.recipe)
-                for name in inside:
-                    parameters[name].copy_(self.weights["into"][name])
-            patched = {"reference_logprob": scores.reference_logprob}
-            if scores.score is not None:
-                patched = {"score": scores.score.mean(axis=1)} | patched
+        grafts = [self._grafted(key) for key in keys]
+        logprobs = [None] * len(keys)
+        if metric != "score":
+            logprobs = graft_logprobs(
+                model, self.base, self.items, grafts, batch=self.recipe.evaluation.batch,
+                on_graft=(lambda done, of: on_progress("log p", done, of)) if on_progress else None,
+            )  # fmt: skip
+        task = None if metric == "logprob" or isinstance(self.task, Texts) else self.task
+        if task is not None and on_estimate is not None:
+            on_estimate(len(keys) * seconds_to_sample(model, self.base.prompts, self.items, self.recipe))
+        for done, (key, grafted, logprob) in enumerate(zip(keys, grafts, logprobs, strict=True)):
+            patched = {} if logprob is None else {"reference_logprob": logprob}
+            if task is not None:
+                with holding(model, grafted):
+                    patched["score"] = sampled_scores(model, self.base.prompts, task, self.items, self.recipe)
+                if on_progress is not None:
+                    on_progress("score", done + 1, len(keys))
             metrics = {
-                metric: np.stack([into[metric], donor[metric], np.asarray(values, np.float64)])
-                for metric, values in patched.items()
+                name: np.stack([into[name], donor[name], patched[name]]).astype(np.float64)
+                for name in METRICS
+                if name in patched
             }
             yield key, metrics, [*PATCHED]
-            if on_progress is not None:
-                on_progress("weights", done + 1, len(keys))
+
+    def _grafted(self, key: PatchKey) -> dict[str, torch.Tensor]:
+        """Return the weights that a graft puts into the receiver: those of its parts that the donor has otherwise."""
+        parts = [*key.layers, *(OUTSIDE if key.sets == "everything" else ())]
+        into = self.weights["into"]
+        grafted = graft(self.base, into, self.weights["donor"], parts, key.component)
+        return {name: weight for name, weight in grafted.items() if weight is not into[name]}
 
     def _unpatched(self, role: str) -> Mapping[str, Float64[np.ndarray, " item"]]:
         """Return the metrics of a whole run on the items, as the study keeps them.
@@ -87,8 +117,8 @@ class Patcher:
         if kept["reference_logprob"].notna().all():
             return {metric: kept[metric].to_numpy() for metric in ("score", "reference_logprob")}
         model = self.base.fresh(self.weights[role], device=self.device)
-        logprobs = evaluate(model, self.base.prompts, self.task, self.items, self.recipe).reference_logprob
-        return {"reference_logprob": np.asarray(logprobs, np.float64)}
+        logprobs = reference_logprobs(model, self.base.prompts, self.items, batch=self.recipe.evaluation.batch)
+        return {"reference_logprob": logprobs.astype(np.float64)}
 
     def _measure_activations(
         self, keys: Sequence[PatchKey], component: PatchComponent, on_progress: OnProgress | None

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Literal
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float64
 
 from lensrl.compare.patching import OnProgress
 from lensrl.compare.patching.sets import check_component, layer_sets
-from lensrl.errors import LensrlError
+from lensrl.errors import LensrlError, did_you_mean
 from lensrl.recipe.layers import LayerSpec, parse_layers
 from lensrl.recipe.runs import BASE, FULL
 from lensrl.store.names import PATCH_FOLDER
 from lensrl.store.origin import provenance
-from lensrl.store.patch import PatchComponent, PatchKey, PatchResult, Sets, What, read_patch, write_patch
+from lensrl.store.patch import Metric, PatchComponent, PatchKey, PatchResult, Sets, What, read_patch, write_patch
 from lensrl.store.run import Run
 from lensrl.store.study import Study
+from lensrl.tasks import Texts, load_task
 
+Metrics = Mapping[str, Float64[np.ndarray, "model item"]]
+GRAFT_METRICS: dict[Metric, tuple[str, ...]] = {
+    "score": ("score",),
+    "logprob": ("reference_logprob",),
+    "both": ("score", "reference_logprob"),
+}
 OF_ATTENTION = ("block", "attn", "head")  # components that are patched at the outputs of attention
 
 
@@ -32,8 +40,10 @@ def patch(
     what: What | Literal["both"] = "both",
     component: PatchComponent = "block",
     sets: Sets = "single",
+    metric: Metric = "both",
     seed: int | None = None,
     on_progress: OnProgress | None = None,
+    on_estimate: Callable[[float], None] | None = None,
 ) -> pd.DataFrame:
     """Patch layers of one run into another run, alone or in sets, and measure the recovery of a metric M.
 
@@ -49,6 +59,10 @@ def patch(
     - `activations` replaces the layer's addition to the residual stream, on the same tokens. Metrics:
       `reference_logprob` and `logit_difference`.
     - `both` does the two, each with its own rows.
+
+    `metric` chooses the metrics of grafts: `score`, `logprob` or `both`. A log-probability takes one forward pass of a
+    part of the model, and a sampled score hours for a model of billions of parameters. Before the first score,
+    `on_estimate` is given about how many seconds the scores take.
 
     `component` narrows the layer to its attention (`attn`) or its MLP (`mlp`). Two components are for activations
     only. `head` patches each attention head alone. `stream` patches the whole residual stream after the layer. The
@@ -75,6 +89,12 @@ def patch(
     `sets` cannot patch, and for activations of attention in a model with linear attention.
     """
     check_component(component, what, sets)
+    if metric not in GRAFT_METRICS:
+        raise LensrlError(f"metric={metric!r}: there is no such{did_you_mean(str(metric), GRAFT_METRICS)}")
+    if isinstance(load_task(study.recipe), Texts):
+        if metric == "score" and what != "activations":
+            raise LensrlError(f"{study.path} samples no scores: its task is {study.recipe.task.name!r}; use logprob")
+        metric = "logprob"
     chosen = parse_layers(layers, study.n_layers)
     training_seed = study.runs.shared_seed(from_run, into_run, scored=True) if seed is None else seed
     donor, into = (study.runs.find_scored(name, training_seed) for name in (from_run, into_run))
@@ -105,7 +125,7 @@ def patch(
         )
     ]
     # Stored results are read; only missing ones need the models. Each is written at once: an interruption loses one.
-    results = {key: found for key in keys if (found := stored(study, key))}
+    results = {key: found for key in keys if (found := stored(study, key, metric))}
     missing = [key for key in keys if key not in results]
     if missing:
         from lensrl.compare.patching.measure import Patcher  # torch and transformers, only where they are needed
@@ -115,7 +135,9 @@ def patch(
         record = provenance(device=patcher.device, dtypes={"masters": "float32"}, generation=study.recipe.generation)
         for kind in kinds:
             todo = [key for key in missing if key.what == kind]
-            for key, metrics, patched in patcher.measure(todo, on_progress) if todo else ():
+            measured = patcher.measure(todo, on_progress, metric=metric, on_estimate=on_estimate) if todo else ()
+            for key, metrics, patched in measured:
+                metrics = _with_older(study, key, metrics)
                 results[key] = PatchResult(
                     key, metrics, patcher.benchmark, sources=sources, provenance=record, patched=patched
                 )
@@ -163,14 +185,25 @@ def share_of(rows: pd.DataFrame) -> pd.Series:
     return pd.Series(np.where(told, np.where(raised, "gain", "loss"), ""), index=rows.index, dtype=object)
 
 
-def stored(study: Study, key: PatchKey) -> PatchResult | None:
-    """Return the stored result of a patch. None when there is none, or when one of its two runs was replaced since."""
+def stored(study: Study, key: PatchKey, metric: Metric | None = None) -> PatchResult | None:
+    """Return the stored result of a patch.
+
+    None when there is none, when a graft lacks the metrics asked for, and when one of its two runs was replaced.
+    """
     path = study.path / PATCH_FOLDER / key.file_name
     if not path.exists():
         return None
     result = read_patch(path)
     current = {"donor": study[key.donor, key.seed].run_id, "into": study[key.into, key.seed].run_id}
-    return result if result.sources == current else None
+    asked = GRAFT_METRICS[metric] if metric is not None and key.what == "weights" else ()
+    lacks = not {*asked} <= {*result.metrics}
+    return None if lacks or result.sources != current else result
+
+
+def _with_older(study: Study, key: PatchKey, metrics: Metrics) -> Metrics:
+    """Add the metrics of an older result of the same patch, so that measuring one metric does not lose the other."""
+    older = stored(study, key)
+    return metrics if older is None else {**older.metrics, **metrics}
 
 
 def _trained(study: Study, donor: str, into: str, seed: int, layers: str, component: PatchComponent) -> bool:

@@ -1,73 +1,94 @@
 """Files that appear whole or not at all, each written by one process at a time.
 
-`new_file(path)` yields a partial file in the same folder, `.NAME.partial`, and holds a lock on it (`flock`).
+`new_file(path)` claims the path (`lensrl.store.file.claim`) and yields a partial file in the same folder,
+`.NAME.TOKEN.partial`. The token is the claim's, so no two writers ever have a partial file in common.
 
-- The block ends: the partial file is synced and renamed to `path`, and the folder is synced.
+- The block ends: the partial file is synced and gets the name `path`, and the folder is synced.
 - The block raises: the partial file is removed, and `path` is as it was.
-- A second process writes the same path: it cannot get the lock, and stops.
-- The process is killed: it loses the lock and leaves the partial file. `remove_litter` removes partial files without a
-  lock.
+- A second process writes the same path: it does not get the claim, and stops.
+- The process is killed: its claim is dead. The next writer of the path, or `remove_litter`, removes what it left.
 
-The lock works between processes of one machine. It works between machines if their file system passes `flock` on, as
-NFS does.
-
-`new_folder(path)` does the same for a folder, without a lock: each writer has a partial folder of its own, and the
+`new_folder(path)` does the same for a folder, without a claim: each writer has a partial folder of its own, and the
 first one to end gets the name.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
+import glob
 import os
 import re
 import secrets
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lensrl.errors import LensrlError, StoreError, Taken, reason
+from lensrl.store.file.claim import claimed, give_name, holds, remove_aside
 
-# The files that a killed process leaves in the folder of a study, and in the folder of patches inside it. No other file
-# may be removed.
-PARTIALS = (".*.h5.partial", ".*.json.partial", ".*.html.partial", "[!.]*/.*.h5.partial")
-SCRATCH = ".*.h5.scratch"
-PATIENCE = 0.2  # seconds to wait for a lock: a process that only asks for the lock's state releases it at once
+# What a killed process leaves in the folder of a study, and in the folder of patches inside it: `.NAME.TOKEN.partial`,
+# `.NAME.TOKEN.scratch` and `.NAME.claim`. No other file may be removed. Older versions wrote no token.
+LEFT = re.compile(r"\.(.+\.(?:h5|json|html))(?:\.[0-9a-f]{8})?\.(?:partial|scratch)|\.(.+\.(?:h5|json|html))\.claim")
 
 
 @contextmanager
 def new_file(path: Path, *, replace: bool = True) -> Iterator[Path]:
     """Yield the path of a partial file, and rename it to `path` when the block ends.
 
-    Raises Taken when another process is writing `path`, and, unless `replace`, when `path` exists. Raises StoreError
-    when the disk refuses a write.
+    Raises Taken when another process is writing `path`, and, unless `replace`, when `path` exists. Raises Taken also
+    when another process took the claim over, since this one had given no sign for long. Raises StoreError when the disk
+    refuses a write.
     """
-    partial = partial_path(path)
-    claim = None
+    _check_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        claim = _claim(partial, os.O_RDWR | os.O_CREAT, patience=PATIENCE)
-        if claim is None:
-            raise Taken(f"{path} is being written by another process: wait until it has ended, or stop it")
-        if not replace and path.exists():
-            raise Taken(f"{path} was made by another process meanwhile: run the same command again to go on")
-        if os.fstat(claim).st_size:  # a process that was killed left it
-            os.ftruncate(claim, 0)
-        yield partial
-        sync(partial)
-        os.replace(partial, path)
-        _sync_names(path.parent)
+        with claimed(path) as token:
+            _remove_left(path)  # by a process that was killed
+            if not replace and path.exists():
+                raise _made_meanwhile(path)
+            partial = partial_path(path, token)
+            try:
+                partial.touch()
+                yield partial
+                _check_held(path, token)
+                sync(partial)
+                _check_held(path, token)  # syncing gigabytes takes a while
+                _commit(partial, path, replace=replace)
+                _sync_names(path.parent)
+            except OSError:
+                _check_held(path, token)  # whoever took the claim over has removed the partial file
+                raise
+            finally:
+                with suppress(OSError):  # the folder may be gone, for example; the error says it better
+                    partial.unlink(missing_ok=True)
     except LensrlError:
         raise
     except OSError as error:
         raise _not_written(path, error) from error
-    finally:
-        if claim is not None:
-            with suppress(OSError):  # the folder may be gone, for example; the error above says it better
-                _unlink(partial, claim)
-            os.close(claim)
+
+
+def _check_held(path: Path, token: str) -> None:
+    if not holds(path, token):
+        raise Taken(
+            f"{path} was taken over by another process, since this one had given no sign for minutes: run the same "
+            f"command again to go on"
+        )
+
+
+def _commit(partial: Path, path: Path, *, replace: bool) -> None:
+    """Give the finished partial file its name. Raises Taken unless `replace`, when the name is taken."""
+    if replace:
+        os.replace(partial, path)
+        return
+    try:
+        give_name(partial, path)
+    except FileExistsError:
+        raise _made_meanwhile(path) from None
+
+
+def _made_meanwhile(path: Path) -> Taken:
+    return Taken(f"{path} was made by another process meanwhile: run the same command again to go on")
 
 
 @contextmanager
@@ -107,101 +128,58 @@ def check_vacant(path: Path) -> None:
         raise StoreError(f"{path} is a file: name a new folder")
 
 
-def partial_path(path: Path) -> Path:
-    """Return the path of the partial file of `path`: `.NAME.partial` in the same folder.
-
-    Raises StoreError for a path without a name, such as an empty one.
-    """
-    if not path.name:
-        raise StoreError(f"{str(path)!r} is not the name of a file")
-    return path.with_name(f".{path.name}.partial")
+def partial_path(path: Path, token: str) -> Path:
+    """Return the path of a partial file of `path`: `.NAME.TOKEN.partial` in the same folder."""
+    return path.with_name(f".{path.name}.{token}.partial")
 
 
-def scratch_folder(partial: Path) -> Path:
-    """Return the path of a folder for temporary files of the writer of a partial file.
-
-    `remove_litter` removes the folder together with the partial file.
-    """
-    return partial.with_suffix(".scratch")
+def begun(folder: Path) -> list[Path]:
+    """Return the paths of the files in a folder that are being written, or whose writer was killed."""
+    names = (_final_name(left) for left in sorted(folder.glob(".*")))
+    return [folder / name for name in dict.fromkeys(name for name in names if name is not None)]
 
 
-@contextmanager
-def removed_at_end(folder: Path) -> Iterator[None]:
-    """Remove `folder` when the block ends, if the block has made it."""
-    try:
-        yield
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def is_being_written(path: Path) -> bool:
-    """Return whether a living process is writing `path`."""
-    try:
-        claim = _claim(partial_path(path), os.O_RDONLY, fcntl.LOCK_SH)  # shared: two who ask do not see each other
-    except FileNotFoundError:
-        return False
-    except PermissionError:  # the partial file of another user, who may be writing
-        return True
-    if claim is not None:
-        os.close(claim)
-    return claim is None
+def final_path(partial: Path) -> Path:
+    """Return the path of the file that a partial file becomes: the inverse of `partial_path`."""
+    return partial.with_name(_final_name(partial) or partial.name)
 
 
 def remove_litter(folder: Path) -> list[Path]:
-    """Remove the partial files and scratch folders in a study's folder that no living process is writing.
+    """Remove what killed processes left in a study's folder: partial files, scratch folders and claims.
 
-    Returns the partial files that were removed.
+    Returns the partial files that were removed. What a living process is writing stays.
     """
     removed = []
-    for scratch in folder.glob(SCRATCH):
-        if not is_being_written(scratch.with_name(scratch.stem.removeprefix("."))):
-            shutil.rmtree(scratch, ignore_errors=True)
-    for partial in sorted(path for pattern in PARTIALS for path in folder.glob(pattern)):
-        if not partial.is_file():
-            continue  # it is gone, or it is no file
-        with suppress(FileNotFoundError, PermissionError):  # its writer has renamed it, or is another user
-            claim = _claim(partial, os.O_RDWR, patience=PATIENCE)
-            if claim is not None:
-                _unlink(partial, claim)
-                os.close(claim)
-                removed.append(partial)
+    patches = (path for inside in folder.glob("[!.]*/") for path in begun(inside) if path.suffix == ".h5")
+    for path in [*begun(folder), *patches]:
+        with suppress(Taken, PermissionError), claimed(path, patience=0.0):  # it is living, or of another user
+            removed += _remove_left(path)
     return removed
 
 
-def _claim(partial: Path, flags: int, lock: int = fcntl.LOCK_EX, *, patience: float = 0.0) -> int | None:
-    """Open and lock a partial file. Returns its descriptor, or None when another process holds the lock.
+def _final_name(left: Path) -> str | None:
+    found = LEFT.fullmatch(left.name)
+    return None if found is None else found[1] or found[2]
 
-    NFS emulates `flock`: there, an exclusive lock needs a descriptor that is open for writing.
-    """
-    until = time.monotonic() + patience
-    while True:
-        claim = os.open(partial, flags | os.O_NONBLOCK, 0o666)  # never wait for a pipe of this name
-        try:
-            fcntl.flock(claim, lock | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(claim)
-            if time.monotonic() > until:
-                return None
-            time.sleep(0.01)
+
+def _remove_left(path: Path) -> list[Path]:
+    """Remove what dead writers of `path` left, while the claim is held. Returns the partial files."""
+    ours, removed = re.compile(rf"\.{re.escape(path.name)}(\.[0-9a-f]{{8}})?\.(partial|scratch)"), []
+    for left in sorted(path.parent.glob(f".{glob.escape(path.name)}.*")):
+        if not ours.fullmatch(left.name):
             continue
-        except BaseException:
-            os.close(claim)
-            raise
-        if _is_at(partial, claim):
-            return claim
-        os.close(claim)  # its writer renamed or removed it before the lock was ours: open the file that is there now
+        if left.suffix == ".scratch":
+            shutil.rmtree(left, ignore_errors=True)
+        elif left.is_file():  # a pipe or a folder of this name is no partial file
+            left.unlink(missing_ok=True)
+            removed.append(left)
+    remove_aside(path)
+    return removed
 
 
-def _unlink(partial: Path, claim: int) -> None:
-    if _is_at(partial, claim):  # after the rename, the name may belong to another writer
-        partial.unlink()
-
-
-def _is_at(path: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
+def _check_name(path: Path) -> None:
+    if not path.name:
+        raise StoreError(f"{str(path)!r} is not the name of a file")
 
 
 def sync(path: Path) -> None:
@@ -222,6 +200,12 @@ def _sync_names(folder: Path) -> None:
 
 
 def _not_written(path: Path, error: OSError) -> StoreError:
+    if any(os.strerror(full) in _cause(error) for full in (errno.ENOSPC, errno.EDQUOT)):
+        return StoreError(
+            f"{path} could not be written ({_cause(error)}); nothing was changed, and finished runs are kept: free "
+            f"room in {path.parent.absolute()} (old studies, exported models, checkpoints), then run the same "
+            f"command again"
+        )
     return StoreError(
         f"{path} could not be written ({_cause(error)}); nothing was changed: make room there or choose another "
         f"folder, then run the same command again"

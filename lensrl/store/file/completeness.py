@@ -42,6 +42,7 @@ COLUMNS_OF_SAMPLER = ("sampler_mismatch",)  # where lensrl sampled, from version
 COLUMNS_OF_UPDATES = ("clipped_share",)  # where a rollout has several updates
 COLUMNS_OF_ALGORITHM = {"gigpo": (*COLUMNS_OF_TURNS, *COLUMNS_OF_GIGPO)}  # its tasks are in turns
 SCORES = ("score", "length", "truncated", "reference_logprob")
+MAY_SCORES = ("answer", "also")  # where the task names answers; where the recipe has further tasks
 SCORES_OF_TASK = {"texts": ("reference_logprob",), "harness": ("score",)}  # of any other task: all of SCORES
 SITES = ("block_out", "attn_out", "mlp_out")
 
@@ -149,6 +150,9 @@ def _check_columns_of_task(file: h5py.File) -> None:
         if column in needed and not there:
             raise KeyError(f"there is no scores/{column}")
         if column not in needed and there:
+            raise ValueError(f"scores/{column} is there, and the task is {task}")
+    for column in MAY_SCORES if str(task) in SCORES_OF_TASK else ():
+        if has(file, f"scores/{column}"):
             raise ValueError(f"scores/{column} is there, and the task is {task}")
 
 

@@ -33,7 +33,7 @@ CHOICES = {  # attribute -> its allowed values
     "sets": ("single", "bottom", "top", "pairs", "together", "everything"),
 }
 
-FINITE = re.compile(rf"scores/score|activations/.*|{REPAIRS}/value")
+FINITE = re.compile(rf"activations/.*|{REPAIRS}/value")
 FIRST_PLUGIN = 256  # filters of HDF5 itself have smaller numbers; filters with this number or a larger one are plugins
 PIECE_BYTES = 16 << 20  # read at a time
 
@@ -82,12 +82,35 @@ def _check_values(dataset: h5py.Dataset, name: str) -> None:
             _check_utf8(piece, name)
     elif dataset.is_scale:
         _check_count(dataset, name)
+    elif name == "scores/score":
+        _check_scores(dataset)
     elif FINITE.fullmatch(name):
         if not math.isfinite(_square(dataset)):
             raise ValueError(f"{name} holds numbers that are not finite")
     elif not re.fullmatch(DELTA, name):
         for _ in _pieces(dataset):  # HDF5 compares the checksums while it reads
             pass
+
+
+def _check_scores(dataset: h5py.Dataset) -> None:
+    """Check that scores are finite, each item's samples first, and NaN in the places of samples that it lacks.
+
+    Only benchmarks with different numbers of samples leave places free, and one item of them has all samples.
+    """
+    file = dataset.file
+    there = np.isfinite(score := read_array(file, "scores/score"))
+    counts = there.sum(axis=1)
+    if not (np.isnan(score) | there).all() or (there[:, 1:] > there[:, :-1]).any() or (counts == 0).any():
+        raise ValueError("scores/score holds numbers that are not finite")
+    benchmark = np.array(read_strings(file, "scores/benchmark"))
+    for name in np.unique(benchmark):
+        if len({*counts[benchmark == name].tolist()}) > 1:
+            raise ValueError(f"scores/score has different numbers of samples for items of benchmark {name}")
+    if counts.max(initial=0) < score.shape[1]:
+        raise ValueError(f"scores/score has {score.shape[1]} samples, and no item has so many")
+    for column in ("length", "truncated"):
+        if has(file, f"scores/{column}") and read_array(file, f"scores/{column}")[~there].any():
+            raise ValueError(f"scores/{column} holds numbers of samples that are not there")
 
 
 def _check_utf8(texts: np.ndarray, name: str) -> None:

@@ -56,6 +56,8 @@ RULES = {
         (r"scores/score", ("item", "sample"), "float32"),
         (r"scores/length", ("item", "sample"), "int32"),
         (r"scores/truncated", ("item", "sample"), "uint8"),
+        (r"scores/answer", ("item", "sample"), "int64"),
+        (r"scores/also", ("item",), "uint8"),
         (r"scores/benchmark", ("item",), "string"),
         (r"scores/reference_logprob", ("item",), "float32"),
         (r"training/layer_grad_norm", ("step", "layer"), "float64"),

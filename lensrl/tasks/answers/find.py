@@ -14,11 +14,10 @@ import re
 from lensrl.tasks.answers import kinds
 from lensrl.tasks.answers.spelling import unmarked
 from lensrl.tasks.marks import final_answer
+from lensrl.tasks.tags import last_tagged, without_thoughts
 
-_THINK = re.compile(r"<\s*(/?)\s*think(?:ing)?\s*>", re.IGNORECASE)
 _CALCULATED = re.compile(r"<<[^<>\n]*>>")  # GSM8K's marks for a calculator
 LONGEST = 300  # characters of a text that may be nothing but an answer
-_ANSWER = re.compile(r"<\s*(/?)\s*answer\s*>", re.IGNORECASE)
 _STATED = re.compile(
     r"\b(?:answers?|correct (?:option|choice))\b(?:\s+(?:to|for|of)\s[^.:\n]{1,80}?)?\s*"
     r"(?:\b(?:is|are|was|were|equals|will be|would be|should be|must be|comes out to)\b\s*[:=]?|:|=)\s*"
@@ -54,39 +53,14 @@ _SIGN = re.compile(r"[-+*/=<>≤≥×÷·^]|\\(?:times|cdot|div|le|ge|pm|approx)
 def answers_in(completion: str) -> list[str]:
     """Return the texts that may be the answer, the most complete first. The first that can be read decides."""
     text = re.sub(r"\s{3,}", lambda match: "\n" if "\n" in match[0] else " ", without_thoughts(completion))
-    tagged = _last_tagged(text)
+    tagged = last_tagged(text, "answer")
     if tagged is not None:
-        text = tagged
+        text = tagged.strip()
     marked = final_answer(text)
     if marked is not None:
         return [marked, *_stated(unmarked(marked))]
     text = _DISPLAY.sub("$", unmarked(_CALCULATED.sub("", text))).strip()
     return _stated(text) or [*([text] if len(text) <= LONGEST else []), *_last_number(text)]
-
-
-def without_thoughts(completion: str) -> str:
-    """Remove what is in `<think>` tags: without a closing tag the rest, without an opening tag the text before."""
-    kept: list[str] = []
-    at, opened = 0, False
-    for tag in _THINK.finditer(completion):
-        if not tag[1]:
-            kept += [] if opened else [completion[at : tag.start()]]
-        elif not opened:
-            kept.clear()
-        opened, at = not tag[1], tag.end()
-    return " ".join(kept if opened else [*kept, completion[at:]])
-
-
-def _last_tagged(text: str) -> str | None:
-    """Return the content of the last `<answer>`. Its closing tag may be missing: generation often stops before it."""
-    opened = None
-    for tag in _ANSWER.finditer(text):
-        if not tag[1]:
-            opened = tag
-    if opened is None:
-        return None
-    closed = _ANSWER.search(text, opened.end())
-    return text[opened.end() : closed.start() if closed else len(text)].strip()
 
 
 def _stated(text: str) -> list[str]:

@@ -16,7 +16,6 @@ forks, so that a program finds them in its memory.
 
 from __future__ import annotations
 
-import builtins
 import contextlib
 import fcntl
 import gc
@@ -24,7 +23,6 @@ import importlib
 import json
 import math
 import os
-import random
 import select
 import shutil
 import signal
@@ -33,13 +31,15 @@ import struct
 import sys
 import tempfile
 import time
-import types
 from dataclasses import dataclass
-from importlib.machinery import ModuleSpec, PathFinder
 
+import execution
 import kernel
+from execution import MOST_BYTES
 
-del sys.path[0], sys.modules["kernel"]  # no program can import these two files
+for module in ("kernel", "execution"):  # no program can import the files of this folder
+    del sys.modules[module]
+del sys.path[0]
 READY = (
     *("bisect", "collections", "copy", "dataclasses", "datetime", "fractions", "functools", "hashlib", "heapq"),
     *("itertools", "operator", "re", "statistics", "string", "typing"),
@@ -49,7 +49,6 @@ for name in READY:  # imported once here, because most small programs import the
 
 CONFINED = b"+"  # the child's first byte: all later bytes come from the program, or after it
 PATIENCE = 60  # seconds for a child to confine itself; the program's own time begins after that
-MOST_BYTES = 300  # bytes of an answer that are read
 LAYERS = ("namespaces", "landlock", "seccomp")
 NEXT_LOOK = 0.002  # seconds at least between two looks at a program's processor time
 MORE_SECONDS = 1  # of processor time until the kernel ends a program by itself: the server looks first
@@ -78,19 +77,6 @@ class Program:
     @property
     def too_long(self) -> str:
         return f"ran longer than {self.timeout:g} s of processor time"
-
-
-class Packages:
-    """The finder of the packages that programs may import. Nothing else of their folders can be imported."""
-
-    def __init__(self, paths: dict[str, str]) -> None:
-        self.paths = paths
-
-    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        """Find a package by its name, as Python's import system asks for it."""
-        if name not in self.paths:
-            return None
-        return PathFinder.find_spec(name, [os.path.dirname(self.paths[name])])
 
 
 class Server:
@@ -257,59 +243,7 @@ class Server:
             # Without CONFINED at its beginning: the sandbox failed, not the program.
             os.write(answer, f"{type(error).__name__}: {error}".encode()[:MOST_BYTES])
             os._exit(1)
-        run(request["parts"], secret=3, answer=4)
-
-
-def run(parts: list[str], *, secret: int, answer: int) -> None:
-    """Execute the parts one after another in one namespace, then read the secret and report it.
-
-    All functions that are needed afterwards are bound before: a program that replaces `os.write` or `builtins.all`
-    replaces it only for itself. The built-in functions are restored before the next part. A program that exits reports
-    nothing.
-    """
-    read, write, leave = os.read, os.write, os._exit
-    execute, compiled, settrace, setprofile = exec, compile, sys.settrace, sys.setprofile
-    originals, restore = dict(vars(builtins)), builtins.__dict__.update
-    module = types.ModuleType("program")
-    namespace = module.__dict__
-    sys.modules["program"] = sys.modules["__main__"] = module
-    sys.argv[:] = ["program"]
-    random.seed(0)  # the same outcome every time
-    try:
-        try:
-            for part in parts:
-                execute(compiled(part, "<program>", "exec", dont_inherit=True), namespace)
-                settrace(None)
-                setprofile(None)
-                restore(originals)
-            said = read(secret, 32)
-        except BaseException as error:
-            restore(originals)
-            said = describe(error)
-        write(answer, said)
-    finally:  # also if the program has closed the pipe, or describing its exception raises again
-        leave(0)
-
-
-def describe(error: BaseException) -> bytes:
-    """Describe an exception as bytes, at most MOST_BYTES - 1 of them."""
-    try:
-        return f"{type(error).__name__}: {error}".encode("utf-8", "replace")[: MOST_BYTES - 1]
-    except BaseException:  # the program's own exception class may do anything when it is converted to text
-        return b"an exception that cannot be shown"
-
-
-def load_packages(paths: dict[str, str]) -> str:
-    """Import the packages that programs may import. Return the error of one that cannot be imported, else nothing."""
-    sys.meta_path.append(Packages(paths))
-    for name in paths:
-        try:
-            importlib.import_module(name)
-        except Exception as error:
-            return f"{name}: {error}"
-    if "numpy" in paths:  # the same outcome every time
-        importlib.import_module("numpy.random").seed(0)
-    return ""
+        execution.run(request["parts"], secret=3, answer=4)
 
 
 def main() -> None:
@@ -341,7 +275,7 @@ def main() -> None:
         hello = {
             "layers": [layer for layer, on in active.items() if on],
             "no_namespaces": "" if namespaces else why,
-            "no_package": load_packages(packages),
+            "no_package": execution.load_packages(packages),
         }
         size = kernel.address_space() - size
         control.sendall(json.dumps(hello).encode() + b"\n")

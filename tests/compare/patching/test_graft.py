@@ -15,14 +15,15 @@ from lensrl.store.patch import PatchComponent
 from lensrl.store.run import Run
 from lensrl.store.study import Study
 from lensrl.store.write import Header, write_run
-from lensrl.tasks import evaluation_items, load_task
+from lensrl.tasks import evaluation_items
+from lensrl.tasks.arithmetic import Arithmetic
 from lensrl.train.trainer import train
 from lensrl.train.workshop import parameter_table
 from tests.conftest import SMALL
 
 
 def logits(base: Base, weights: dict[str, torch.Tensor]) -> torch.Tensor:
-    teacher = references(base.prompts, evaluation_items(load_task(SMALL), SMALL)[:8])
+    teacher = references(base.prompts, evaluation_items(Arithmetic(), SMALL)[:8])
     with torch.no_grad():
         return base.fresh(weights)(teacher.ids, attention_mask=teacher.mask).logits
 
@@ -57,7 +58,7 @@ def test_a_component_moves_only_its_own_module(base: Base, small_study: Study) -
 
 def test_run_weights_are_the_trained_weights_bit_for_bit(base: Base, tmp_path: Path) -> None:
     """A file gives back what training left in memory."""
-    training = train(base, load_task(SMALL), SMALL, layers=[3], seed=0)
+    training = train(base, Arithmetic(), SMALL, layers=[3], seed=0)
     trained = {name: p.detach() for name, p in training.model.named_parameters()}
     header = Header(
         study="s", run="layer-3", seed=0, layers=[3], status="completed", reason="", base="tiny:qwen3",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -64,7 +65,7 @@ def test_results_are_kept_and_reused_until_a_run_changes(
     first = patch(open_study(folder), layers=7, what="weights")
     kept = list((folder / "patches").glob("weights.block.full-rl-into-base.layer-7.seed-0.h5"))
     assert len(kept) == 1
-    monkeypatch.setattr(measure, "load_base", lambda name: pytest.fail("measured again"))
+    monkeypatch.setattr(measure, "load_base", lambda *_: pytest.fail("measured again"))
     again = patch(open_study(folder), layers=7, what="weights")
     np.testing.assert_array_equal(first["recovery"], again["recovery"])
 
@@ -236,3 +237,20 @@ def test_the_stream_carries_what_any_layer_below_was_trained_for(tmp_path: Path)
     places = [("layer-1", BASE, str(layer), "stream") for layer in range(4)]
     with open_study(tmp_path / "study") as study:
         assert with_context(rows_of(*places), study)["trained"].tolist() == [False, True, True, True]
+
+
+def test_one_metric_is_measured_when_asked_for_and_joins_the_other(small_study: Study) -> None:
+    """The log-probability alone samples nothing; asked for both, the score is added and nothing is lost."""
+    asked: dict[str, Any] = {"from_run": "layer-7", "layers": [7], "what": "weights", "component": "mlp"}
+    said: list[float] = []
+    alone = patch(small_study, **asked, metric="logprob", on_estimate=said.append)
+    assert alone["metric"].tolist() == ["reference_logprob"]
+    assert said == []
+    both = patch(small_study, **asked, on_estimate=said.append)
+    assert both["metric"].tolist() == ["score", "reference_logprob"]
+    assert both["patched_value"][1] == alone["patched_value"][0]
+    (seconds,) = said
+    assert 0 < seconds < 600
+    again = patch(small_study, **asked, metric="score", on_estimate=said.append)
+    pd.testing.assert_frame_equal(again, both)
+    assert len(said) == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
 import subprocess
@@ -13,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from lensrl.errors import LensrlError, StoreError
-from lensrl.store.file.atomic import is_being_written, new_file, new_folder, partial_path, remove_litter, scratch_folder
+from lensrl.store.file.atomic import new_file, new_folder, partial_path, remove_litter
+from lensrl.store.file.claim import claim_path, is_being_written
 from tests.store.synthetic import PARAMETERS, after_weights, before_weights, header, write_run
 
 
@@ -55,18 +55,17 @@ def test_the_disks_refusal_is_one_line_with_the_path_and_the_cause(tmp_path: Pat
 
 def test_who_looks_whether_a_file_is_being_written_is_no_writer(tmp_path: Path) -> None:
     path = tmp_path / "a.h5"
-    partial_path(path).write_text("litter")
-    with partial_path(path).open() as looking:
-        fcntl.flock(looking, fcntl.LOCK_SH)
-        assert not is_being_written(path)
+    partial_path(path, "0" * 8).write_text("litter")
+    assert not is_being_written(path)
     with new_file(path) as partial:
+        assert not partial_path(path, "0" * 8).exists(), "the next writer removes it"
         partial.write_text("x")
         assert is_being_written(path)
 
 
 def test_a_pipe_or_a_folder_by_the_name_of_a_partial_file_is_not_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(partial_path(tmp_path / "a.h5"))
-    partial_path(tmp_path / "b.h5").mkdir()
+    os.mkfifo(partial_path(tmp_path / "a.h5", "0" * 8))
+    partial_path(tmp_path / "b.h5", "0" * 8).mkdir()
     assert not is_being_written(tmp_path / "a.h5")
     assert remove_litter(tmp_path) == []
 
@@ -171,7 +170,7 @@ def test_only_what_no_living_process_holds_is_litter(tmp_path: Path) -> None:
         assert is_being_written(folder / "base.h5")
         assert not is_being_written(folder / "full-rl.seed-0.h5")
         assert remove_litter(tmp_path) == [dead]
-        assert sorted(folder.iterdir()) == sorted([living, *kept])
+        assert sorted(folder.iterdir()) == sorted([living, claim_path(folder / "base.h5"), *kept])
         living.write_text("whole")
     assert not is_being_written(folder / "base.h5")
 
@@ -183,7 +182,7 @@ def test_only_what_is_written_into_a_study_is_litter(tmp_path: Path) -> None:
     for name in [*ours, *foreign]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    scratch = scratch_folder(partial_path(tmp_path / "base.h5"))
+    scratch = tmp_path / ".base.h5.scratch"
     kept = [tmp_path / name for name in (".other.scratch", ".git/.base.h5.scratch")]
     for made in (scratch, *kept):
         made.mkdir()
@@ -198,7 +197,10 @@ def test_of_two_writers_one_stops_and_the_other_is_not_disturbed(tmp_path: Path)
     path = tmp_path / "file"
     with new_file(path) as first:
         first.write_text("first")
-        with pytest.raises(StoreError, match="file is being written by another process: wait until"), new_file(path):
+        with (
+            pytest.raises(StoreError, match="file is being written by another process"),
+            new_file(path),
+        ):
             pytest.fail("two writers")
         assert first.read_text() == "first"
     assert path.read_text() == "first"

@@ -1,0 +1,281 @@
+"""Workers: processes on this machine that make the runs of a study side by side.
+
+`Workers` starts the processes and hands each of them one job after another: the base first, then the longest runs. A
+worker loads the base model once. What it sees goes to the one watcher of the study.
+
+- A worker that dies: its run is made by another, and a new worker takes its place.
+- A worker that meets an error: the error is raised here, after all workers have been stopped.
+- Ctrl-C here, or the end of this process in any other way: all workers end, and remove their unfinished files.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any
+
+from lensrl.errors import LensrlError
+from lensrl.recipe.runs import BASE, RunSpec
+from lensrl.store.file.claim import is_being_written
+from lensrl.store.run import Run
+from lensrl.train.curve import TrainingCurve
+from lensrl.train.engine import PAUSE, Here
+from lensrl.train.job import Job, is_made
+from lensrl.train.watch import NoWatcher, Watcher
+
+DEATHS = 3  # of workers, all with one run in hand, after which the run is given up
+GRACE = 20.0  # seconds that a worker has to remove its unfinished files before it is killed
+
+
+@dataclass(frozen=True)
+class _Worker:
+    process: subprocess.Popen[bytes]
+    pipe: Connection
+
+
+class Workers:
+    """Makes runs in `count` processes. Worker k uses the GPU `devices[k % len(devices)]`, where any are named.
+
+    A device is a number or a name that CUDA_VISIBLE_DEVICES knows. Each worker has its share of the processor's cores,
+    unless OMP_NUM_THREADS is set.
+    """
+
+    def __init__(self, count: int, devices: Sequence[str] = ()) -> None:
+        if count < 1:
+            raise LensrlError(f"{count} workers make no runs; ask for 1 or more")
+        self._count = count
+        self._devices = devices
+
+    def make(self, jobs: Sequence[Job], watcher: Watcher) -> None:
+        """Make the run of every job, and wait at the end for the runs that other processes make.
+
+        Raises LensrlError when a run ends its worker three times.
+        """
+        count = min(self._count, len(jobs))
+        left, deaths, told = longest_first(jobs), Counter[Path](), False
+        in_hand: dict[int, Job] = {}  # place of a worker -> its job
+        curves: dict[RunSpec, TrainingCurve] = {}
+        workers: dict[int, _Worker] = {}
+        try:
+            while left or in_hand:
+                # 1. Each free worker gets the next run that nobody makes.
+                for place in (p for p in range(count) if p not in in_hand):
+                    job = self._next(left, watcher)
+                    if job is None:
+                        break
+                    if place not in workers:
+                        workers[place] = self._start(place)
+                    in_hand[place] = job
+                    workers[place].pipe.send(job)
+                if not in_hand:  # every run that is left is made by processes that are not ours
+                    if left and not told:
+                        watcher.waiting([job.spec for job in left])
+                        told = True
+                    time.sleep(PAUSE if left else 0)
+                    continue
+                # 2. What the workers say.
+                for pipe in wait([workers[place].pipe for place in in_hand], timeout=PAUSE):
+                    place = next(place for place, worker in workers.items() if worker.pipe is pipe)
+                    try:
+                        said, *about = pipe.recv()  # type: ignore[union-attr]
+                    except (EOFError, OSError):
+                        self._note_death(workers.pop(place), job := in_hand.pop(place), deaths)
+                        left.insert(0, job)
+                        continue
+                    if said == "failed":
+                        raise _as_error(*about)
+                    if said == "done":
+                        with Run(in_hand.pop(place).path) as run:
+                            watcher.finished(about[0], run)
+                    else:
+                        _tell(watcher, said, about, curves)
+        finally:
+            _stop([*workers.values()])
+
+    def _next(self, left: list[Job], watcher: Watcher) -> Job | None:
+        """Take the first job out of `left` whose run nobody makes. Runs that are there by now are taken out, too."""
+        for job in list(left):
+            if is_being_written(job.path):
+                continue
+            left.remove(job)
+            if not is_made(job):
+                return job
+            with Run(job.path) as run:
+                watcher.made_elsewhere(job.spec, run)
+        return None
+
+    def _start(self, place: int) -> _Worker:
+        ours, theirs = Pipe()
+        environment = dict(os.environ)
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // self._count)))
+        if self._devices:
+            environment["CUDA_VISIBLE_DEVICES"] = self._devices[place % len(self._devices)]
+        number = theirs.fileno()
+        start = f"import sys; sys.path[:] = {sys.path!r}; import {__name__} as workers; workers.work({number})"
+        # In a session of its own: Ctrl-C in the terminal reaches this process alone, which then stops the workers.
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-c", start], env=environment, pass_fds=[number], stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+        theirs.close()
+        return _Worker(process, ours)
+
+    def _note_death(self, worker: _Worker, job: Job, deaths: Counter[Path]) -> None:
+        """Count the death of a worker, whose run will be made again. Raises LensrlError at the third of one run."""
+        worker.pipe.close()
+        code = worker.process.wait()
+        deaths[job.path] += 1
+        if deaths[job.path] == DEATHS:
+            how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+            raise LensrlError(
+                f"{job.path}: its worker ended {DEATHS} times, the last time by {how}; SIGKILL is what a machine does "
+                f"that has no memory left: ask for fewer --workers"
+            )
+
+
+def visible_devices() -> list[str]:
+    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; none on a machine without."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name.strip() for name in named.split(",") if name.strip()]
+    import torch
+
+    return [str(number) for number in range(torch.cuda.device_count())]
+
+
+def longest_first(jobs: Sequence[Job]) -> list[Job]:
+    """Order jobs: the base, which all comparisons need; then full RL; then by the lowest layer that is trained.
+
+    Gradients run from the last layer down to the lowest trained one, so a low layer takes longest.
+    """
+    return sorted(jobs, key=lambda job: (job.spec.name != BASE, min(job.spec.layers or (0,)), job.spec.layers or ()))
+
+
+def work(descriptor: int) -> None:
+    """Make the runs that come over a pipe, until it is closed. This is the main function of a worker."""
+    pipe = Connection(descriptor)
+    jobs: SimpleQueue[Job | None] = SimpleQueue()
+    watcher = _Sender(pipe)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, watcher.interrupt)
+
+    def receive() -> None:
+        try:
+            while True:
+                jobs.put(pipe.recv())
+        except (EOFError, OSError):  # the study has ended, or its process
+            jobs.put(None)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    Thread(target=receive, daemon=True).start()
+    here = Here()
+    try:
+        while (job := jobs.get()) is not None:
+            watcher.is_busy = True
+            try:
+                here.make([job], watcher)
+            except Exception as error:
+                pipe.send(("failed", *_picklable(error)))
+                return
+            finally:
+                watcher.is_busy = False
+            pipe.send(("done", job.spec))
+    except (KeyboardInterrupt, BrokenPipeError):
+        return  # the partial file is gone
+
+
+class _Sender(NoWatcher):
+    """Sends what happens in a worker to the study's process."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+        self._interrupted = False
+        self.is_busy = False  # whether a run is being made
+        self._rows_sent = 0  # of the curve of the run that is being made
+
+    def interrupt(self, *_: object) -> None:
+        """Handle a signal once. The next event raises KeyboardInterrupt again: a library may swallow it."""
+        if self.is_busy and not self._interrupted:
+            self._interrupted = True
+            raise KeyboardInterrupt
+
+    def started(self, spec: RunSpec) -> None:
+        self._rows_sent = 0
+        self._send("started", spec)
+
+    def stepped(self, spec: RunSpec, curve: TrainingCurve) -> None:
+        new = {name: values[self._rows_sent :] for name, values in vars(curve).items() if name != "n_layers"}
+        self._rows_sent = len(curve)
+        self._send("stepped", spec, curve.n_layers, new)
+
+    def scoring(self, spec: RunSpec) -> None:
+        self._send("scoring", spec)
+
+    def noted(self, line: str) -> None:
+        with suppress(BrokenPipeError):  # the study's process may be gone before a checkpoint is written
+            self._pipe.send(("noted", line))
+
+    def _send(self, *event: object) -> None:
+        if self._interrupted:
+            raise KeyboardInterrupt
+        self._pipe.send(event)
+
+
+def _tell(watcher: Watcher, said: str, about: Sequence[Any], curves: dict[RunSpec, TrainingCurve]) -> None:
+    """Hand an event of a worker on. Of a curve, a worker sends the new rows alone."""
+    spec = about[0]
+    if said == "noted":
+        watcher.noted(spec)
+    elif said == "started":
+        curves.pop(spec, None)
+        watcher.started(spec)
+    elif said == "scoring":
+        watcher.scoring(spec)
+    elif said == "stepped":
+        _, n_layers, new = about
+        curve = curves.setdefault(spec, TrainingCurve(n_layers))
+        for name, values in new.items():
+            vars(curve)[name].extend(values)
+        watcher.stepped(spec, curve)
+
+
+def _picklable(error: Exception) -> tuple[Exception, str]:
+    """Return an error as it can be sent, and where it was raised."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # its class wants arguments that are not in its pickle
+        return RuntimeError(f"{type(error).__name__}: {error}"), traceback.format_exc()
+    return error, traceback.format_exc()
+
+
+def _as_error(error: Exception, where: str) -> Exception:
+    if not isinstance(error, LensrlError):
+        error.add_note(f"in a worker:\n{where}")
+    return error
+
+
+def _stop(workers: Sequence[_Worker]) -> None:
+    """End all workers. One that does not end is killed; what it leaves is removed by the next run."""
+    for worker in workers:
+        worker.pipe.close()  # a worker ends when its pipe is closed
+    until = time.monotonic() + GRACE
+    for worker in workers:
+        try:
+            worker.process.wait(timeout=max(0.1, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            worker.process.kill()
+            worker.process.wait()

@@ -1,0 +1,32 @@
+"""Random grafts: of the layer's norms, the same twice, and far from what the trained layer recovers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import lensrl
+from lensrl import LensrlError, Study
+from lensrl.compare.patching.control import _random
+
+
+def test_a_random_delta_has_the_norm_of_the_trained_one_and_no_direction() -> None:
+    rng = torch.Generator().manual_seed(0)
+    into, donor = (torch.randn(60, 50, generator=rng) for _ in range(2))
+    deltas = [(_random(into, donor, 3, draw, 0) - into).double() for draw in (0, 1)]
+    for delta in deltas:
+        assert float(delta.norm()) == pytest.approx(float((donor - into).norm()), rel=1e-5)
+    for a, b in ((deltas[0], deltas[1]), (deltas[0], (donor - into).double())):
+        assert abs(float((a * b).sum() / (a.norm() * b.norm()))) < 4 / np.sqrt(3000)
+
+
+def test_random_grafts_are_seeded_and_leave_out_layers_that_did_not_move(small_study: Study) -> None:
+    first = lensrl.random_grafts(small_study, layers=[3], from_run="layer-3", draws=2)
+    again = lensrl.random_grafts(small_study, layers=[0, 3], from_run="layer-3", draws=1)
+    assert first["draw"].tolist() == [0, 1]
+    assert first["log_p"].nunique() == 2
+    assert again["layer"].tolist() == [3]
+    assert again["log_p"][0] == pytest.approx(first["log_p"][0], abs=1e-6)
+    with pytest.raises(LensrlError, match="draws is 0"):
+        lensrl.random_grafts(small_study, layers=[3], draws=0)

@@ -1,0 +1,138 @@
+"""Slow tests of many processes on one folder: `make test-cluster`; with `TRIALS=500`, 500 processes are killed."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from lensrl import load_recipe, run_study
+from lensrl.store.verify import verify
+from tests.train.test_engine import assert_same_data
+from tests.train.test_workers import children, command
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(0)]
+TRIALS = int(os.environ.get("TRIALS", "20"))
+
+RECIPE = """\
+model = "tiny:qwen3"
+layers = "all"
+[task]
+name = "arithmetic"
+[rl]
+steps = 3
+max_completion_tokens = 5
+[evaluation]
+items = 16
+samples = 1
+[store]
+probe_items = 2
+"""
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The study as one process makes it."""
+    folder = tmp_path_factory.mktemp("alone")
+    (folder / "study.toml").write_text(RECIPE)
+    run_study(load_recipe(folder / "study.toml"), folder / "study").close()
+    return folder / "study"
+
+
+# A process whose disk is slow and whose locks all succeed.
+SHARE = """
+import fcntl, os, sys, time
+real = os.fsync
+os.fsync = lambda descriptor: (time.sleep(0.3), real(descriptor))[1]
+fcntl.flock = lambda *_: None
+from lensrl import load_recipe, run_study
+from lensrl.train.watch import NoWatcher
+
+class Print(NoWatcher):
+    def finished(self, spec, run):
+        print(spec.name, flush=True)
+
+run_study(load_recipe("study.toml"), "study", Print()).close()
+"""
+
+
+def test_eight_processes_share_a_study_on_a_slow_disk_without_locks(tmp_path: Path, alone: Path) -> None:
+    (tmp_path / "study.toml").write_text(RECIPE)
+    processes = [
+        subprocess.Popen([sys.executable, "-c", SHARE], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                         text=True)
+        for _ in range(8)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=600) for process in processes]
+    assert [process.returncode for process in processes] == [0] * 8, [errors for _, errors in said]
+    made = Counter(name for output, _ in said for name in output.split())
+    assert made == Counter(["base", "full-rl", *(f"layer-{layer}" for layer in range(8))]), "each run once"
+    assert_same_data(tmp_path / "study", alone)
+    assert not [*(tmp_path / "study").glob(".*")]
+
+
+def test_workers_and_commands_are_killed_at_random_moments(tmp_path: Path, alone: Path) -> None:
+    """Nothing that was committed is lost, every run is made once, and no process is left."""
+    moments, kills, studies = random.Random(0), Counter[str](), 0
+    while kills.total() < TRIALS:
+        studies += 1
+        place = tmp_path / str(studies)
+        place.mkdir()
+        (place / "study.toml").write_text(RECIPE)
+        committed: dict[str, tuple[int, int]] = {}
+        workers: set[int] = set()
+        while not _make(place, moments, kills, committed, workers):
+            pass
+        until = time.monotonic() + 60
+        while any("lensrl.train.workers" in command(worker) for worker in workers):
+            assert time.monotonic() < until, "an orphan"
+            time.sleep(0.1)
+        assert_same_data(place / "study", alone)
+        assert {check.status for check in verify(place / "study")} == {"good"}
+        assert not [*(place / "study").glob(".*")]
+    print(f"{dict(kills)} over {studies} studies")
+
+
+def _make(
+    place: Path, moments: random.Random, kills: Counter[str], committed: dict[str, tuple[int, int]], workers: set[int]
+) -> bool:
+    """Run the command with three workers, and kill one of them, or itself, again and again. Return True at its end."""
+    run = subprocess.Popen(
+        [sys.executable, "-m", "lensrl_cli.main", "run", "study.toml", "--workers", "3"], cwd=place,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while run.poll() is None:
+        until = time.monotonic() + moments.uniform(0, 10)
+        while time.monotonic() < until and run.poll() is None:
+            _check_committed(place / "study", committed)
+            time.sleep(0.02)
+        at_work = children(run.pid) if run.poll() is None else []
+        workers.update(at_work)
+        if not at_work or kills.total() >= TRIALS:
+            continue
+        kind, victim = ("command", run.pid) if moments.random() < 0.2 else ("worker", moments.choice(at_work))
+        with suppress(ProcessLookupError):
+            os.kill(victim, signal.SIGKILL)
+            kills[kind] += 1
+        if kind == "command":
+            run.wait()
+    errors = run.communicate()[1]
+    _check_committed(place / "study", committed)
+    assert run.returncode in (0, -signal.SIGKILL) or "its worker ended 3 times" in errors, errors
+    return run.returncode == 0
+
+
+def _check_committed(folder: Path, committed: dict[str, tuple[int, int]]) -> None:
+    """Check that no file that was there before is gone or was made again."""
+    for path in folder.glob("*.h5"):
+        about = path.stat()
+        assert committed.setdefault(path.name, (about.st_ino, about.st_mtime_ns)) == (about.st_ino, about.st_mtime_ns)
+    assert all((folder / name).exists() for name in committed)

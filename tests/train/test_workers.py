@@ -1,0 +1,145 @@
+"""Worker processes of one study: shared runs, deaths, errors, and the end of them all."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lensrl import run_study
+from lensrl.errors import LensrlError
+from lensrl.recipe.runs import RunSpec
+from lensrl.store.file.claim import read_claim
+from lensrl.store.run import Run
+from lensrl.train.curve import TrainingCurve
+from lensrl.train.job import Job
+from lensrl.train.watch import NoWatcher
+from lensrl.train.workers import Workers, longest_first
+from tests.conftest import SMALL
+from tests.train.test_engine import assert_same_data
+
+QUICK = SMALL.model_copy(update={"layers": [3], "sets": {}, "rl": SMALL.rl.model_copy(update={"steps": 1})})
+
+
+class Killer(NoWatcher):
+    """Kills the process that makes a run after its second step, once, and counts what it is told."""
+
+    def __init__(self, folder: Path, run: str) -> None:
+        self.folder, self.run = folder, run
+        self.killed = 0
+        self.steps: list[int] = []
+        self.made: list[str] = []
+
+    def stepped(self, spec: RunSpec, curve: TrainingCurve) -> None:
+        if spec.name == self.run:
+            self.steps.append(len(curve))
+            assert len(curve.layer_grad_norm) == len(curve)
+            claim = read_claim(self.folder / f"{self.run}.seed-0.h5")
+            if len(curve) == 2 and not self.killed:
+                assert claim is not None
+                assert claim.process != os.getpid()
+                self.killed = claim.process
+                os.kill(claim.process, signal.SIGKILL)
+
+    def finished(self, spec: RunSpec, run: Run) -> None:
+        self.made.append(spec.name)
+
+
+def test_the_run_of_a_killed_worker_is_made_by_another_and_all_data_are_those_of_one_process(
+    small_study_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "shared"
+    watcher = Killer(folder, "layer-0")
+    run_study(SMALL, folder, watcher, engine=Workers(2)).close()
+    assert watcher.killed
+    assert watcher.steps[-4:] == [1, 2, 3, 4], "a curve begins anew with its run"
+    assert sorted(watcher.made) == ["base", "ends", "full-rl", "layer-0", "layer-3", "layer-7"], "each run once"
+    assert_same_data(folder, small_study_folder)
+    assert not [path.name for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def test_an_error_in_a_worker_is_raised_here_and_no_worker_is_left(tmp_path: Path) -> None:
+    job = Job(QUICK, RunSpec("layer-3", (3,), 0), tmp_path, "0" * 64, {})
+    with pytest.raises(LensrlError, match=r"another base model \(fingerprint 000000000000\) than tiny:qwen3 is here"):
+        Workers(1).make([job], NoWatcher())
+    assert not list(tmp_path.iterdir())
+    assert not children(os.getpid())
+
+
+def children(process: int) -> list[int]:
+    found = Path(f"/proc/{process}/task/{process}/children")
+    return [int(child) for child in found.read_text().split() if "lensrl.train.workers" in command(int(child))]
+
+
+def command(process: int) -> str:
+    try:
+        return Path(f"/proc/{process}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
+LONG = """\
+model = "tiny:qwen3"
+layers = [0, 1]
+[task]
+name = "arithmetic"
+[rl]
+steps = 3000
+max_completion_tokens = 5
+[evaluation]
+items = 8
+samples = 1
+[store]
+probe_items = 2
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_with_the_command_all_workers_end(tmp_path: Path, how: signal.Signals) -> None:
+    (tmp_path / "study.toml").write_text(LONG)
+    started = subprocess.Popen(
+        [sys.executable, "-m", "lensrl_cli.main", "run", "study.toml", "--workers", "2"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    folder, until = tmp_path / "study", time.monotonic() + 240
+    claims = [folder / name for name in ("full-rl.seed-0.h5", "layer-0.seed-0.h5")]
+    try:
+        while not all((c := read_claim(path)) is not None and "step" in c.state for path in claims):
+            assert started.poll() is None, started.communicate()
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        workers = children(started.pid)
+        assert len(workers) == 2
+        os.kill(started.pid, how)
+        output, errors = started.communicate(timeout=60)
+    finally:
+        started.kill()
+    while any("lensrl.train.workers" in command(worker) for worker in workers):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    assert sorted(path.name for path in folder.iterdir()) == ["base.h5", "recipe.json"]
+    assert errors == ""
+    if how == signal.SIGINT:
+        assert started.returncode == 130
+        assert output.splitlines()[-1] == "stopped; the same command continues with the missing runs"
+
+
+def test_the_longest_runs_come_first_after_the_base(tmp_path: Path) -> None:
+    specs = [("layer-7", (7,)), ("base", ()), ("mid", (3, 4)), ("layer-0", (0,)), ("full-rl", None)]
+    jobs = [Job(SMALL, RunSpec(name, layers, 0), tmp_path, "", {}) for name, layers in specs]
+    assert [job.spec.name for job in longest_first(jobs)] == ["base", "full-rl", "layer-0", "mid", "layer-7"]
+
+
+@pytest.mark.parametrize("launched", ["2", "8"])
+def test_a_launcher_of_several_processes_for_one_run_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launched: str
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", launched)
+    with pytest.raises(LensrlError, match=rf"WORLD_SIZE is {launched}: .* --workers {launched} instead"):
+        run_study(QUICK, tmp_path / "study")
+    assert not (tmp_path / "study").exists()
