@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -132,7 +133,9 @@ def _slurm(
     if not names:
         console.print(f"all runs are in {folder}: there is nothing to submit")
         return
-    text = slurm_script(path, folder, names, limit=limit, options=options)
+    text = slurm_script(
+        path, folder, names, command=[sys.executable, "-m", "lensrl_cli.main"], limit=limit, options=options
+    )
     folder.mkdir(parents=True, exist_ok=True)
     script = folder / "slurm.sh"
     script.write_text(text, encoding="utf-8")

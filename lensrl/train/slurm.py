@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,11 +28,18 @@ def missing_runs(recipe: Recipe, folder: Path, only: Sequence[str] | None = None
 
 
 def slurm_script(
-    recipe: Path, folder: Path, runs: Sequence[str], *, limit: int | None = None, options: Sequence[str] = ()
+    recipe: Path,
+    folder: Path,
+    runs: Sequence[str],
+    *,
+    command: Sequence[str],
+    limit: int | None = None,
+    options: Sequence[str] = (),
 ) -> str:
     """Return a script for `sbatch`: an array of one task a run, at most `limit` at once.
 
-    `options` are options of sbatch, as `--gpus=1` or the two words `--time`, `8:00:00`. They come last, and win.
+    `command` are the words that start lensrl on a node. `options` are options of sbatch, as `--gpus=1` or the two words
+    `--time`, `8:00:00`. They come last, and win.
     """
     lines: list[str] = []
     for word in options:
@@ -43,7 +49,7 @@ def slurm_script(
             lines[-1] += f" {word}"
     log = folder.absolute() / "slurm-%A_%a.log"
     at_once = "" if limit is None else f"%{limit}"
-    make = [sys.executable, "-m", "lensrl_cli.main", "run", str(recipe.absolute()), "--out", str(folder.absolute())]
+    make = [*command, "run", str(recipe.absolute()), "--out", str(folder.absolute())]
     return "\n".join([
         "#!/bin/bash",
         f"#SBATCH --job-name=lensrl-{folder.absolute().name}",
