@@ -8,13 +8,24 @@
 
 # %%
 import sys
+from pathlib import Path
+
+import pandas as pd
 
 import lensrl
 
-given = [] if "ipykernel" in sys.modules else sys.argv[1:]  # a notebook's arguments are Jupyter's own
-study = lensrl.open_study(given[0] if given else "runs/tiny")
+STUDY = "runs/tiny"  # the study to look at
+
+in_notebook = "ipykernel" in sys.modules
+if in_notebook:  # a notebook draws a table; a script prints it
+    from IPython.display import display as show
+else:
+    show = print
+given = Path(STUDY if in_notebook or len(sys.argv) < 2 else sys.argv[1])  # a notebook's arguments are Jupyter's own
+study = lensrl.open_study(given if given.exists() else Path("..") / given)  # Jupyter starts in the notebook's folder
 profile = lensrl.compare_activations(study, "base", "full-rl")
-print(profile.round(4).to_string(index=False))
+show(profile.round(4))
+lensrl.plot.cka(study)
 
 # %% [markdown]
 # The null: the base compared with itself. A difference from 0 is noise of the computation.
@@ -28,4 +39,5 @@ print(f"largest 1 - CKA of the base compared with itself: {abs(null['one_minus_c
 # band along the diagonal means that layers at the same depth still correspond.
 
 # %%
-print(lensrl.compare_layers(study).round(2))
+show(pd.DataFrame(lensrl.compare_layers(study)).round(2))
+lensrl.plot.cka_map(study)

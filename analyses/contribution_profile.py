@@ -8,20 +8,29 @@
 
 # %%
 import sys
+from pathlib import Path
 
 import lensrl
 from lensrl.measures.profile import thirds
 
-given = [] if "ipykernel" in sys.modules else sys.argv[1:]  # a notebook's arguments are Jupyter's own
-study = lensrl.open_study(given[0] if given else "runs/tiny")
+STUDY = "runs/tiny"  # the study to look at
+
+in_notebook = "ipykernel" in sys.modules
+if in_notebook:  # a notebook draws a table; a script prints it
+    from IPython.display import display as show
+else:
+    show = print
+given = Path(STUDY if in_notebook or len(sys.argv) < 2 else sys.argv[1])  # a notebook's arguments are Jupyter's own
+study = lensrl.open_study(given if given.exists() else Path("..") / given)  # Jupyter starts in the notebook's folder
 profile = study.contributions()
-print(study.scores()[["run", "seed", "status", "score", "gain"]].to_string(index=False))
+show(study.scores()[["run", "seed", "status", "score", "gain"]])
 
 # %% [markdown]
 # The profile. A layer without a value has a status that says why.
 
 # %%
-print(profile[["layer", "contribution", "low", "high", "status"]].round(3).to_string(index=False))
+show(profile[["layer", "contribution", "low", "high", "status"]].round(3))
+lensrl.plot.contributions(study)
 
 # %% [markdown]
 # The means over the thirds of depth, and the number of layers that recover at least 80 % of the gain. Both are point

@@ -9,21 +9,32 @@
 
 # %%
 import sys
+import textwrap
+from pathlib import Path
 
 import pandas as pd
 
 import lensrl
 
-path = next((name for name in sys.argv[1:] if name.endswith(".csv")), "runs/published/qwen3-1.7b-grpo-math.csv")
+TABLE = "runs/published/qwen3-1.7b-grpo-math.csv"  # the table to look at
+
+if "ipykernel" in sys.modules:  # a notebook draws a table; a script prints it
+    from IPython.display import display as show
+else:
+    show = print
+path = Path(next((name for name in sys.argv[1:] if name.endswith(".csv")), TABLE))
+path = path if path.exists() else Path("..") / path  # Jupyter starts in the notebook's folder
 profile = lensrl.read_contributions(path)
-print(profile.round(2).to_string(index=False))
+show(profile.round(2))
 
 # %% [markdown]
 # The claims, and the error of each shape on layers that were left out of the fit.
 
 # %%
 verdict = lensrl.verdict(path)
-print(*verdict.sentences(), sep="\n\n")
+show(verdict)
+lensrl.plot.verdict(verdict)
+print(*(textwrap.fill(sentence, 110) for sentence in verdict.sentences()), sep="\n\n")
 for name, fit in verdict.shapes.items():
     print(f"{name:9} leave-one-out error {fit.error:.3f}")
 
@@ -37,4 +48,4 @@ benchmarks = [name for name in scores.columns if name in ("math500", "gsm8k", "o
 rows = scores.set_index("setting")[benchmarks]
 if {"Base", "Full"} <= set(rows.index):
     by_benchmark = (rows - rows.loc["Base"]) / (rows.loc["Full"] - rows.loc["Base"])
-    print(by_benchmark.drop(index=["Base", "Full"]).corr("spearman").round(2).to_string())
+    show(by_benchmark.drop(index=["Base", "Full"]).corr("spearman").round(2))

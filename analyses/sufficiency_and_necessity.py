@@ -9,16 +9,27 @@
 
 # %%
 import sys
+from pathlib import Path
 
 import lensrl
 
-given = [] if "ipykernel" in sys.modules else sys.argv[1:]  # a notebook's arguments are Jupyter's own
-study = lensrl.open_study(given[0] if given else "runs/tiny")
+STUDY = "runs/tiny"  # the study to look at
+
+in_notebook = "ipykernel" in sys.modules
+if in_notebook:  # a notebook draws a table; a script prints it
+    from IPython.display import display as show
+else:
+    show = print
+given = Path(STUDY if in_notebook or len(sys.argv) < 2 else sys.argv[1])  # a notebook's arguments are Jupyter's own
+study = lensrl.open_study(given if given.exists() else Path("..") / given)  # Jupyter starts in the notebook's folder
 sufficiency = lensrl.patch(study, layers="all", what="weights")
 necessity = lensrl.patch(study, layers="all", what="weights", reverse=True)
 for title, rows in (("sufficiency", sufficiency), ("necessity", necessity)):
     table = rows.pivot(index="layer", columns="metric", values="recovery")
-    print(title, table.assign(contribution=rows.groupby("layer")["contribution"].first()).round(2), sep="\n")
+    print(title)
+    show(table.assign(contribution=rows.groupby("layer")["contribution"].first()).round(2))
+lensrl.plot.patching(study, sufficiency)
+lensrl.plot.patching(study, necessity)
 
 # %% [markdown]
 # Do the layers add up? Compare one graft of all layers with the sum of the single grafts. A sum above the joint
@@ -27,7 +38,8 @@ for title, rows in (("sufficiency", sufficiency), ("necessity", necessity)):
 
 # %%
 lensrl.patch(study, layers="all", what="weights", sets="together")
-print(lensrl.additivity_table(study).round(2).to_string(index=False))
+sums = lensrl.additivity_table(study).round(2)
+show(sums[["metric", "single_sum", "together", "interaction", "interaction_low", "interaction_high"]])
 
 # %% [markdown]
 # Cumulative grafts from both ends: the recovery of layers 0 to l together, and of layers l to the last. The steep parts
@@ -37,4 +49,6 @@ print(lensrl.additivity_table(study).round(2).to_string(index=False))
 for end in ("bottom", "top"):
     rows = lensrl.patch(study, layers="all", what="weights", sets=end)
     scores = rows[rows["metric"] == "score"]
-    print(end, scores[["layers", "recovery", "low", "high"]].round(2).to_string(index=False), sep="\n")
+    print(end)
+    show(scores[["layers", "recovery", "low", "high"]].round(2))
+    lensrl.plot.patching(study, rows)

@@ -8,13 +8,22 @@
 
 # %%
 import sys
+from pathlib import Path
 
 import lensrl
 
-given = [] if "ipykernel" in sys.modules else sys.argv[1:]  # a notebook's arguments are Jupyter's own
-study = lensrl.open_study(given[0] if given else "runs/tiny")
+STUDY = "runs/tiny"  # the study to look at
+
+in_notebook = "ipykernel" in sys.modules
+if in_notebook:  # a notebook draws a table; a script prints it
+    from IPython.display import display as show
+else:
+    show = print
+given = Path(STUDY if in_notebook or len(sys.argv) < 2 else sys.argv[1])  # a notebook's arguments are Jupyter's own
+study = lensrl.open_study(given if given.exists() else Path("..") / given)  # Jupyter starts in the notebook's folder
 table = lensrl.predictors(study)
-print(table.round(4).to_string(index=False))
+show(table.round(4))
+lensrl.plot.delta_norms(study, table)
 
 # %% [markdown]
 # Correlations over layers, with a permutation p. Neighbouring layers are alike, so both the intervals and p are
@@ -22,7 +31,9 @@ print(table.round(4).to_string(index=False))
 
 # %%
 try:
-    print(lensrl.correlate_study(study).round(3).to_string(index=False))
+    correlations = lensrl.correlate_study(study, table)
+    show(correlations.drop(columns="reason").round(3))
+    lensrl.plot.predictors(study, table=table, correlations=correlations)
 except lensrl.LensrlError as nothing:
     print(nothing)
 
@@ -33,4 +44,5 @@ except lensrl.LensrlError as nothing:
 # %%
 norms = study["full-rl"].delta_norms().dropna(subset=["layer"])
 parts = (norms[["norm", "base_norm"]] ** 2).groupby([norms["layer"], norms["component"]]).sum() ** 0.5
-print((parts["norm"] / parts["base_norm"]).unstack("component").round(4).to_string())
+show((parts["norm"] / parts["base_norm"]).unstack("component").round(4))
+lensrl.plot.deltas(study, by="component")

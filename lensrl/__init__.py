@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lensrl.compare.activations import compare_activations, compare_layers
     from lensrl.compare.adapter import save_adapter
     from lensrl.compare.export import LoadedModel, graft, load_model, save_pretrained
+    from lensrl.compare.heads import compare_heads
     from lensrl.compare.models import compare_model_activations, compare_models
     from lensrl.compare.patching.additivity import additivity_table
     from lensrl.compare.patching.control import random_grafts
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from lensrl.judge.verdict import Verdict, verdict
     from lensrl.recipe import load_recipe
     from lensrl.recipe.imported import import_recipe
+    from lensrl.show import plot
     from lensrl.show.page import write_report
     from lensrl.store.folder import runs
     from lensrl.store.run import Run, open_run
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 
-_HOMES = {  # public name -> the module that defines it
+_HOMES = {  # public name -> the module that defines it, or the package that holds it as a module
     "LensrlError": "lensrl.errors",
     "LoadedModel": "lensrl.compare.export",
     "Run": "lensrl.store.run",
@@ -52,6 +54,7 @@ _HOMES = {  # public name -> the module that defines it
     "along_training": "lensrl.compare.weights",
     "base_rivals": "lensrl.compare.rivals",
     "compare_activations": "lensrl.compare.activations",
+    "compare_heads": "lensrl.compare.heads",
     "compare_layers": "lensrl.compare.activations",
     "compare_model_activations": "lensrl.compare.models",
     "compare_models": "lensrl.compare.models",
@@ -65,6 +68,7 @@ _HOMES = {  # public name -> the module that defines it
     "open_study": "lensrl.store.study",
     "overlaps": "lensrl.judge.overlap",
     "patch": "lensrl.compare.patching.patch",
+    "plot": "lensrl.show",
     "predictors": "lensrl.compare.predictors",
     "random_grafts": "lensrl.compare.patching.control",
     "read_contributions": "lensrl.store.table",
@@ -90,6 +94,7 @@ __all__ = [
     "along_training",
     "base_rivals",
     "compare_activations",
+    "compare_heads",
     "compare_layers",
     "compare_model_activations",
     "compare_models",
@@ -103,6 +108,7 @@ __all__ = [
     "open_study",
     "overlaps",
     "patch",
+    "plot",
     "predictors",
     "random_grafts",
     "read_contributions",
@@ -118,6 +124,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "plot":
+        return import_module(f"{_HOMES[name]}.{name}")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'lensrl' has no attribute {name!r}")

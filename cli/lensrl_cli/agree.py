@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import lensrl
-from lensrl_cli.output import Csv, FigureFile, Json, note, number, print_json, print_table, saved, write_csv
+from lensrl_cli.figure import FigureFile, FontSize, Title, Width, draw, look_of
+from lensrl_cli.output import Csv, Json, note, number, print_json, print_table, write_csv
 
 if TYPE_CHECKING:
     from lensrl import Study, StudyAgreement
@@ -29,6 +30,9 @@ def agree(
     json: Json = False,
     csv: Csv = None,
     figure: FigureFile = None,
+    width: Width = None,
+    title: Title = True,
+    font_size: FontSize = None,
 ) -> None:
     """Compare the layer contribution profiles of several studies, two at a time.
 
@@ -36,6 +40,7 @@ def agree(
 
     Example: lensrl agree runs/tiny runs/tiny-3-seeds
     """
+    look = look_of(figure, width, font_size, title=title)
     opened: list[Study] = []
     try:
         for path in studies or []:
@@ -50,11 +55,7 @@ def agree(
         _show(found)
     if csv is not None:
         write_csv(found.pairs, csv)
-    if figure is not None:
-        from lensrl.show.figures import agreement_figure, save_figure
-
-        save_figure(agreement_figure(found, "Agreement of layer contributions, 95 % intervals"), figure)
-        saved("figure", figure)
+    draw(figure, lambda: lensrl.plot.agreement(found, look=look))
 
 
 def _show(found: StudyAgreement) -> None:

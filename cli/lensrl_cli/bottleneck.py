@@ -11,19 +11,18 @@ from rich.table import Table
 from rich.text import Text
 
 import lensrl
+from lensrl_cli.figure import FigureFile, FontSize, Title, Width, draw, look_of
 from lensrl_cli.output import (
     Contributions,
     Csv,
-    FigureFile,
     Json,
     StudyOrTable,
-    console,
     either,
     note,
     p_value,
     plain,
+    print_block,
     print_json,
-    saved,
     write_csv,
 )
 from lensrl_cli.progress import measure_rivals
@@ -50,6 +49,9 @@ def bottleneck(
     json: Json = False,
     csv: Csv = None,
     figure: FigureFile = None,
+    width: Width = None,
+    title: Title = True,
+    font_size: FontSize = None,
 ) -> None:
     """Judge the middle-layer account, claim by claim: supported, contradicted or undetermined.
 
@@ -59,6 +61,7 @@ def bottleneck(
 
     Example: lensrl bottleneck runs/tiny
     """
+    look = look_of(figure, width, font_size, title=title)
     given = either(study, contributions)
     if contributions is None:
         with lensrl.open_study(given) as opened:
@@ -74,20 +77,15 @@ def bottleneck(
         import pandas as pd
 
         write_csv(pd.DataFrame(found.as_dict()["claims"]).drop(columns="details"), csv)
-    if figure is not None:
-        from lensrl.show.figures import save_figure, verdict_figure
-
-        save_figure(verdict_figure(found, f"{found.name}: the profile and its shapes, 95 % intervals"), figure)
-        saved("figure", figure)
+    drawn = f"{found.name}: the profile and its shapes, 95 % intervals"
+    draw(figure, lambda: lensrl.plot.verdict(found, title=drawn, look=look))
 
 
 def _show(found: Verdict) -> None:
     seeds = "" if found.n_seeds == 0 else f", {found.n_seeds} {'seed' if found.n_seeds == 1 else 'seeds'}"
     title = f"The middle-layer account, {found.name}: {found.n_layers} layers{seeds}"
-    table = Table(
-        title=Text(plain(title)), title_justify="left", title_style="bold", box=None, pad_edge=False,
-        header_style="dim",
-    )  # fmt: skip
+    note(title, style="bold")
+    table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("verdict, claim", no_wrap=True)
     table.add_column("statement, and what was measured")
     table.add_column("p (Holm)", justify="right", no_wrap=True)
@@ -97,7 +95,7 @@ def _show(found: Verdict) -> None:
         verdict = Text.assemble((claim.verdict, COLOURS[claim.verdict]), "\n", (claim.name, "dim"))
         stated = Text.assemble(claim.statement, "\n", (plain(claim.evidence()), "dim"))
         table.add_row(verdict, stated, "–" if math.isnan(claim.p) else p_value(claim.p))
-    console.print(table)
+    print_block(table)
     for sentence in found.best_sentences():
         note(sentence)
     for sentence in found.robustness:
@@ -106,3 +104,9 @@ def _show(found: Verdict) -> None:
         note(limit, style="dim")
     note("p is two-sided and corrected for the claims that could be tested: the more of them, the larger each. Below "
          "0.05 a claim is supported or contradicted. Brackets are 95 % intervals.", style="dim")  # fmt: skip
+    # the verdict comes last, in a line a claim: it stays in view in a small terminal
+    note("")
+    for verdict in COLOURS:
+        named = [claim.name for claim in found.claims if claim.verdict == verdict]
+        if named:
+            note(f"{verdict}: {', '.join(named)}", style=COLOURS[verdict])

@@ -9,18 +9,20 @@ from typing import Annotated, Any
 import typer
 
 import lensrl
+from lensrl_cli.figure import FigureFile, FontSize, Title, Width, draw, look_of
 from lensrl_cli.output import (
+    ChosenLayers,
     Csv,
-    FigureFile,
     Json,
+    Sort,
     bar,
+    chosen_rows,
     interval,
     named,
     note,
     number,
     print_json,
     print_table,
-    saved,
     write_csv,
 )
 
@@ -74,9 +76,17 @@ def cka(
     keep_first: Annotated[
         bool, typer.Option("--keep-first/--skip-first", help="Keep the first token of each sequence, or leave it out.")
     ] = False,
+    layers_map: Annotated[
+        bool, typer.Option("--map", help="Draw every layer of one run with every layer of the other.")
+    ] = False,
+    layer: ChosenLayers = None,
+    sort: Sort = None,
     json: Json = False,
     csv: Csv = None,
     figure: FigureFile = None,
+    width: Width = None,
+    title: Title = True,
+    font_size: FontSize = None,
 ) -> None:
     """Compare the activations of two runs on the probe set by debiased linear CKA, layer by layer.
 
@@ -87,6 +97,10 @@ def cka(
 
     For two models without a study: lensrl cka BASE TRAINED
     """  # fmt: skip
+    look = look_of(figure, width, font_size, title=title)
+    first, second = one or "base", other or "full-rl"
+    if layers_map and (figure is None or trained is not None):
+        raise typer.BadParameter("--map draws two runs of a study: give STUDY alone, and --figure FILE")
     how: dict[str, Any] = {"site": site, "first_token": keep_first, "pairs": pairs.value}
     if trained is None:
         if texts is not None:
@@ -94,28 +108,28 @@ def cka(
                 "--texts is for two models: the runs of a study keep their probe set; leave it out"
             )
         with lensrl.open_study(study) as opened:
-            first, second = one or "base", other or "full-rl"
             table = lensrl.compare_activations(opened, first, second, seed=seed, **how)
             pair, name = f"{first} and {second} at {site}", opened.name
-        title, drawn = f"{pair}, {name}", f"{name}: {pair}"
+        heading, drawn = f"{pair}, {name}", f"{name}: {pair}"
     else:
         given = {"--from": one, "--into": other, "--seed": seed}
         option = next((option for option, value in given.items() if value is not None), None)
         if option is not None:
             raise typer.BadParameter(f"two models have no runs: leave out {option}, or give a study alone")
         table = lensrl.compare_model_activations(study, trained, texts=texts, **how)
-        title = drawn = f"{study} and {trained} at {site}, on {'built-in texts' if texts is None else texts}"
+        heading = drawn = f"{study} and {trained} at {site}, on {'built-in texts' if texts is None else texts}"
+    whole, table = table, chosen_rows(table, layer, sort)
     if json:
         print_json(table.to_dict("records"))
     else:
-        _show(title, table)
+        _show(heading, table)
     if csv is not None:
         write_csv(table, csv)
-    if figure is not None:
-        from lensrl.show.figures import cka_figure, save_figure
-
-        save_figure(cka_figure(table, f"{drawn}, 95 % intervals over sequences"), figure)
-        saved("figure", figure)
+    if layers_map:
+        with lensrl.open_study(study) as opened:
+            draw(figure, lambda: lensrl.plot.cka_map(opened, first, second, site=site, seed=seed, look=look))
+    else:
+        draw(figure, lambda: lensrl.plot.cka(whole, title=f"{drawn}, 95 % intervals over sequences", look=look))
 
 
 def _show(title: str, table: Any) -> None:

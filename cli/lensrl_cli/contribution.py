@@ -11,20 +11,22 @@ import typer
 
 import lensrl
 from lensrl.show.words import score_in_words
+from lensrl_cli.figure import FigureFile, FontSize, Title, Width, draw, look_of
 from lensrl_cli.output import (
+    ChosenLayers,
     Contributions,
     Csv,
-    FigureFile,
     Json,
+    Sort,
     StudyOrTable,
     bar,
+    chosen_rows,
     either,
     interval,
     note,
     number,
     print_json,
     print_table,
-    saved,
     write_csv,
 )
 
@@ -49,9 +51,14 @@ def contribution(
         str, typer.Option("--score", metavar="KIND", help="mean, pass@K, vote, finished or right-given-finished.")
     ] = "mean",
     *,
+    layer: ChosenLayers = None,
+    sort: Sort = None,
     json: Json = False,
     csv: Csv = None,
     figure: FigureFile = None,
+    width: Width = None,
+    title: Title = True,
+    font_size: FontSize = None,
 ) -> None:
     """Show the layer contribution C_l = (S_l - S_base) / (S_full - S_base) with 95 % intervals.
 
@@ -70,6 +77,7 @@ def contribution(
     from lensrl.judge.profiles import contribution_warnings
 
     # From a study: layers, sets, learning rates. From a file: layers alone.
+    look = look_of(figure, width, font_size, title=title)
     given = either(study, contributions)
     sets = rates = finished = None
     left_out = False
@@ -98,6 +106,11 @@ def contribution(
         if benchmark is not None or score != "mean":
             raise typer.BadParameter("--benchmark and --score are for a STUDY: a table of contributions has no items")
         table, scores, name = lensrl.read_contributions(given), None, given.stem
+    whole = table
+    if layer is not None or sort is not None:
+        if "layer" not in table:
+            raise typer.BadParameter("--layer and --sort are for single layers: this study trains none")
+        table = chosen_rows(table, layer, sort)
     # The tables that are there, one below the other; then the files that were asked for.
     if json:
         parts = {"layers": table, "sets": sets, "rates": rates}
@@ -123,12 +136,12 @@ def contribution(
             _show_finished(name, finished, scores)
     if csv is not None:
         write_csv(table, csv)
-    if figure is not None:
-        from lensrl.show.figures import contribution_figure, save_figure
-
-        drawn = {"status": "defined", "reason": ""} | {c: table[c] for c in ("status", "reason") if c in table}
-        save_figure(contribution_figure(table.assign(**drawn), f"{name}: layer contribution, 95 % intervals"), figure)
-        saved("figure", figure)
+    if contributions is None:
+        with lensrl.open_study(given) as opened:
+            draw(figure, lambda: lensrl.plot.contributions(opened, seed=seed, look=look))
+    else:
+        drawn = f"{name}: layer contribution, 95 % intervals"
+        draw(figure, lambda: lensrl.plot.contributions(whole, title=drawn, look=look))
 
 
 def _show_study(name: str, table: pd.DataFrame, scores: pd.DataFrame) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 import lensrl
+from lensrl_cli.figure import FigureFile, FontSize, Title, Width, draw, look_of
 from lensrl_cli.output import (
     Csv,
-    FigureFile,
     Json,
     StudyArgument,
     interval,
@@ -16,26 +18,48 @@ from lensrl_cli.output import (
     p_value,
     print_json,
     print_table,
-    saved,
     write_csv,
 )
 from lensrl_cli.progress import measure_rivals
 
 
-def correlate(study: StudyArgument, *, json: Json = False, csv: Csv = None, figure: FigureFile = None) -> None:
+def correlate(
+    study: StudyArgument,
+    *,
+    predictor: Annotated[
+        str | None, typer.Option("--predictor", metavar="NAME", help="Draw C_l against this predictor alone.")
+    ] = None,
+    panels: Annotated[
+        bool, typer.Option("--panels", help="Draw C_l against every predictor, in small panels.")
+    ] = False,
+    json: Json = False,
+    csv: Csv = None,
+    figure: FigureFile = None,
+    width: Width = None,
+    title: Title = True,
+    font_size: FontSize = None,
+) -> None:
     """Correlate predictors of each layer with its contribution C_l: weight deltas, measures of the base model, depth.
+
+    --figure draws the coefficients of all predictors. A predictor is named by its name in --csv.
 
     Example: lensrl correlate runs/tiny --figure scatter.png
     """
     from lensrl.compare.predictors import PREDICTORS
     from lensrl.store.origin import checkpoint_note, texts_note
 
+    look = look_of(figure, width, font_size, title=title)
+    if figure is None and (panels or predictor is not None):
+        raise typer.BadParameter("--panels and --predictor say what is drawn: add --figure FILE")
+    if panels and predictor is not None:
+        raise typer.BadParameter("give either --predictor NAME or --panels, not both")
     with lensrl.open_study(study) as opened:
         measure_rivals(opened, quiet=json)
         per_layer = lensrl.predictors(opened)
         table = lensrl.correlate_study(opened, per_layer)
         name = opened.name
         notes = filter(None, (checkpoint_note(opened.runs.values()), texts_note(opened.recipe)))
+    known: Any = {"table": per_layer, "correlations": table, "look": look}
     if json:
         print_json(table.to_dict("records"))
     else:
@@ -44,11 +68,10 @@ def correlate(study: StudyArgument, *, json: Json = False, csv: Csv = None, figu
             note(text, style="yellow")
     if csv is not None:
         write_csv(table, csv)
-    if figure is not None:
-        from lensrl.show.figures import save_figure, scatter_figure
-
-        save_figure(scatter_figure(per_layer, PREDICTORS, table), figure)
-        saved("figure", figure)
+    if panels:
+        draw(figure, lambda: lensrl.plot.predictor_panels(opened, **known))
+    else:
+        draw(figure, lambda: lensrl.plot.predictors(opened, predictor, **known))
 
 
 def _show(name: str, table: Any, labels: dict[str, str]) -> None:

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 import lensrl
+from lensrl.errors import LensrlError
+from lensrl.show.words import Look
+from lensrl_cli.figure import FigureFile, FontSize, Title, Width, draw, look_of
 from lensrl_cli.output import (
+    ChosenLayers,
     Csv,
-    FigureFile,
     Json,
+    Sort,
+    chosen_rows,
     named,
     note,
     number,
     print_json,
     print_table,
-    saved,
     write_csv,
 )
 from lensrl_cli.progress import progress_bars
@@ -28,6 +33,8 @@ class By(StrEnum):
     layer = "layer"
     component = "component"
     parameter = "parameter"
+    matrix = "matrix"
+    head = "head"
 
 
 # A column of `compare_weights` -> its heading and its decimals.
@@ -62,7 +69,7 @@ def deltas(
         ),
     ] = None,
     by: Annotated[
-        By, typer.Option("--by", metavar="UNIT", help="One row for each layer, component or parameter.")
+        By, typer.Option("--by", metavar="UNIT", help="One row for each layer, component, parameter, matrix or head.")
     ] = By.layer,
     run: Annotated[
         str | None, typer.Option("--run", metavar="RUN", help="The trained run; by default full-rl.")
@@ -71,9 +78,17 @@ def deltas(
         int | None, typer.Option("--seed", metavar="N", help="The training seed; by default the lowest.")
     ] = None,
     *,
+    layer: ChosenLayers = None,
+    sort: Sort = None,
+    measure: Annotated[
+        str, typer.Option("--measure", metavar="COLUMN", help="Of the figure: a column of --csv.")
+    ] = "relative",
     json: Json = False,
     csv: Csv = None,
     figure: FigureFile = None,
+    width: Width = None,
+    title: Title = True,
+    font_size: FontSize = None,
 ) -> None:
     """Show how training changed the weights: size, rank, spectrum, angles and support of the weight deltas.
 
@@ -81,32 +96,43 @@ def deltas(
 
     For two models without a study: lensrl deltas BASE TRAINED
     """
+    look = look_of(figure, width, font_size, title=title)
+    if run == "base":
+        raise LensrlError("the base is not trained: it has no deltas; --run names a trained run, such as full-rl")
+    if by == By.head:
+        if trained is not None:
+            raise typer.BadParameter("--by head is for the runs of a study: give a study alone")
+        _heads(study, run or "full-rl", layer or "all", seed, json=json, csv=csv, figure=figure, look=look, sort=sort)
+        return
+    unit = "parameter" if by == By.matrix else by.value
     if trained is None:
         from lensrl.store.origin import checkpoint_note
 
         name = run or "full-rl"
         with lensrl.open_study(study) as opened:
             with progress_bars("weights,", quiet=json) as on_progress:
-                table = lensrl.compare_weights(opened, name, by=by.value, seed=seed, on_progress=on_progress)
-            parameters = lensrl.compare_weights(opened, name, seed=seed) if figure is not None else table
+                table = lensrl.compare_weights(opened, name, by=unit, seed=seed, on_progress=on_progress)
             rounded = checkpoint_note([opened.runs.find_scored(name, seed)])
-            title, drawn = f"Weight deltas of {name}, {opened.name}", f"{opened.name}: weight deltas of {name}"
+            heading, drawn = f"Weight deltas of {name}, {opened.name}", f"{opened.name}: weight deltas of {name}"
     else:
         if run is not None or seed is not None:
             option = "--seed" if run is None else "--run"
             raise typer.BadParameter(f"two models have no runs: leave out {option}, or give a study alone")
         with progress_bars("weights,", quiet=json) as on_progress:
-            table = lensrl.compare_models(study, trained, by=by.value, on_progress=on_progress)
-        parameters = lensrl.compare_models(study, trained) if figure is not None else table
+            table = lensrl.compare_models(study, trained, by=unit, on_progress=on_progress)
         rounded = _precision(table.attrs)
-        title = drawn = f"Weight deltas from {study} to {trained}"
+        heading = drawn = f"Weight deltas from {study} to {trained}"
+    by_svd = table.attrs["by_svd"]
+    if by == By.matrix:
+        table = table[table["spectral"].notna()]
+    table = chosen_rows(table, layer, sort)
     records = table.astype(object).where(table.notna(), None).to_dict("records")
     if json:
         print_json(records)
     else:
-        _show(title, records)
-        if table.attrs["by_svd"]:
-            count, first = len(table.attrs["by_svd"]), table.attrs["by_svd"][0]
+        _show(heading, records)
+        if by_svd:
+            count, first = len(by_svd), by_svd[0]
             note(
                 f"Without full rank, or nearly so: {count} {'matrix' if count == 1 else 'matrices'}, such as {first}. "
                 f"A full SVD took the place of Gram matrices there.",
@@ -116,11 +142,32 @@ def deltas(
             note(rounded, style="yellow")
     if csv is not None:
         write_csv(table, csv)
-    if figure is not None:
-        from lensrl.show.figures import save_figure, weight_figure
+    draw(figure, lambda: lensrl.plot.deltas(table, measure=measure, title=drawn, look=look))
 
-        save_figure(weight_figure(parameters, drawn), figure)
-        saved("figure", figure)
+
+def _heads(
+    study: str, run: str, layers: str, seed: int | None, *, json: bool, csv: Path | None, figure: Path | None,
+    look: Look, sort: str | None,
+) -> None:  # fmt: skip
+    """Show the change of each attention head: rows of q, k and v, columns of o."""
+    with lensrl.open_study(study) as opened:
+        table = lensrl.compare_heads(opened, layers, run, seed=seed)
+        heading = f"Weight deltas of {run} by attention head, {opened.name}"
+    shown = chosen_rows(table, None, sort)
+    if json:
+        print_json(shown.to_dict("records"))
+    else:
+        rows = [
+            {"layer": str(row["layer"]), "matrix": row["matrix"], "head": str(row["head"]),
+             "‖ΔW‖ / ‖W‖": number(4)(row["relative"]), "‖ΔW‖": number(4)(row["frobenius"])}
+            for row in shown.to_dict("records")
+        ]  # fmt: skip
+        columns = {"layer": "right", "matrix": "left", "head": "right", "‖ΔW‖ / ‖W‖": "right", "‖ΔW‖": "right"}
+        print_table(heading, columns, rows, keys=3)
+    if csv is not None:
+        write_csv(shown, csv)
+    drawn = f"{heading}, layer {layers}"
+    draw(figure, lambda: lensrl.plot.heads(table, title=drawn, look=look))
 
 
 def _precision(whole: Mapping[Any, Any]) -> str:

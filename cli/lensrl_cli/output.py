@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 import lensrl
-from lensrl.errors import LensrlError
-from lensrl.show.words import figure_format
+from lensrl.errors import LensrlError, did_you_mean
+from lensrl.recipe.layers import parse_layers, spell_layers
 
 if TYPE_CHECKING:
     from lensrl import Study
@@ -51,19 +51,31 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.
 Csv = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Also write the table to FILE.")]
 
 
-def _drawable(path: Path | None) -> Path | None:
-    """Refuse an unknown figure format before the work, which may take minutes."""
-    if path is not None:
-        figure_format(path)
-    return path
-
-
-FigureFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--figure", metavar="FILE", callback=_drawable, help="Also draw the figure to FILE (png, svg or pdf)."
-    ),
+ChosenLayers = Annotated[
+    str | None, typer.Option("--layer", metavar="L", help="Only these rows: one layer 20, a range 0-7, a list 1,3,5.")
 ]
+Sort = Annotated[
+    str | None, typer.Option("--sort", metavar="COLUMN", help="Sort by a column of --csv, the largest first.")
+]
+
+
+def chosen_rows(table: Any, layer: str | None, sort: str | None) -> Any:
+    """Return the rows of a DataFrame for some layers, sorted by a column, the largest first.
+
+    Raises BadParameter for a layer that has no row, and for a column that the table lacks.
+    """
+    if layer is not None:
+        known = {int(number) for number in table["layer"].dropna()}
+        wanted = parse_layers(layer, max(known, default=-1) + 1)
+        if missing := [number for number in wanted if number not in known and layer != "all"]:
+            raise typer.BadParameter(f"no row for layer {missing[0]}: there are {spell_layers(tuple(sorted(known)))}")
+        table = table[table["layer"].isin(wanted)]
+    if sort is not None:
+        if sort not in table:
+            raise typer.BadParameter(f"no column {sort!r}{did_you_mean(sort, table)}; known: {', '.join(table)}")
+        table = table.sort_values(sort, ascending=False, kind="stable", na_position="last")
+    return table.reset_index(drop=True)
+
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)  # a pipe has no width
 
@@ -128,6 +140,16 @@ def saved(what: str, path: Path) -> None:
     typer.echo(f"{what}: {path}", err=True)
 
 
+def print_block(table: Table) -> None:
+    """Print a table. In a pipe its lines are not padded with blanks."""
+    if console.is_terminal:
+        console.print(table)
+        return
+    with console.capture() as kept:
+        console.print(table)
+    console.file.write("\n".join(line.rstrip() for line in kept.get().split("\n")))
+
+
 def print_table(title: str, columns: Mapping[str, str], rows: Sequence[Mapping[str, str]], *, keys: int = 1) -> None:
     """Print a table. `columns` maps a heading to its justification. Columns without any text are left out.
 
@@ -144,11 +166,10 @@ def print_table(title: str, columns: Mapping[str, str], rows: Sequence[Mapping[s
     folded = {heading: FOLDED_KEY if number < keys else FOLDED for number, heading in enumerate(columns)}
     widths = {h: width if columns[h] == "right" else min(width, folded[h]) for h, width in natural.items()}
     # One table below the other, each as wide as the terminal allows.
+    if title:
+        note(title, style="bold")
     for number, headings in enumerate(_side_by_side(widths, keys)):
-        table = Table(
-            title=Text(plain(title)) if number == 0 else None, title_justify="left", title_style="bold", box=None,
-            pad_edge=False, header_style="dim",
-        )  # fmt: skip
+        table = Table(box=None, pad_edge=False, header_style="dim")
         fitted = _fit({h: widths[h] for h in headings}, natural, [h for h in headings if columns[h] != "right"])
         for heading in headings:
             justify = columns[heading]
@@ -159,7 +180,7 @@ def print_table(title: str, columns: Mapping[str, str], rows: Sequence[Mapping[s
             table.add_row(*(Text(plain(row.get(heading, ""))) for heading in headings))
         if number:
             console.print()
-        console.print(table)
+        print_block(table)
 
 
 def _fit(widths: dict[str, int], natural: Mapping[str, int], texts: Sequence[str]) -> dict[str, int]:

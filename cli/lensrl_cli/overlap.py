@@ -8,9 +8,9 @@ import typer
 
 import lensrl
 from lensrl.errors import LensrlError
+from lensrl_cli.figure import FigureFile, FontSize, Title, Width, draw, look_of
 from lensrl_cli.output import (
     Csv,
-    FigureFile,
     Json,
     StudyArgument,
     interval,
@@ -18,7 +18,6 @@ from lensrl_cli.output import (
     number,
     print_json,
     print_table,
-    saved,
     write_csv,
 )
 
@@ -34,6 +33,9 @@ def overlap(
     json: Json = False,
     csv: Csv = None,
     figure: FigureFile = None,
+    width: Width = None,
+    title: Title = True,
+    font_size: FontSize = None,
 ) -> None:
     """Show the overlap (Jaccard) of the items that single layers solve, beside the overlap of one run with itself.
 
@@ -43,6 +45,7 @@ def overlap(
 
     Example: lensrl overlap runs/tiny --best 3
     """
+    look = look_of(figure, width, font_size, title=title)
     with lensrl.open_study(study) as opened:
         table = lensrl.overlaps(opened, benchmark=benchmark)
         together, missing = None, ""
@@ -51,6 +54,7 @@ def overlap(
         except LensrlError as error:
             missing = str(error)
         name = opened.name
+        draw(figure, lambda: lensrl.plot.overlap(opened, table, look=look))
     if json:
         print_json({
             "overlaps": table.to_dict("records"),
@@ -66,11 +70,6 @@ def overlap(
             _show_teams(together)
     if csv is not None:
         write_csv(table, csv)
-    if figure is not None:
-        from lensrl.show.figures import overlap_figure, save_figure
-
-        save_figure(overlap_figure(table, f"{name}: overlap of solved items"), figure)
-        saved("figure", figure)
 
 
 def _show_overlaps(name: str, table: pd.DataFrame) -> None:

@@ -10,9 +10,9 @@ import typer
 
 import lensrl
 from lensrl.show.words import METRIC_LABELS, SET_LABELS
+from lensrl_cli.figure import FigureFile, FontSize, Title, Width, draw, look_of
 from lensrl_cli.output import (
     Csv,
-    FigureFile,
     Json,
     find_study,
     interval,
@@ -20,7 +20,6 @@ from lensrl_cli.output import (
     number,
     print_json,
     print_table,
-    saved,
     write_csv,
 )
 from lensrl_cli.progress import progress_bars
@@ -119,6 +118,9 @@ def patch(
     json: Json = False,
     csv: Csv = None,
     figure: FigureFile = None,
+    width: Width = None,
+    title: Title = True,
+    font_size: FontSize = None,
 ) -> None:
     """Put layers of one run into another, one layer or a set at a time, and measure how much of the gain they recover.
 
@@ -132,6 +134,7 @@ def patch(
     """
     from lensrl.store.origin import texts_note
 
+    look = look_of(figure, width, font_size, title=title)
     with find_study(study) as opened:
         with progress_bars("patching", quiet=json) as on_progress:
             table = lensrl.patch(
@@ -147,8 +150,8 @@ def patch(
                     on_progress=on_progress,
                 )  # fmt: skip
         donor, into, used_seed = table.iloc[0][["from", "into", "seed"]]
-        title = f"{component.value} of {donor} into {into}, {opened.name}, seed {used_seed}"
-        title_of_sets = title + (f", {SET_LABELS[sets.value]}" if sets != Sets.single else "")
+        named = f"{component.value} of {donor} into {into}, {opened.name}, seed {used_seed}"
+        title_of_sets = named + (f", {SET_LABELS[sets.value]}" if sets != Sets.single else "")
         # The tables come first; below them, sentences on how to read this kind of patch.
         if json and randoms is not None:
             print_json({"patches": table.to_dict("records"), "random": randoms.to_dict("records")})
@@ -169,14 +172,10 @@ def patch(
                 sums = lensrl.additivity_table(
                     opened, from_run=donor, into_run=into, seed=int(used_seed), component=component.value
                 )
-                _show_additivity(title, sums[sums["what"].isin(table["what"])])
-    if csv is not None:
-        write_csv(table, csv)
-    if figure is not None:
-        from lensrl.show.figures import patch_figure, save_figure
-
-        save_figure(patch_figure(table, title_of_sets), figure)
-        saved("figure", figure)
+                _show_additivity(named, sums[sums["what"].isin(table["what"])])
+        if csv is not None:
+            write_csv(table, csv)
+        draw(figure, lambda: lensrl.plot.patching_panels(opened, table, title=title_of_sets, look=look))
 
 
 def _note_time(seconds: float) -> None:

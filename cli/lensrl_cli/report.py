@@ -8,13 +8,19 @@ from typing import Annotated
 import typer
 
 import lensrl
+from lensrl.recipe.layers import parse_layers
 from lensrl_cli.output import StudyArgument, note
+from lensrl_cli.progress import progress_bars
 
 
 def report(
     study: StudyArgument,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="The file to write; by default STUDY/report.html.")
+    ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option("--layers", metavar="L", help="Draw the training curves of these layers: 20, 0-7, 1,3,5 or all."),
     ] = None,
 ) -> None:
     """Write an HTML report about a study: profile, training, deltas, patching, correlations, provenance.
@@ -24,5 +30,7 @@ def report(
     Example: lensrl report runs/tiny
     """
     with lensrl.open_study(study) as opened:
-        path = lensrl.write_report(opened, out)
+        chosen = None if layers is None else parse_layers(layers, opened.n_layers)
+        with progress_bars("report,", quiet=False) as on_progress:
+            path = lensrl.write_report(opened, out, layers=chosen, on_progress=on_progress)
     note(f"report: {path}")

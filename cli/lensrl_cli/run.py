@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -61,7 +62,8 @@ def run(
     Several recipes are run one after the other. The same command in several shells shares the runs among them, and so
     do the processes of --workers.
 
-    Ctrl-C stops the command at any time. The same command then continues with the missing runs.
+    Ctrl-C stops the command at any time. The same command then continues with the missing runs, and goes on inside a
+    run from its latest checkpoint (rl.checkpoint_every). SIGTERM writes a checkpoint first.
 
     Example: lensrl run runs/tiny.toml
 
@@ -132,7 +134,9 @@ def _slurm(
     if not names:
         console.print(f"all runs are in {folder}: there is nothing to submit")
         return
-    text = slurm_script(path, folder, names, limit=limit, options=options)
+    study = ["run", str(path.absolute()), "--out", str(folder.absolute())]
+    command = [sys.executable, "-m", "lensrl_cli.main", *study]
+    text = slurm_script(command, folder, names, limit=limit, options=options)
     folder.mkdir(parents=True, exist_ok=True)
     script = folder / "slurm.sh"
     script.write_text(text, encoding="utf-8")
@@ -150,7 +154,10 @@ def _slurm(
 
 
 def make_study(recipe: Recipe, folder: Path, only: list[str] | None, engine: Engine | None = None) -> None:
-    """Make the runs of a recipe that `folder` lacks, with a bar and a line for each. Ctrl-C ends with exit code 130."""
+    """Make the runs of a recipe that `folder` lacks, with a bar and a line for each.
+
+    Ctrl-C ends with exit code 130, SIGTERM with 143.
+    """
     count = len(recipe.checkpoints)
     given = f"{count} run{'s' * (count > 1)} from checkpoints" if count else ""
     # Without layers and sets, and with full RL from a checkpoint, nothing is trained; nor without seeds or items.
@@ -160,15 +167,17 @@ def make_study(recipe: Recipe, folder: Path, only: list[str] | None, engine: Eng
     what = ", ".join(filter(None, (recipe.model, recipe.task.name, trained, given)))
     console.print(f"study {folder}: {what}")
     progress = StudyProgress(recipe.rl.steps or 0, sets=recipe.sets)
-    before = signal.signal(signal.SIGINT, progress.interrupt)
+    before = {number: signal.signal(number, progress.interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         lensrl.run_study(recipe, folder, progress, only=only, engine=engine).close()
     except KeyboardInterrupt:
         progress.stop()
-        console.print("stopped; the same command continues with the missing runs")
-        raise typer.Exit(130) from None
+        by = " by SIGTERM" if progress.interrupted_by == signal.SIGTERM else ""
+        console.print(f"stopped{by}; the same command continues with the missing runs")
+        raise typer.Exit(128 + (progress.interrupted_by or signal.SIGINT)) from None
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         progress.stop()
     asked = "runs" if only is None else "runs of --only"
     console.print(

@@ -31,7 +31,7 @@ class StudyProgress:
         self._steps = steps  # of a run; 0 where the recipe counts epochs
         self._sets = sets
         self._missing = 0
-        self._interrupted = False
+        self.interrupted_by = 0  # the number of a signal
         self._states: dict[RunSpec, str] = {}  # of the runs that are being made
         self._done: dict[RunSpec, int] = {}  # training steps, of every run that was begun
         self._told = time.monotonic()
@@ -43,9 +43,9 @@ class StudyProgress:
         )  # fmt: skip
         self._task = self._bar.add_task("loading", state="")
 
-    def interrupt(self, *_: object) -> None:
-        """Handle Ctrl-C. The next event raises KeyboardInterrupt again: a library that is loading may swallow it."""
-        self._interrupted = True
+    def interrupt(self, number: int, *_: object) -> None:
+        """Handle Ctrl-C or SIGTERM. The next event raises KeyboardInterrupt again: a library may swallow it."""
+        self.interrupted_by = number
         raise KeyboardInterrupt
 
     def stop(self) -> None:
@@ -90,7 +90,7 @@ class StudyProgress:
         console.print(escape(f"waiting for other processes: {names}"))
 
     def noted(self, line: str) -> None:
-        """Say what loading changed about the base model."""
+        """Say what loading changed about the base model, and where a run goes on or keeps a checkpoint."""
         console.print(escape(line))
 
     @property
@@ -109,7 +109,7 @@ class StudyProgress:
         console.print(f"{self.made:>3}/{self._missing}  {escape(spec.name)}{seed}{score}{trouble}{who}")
 
     def _update(self, spec: RunSpec, done: int, state: str) -> None:
-        if self._interrupted:
+        if self.interrupted_by:
             raise KeyboardInterrupt
         self._states[spec], self._done[spec] = state, done
         others = f" +{len(self._states) - 1}" if len(self._states) > 1 else ""

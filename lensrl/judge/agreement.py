@@ -33,6 +33,7 @@ from lensrl.measures.agreement import (
 )
 from lensrl.measures.halves import contributions_on_items, split_items
 from lensrl.measures.trend import correlate_detrended
+from lensrl.store.look import result_html
 from lensrl.store.study import Study
 
 STUDY_COLUMNS = ["study", "path", "layers", "of", "seeds", "reliability", "errors", "reason"]
@@ -44,7 +45,7 @@ PAIR_COLUMNS = [
 ]  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class StudyAgreement:
     """`studies` has one row per study, `pairs` one row per pair of studies, named as in `studies`.
 
@@ -67,6 +68,25 @@ class StudyAgreement:
     studies: pd.DataFrame
     pairs: pd.DataFrame
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        lines = [f"  {pair['first']} and {pair['second']}: {pair['found']}" for pair in self._found()]
+        return "\n".join([f"<StudyAgreement of {len(self.studies)} profiles>", *lines])
+
+    def _repr_html_(self) -> str:
+        return result_html(f"Agreement of {len(self.studies)} profiles (Spearman)", self._found(), wrapped=("found",))
+
+    def _found(self) -> list[dict[str, Any]]:
+        """Say in words what was found for each pair."""
+        rows = []
+        for pair in self.pairs.to_dict("records"):
+            ends = (
+                "" if np.isnan(pair["spearman_low"]) else f" [{pair['spearman_low']:.2f}, {pair['spearman_high']:.2f}]"
+            )
+            defined = pair["status"] == "defined"
+            found = f"{pair['spearman']:.2f}{ends}" if defined else f"{pair['status']}: {pair['reason']}"
+            rows.append({"first": pair["first"], "second": pair["second"], "layers": pair["layers"], "found": found})
+        return rows
 
     def matrix(self, column: str = "spearman") -> pd.DataFrame:
         """Return the symmetric matrix of a column of `pairs`. NaN on the diagonal and for undefined pairs."""

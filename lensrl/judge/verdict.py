@@ -29,12 +29,13 @@ from lensrl.measures.gains import Gains, Interval
 from lensrl.measures.halves import best_layer
 from lensrl.measures.shapes import FEWEST_LAYERS, ShapeFit, compare_shapes
 from lensrl.measures.trend import FEWEST_LAYERS as FEWEST_BEYOND_DEPTH
+from lensrl.store.look import result_html
 from lensrl.store.origin import checkpoint_note, texts_note
 from lensrl.store.study import Study
 from lensrl.store.table import read_benchmarks, read_contributions
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Verdict:
     """The judged claims, the profile with its fitted shapes, the best layer, and the limits of all of them.
 
@@ -59,6 +60,22 @@ class Verdict:
     correlations: pd.DataFrame
     robustness: list[str]
     limits: list[str]
+
+    def __repr__(self) -> str:
+        wide = max((len(claim.verdict) for claim in self.claims), default=0)
+        lines = [f"  {claim.verdict:{wide}}  {claim.name}: {_short(claim)}" for claim in self.claims]
+        return "\n".join([f"<Verdict on {self._about()}>", *lines])
+
+    def _repr_html_(self) -> str:
+        rows = [
+            {"verdict": c.verdict, "claim": c.name, "statement": c.statement, "measured": _short(c), "p (Holm)": c.p}
+            for c in self.claims
+        ]
+        return result_html(f"Verdict on {self._about()}", rows, wrapped=("statement", "measured"))
+
+    def _about(self) -> str:
+        seeds = "a table" if self.n_seeds == 0 else f"{self.n_seeds} {'seed' if self.n_seeds == 1 else 'seeds'}"
+        return f"{self.name}: {self.n_layers} layers, {seeds}"
 
     def sentences(self) -> list[str]:
         """Return the verdict in plain sentences: the claims, the best layer, the robustness, the limits."""
@@ -100,6 +117,15 @@ class Verdict:
             "correlations": self.correlations.to_dict("records"),
             "sentences": self.sentences(),
         }  # fmt: skip
+
+
+def _short(claim: Finding) -> str:
+    """Return the measure of a claim with its interval, or why it was not tested."""
+    if claim.reason:
+        return f"not tested: {claim.reason}"
+    number = numbers(Interval(claim.value, claim.low, claim.high), at_layer=claim.at_layer)
+    colon = "" if claim.at_layer else ":"
+    return claim.measure if np.isnan(claim.value) else f"{claim.measure}{colon} {number}"
 
 
 def verdict(source: Study | str | Path, *others: Study | str | Path) -> Verdict:

@@ -64,6 +64,11 @@ class Rl(Table):
     takes 2 bytes a weight instead of 4, and computes in bf16 on every device, full RL included. It needs a base whose
     matrices are bf16 numbers, so that nothing is rounded. None means bfloat16 on a GPU with such a base, else float32.
 
+    `checkpoint_every` says how often the state of training is kept on disk, beside the study's files, until the run is
+    complete. A run that was stopped or killed goes on from there (`lensrl.train.resume`). The state takes 12 bytes for
+    each trained weight, and twice as much while it is replaced. No result depends on this setting, so it may differ
+    between two runs of a study.
+
     A table with the name of an algorithm (`rl.gigpo`) holds settings of this algorithm alone.
     """
 
@@ -90,6 +95,7 @@ class Rl(Table):
     micro_batch: PositiveInt | None = None  # completions per backward pass; None: all of an update at once
     rollout_batch: PositiveInt | None = None  # completions (or episodes) sampled at once; None: all of a step at once
     gradient_checkpointing: bool = False
+    checkpoint_every: PositiveInt | None = None  # steps between two states kept to go on from; None: 15 minutes
     frozen_dtype: Literal["float32", "bfloat16"] | None = None  # of frozen weights; None: by device and base, see above
 
     @classmethod
@@ -358,14 +364,22 @@ class Recipe(Table):
         """Return the training steps after which the deltas are kept, sorted, of a run with `steps` steps."""
         return sorted({max(1, round(share * steps)) for share in self.store.snapshots})
 
+    def measured(self) -> dict[str, Any]:
+        """Return the settings that decide what a run measures, as JSON by their full names (`rl.kl_beta`).
+
+        The settings that choose runs (`seeds`, `layers`, `sets`, `learning_rates`, `checkpoints`) are left out: a study
+        can be extended. So is `rl.checkpoint_every`, which no result depends on.
+        """
+        runs = ("seeds", "layers", "sets", "learning_rates", "checkpoints")
+        exclude: dict[str, Any] = {**dict.fromkeys(runs, True), "rl": {"checkpoint_every"}}
+        return _flatten(self.model_dump(mode="json", exclude=exclude))
+
     def conflict(self, other: Recipe) -> str | None:
         """Describe the first setting in which two recipes measure different things; None if there is no such setting.
 
-        The settings that choose runs (`seeds`, `layers`, `sets`, `learning_rates`, `checkpoints`) are not compared: a
-        study can be extended. Each run that exists is compared with its own checkpoint (`lensrl.train.job.is_made`).
+        Each run that exists is compared with its own checkpoint (`lensrl.train.job.is_made`).
         """
-        runs = {"seeds", "layers", "sets", "learning_rates", "checkpoints"}
-        mine, theirs = (_flatten(r.model_dump(mode="json", exclude=runs)) for r in (self, other))
+        mine, theirs = self.measured(), other.measured()
         for key in sorted(mine.keys() | theirs.keys()):
             if mine.get(key) != theirs.get(key):
                 return f"{key} is {theirs.get(key)!r} there and {mine.get(key)!r} here"

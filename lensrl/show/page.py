@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Hashable
+from collections.abc import Callable, Collection, Hashable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from matplotlib.axes import Axes
 
 from lensrl.compare.activations import compare_activations
+from lensrl.compare.patching import OnProgress
+from lensrl.compare.patching.additivity import additivity_table
 from lensrl.compare.patching.patch import with_context
 from lensrl.compare.predictors import PREDICTORS, predictors
 from lensrl.errors import LensrlError
@@ -20,19 +24,34 @@ from lensrl.judge.correlate import correlate_study
 from lensrl.judge.verdict import Verdict
 from lensrl.judge.verdict import verdict as judge
 from lensrl.measures.profile import thirds
-from lensrl.recipe.runs import BASE, FULL, run_layer, run_rate
-from lensrl.show import figures
-from lensrl.show.words import METRIC_LABELS, SET_LABELS
+from lensrl.recipe.runs import BASE, FULL
+from lensrl.show import plot
+from lensrl.show.figures.patching import reading_of
+from lensrl.show.figures.style import svg
+from lensrl.show.words import METRIC_LABELS, SET_LABELS, Look
 from lensrl.store.file.atomic import new_file
+from lensrl.store.names import order as order_of_run
 from lensrl.store.origin import checkpoint_note, texts_note
+from lensrl.store.patch import PatchComponent, Sets
 from lensrl.store.study import Study
 
 REPORT_FILE = "report.html"
 MINUS = "−"
+LOOK = Look(title=False, shown=False)  # headings and sentences of the page take the place of titles
 
 
-def write_report(study: Study, path: str | Path | None = None) -> Path:
-    """Write the report of a study, by default to `report.html` in the study's folder. Returns the report's path."""
+def write_report(
+    study: Study,
+    path: str | Path | None = None,
+    *,
+    layers: Collection[int] | None = None,
+    on_progress: OnProgress | None = None,
+) -> Path:
+    """Write the report of a study, by default to `report.html` in the study's folder. Returns the report's path.
+
+    `layers` names the single layers that have a training curve of their own; by default see `lensrl.plot.training`.
+    `on_progress(section, done, total)` is called before each section.
+    """
     path = Path(path) if path is not None else study.path / REPORT_FILE
     environment = Environment(
         loader=PackageLoader("lensrl.show"),
@@ -46,13 +65,13 @@ def write_report(study: Study, path: str | Path | None = None) -> Path:
         "p": _p,
         "typeset": _typeset,
     }
-    html = environment.get_template("report.html.j2").render(_content(study))
+    html = environment.get_template("report.html.j2").render(_content(study, layers, on_progress))
     with new_file(path) as partial:
         partial.write_text(html, encoding="utf-8")
     return path
 
 
-def _content(study: Study) -> dict[str, Any]:
+def _content(study: Study, layers: Collection[int] | None, on_progress: OnProgress | None) -> dict[str, Any]:
     """Return the variables of the template."""
     # a study that is still being made has a report, too: `nothing` says why it has no profile or no correlations
     contributions, table, correlations = pd.DataFrame(), pd.DataFrame(), pd.DataFrame()
@@ -64,30 +83,44 @@ def _content(study: Study) -> dict[str, Any]:
     except LensrlError as error:
         nothing = str(error)
 
+    known: Any = {"table": table, "correlations": correlations, "look": LOOK}
     # tables as records, figures as SVG; a section without content is empty
     scored = study[BASE].has_scores
     shares = scored and FULL in study
     has_deltas = len(table) and table["relative_delta_full"].notna().any()
-    return {
+    # the sections that are drawn, one after the other, and what else the page says
+    drawn: dict[str, Callable[[], Any]] = {
+        "profile": lambda: _figure(plot.contributions(study, title="", look=LOOK)) if len(contributions) else "",
+        "beside_base": lambda: [] if scored else _beside_base(study),
+        "shapes": lambda: _figure(plot.verdict(verdict, title="", look=LOOK)) if verdict is not None else "",
+        "training": lambda: _training(study, layers),
+        "deltas": lambda: _figure(plot.delta_norms(study, table, title="", look=LOOK)) if has_deltas else "",
+        "parts": lambda: _parts(study),
+        "cka": lambda: _cka(study) if scored else [],
+        "recoveries": lambda: _recoveries(study),
+        "additivity": lambda: _additivity(study),
+        "benchmarks": lambda: _benchmarks(study),
+        "coefficients": lambda: _figure(plot.predictors(study, **known)) if len(correlations) else "",
+        "scatter": lambda: _figure(plot.predictor_panels(study, **known)[0]) if len(correlations) else "",
+    }
+    sections = {}
+    for done, (name, make) in enumerate(drawn.items()):
+        if on_progress is not None:
+            on_progress("sections", done, len(drawn))
+        sections[name] = make()
+    return sections | {
         "study": study,
         "recipe": study.recipe,
         "settings": json.dumps(study.recipe.model_dump(mode="json"), indent=2),
         "base": study[BASE],
         "scores": study.scores().to_dict("records"),
         "contributions": contributions.to_dict("records"),
-        "profile": _figure(figures.contribution_figure(contributions)) if len(contributions) else "",
         "scored": scored,
-        "beside_base": [] if scored else _beside_base(study),
         "sets": study.set_contributions().to_dict("records") if shares else [],
         "rates": study.rate_control().to_dict("records") if shares else [],
         "reading": reading(contributions, study.n_layers) if len(contributions) else "",
         "verdict": verdict,
         "undecided": undecided,
-        "shapes": _figure(figures.verdict_figure(verdict)) if verdict is not None else "",
-        "training": _training(study),
-        "deltas": _figure(figures.delta_figure(table)) if has_deltas else "",
-        "recoveries": _recoveries(study),
-        "scatter": _figure(figures.scatter_figure(table, PREDICTORS, correlations)) if len(correlations) else "",
         "correlations": _beside(correlations),
         "nothing": nothing,
         "metrics": METRIC_LABELS,
@@ -149,21 +182,14 @@ def _at(row: Any) -> str:
     return f"{value} [{low}, {high}] at layer {row['layer']}"
 
 
-def _training(study: Study) -> list[Markup]:
+def _training(study: Study, layers: Collection[int] | None) -> list[Markup]:
     """Draw the training curves, one figure per seed. Runs from checkpoints have no curve."""
     drawn = []
     for seed in study.seeds:
-        runs = [
-            run
-            for (name, s), run in study.runs.items()
-            # a checkpoint has no curve, and a layer at other learning rates would hide the others
-            if s == seed and run.has_training and run_rate(name) is None
-        ]
-        if not runs:
-            continue
-        runs.sort(key=lambda run: (run.name != FULL, run_layer(run.name) is None, run.layers))
-        title = f"seed {seed}" if len(study.seeds) > 1 else ""
-        drawn.append(_figure(figures.training_figure([(run.name, run.training) for run in runs], title=title)))
+        if plot.training_curves(study, seed):
+            title = f"seed {seed}" if len(study.seeds) > 1 else ""
+            look = replace(LOOK, title=True)
+            drawn.append(_figure(plot.training(study, seed=seed, layers=layers, title=title, look=look)))
     return drawn
 
 
@@ -172,7 +198,7 @@ def _beside_base(study: Study) -> list[dict[str, Any]]:
     sections = []
     for run in (run for run in study.runs.values() if run.name != BASE):
         table = compare_activations(study, BASE, run.name, seed=run.seed)
-        figure = _figure(figures.cka_figure(table, f"{run.name} and the base, 95 % intervals over texts"))
+        figure = _figure(plot.cka(table, title="", look=LOOK))
         moved = run.layer_delta_norms().set_index("layer")["relative_norm"]
         rows = table.assign(relative_norm=moved.reindex(table["layer"]).to_numpy()).to_dict("records")
         sections.append({"run": run, "figure": figure, "rows": rows})
@@ -180,21 +206,81 @@ def _beside_base(study: Study) -> list[dict[str, Any]]:
 
 
 def _recoveries(study: Study) -> list[dict[str, Any]]:
-    """Draw the recoveries, one figure per patched (from, into, component, sets, seed)."""
+    """Draw the recoveries, one figure per patched (from, into, component, sets, seed).
+
+    Whole blocks come first, then their parts; sufficiency before necessity; single layers before sets.
+    """
     rows = with_context(study.patches(), study)
     rows = rows[~rows["sets"].isin(("together", "everything"))]  # not over depth
+    parts = rows.groupby(["from", "into", "component", "sets", "seed"])
+    order = {name: i for i, name in enumerate([*get_args(PatchComponent), *get_args(Sets)])}
     sections = []
-    for (donor, into, component, sets, seed), part in rows.groupby(["from", "into", "component", "sets", "seed"]):
+    for (donor, into, component, sets, seed), part in sorted(
+        parts, key=lambda named: (order[named[0][2]], named[0][1] != BASE, order[named[0][3]], *map(str, named[0]))
+    ):
         title = f"{component} of {donor} into {into}, seed {seed}" + (
             f", {SET_LABELS[str(sets)]}" if sets != "single" else ""
         )
-        figure = _figure(figures.patch_figure(part, title))
-        sections.append({"title": title, "figure": figure, "rows": part.to_dict("records"), "reverse": into != BASE})
+        figure = _figure(plot.patching_panels(study, part, title=title, look=replace(LOOK, title=True))[0])
+        sections.append({
+            "title": title, "figure": figure, "rows": part.to_dict("records"), "reverse": into != BASE,
+            "below": reading_of(part),
+        })  # fmt: skip
     return sections
 
 
-def _figure(figure: Any) -> Markup:
-    return Markup(figures.svg(figure))
+def _cka(study: Study) -> list[dict[str, Any]]:
+    """Draw CKA of the base and full RL: its profile, and the map of all layers, for the lowest seed that has both."""
+    known = [seed for seed, run in study.runs.of(FULL).items() if run.has_activations]
+    if not known:
+        return []
+    table = compare_activations(study, BASE, FULL, seed=known[0])
+    profile = _figure(plot.cka(table, title="", look=LOOK))
+    every = _figure(plot.cka_map(study, seed=known[0], title="", look=LOOK))
+    return [{"seed": known[0], "profile": profile, "map": every, "rows": table.to_dict("records")}]
+
+
+def _parts(study: Study) -> list[dict[str, Any]]:
+    """Draw which matrices, and which components, of each layer full RL changed, for every seed."""
+    sections = []
+    for seed, run in study.runs.of(FULL).items():
+        if not run.has_weights or not (run.delta_norms()["norm"] > 0).any():
+            continue
+        drawn = [
+            _figure(plot.deltas(study, by=by, seed=seed, title="", look=LOOK)) for by in ("parameter", "component")
+        ]
+        sections.append({"seed": seed, "matrices": drawn[0], "components": drawn[1]})
+    return sections
+
+
+def _additivity(study: Study) -> list[dict[Hashable, Any]]:
+    """Compare the sum of single recoveries with all layers together, for each patch of which both are stored."""
+    rows = study.patches()
+    found = []
+    keys = rows.loc[rows["component"].isin(("block", "attn", "mlp")), ["from", "into", "component", "seed"]]
+    for donor, into, component, seed in keys.drop_duplicates().itertuples(index=False, name=None):
+        table = additivity_table(study, donor, into, int(seed), component)
+        found += table.assign(patch=f"{component} of {donor} into {into}, seed {seed}").to_dict("records")
+    return found
+
+
+def _benchmarks(study: Study) -> dict[str, Any]:
+    """Return the mean score of every run on each benchmark; empty for one benchmark."""
+    names = sorted(study[BASE].items["benchmark"].unique()) if study[BASE].has_scores else []
+    if len(names) < 2:
+        return {"names": [], "rows": []}
+    rows = []
+    for run in sorted(study.runs.values(), key=lambda run: order_of_run(run.name, run.seed)):
+        if run.has_scores:
+            means = run.items.groupby("benchmark")["score"].mean()
+            rows.append({"run": run.name, "seed": run.seed, "scores": [means[name] for name in names]})
+    return {"names": names, "rows": rows}
+
+
+def _figure(axes: Axes) -> Markup:
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    return Markup(svg(figure))
 
 
 def _number(value: Any, digits: int = 3) -> str:

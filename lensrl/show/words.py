@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from lensrl.errors import LensrlError
@@ -18,6 +19,25 @@ SET_LABELS = {
     "together": "together",
 }  # layers patched at once -> label in the titles of tables and figures
 FIGURE_FORMATS = ("png", "svg", "pdf")
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a figure is made.
+
+    width: in inches; by default as wide as its layers need. font_size: in points; by default by the width. title:
+    whether the title is drawn. shown: whether pyplot knows the figure, so that a notebook draws it below its cell.
+    """
+
+    width: float | None = None
+    font_size: float | None = None
+    title: bool = True
+    shown: bool = True
+
+    @property
+    def points(self) -> float:
+        """The font size: 10 by default, 9 across the text of a paper, 8 in a column."""
+        return self.font_size or (10 if self.width is None else 8 if self.width < 4.5 else 9)
 
 
 def figure_format(path: Path) -> str:

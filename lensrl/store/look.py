@@ -26,6 +26,12 @@ def run_html(name: str, about: str, status: str, contents: ListingRows) -> str:
     return str(Markup("<div>{}{}</div>").format(head, table_html(contents)))
 
 
+def result_html(title: str, rows: ListingRows, wrapped: Collection[str] = ()) -> str:
+    """Return the HTML of a result: its title and one row per finding. The columns `wrapped` hold sentences."""
+    head = Markup("<div><b>{}</b></div>").format(title)
+    return str(Markup("<div>{}{}</div>").format(head, table_html(rows, wrapped)))
+
+
 def bars_html(gains: Mapping[int, float], full: float) -> Markup:
     """Return a bar chart of layer -> gain over depth: the thin line is 0, the dashed line the gain of full RL.
 
@@ -84,23 +90,25 @@ def bars_html(gains: Mapping[int, float], full: float) -> Markup:
     ).format(total + 32, height + 13, (total + 32) * 1.5, (height + 13) * 1.5, Markup("").join(marks), lines, caption)
 
 
-def table_html(rows: ListingRows) -> Markup:
-    """Return rows as an HTML table, with the columns of `for_people`."""
+def table_html(rows: ListingRows, wrapped: Collection[str] = ("reason",)) -> Markup:
+    """Return rows as an HTML table, with the columns of `for_people`. Text in the columns `wrapped` may be folded."""
     shown = for_people(rows)
     columns = list(shown[0]) if shown else []
     right = {c for c in columns if c in ("seed", "bytes") or isinstance(shown[0][c], float)}
-    heads = Markup("").join(Markup("<th {}>{}</th>").format(_style(c, right), c) for c in columns)
+    heads = Markup("").join(Markup("<th {}>{}</th>").format(_style(c, right, wrapped), c) for c in columns)
     body = Markup("").join(
         Markup("<tr>{}</tr>").format(
-            Markup("").join(Markup("<td {}>{}</td>").format(_style(c, right), _cell(c, row[c])) for c in columns)
+            Markup("").join(
+                Markup("<td {}>{}</td>").format(_style(c, right, wrapped), _cell(c, row[c])) for c in columns
+            )
         )
         for row in shown
     )
     return Markup("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>").format(heads, body)
 
 
-def _style(column: str, right: Collection[str]) -> Markup:
-    return Markup(_CELL.format("right" if column in right else "left", "normal" if column == "reason" else "nowrap"))
+def _style(column: str, right: Collection[str], wrapped: Collection[str]) -> Markup:
+    return Markup(_CELL.format("right" if column in right else "left", "normal" if column in wrapped else "nowrap"))
 
 
 def _cell(column: str, value: object) -> Markup:

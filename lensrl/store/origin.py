@@ -34,24 +34,31 @@ def provenance(
     notes: Sequence[str] = (),
     checkpoint: Mapping[str, object] | None = None,
     generation: str | None = None,
+    resumed: Sequence[int] = (),
 ) -> dict[str, object]:
     """Return the provenance of a result that is made now: time, versions, git state, platform, and the arguments.
 
     `device` names the hardware. `dtypes` gives the dtypes of the master weights and of the computation. `items` gives
     the sha256 of the items of every split (`lensrl.tasks.digest`). `notes` says what loading changed about the base
     model. `checkpoint` describes the checkpoint that a run was taken from: source, revision, stored dtype. `generation`
-    says how completions were sampled.
+    says how completions were sampled. `resumed` names the steps from which training went on after an interruption.
     """
     record: dict[str, object] = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        "versions": {"python": platform.python_version()} | package_versions(*PACKAGES),
         "git": git_state(),
         "platform": platform.platform(),
         "device": device,
         "dtypes": dtypes,
     }
     given = {"items": items, "notes": [*notes], "checkpoint": checkpoint, "generation": generation}
+    given["resumed"] = [*resumed]
     return record | {name: value for name, value in given.items() if value}
+
+
+def package_versions(*names: str) -> dict[str, str]:
+    """Return the installed version of each package, by name."""
+    return {name: _version(name) for name in names}
 
 
 def git_state() -> str:

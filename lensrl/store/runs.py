@@ -13,6 +13,7 @@ from lensrl.recipe.layers import parse_layers
 from lensrl.recipe.runs import BASE, RunSpec, plan, run_layer
 from lensrl.store.file.atomic import begun
 from lensrl.store.file.claim import read_claim
+from lensrl.store.file.training import latest_step, training_folder
 from lensrl.store.look import as_text, table_html
 from lensrl.store.names import RECIPE_FILE, order, run_of, run_path
 from lensrl.store.patch import is_patch
@@ -182,7 +183,7 @@ class Runs(dict[tuple[str, int], Run]):
 
         - `completed`, `collapsed` or `diverged`: how the run ended;
         - `damaged`, `unfinished` or `too new`: the file cannot be read, as `verify` says it;
-        - `running`: a process is making the run, which `reason` names; `unfinished` also when it was killed;
+        - `running`: a process is making the run, which `reason` names; `unfinished` also when it was stopped;
         - `missing`: there is no file yet.
 
         While no run can be read, the number of layers is unknown. Then only base, full RL and begun files are listed.
@@ -218,6 +219,8 @@ class Runs(dict[tuple[str, int], Run]):
             claim = read_claim(path)
             if claim is not None and claim.is_living:
                 status, reason = "running", claim.in_words()
+            elif not path.exists() and (step := latest_step(training_folder(path))) is not None:
+                status, reason = "unfinished", f"a checkpoint keeps step {step}: lensrl run goes on from there"
             elif claim is not None:
                 status, reason = "unfinished", f"{claim.in_words()}: lensrl run makes it again"
             elif path in left:

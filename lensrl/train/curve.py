@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
@@ -56,6 +58,15 @@ class TrainingCurve:
 
     def __len__(self) -> int:
         return len(self.reward_mean)
+
+    def rows(self, count: int) -> dict[str, list[Any]]:
+        """Return the first rows of every column, as lists by name."""
+        return {name: values[:count] for name, values in vars(self).items() if name != "n_layers"}
+
+    def extend(self, rows: Mapping[str, list[Any]]) -> None:
+        """Add rows that `rows` returned."""
+        for name, values in rows.items():
+            vars(self)[name] += values
 
     def arrays(self) -> dict[str, Float64[np.ndarray, "step *rest"]]:
         """Return the curve as arrays by name: (step,), or (step, layer) and (step, part) for the norms by part."""

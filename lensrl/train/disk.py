@@ -4,7 +4,8 @@
 
 T: trained parameters. K: snapshots before the last step. S: sites of activations (3). L: layers. P: tokens of the probe
 set. D: width of the residual stream. 64 KiB stand for scores, curves and names. While a run is trained, its snapshots
-lie beside it a second time: 4 T K.
+lie beside it a second time: 4 T K. A checkpoint of training (`lensrl.train.resume`) is not counted: it takes 12 T, twice
+while it is replaced, where there is room.
 """
 
 from __future__ import annotations

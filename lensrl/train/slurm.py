@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lensrl.errors import LensrlError, reason
 from lensrl.recipe import Recipe
 from lensrl.recipe.runs import BASE, RunSpec, plan
 from lensrl.store.names import run_path
@@ -29,11 +29,12 @@ def missing_runs(recipe: Recipe, folder: Path, only: Sequence[str] | None = None
 
 
 def slurm_script(
-    recipe: Path, folder: Path, runs: Sequence[str], *, limit: int | None = None, options: Sequence[str] = ()
+    command: Sequence[str], folder: Path, runs: Sequence[str], *, limit: int | None = None, options: Sequence[str] = ()
 ) -> str:
     """Return a script for `sbatch`: an array of one task a run, at most `limit` at once.
 
-    `options` are options of sbatch, as `--gpus=1` or the two words `--time`, `8:00:00`. They come last, and win.
+    `command` makes the study; a task adds `--only RUN` to it. `options` are options of sbatch, as `--gpus=1` or the two
+    words `--time`, `8:00:00`. They come last, and win.
     """
     lines: list[str] = []
     for word in options:
@@ -43,17 +44,16 @@ def slurm_script(
             lines[-1] += f" {word}"
     log = folder.absolute() / "slurm-%A_%a.log"
     at_once = "" if limit is None else f"%{limit}"
-    make = [sys.executable, "-m", "lensrl_cli.main", "run", str(recipe.absolute()), "--out", str(folder.absolute())]
     return "\n".join([
         "#!/bin/bash",
-        f"#SBATCH --job-name=lensrl-{folder.absolute().name}",
+        f"#SBATCH --job-name={shlex.quote(f'lensrl-{folder.absolute().name}')}",
         f"#SBATCH --array=0-{len(runs) - 1}{at_once}",
-        f"#SBATCH --output={log}",
+        f"#SBATCH --output={shlex.quote(str(log))}",
         *(f"#SBATCH {line}" for line in lines),
         "",
         "# One task a run. A run that another task makes is passed over; the same script makes what is missing.",
         f"runs=({' '.join(map(shlex.quote, runs))})",
-        f'exec {shlex.join(make)} --only "${{runs[$SLURM_ARRAY_TASK_ID]}}"',
+        f'exec {shlex.join(command)} --only "${{runs[$SLURM_ARRAY_TASK_ID]}}"',
         "",
     ])  # fmt: skip
 
@@ -66,7 +66,6 @@ def _count_layers(recipe: Recipe, folder: Path) -> int:
             return run.n_layers
     from transformers import AutoConfig
 
-    from lensrl.errors import LensrlError, reason
     from lensrl.models.base import find_source
     from lensrl.models.skeleton import build_skeleton
 

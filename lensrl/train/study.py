@@ -20,6 +20,7 @@ from lensrl.recipe import LayerSet, Recipe, read_kept_recipe
 from lensrl.recipe.runs import BASE, RunSpec, plan
 from lensrl.store.file.atomic import begun, new_file, remove_litter
 from lensrl.store.file.claim import is_being_written
+from lensrl.store.file.training import remove_trained
 from lensrl.store.names import RECIPE_FILE, run_path
 from lensrl.store.origin import item_digests
 from lensrl.store.run import Run
@@ -84,6 +85,7 @@ def run_study(
     # 3. Nothing is wrong with the recipe: keep it, and make the runs.
     _keep_recipe(recipe, folder)
     remove_litter(folder)
+    remove_trained(folder)
     for line in workshop.notes if workshop is not None else ():
         watcher.noted(line)
     watcher.planned(specs, [job.spec for job in missing])

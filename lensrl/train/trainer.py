@@ -13,7 +13,7 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,7 +22,6 @@ from datasets.utils import logging as datasets_logging
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl.trainer.grpo_config import GRPOConfig
-from trl.trainer.grpo_trainer import GRPOTrainer
 
 from lensrl.models.base import Base
 from lensrl.models.blocks import train_only
@@ -36,6 +35,8 @@ from lensrl.train.curve import TrainingCurve
 from lensrl.train.job import check_alone
 from lensrl.train.recorder import Collapsed, Diverged, Recorder
 from lensrl.train.reference import BaseInPlace, stop_backward
+from lensrl.train.resumable import ResumableTrainer
+from lensrl.train.resume import Checkpoints
 from lensrl.train.sampling import Completions, Episodes, Sampling
 from lensrl.train.snapshots import Snapshots
 
@@ -45,12 +46,16 @@ OnStep = Callable[[TrainingCurve], None]
 
 @dataclass(frozen=True)
 class Training:
-    """The result of training. `reason` explains a status other than `completed`, and is empty otherwise."""
+    """The result of training. `reason` explains a status other than `completed`, and is empty otherwise.
+
+    `resumed` are the steps from which the run has gone on after an interruption.
+    """
 
     model: PreTrainedModel
     status: Status
     reason: str
     curve: TrainingCurve
+    resumed: tuple[int, ...] = ()
 
 
 def train(
@@ -67,12 +72,14 @@ def train(
     device: str = "cpu",
     on_step: OnStep | None = None,
     snapshots: Snapshots | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Training:
     """Train a fresh copy of the base: all of it (`layers=None`) or the given layers, with everything else frozen.
 
     `component` limits training to the attention or the MLP of the layers. The layers in `boost` learn at `factor` times
     the recipe's learning rate. `lora` trains adapters of the layers; the returned model has them merged.
-    `on_step` receives the curve after every step. `snapshots` keeps weights on the way.
+    `on_step` receives the curve after every step. `snapshots` keeps weights on the way. `checkpoints` keeps the state
+    of training on the way. Where it has a checkpoint, training goes on from there.
 
     Runs with the same `recipe` and `seed` see the same prompts in the same order. A run that diverges or collapses is
     returned with this status.
@@ -97,9 +104,18 @@ def train(
     sampling_kind = Episodes if isinstance(task, AgentTask) else Completions
     sampling = sampling_kind(task, recipe, model, base.prompts, recorder, seed=seed)  # pyright: ignore[reportArgumentType]
 
+    # Where an earlier process of the same run has come to.
+    steps, updates = recipe.rl.steps_on(len(task.items("train"))), recipe.rl.updates_per_rollout
+    found = None if checkpoints is None else checkpoints.find(model, () if snapshots is None else snapshots.steps)
+    if found is not None:
+        recorder.curve.extend(found.state["curve"])
+        if snapshots is not None:
+            snapshots.go_on(found.step)
+
     # Training itself. TRL needs a folder even where it saves nothing.
     status, reason = "completed", ""
-    with tempfile.TemporaryDirectory(prefix="lensrl-") as scratch, _quiet(), any_shape():
+    waiting = nullcontext() if checkpoints is None else checkpoints.before_sigterm()
+    with waiting, tempfile.TemporaryDirectory(prefix="lensrl-") as scratch, _quiet(), any_shape():
         trainer = Trainer(
             model=model,
             args=grpo_config(recipe, seed=seed, device=device, output_dir=scratch),
@@ -111,9 +127,17 @@ def train(
         )
         trainer.remove_callback(PrinterCallback)
         trainer.remove_callback(ProgressCallback)
-        trainer.add_callback(_StepCallback(recorder, on_step, snapshots, recipe.rl.updates_per_rollout))
+        trainer.add_callback(_StepCallback(recorder, on_step, snapshots, updates))
+        if checkpoints is not None:  # after the row of the curve is recorded
+            checkpoints.begin(recorder.curve, updates)
+            trainer.add_callback(checkpoints)
         try:
-            trainer.train()
+            if found is None:
+                trainer.train()
+            elif found.step < steps:
+                trainer.go_on(found, updates)
+            else:  # only scoring was left to do
+                found.load_weights(model)
         except Collapsed as error:
             status, reason = "collapsed", str(error)
         except Diverged as error:
@@ -122,13 +146,12 @@ def train(
     # Checks, because a study compares runs only if each trained for its whole budget and moved nothing else.
     if lora is not None:
         model = base.fresh(base.weights | trained_weights(model, base.weights), device=device)
-    steps = recipe.rl.steps_on(len(task.items("train")))
     if status == "completed" and len(recorder.curve) != steps:
         raise RuntimeError(f"training ended after {len(recorder.curve)} of {steps} steps")
     check_frozen(model, base, chosen, component)
     if status == "completed" and not is_finite(model, base, task.items("train")[:8]):
         status, reason = "diverged", f"the weights or logits are not finite after step {len(recorder.curve)}"
-    return Training(model, status, reason, recorder.curve)
+    return Training(model, status, reason, recorder.curve, () if found is None else found.resumed)
 
 
 def frozen_in_bf16(base: Base, recipe: Recipe, device: str) -> bool:
@@ -201,7 +224,7 @@ def grpo_config(recipe: Recipe, *, seed: int, device: str, output_dir: str) -> G
     )
 
 
-class Trainer(GRPOTrainer):
+class Trainer(ResumableTrainer):
     """A GRPOTrainer with prompts, rewards and advantages from `sampling`, and gradients shown to a recorder.
 
     The recorder sees the gradients before they are clipped, and by how much the log-probabilities of the sampler and of

@@ -19,6 +19,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
@@ -204,6 +205,7 @@ class _Sender(NoWatcher):
         self._pipe = pipe
         self._interrupted = False
         self.is_busy = False  # whether a run is being made
+        self._rows_sent = 0  # of the curve of the run that is being made
 
     def interrupt(self, *_: object) -> None:
         """Handle a signal once. The next event raises KeyboardInterrupt again: a library may swallow it."""
@@ -212,14 +214,20 @@ class _Sender(NoWatcher):
             raise KeyboardInterrupt
 
     def started(self, spec: RunSpec) -> None:
+        self._rows_sent = 0
         self._send("started", spec)
 
     def stepped(self, spec: RunSpec, curve: TrainingCurve) -> None:
-        last = {name: values[-1:] for name, values in vars(curve).items() if name != "n_layers"}
-        self._send("stepped", spec, curve.n_layers, last)
+        new = {name: values[self._rows_sent :] for name, values in vars(curve).items() if name != "n_layers"}
+        self._rows_sent = len(curve)
+        self._send("stepped", spec, curve.n_layers, new)
 
     def scoring(self, spec: RunSpec) -> None:
         self._send("scoring", spec)
+
+    def noted(self, line: str) -> None:
+        with suppress(BrokenPipeError):  # the study's process may be gone before a checkpoint is written
+            self._pipe.send(("noted", line))
 
     def _send(self, *event: object) -> None:
         if self._interrupted:
@@ -228,17 +236,19 @@ class _Sender(NoWatcher):
 
 
 def _tell(watcher: Watcher, said: str, about: Sequence[Any], curves: dict[RunSpec, TrainingCurve]) -> None:
-    """Hand an event of a worker on. Of a curve, a worker sends the last step alone."""
+    """Hand an event of a worker on. Of a curve, a worker sends the new rows alone."""
     spec = about[0]
-    if said == "started":
+    if said == "noted":
+        watcher.noted(spec)
+    elif said == "started":
         curves.pop(spec, None)
         watcher.started(spec)
     elif said == "scoring":
         watcher.scoring(spec)
     elif said == "stepped":
-        _, n_layers, last = about
+        _, n_layers, new = about
         curve = curves.setdefault(spec, TrainingCurve(n_layers))
-        for name, values in last.items():
+        for name, values in new.items():
             vars(curve)[name].extend(values)
         watcher.stepped(spec, curve)
 

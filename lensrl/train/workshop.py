@@ -6,6 +6,7 @@ A run from a checkpoint is made in the same way, with its weights read from the 
 from __future__ import annotations
 
 import platform
+import shutil
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -26,11 +27,12 @@ from lensrl.models.sampler import CARRIED
 from lensrl.recipe import Checkpoint, HarnessTask, Recipe
 from lensrl.recipe.runs import BASE, RunSpec, set_run, trains
 from lensrl.recipe.task_tables import has_training
-from lensrl.store.file.atomic import new_file, removed_at_end, scratch_folder
+from lensrl.store.file.atomic import new_file
 from lensrl.store.file.claim import tell
 from lensrl.store.file.deltas import Parameter, frobenius
 from lensrl.store.file.hdf5 import compression_plugin
-from lensrl.store.origin import check_base, check_items, provenance
+from lensrl.store.file.training import kept_with_checkpoint, training_folder
+from lensrl.store.origin import check_base, check_items, package_versions, provenance
 from lensrl.store.run import Run
 from lensrl.store.write import Header, Scores, joined, write_run
 from lensrl.tasks import AgentTask, Item, Task, Texts, check_benchmarks, evaluation_items, load_also, load_task
@@ -41,6 +43,7 @@ from lensrl.train.checks import is_finite
 from lensrl.train.curve import TrainingCurve
 from lensrl.train.disk import RunBytes, run_bytes
 from lensrl.train.job import Job, run_recipe
+from lensrl.train.resume import Checkpoints
 from lensrl.train.snapshots import Snapshots
 from lensrl.train.trainer import compute_dtype, frozen_in_bf16, train
 from lensrl.train.watch import Watcher
@@ -130,7 +133,7 @@ class Workshop:
     def bytes_of(self, spec: RunSpec) -> RunBytes:
         """Return the bytes that a run will take on the disk, at most: compression makes a file smaller."""
         in_run, tokens = self.base.blocks.trains, len(probe_set(self.base.prompts, self.probed).token_id)
-        sizes = (p.size for p in self.parameters if in_run(p.name, spec.layers, spec.component))
+        sizes = [p.size for p in self.parameters if in_run(p.name, spec.layers, spec.component)]
         if spec.checkpoint is not None:
             snapshots = max(0, len(spec.checkpoint.snapshots) - 1)
         elif spec.name == BASE or isinstance(self.task, Texts):
@@ -140,6 +143,7 @@ class Workshop:
             snapshots = len({*self.recipe.snapshot_steps(steps)} - {steps})
         return run_bytes(
             0 if spec.name == BASE else sum(sizes),
+            arrays=0 if spec.name == BASE else len(sizes),
             layers=self.base.blocks.n_layers,
             width=self.base.model.config.get_text_config().hidden_size,
             tokens=tokens,
@@ -165,7 +169,7 @@ class Workshop:
         for split, digest in job.items.items():
             if self.digests.get(split, digest) != digest:
                 raise LensrlError(f"{job.path} is to be made with other {split} items than the recipe gives here")
-        with new_file(job.path, replace=False) as partial, removed_at_end(scratch_folder(partial)):
+        with new_file(job.path, replace=False) as partial, kept_with_checkpoint(training_folder(job.path)):
             watcher.started(job.spec)
             tell(job.path, "loading")
             if job.spec.name == BASE:
@@ -174,6 +178,7 @@ class Workshop:
                 self._adopt(job, partial, job.spec.checkpoint, watcher)
             else:
                 self._train(job, partial, watcher)
+        shutil.rmtree(training_folder(job.path), ignore_errors=True)  # the file is complete
 
     def keep(
         self,
@@ -188,6 +193,7 @@ class Workshop:
         snapshots: Mapping[int, Mapping[str, np.ndarray]] | None = None,
         snapshot_steps: Sequence[int] = (),
         checkpoint: Mapping[str, object] | None = None,
+        resumed: Sequence[int] = (),
     ) -> None:
         """Measure a model and write its run at `path`, the partial file of `new_file`.
 
@@ -195,6 +201,7 @@ class Workshop:
         the log-probabilities and the activations are taken here, by the same code for every run of a study.
         `snapshots` maps a step to the weights after it; `snapshot_steps` also names the last step, where it counts.
         `checkpoint` is the record of the checkpoint that the weights come from; None where they were trained here.
+        `resumed` are the steps from which training has gone on.
         """
         watcher.scoring(job.spec)
         tell(job.path, "scoring")
@@ -205,7 +212,9 @@ class Workshop:
         activations = capture(model, base.prompts, self.probed, base.blocks.n_layers)
         write_run(
             path,
-            self._header(job, status=status, reason=reason, snapshots=snapshot_steps, checkpoint=checkpoint),
+            self._header(
+                job, status=status, reason=reason, snapshots=snapshot_steps, checkpoint=checkpoint, resumed=resumed
+            ),
             self.parameters, self.before,
             after=None if weights is None else {name: w.numpy() for name, w in weights.items()}, snapshots=snapshots,
             training=training, scores=scores, probe=probe_set(base.prompts, self.probed),
@@ -248,25 +257,45 @@ class Workshop:
             watcher.stepped(spec, curve)
             tell(job.path, f"step {len(curve)}/{steps}, reward {curve.reward_mean[-1]:.3f}")
 
-        snapshots = Snapshots(scratch_folder(path), {*recipe.snapshot_steps(steps)} - {steps}, self.base.weights)
+        folder = training_folder(job.path)
+        snapshots = Snapshots(folder, {*recipe.snapshot_steps(steps)} - {steps}, self.base.weights)
+        checkpoints = Checkpoints(
+            folder, self._origin(job, recipe), every=recipe.rl.checkpoint_every,
+            note=lambda line: watcher.noted(f"{spec.name} seed {spec.seed}: {line}"),
+        )  # fmt: skip
         training = train(
             self.base, self.task, recipe, layers=spec.layers, component=spec.component, boost=spec.boost,
             factor=spec.factor, lora=spec.lora, seed=spec.seed, device=self.device,
-            on_step=on_step, snapshots=snapshots,
+            on_step=on_step, snapshots=snapshots, checkpoints=checkpoints,
         )  # fmt: skip
         status, reason, curve = training.status, training.reason, training.curve
         if status == "diverged":  # its weights are not numbers: the curve is all there is to keep
-            header = self._header(job, status=status, reason=reason)
+            header = self._header(job, status=status, reason=reason, resumed=training.resumed)
             write_run(path, header, self.parameters, self.before, training=curve.arrays())
             return
         kept = snapshots.weights(self.before)
+        resumed = training.resumed
         ended = {len(curve)} & {*recipe.snapshot_steps(steps)}
         weights = {name: p.detach().cpu().float() for name, p in training.model.named_parameters()}
         del training  # on a GPU the trained model would stand beside its copies
         self.keep(
             job, path, weights, watcher, status=status, reason=reason, training=curve.arrays(), snapshots=kept,
-            snapshot_steps=sorted({*kept, *ended}),
+            snapshot_steps=sorted({*kept, *ended}), resumed=resumed,
         )  # fmt: skip
+
+    def _origin(self, job: Job, recipe: Recipe) -> dict[str, dict[str, object]]:
+        """Return what the training of a run rests on: a checkpoint of another origin is not used."""
+        spec = job.spec
+        return {
+            "recipe": recipe.measured(),
+            "run": {"name": spec.name, "seed": spec.seed, "layers": spec.layers, "component": spec.component}
+            | {"boost": spec.boost, "factor": spec.factor},
+            "base": {"fingerprint": self.base.fingerprint},
+            "items": self.digests,
+            "hardware": {"device": self.device, "computed in": compute_dtype(recipe, self.device)}
+            | {"frozen in bf16": frozen_in_bf16(self.base, recipe, self.device)},
+            "versions": package_versions("lensrl", "torch", "transformers", "trl"),
+        }
 
     def _header(
         self,
@@ -276,6 +305,7 @@ class Workshop:
         reason: str,
         snapshots: Sequence[int] = (),
         checkpoint: Mapping[str, object] | None = None,
+        resumed: Sequence[int] = (),
     ) -> Header:
         spec, n_layers = job.spec, self.base.blocks.n_layers
         # What was computed in which type, and where: numbers of two machines may differ in their last digits.
@@ -309,6 +339,7 @@ class Workshop:
                 notes=self.base.notes,
                 generation=None if isinstance(self.task, Texts) else self.recipe.generation,
                 checkpoint=checkpoint,
+                resumed=resumed,
             ),
         )
 

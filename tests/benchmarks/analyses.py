@@ -161,13 +161,15 @@ def in_feature_space(x: np.ndarray, y: np.ndarray, sequence: np.ndarray) -> np.n
         return hsic(xy) / math.sqrt(hsic(xx) * hsic(yy))
 
     whole = [sums(x, y), sums(x, x), sums(y, y)]
-    left_out = []
+    left_out: list[float] = []
     for name in np.unique(sequence):
         a, b = x[sequence == name], y[sequence == name]
         parts = (sums(a, b), sums(a, a), sums(b, b))
         left_out.append(cka(*([p - q for p, q in zip(*pair, strict=True)] for pair in zip(whole, parts, strict=True))))
     c, value = len(left_out), cka(*whole)
-    reach = float(stdtrit(c - 1, 0.975)) * math.sqrt((c - 1) / c * np.square(left_out - np.mean(left_out)).sum())
+    reach = float(stdtrit(c - 1, 0.975)) * math.sqrt(
+        (c - 1) / c * np.square(np.array(left_out) - np.mean(left_out)).sum()
+    )
     nuclear = np.linalg.svd(x.T @ y, compute_uv=False).sum() / np.linalg.norm(x) / np.linalg.norm(y)
     return np.array([value, value - reach, value + reach, math.sqrt(max(0.0, 2 - 2 * nuclear))])
 
@@ -205,8 +207,8 @@ def delta_rows(pair: Folders) -> Iterator[Row]:
     what = f"deltas of a pair ({pair.base.parent.name}), all our measures; peer: modeldelta"
     yield what, f"{ours[0]:.0f} s", f"{peer[0]:.0f} s", f"{peer[0] / ours[0]:.1f}", verdict(peer[0] >= ours[0], "≥ 1")
     fine = ours[1] <= min(3e6, peer[1])
-    gigabytes = [f"{kilobytes / 1e6:.2f} GB" for kilobytes in (ours[1], peer[1])]
-    yield "the same: peak memory", *gigabytes, f"{peer[1] / ours[1]:.2f}", verdict(fine, "≤ 3 GB")
+    memory = (f"{ours[1] / 1e6:.2f} GB", f"{peer[1] / 1e6:.2f} GB")
+    yield "the same: peak memory", *memory, f"{peer[1] / ours[1]:.2f}", verdict(fine, "≤ 3 GB")
 
 
 def spent(arguments: list[str]) -> tuple[float, float]:

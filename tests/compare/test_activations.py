@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -67,8 +68,9 @@ def test_too_few_sequences_are_refused_by_sequence_and_compared_by_token(
     shutil.copytree(small_study_folder, folder, ignore=shutil.ignore_patterns(PATCH_FOLDER))
     for name in ("base", "full-rl"):
         with resealed(folder / f"{name}.seed-0.h5" if name != "base" else folder / "base.h5") as file:
-            prompts = file["probe/prompt"][...]
-            file["probe/prompt"][...] = np.minimum(prompts, 2)
+            prompts = file["probe/prompt"]
+            assert isinstance(prompts, h5py.Dataset)
+            prompts[...] = np.minimum(prompts[...], 2)
     with open_study(folder) as study:
         with pytest.raises(LensrlError, match=r"3 sequences to compare, and 4 are needed; compare all .*--pairs token"):
             compare_activations(study)

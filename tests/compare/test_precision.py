@@ -15,7 +15,9 @@ from lensrl.compare.precision import Kinds, Stored, add_precision, watch
 from lensrl.compare.weights import PartWeights, weight_table
 from lensrl.measures.weights import rounding_norm
 from lensrl.models.base import load_base
-from lensrl.show.figures import weight_figure
+from lensrl.show.figures.layers import draw_weights
+from lensrl.show.figures.style import canvas
+from lensrl.show.words import Look
 from lensrl.store.origin import checkpoint_note
 from tests.train.test_adopt import checkpoints
 
@@ -73,7 +75,7 @@ def test_the_base_has_no_rounding(rounded: tuple[Path, Study]) -> None:
 
 
 def test_the_figure_draws_the_null(rounded: tuple[Path, Study]) -> None:
-    lines = weight_figure(compare_weights(rounded[1], "full-rl"), "").axes[0].get_lines()
+    lines = draw_weights(canvas(Look(shown=False))[0], compare_weights(rounded[1], "full-rl", by="layer")).get_lines()
     assert [line.get_label() for line in lines][-1] == "rounding alone"
     assert np.all(np.asarray(lines[-1].get_ydata()) > 0)
 

@@ -101,7 +101,7 @@ def test_all_tokens_give_the_cka_of_other_tools(features: int) -> None:
         streaming = StreamingCka()
         streaming.add(x[sequence != name], y[sequence != name])
         left_out.append(streaming.value())
-    error = np.sqrt(4 / 5 * np.square(left_out - np.mean(left_out)).sum())
+    error = np.sqrt(4 / 5 * np.square(np.array(left_out) - np.mean(left_out)).sum())
     value, low, high = cka_interval(x, y, sequence, pairs="token")
     assert (value - low, high - value) == pytest.approx((2.7764451 * error, 2.7764451 * error), rel=1e-6)
 

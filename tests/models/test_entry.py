@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from lensrl.tasks import Item
 ITEMS = [Item(id=f"{a}", prompt=f"{a}+38=", reference=str(a + 38), benchmark="b") for a in (10, 47, 99, 5)]
 
 
-def noisy(base: Base, parts: set[int | str]) -> dict[str, torch.Tensor]:
+def noisy(base: Base, parts: Collection[int | str]) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     return {
         name: weight + 0.01 * torch.randn(weight.shape, generator=generator)

@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 
 from lensrl.judge.agreement import StudyAgreement
-from lensrl.show.figures import agreement_figure
+from lensrl.show.figures.agreement import draw_agreement
+from lensrl.show.figures.style import canvas
+from lensrl.show.words import Look
 
 
 def found() -> StudyAgreement:
@@ -24,7 +26,7 @@ def found() -> StudyAgreement:
 
 
 def test_cells_say_what_is_known_of_every_pair() -> None:
-    axes = agreement_figure(found(), "title").axes[0]
+    axes = draw_agreement(canvas(Look(shown=False))[0], found(), title="title")
     said = {text.get_position(): text.get_text() for text in axes.texts}
     assert said[0, 1] == said[1, 0] == "−0.50\n[−0.80, −0.10]"
     assert said[2, 0] == said[1, 2] == "×"

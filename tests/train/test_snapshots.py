@@ -13,6 +13,7 @@ from lensrl import open_study, verify
 from lensrl.models.base import Base
 from lensrl.recipe import Recipe, Rl, Store
 from lensrl.store.file.exact import add, same_bits
+from lensrl.store.file.training import training_folder
 from lensrl.tasks.arithmetic import Arithmetic
 from lensrl.train.snapshots import Snapshots
 from lensrl.train.study import run_study
@@ -59,7 +60,7 @@ def test_a_snapshot_holds_only_what_was_trained_and_gives_the_rest_from_the_base
     trained(base, 1, [3], snapshots)
     before = pristine(base)
     weights = snapshots.weights(before)[1]
-    with safe_open(tmp_path / "scratch" / "1.safetensors", framework="np") as file:
+    with safe_open(tmp_path / "scratch" / "snapshot-1" / "weights.safetensors", framework="np") as file:
         stored = set(file.keys())
     assert stored == {name for name in before if base.blocks.layer(name) == 3}
     for name in set(before) - stored:
@@ -123,7 +124,7 @@ def test_scratch_is_left_nowhere_when_a_training_breaks_off(tmp_path: Path, monk
     seen: list[bool] = []
 
     def broken(self: Snapshots, before: object) -> None:
-        seen.append(any((tmp_path / "study").glob(".full-rl.seed-0.h5.*.scratch")))
+        seen.append(training_folder(tmp_path / "study" / "full-rl.seed-0.h5").is_dir())
         raise RuntimeError("stop")
 
     monkeypatch.setattr(Snapshots, "weights", broken)

@@ -10,57 +10,50 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from lensrl.judge.agreement import StudyAgreement
-from lensrl.show.figures.style import INK, MUTED, house_style, signed
+from lensrl.show.figures.style import INK, MUTED, entitle, signed
+from lensrl.show.words import Look
 
 NAMES = 22  # characters a line
 
 
-def agreement_figure(found: StudyAgreement, title: str = "") -> Figure:
+def draw_agreement(axes: Axes, found: StudyAgreement, *, title: str = "", look: Look | None = None) -> Axes:
     """Draw Spearman's coefficient of every pair of studies, with its interval, as a heat map from -1 to 1.
 
     The diagonal shows the reliability of each study. A cross marks an undefined pair.
     """
-    with house_style():
-        # a square of cells, with room for the names
-        names = found.studies["study"].tolist()
-        n = len(names)
-        side = 1.05 * n
-        size = max(side + 3.4, 5.6), max(side + 1.9, 3.4)
-        figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.12))  # room for the names at the left
-        axes = figure.add_subplot()
-        values = found.matrix().to_numpy()
-        colours = ListedColormap(
-            colormaps["RdBu"](np.linspace(0.1, 0.9, 256))
-        )  # the darkest ends would hide the numbers
-        image = axes.imshow(values, cmap=colours, vmin=-1, vmax=1)
-        axes.set_xticks(np.arange(n + 1) - 0.5, minor=True)
-        axes.set_yticks(np.arange(n + 1) - 0.5, minor=True)
-        axes.grid(which="minor", color="white", linewidth=2)
-        axes.tick_params(which="both", length=0)
-        axes.spines[:].set_visible(False)
+    # a square of cells
+    names = found.studies["study"].tolist()
+    n = len(names)
+    values = found.matrix().to_numpy()
+    colours = ListedColormap(colormaps["RdBu"](np.linspace(0.1, 0.9, 41)))  # the darkest ends would hide the numbers
+    image = axes.imshow(values, cmap=colours, vmin=-1, vmax=1)
+    axes.set_xticks(np.arange(n + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(n + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=2)
+    axes.tick_params(which="both", length=0)
+    axes.spines[:].set_visible(False)
 
-        # numbers in the cells: pairs off the diagonal, reliabilities on it
-        at = {name: i for i, name in enumerate(names)}
-        for pair in found.pairs.to_dict("records"):
-            i, j = at[pair["first"]], at[pair["second"]]
-            for row, column in ((i, j), (j, i)):
-                _cell(axes, row, column, pair)
-        for i, study in enumerate(found.studies.to_dict("records")):
-            text = "no\nprofile" if study["reason"] else "table"
-            if not np.isnan(study["reliability"]):
-                text = f"reliability\n{signed(study['reliability'])}"
-            axes.text(i, i, text, ha="center", va="center", fontsize=8, color=MUTED)
+    # numbers in the cells: pairs off the diagonal, reliabilities on it
+    at = {name: i for i, name in enumerate(names)}
+    for pair in found.pairs.to_dict("records"):
+        i, j = at[pair["first"]], at[pair["second"]]
+        for row, column in ((i, j), (j, i)):
+            _cell(axes, row, column, pair)
+    for i, study in enumerate(found.studies.to_dict("records")):
+        text = "no\nprofile" if study["reason"] else "table"
+        if not np.isnan(study["reliability"]):
+            text = f"reliability\n{signed(study['reliability'])}"
+        axes.text(i, i, text, ha="center", va="center", fontsize="small", color=MUTED)
 
-        labels = [textwrap.fill(name, NAMES, break_on_hyphens=True) for name in names]
-        axes.set_yticks(range(n), labels)
-        axes.set_xticks(range(n), labels, rotation=40, ha="right", rotation_mode="anchor")
-        figure.colorbar(image, ax=axes, label="Spearman's coefficient", shrink=0.8, aspect=30)
-        figure.suptitle(title, x=0.01, ha="left", fontsize=11)
-    return figure
+    labels = [textwrap.fill(name, NAMES, break_on_hyphens=True) for name in names]
+    axes.set_yticks(range(n), labels)
+    axes.set_xticks(range(n), labels, rotation=40, ha="right", rotation_mode="anchor")
+    axes.figure.colorbar(image, ax=axes, label="Spearman's coefficient", shrink=0.8, aspect=30)
+    defined = int((found.pairs["status"] == "defined").sum())
+    said = f"Rank correlations of the profiles of {n} studies; {defined} of {len(found.pairs)} pairs are defined."
+    return entitle(axes, title, said, look)
 
 
 def _cell(axes: Axes, row: int, column: int, pair: Mapping[Any, Any]) -> None:
@@ -71,5 +64,5 @@ def _cell(axes: Axes, row: int, column: int, pair: Mapping[Any, Any]) -> None:
     dark = abs(pair["spearman"]) > 0.65
     ends = pair["spearman_low"], pair["spearman_high"]
     interval = "" if np.isnan(ends[0]) else f"\n[{signed(ends[0])}, {signed(ends[1])}]"
-    axes.text(column, row, f"{signed(pair['spearman'])}{interval}", ha="center", va="center", fontsize=8.5,
+    axes.text(column, row, f"{signed(pair['spearman'])}{interval}", ha="center", va="center", fontsize="small",
               color="white" if dark else INK)  # fmt: skip

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 
 from lensrl.recipe.runs import BASE
+from lensrl.show.figures.style import entitle, heat_map
+from lensrl.show.words import Look
+
+LISTED = 12  # runs up to which every cell has its number
 
 
-def overlap_figure(table: pd.DataFrame, title: str) -> Figure:
+def draw_overlaps(axes: Axes, table: pd.DataFrame, *, title: str = "", look: Look | None = None) -> Axes:
     """Draw the overlaps of runs (`lensrl.overlaps`) as a matrix of means over seeds.
 
     The diagonal is the baseline: two samples of one run.
@@ -20,16 +26,17 @@ def overlap_figure(table: pd.DataFrame, title: str) -> Figure:
     shown = table[table["kind"].isin(["samples", "runs"]) & table["run"].isin(names) & table["other"].isin(names)]
     for (run, other), value in shown.groupby(["run", "other"])["overlap"].mean().items():  # pyright: ignore
         matrix[place[run], place[other]] = matrix[place[other], place[run]] = value
-    side = 2.2 + 0.38 * len(names)
-    figure = Figure(figsize=(side + 1.0, side), layout="constrained")
-    axes = figure.add_subplot()
-    image = axes.imshow(matrix, vmin=0.0, vmax=1.0, cmap="viridis")
-    axes.set_xticks(range(len(names)), names, rotation=90)
-    axes.set_yticks(range(len(names)), names)
-    if len(names) <= 12:
+    colours = ListedColormap(colormaps["viridis"](np.linspace(0.05, 1, 48)))
+    heat_map(axes, matrix, colours, "Jaccard overlap of solved items", vmin=0, vmax=1)
+    places = np.arange(len(names)) + 0.5
+    axes.set_xticks(places, names, rotation=90)
+    axes.set_yticks(places, names)
+    axes.set_aspect("equal")
+    if len(names) <= LISTED:
         for row, column in np.argwhere(np.isfinite(matrix)):
             value = matrix[row, column]
-            axes.text(column, row, f"{value:.2f}", ha="center", va="center", color="k" if value > 0.6 else "w")
-    axes.set_title(title)
-    figure.colorbar(image, ax=axes, label="Jaccard overlap of solved items (diagonal: two samples of one run)")
-    return figure
+            axes.text(
+                column + 0.5, row + 0.5, f"{value:.2f}", ha="center", va="center", color="k" if value > 0.6 else "w"
+            )
+    said = "Jaccard overlap of the items that two runs solve. The diagonal: two samples of one run."
+    return entitle(axes, title, said, look)

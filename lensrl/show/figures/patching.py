@@ -5,114 +5,127 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib import colormaps
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from lensrl.recipe.runs import BASE
 from lensrl.show.figures.style import (
     BLUE,
-    GRID,
     INK,
-    MUTED,
     ORANGE,
     RED,
     draw_points,
-    house_style,
-    layer_axes,
+    entitle,
+    heat_map,
     legend_above,
+    mark_size,
+    over_layers,
     zero_and_one,
 )
-from lensrl.show.words import METRIC_LABELS
+from lensrl.show.words import METRIC_LABELS, Look
 
 COLOURS = {"score": RED, "reference_logprob": BLUE, "logit_difference": ORANGE}
+# Every series has its own place beside its layer, in every panel; C_l is the last.
+OFFSETS = {"score": -0.27, "reference_logprob": -0.09, "logit_difference": 0.09, "contribution": 0.27}
+MARKS = {"score": "o", "reference_logprob": "s", "logit_difference": "^", "contribution": "D"}
 PATCHED_UP_TO = {"bottom": "last of the layers 0 … l", "top": "first of the layers l … last"}
 
 
-def recovery_figure(rows: pd.DataFrame, title: str) -> Figure:
-    """Draw recovery by layer beside C_l: a panel for weights, a panel for activations, a colour per metric."""
-    with house_style():
-        kinds = sorted(rows["what"].unique(), reverse=True)  # weights first: C_l is made of their scores
-        figure, panels = layer_axes(rows["layer"], panels=len(kinds))
-        low, high = _recovery_limits(rows)
-        for axes, kind in zip(panels, kinds, strict=True):
-            # the metrics of a layer stand side by side, C_l last
-            zero_and_one(axes)
-            part = rows[rows["what"] == kind]
-            metrics = [metric for metric in METRIC_LABELS if (part["metric"] == metric).any()]
-            offsets = np.linspace(-0.25, 0.25, len(metrics) + 1)
-            for metric, offset in zip(metrics, offsets[:-1], strict=True):
-                points = part[part["metric"] == metric]
-                draw_points(axes, points, "recovery", COLOURS[metric], offset=offset, label=METRIC_LABELS[metric])
-                for edge, mark in ((low, "v"), (high, "^")):  # an arrow at the edge marks a point off the scale
-                    beyond = points[points["recovery"] < low if mark == "v" else points["recovery"] > high]
-                    if len(beyond):
-                        axes.plot(
-                            beyond["layer"] + offset, [edge] * len(beyond), mark, color=COLOURS[metric], clip_on=False
-                        )
-            if rows["contribution"].notna().any():
-                once = part.drop_duplicates("layer")
-                axes.plot(
-                    once["layer"] + offsets[-1], once["contribution"], "D", color=INK, markersize=4, label="$C_l$"
-                )
-            axes.set_ylim(low, high)
-            axes.set_ylabel("recovery")
-            axes.set_title(kind, fontsize=10, color=MUTED)
-            legend_above(axes)
-        figure.suptitle(title, x=0.01, ha="left", fontsize=11)
-    return figure
+def draw_recoveries(axes: Axes, rows: pd.DataFrame, *, title: str = "", look: Look | None = None) -> Axes:
+    """Draw the recovery of one kind of patch by layer, with a colour, a mark and a place for every metric, beside C_l.
 
-
-def patch_figure(rows: pd.DataFrame, title: str) -> Figure:
-    """Draw the rows of `patch`: recovery over depth, or a map for heads and for pairs of layers."""
-    rows = rows[rows["sets"] != "everything"]  # 1 by construction
-    sets = rows["sets"].iloc[0]
-    if sets == "pairs":
-        second = rows["layers"].str.split("[,-]", regex=True).str[1]
-        return _recovery_map(rows, second, "layer", title)
-    if rows["head"].notna().any():
-        return _recovery_map(rows, rows["head"], "head", title)
-    figure = recovery_figure(rows, title)
+    `rows` are those of `patch`; `contribution_low` and `contribution_high` may stand beside `contribution`. An arrow
+    at the edge marks a point off the scale.
+    """
+    over_layers(axes, rows["layer"])
+    zero_and_one(axes)
+    low, high = recovery_limits(rows)
+    size = mark_size(axes, rows["layer"].nunique(), 4)
+    for metric in (metric for metric in METRIC_LABELS if (rows["metric"] == metric).any()):
+        points, offset, colour = rows[rows["metric"] == metric], OFFSETS[metric], COLOURS[metric]
+        draw_points(axes, points, "recovery", colour, offset=offset, label=METRIC_LABELS[metric], fmt=MARKS[metric],
+                    markersize=size)  # fmt: skip
+        for edge, mark, beyond in (
+            (low, 7, points[points["recovery"] < low]),  # 7 and 6: carets that point down and up
+            (high, 6, points[points["recovery"] > high]),
+        ):
+            if len(beyond):
+                axes.plot(beyond["layer"] + offset, [edge] * len(beyond), marker=mark, linestyle="", color=colour,
+                          clip_on=False)  # fmt: skip
+    if rows["contribution"].notna().any():
+        once = rows.drop_duplicates("layer").drop(columns=["low", "high"])
+        once = once.rename(columns={"contribution_low": "low", "contribution_high": "high"})
+        draw_points(axes, once, "contribution", INK, offset=OFFSETS["contribution"], label="$C_l$, trained alone",
+                    fmt=MARKS["contribution"], markersize=0.9 * size)  # fmt: skip
+    axes.set_ylim(low, high)
+    axes.set_ylabel(f"recovery, {rows['what'].iloc[0]}")
+    sets = rows["sets"].iloc[0] if "sets" in rows else "single"
     if sets in PATCHED_UP_TO:
-        figure.axes[-1].set_xlabel(PATCHED_UP_TO[sets])
-    return figure
+        axes.set_xlabel(PATCHED_UP_TO[sets])
+    legend_above(axes)
+    metrics = [METRIC_LABELS[metric] for metric in METRIC_LABELS if (rows["metric"] == metric).any()]
+    said = f"Recovery by patched {rows['what'].iloc[0]} over layers, with 95 % intervals over items: "
+    return entitle(axes, title, f"{said}{', '.join(metrics)}. 1 is the whole change.", look)
 
 
-def _recovery_map(rows: pd.DataFrame, other: pd.Series, name: str, title: str) -> Figure:
-    """Map the recovery of log p(reference), white at 0: a panel per kind, layers down, heads or layers across."""
-    with house_style():
-        rows = rows.assign(other=other.astype(int))[rows["metric"] == "reference_logprob"]
-        kinds = sorted(rows["what"].unique(), reverse=True)
+def draw_recovery_map(axes: Axes, rows: pd.DataFrame, *, title: str = "", look: Look | None = None) -> Axes:
+    """Map the recovery of log p(reference) by one kind of patch, white at 0: layers down, heads or layers across.
 
-        # one colour scale for all panels
-        figure = Figure(figsize=(4.2 * len(kinds) + 1.2, 4.2), layout="constrained")
-        values = rows["recovery"].abs()
-        span = min(max(values.max(), 0.1), 2.0) if values.notna().any() else 1.0
-        shades = colormaps["RdBu"].resampled(
-            41
-        )  # odd: white in the middle; from 50 on, colour bars become bitmaps in SVG
+    Grey cells were not patched, or have no defined recovery.
+    """
+    if rows["sets"].iloc[0] == "pairs":
+        other, name = rows["layers"].str.split("[,-]", regex=True).str[1], "layer"
+    else:
+        other, name = rows["head"], "head"
+    rows = rows.assign(other=other.astype(int))[rows["metric"] == "reference_logprob"]
+    grid = rows.pivot(index="layer", columns="other", values="recovery")
+    down, across = (range(int(rows[name].min()), int(rows[name].max()) + 1) for name in ("layer", "other"))
+    grid = grid.reindex(index=down, columns=across)
 
-        for i, kind in enumerate(kinds):
-            axes = figure.add_subplot(1, len(kinds), i + 1)
-            grid = rows[rows["what"] == kind].pivot(index="layer", columns="other", values="recovery")
-            grid = grid.reindex(index=range(grid.index.min(), grid.index.max() + 1),
-                                columns=range(grid.columns.min(), grid.columns.max() + 1))  # fmt: skip
-            axes.set_facecolor(GRID)  # shows where nothing was patched, and undefined recoveries
-            drawn = axes.pcolormesh(grid.columns, grid.index, grid.to_numpy(float), cmap=shades, vmin=-span, vmax=span)
-            axes.invert_yaxis()
-            for axis in (axes.xaxis, axes.yaxis):
-                axis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-            axes.set_xlabel(name)
-            axes.set_ylabel("layer")
-            axes.set_title(kind, fontsize=10, color=MUTED)
-            if i == len(kinds) - 1:
-                figure.colorbar(
-                    drawn, ax=axes, label=f"recovery of {METRIC_LABELS['reference_logprob']}", extend="both"
-                )
-        figure.suptitle(title, x=0.01, ha="left", fontsize=11)
-    return figure
+    # odd: white in the middle; from 50 on, colour bars become bitmaps in SVG
+    shades = colormaps["RdBu"].resampled(41)
+    values = grid.to_numpy(float)
+    span = min(max(np.nanmax(np.abs(values)), 0.1), 2.0) if np.isfinite(values).any() else 1.0
+    left, top = across[0] - 0.5, down[0] - 0.5
+    label = f"recovery of {METRIC_LABELS['reference_logprob']}, {rows['what'].iloc[0]}"
+    heat_map(axes, values, shades, label, left=left, top=top, vmin=-span, vmax=span)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    axes.set_xlabel(name)
+    axes.set_ylabel("layer")
+    return entitle(axes, title, f"{label}: layers down, {name}s across. White is 0.", look)
 
 
-def _recovery_limits(rows: pd.DataFrame) -> tuple[float, float]:
+def is_map(rows: pd.DataFrame) -> bool:
+    """Return whether the rows of a patch are drawn as a map: heads, and pairs of layers."""
+    return bool((rows["sets"] == "pairs").any() or rows["head"].notna().any())
+
+
+def recovery_limits(rows: pd.DataFrame) -> tuple[float, float]:
     """Return limits around all points and intervals, capped so that one wide interval does not flatten the rest."""
-    values = rows[["low", "high", "contribution"]].to_numpy(float)
+    ends = [name for name in ("low", "high", "contribution_low", "contribution_high", "contribution") if name in rows]
+    values = rows[ends].to_numpy(float)
     values = np.append(values[np.isfinite(values)], [0, 1])
     return max(values.min(), -1.5) - 0.1, min(values.max(), 2.5) + 0.1
+
+
+def reading_of(rows: pd.DataFrame) -> list[str]:
+    """Say in words which recoveries are surely below 0. Nothing is said where none is.
+
+    A layer of RL that is taken out and whose loss is negative was a layer that hurt.
+    """
+    said = []
+    below = rows[(rows["sets"] == "single") & (rows["high"] < 0) & rows["head"].isna()]
+    for (what, metric, into), part in below.groupby(["what", "metric", "into"], sort=False):
+        layers = ", ".join(map(str, sorted(part["layer"])))
+        which = f"{'layers' if len(part) > 1 else 'layer'} {layers}"
+        values = ", ".join(f"{value:.2f}" for value in part.sort_values("layer")["recovery"])
+        which = f"{which} ({what}, {METRIC_LABELS[str(metric)]} {values})"
+        if into == BASE:
+            said.append(f"{which}: below 0, so alone in the base what RL did there hurts.")
+        else:
+            said.append(
+                f"{which}: necessity below 0. With the base's weights in their place the trained model does better, so "
+                f"what RL did there hurts beside what it did elsewhere."
+            )
+    return said

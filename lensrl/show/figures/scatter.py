@@ -1,4 +1,4 @@
-"""The layer contribution against each predictor."""
+"""The layer contribution against predictors: one predictor a figure, or the coefficients of all."""
 
 from __future__ import annotations
 
@@ -8,60 +8,110 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from lensrl.show.figures.style import LISTED, MUTED, depth_colours, house_style, signed
+from lensrl.show.figures.style import (
+    BLUE,
+    GRID,
+    LISTED,
+    MUTED,
+    ORANGE,
+    depth_colours,
+    entitle,
+    signed,
+)
+from lensrl.show.words import Look
 
-ACROSS = 4  # panels
 
+def draw_scatter(
+    axes: Axes,
+    table: pd.DataFrame,
+    name: str,
+    label: str,
+    correlations: pd.DataFrame,
+    *,
+    scale: bool = True,
+    title: str = "",
+    look: Look | None = None,
+) -> Axes:
+    """Draw C_l with its interval against one predictor, a column of the table.
 
-def scatter_figure(table: pd.DataFrame, predictors: Mapping[str, str], correlations: pd.DataFrame) -> Figure:
-    """Draw C_l against each predictor. `predictors` maps columns of the table to labels.
-
-    Colours show the depth of the layers; up to 12 layers are numbered, too. The title of a panel gives Spearman's
-    coefficient and the coefficient beyond depth. A predictor that is missing from the table, or constant over layers,
-    has no panel.
+    Colours show the depth of the layers. Up to 12 layers are numbered; for more, `scale` adds a colour bar. Below the
+    title stand Spearman's coefficient and the coefficient beyond depth.
     """
-    with house_style():
-        shown = table[table["status"] == "defined"]  # the layers that are correlated
-        drawn = [name for name in predictors if name in table and shown[name].nunique() > 1]
-        across, rows = min(ACROSS, max(len(drawn), 1)), (len(drawn) + ACROSS - 1) // ACROSS
-        figure = Figure(
-            figsize=(2.55 * across, 2.6 * max(rows, 1)), layout=ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.08)
+    shown = table[table["status"] == "defined"]  # the layers that are correlated
+    shade: Any = depth_colours(table["layer"])
+    ends = np.maximum([shown["contribution"] - shown["low"], shown["high"] - shown["contribution"]], 0)
+    axes.errorbar(shown[name], shown["contribution"], yerr=ends, fmt="none", ecolor=MUTED, elinewidth=0.7, alpha=0.55,
+                  zorder=1)  # fmt: skip
+    axes.scatter(shown[name], shown["contribution"], s=22, c=shade.to_rgba(shown["layer"]), zorder=2, linewidths=0)
+    if len(table) <= LISTED:
+        _number(axes, shown, name)
+    elif scale:
+        axes.figure.colorbar(
+            shade, ax=axes, label="layer", ticks=MaxNLocator(integer=True, steps=[1, 2, 5, 10]), aspect=30
         )
-
-        # one panel a predictor
-        by_method = {str(method): part.set_index("predictor") for method, part in correlations.groupby("method")}
-        shade: Any = depth_colours(table["layer"])
-        middle = table["layer"].max() / 2
-        for i, name in enumerate(drawn):
-            axes = figure.add_subplot(rows, across, i + 1)
-            axes.scatter(shown[name], shown["contribution"], s=18, c=shade.to_rgba(shown["layer"]))
-            for _, row in shown.iterrows() if len(table) <= LISTED else ():
-                # layers at the same distance from the middle share an x: number the first half on the left
-                side = -1 if row["layer"] < middle else 1
-                axes.annotate(f"{row['layer']}", (row[name], row["contribution"]), xytext=(4 * side, 2), fontsize=8,
-                              textcoords="offset points", ha="right" if side < 0 else "left", color=MUTED)  # fmt: skip
-            found: dict[str, Any] = {method: part.loc[name] for method, part in by_method.items()}
-            axes.set_title(_coefficients(found), fontsize=8.5)
-            axes.set_xlabel(predictors[name], fontsize=8.5)
-            axes.margins(0.12)
-            axes.tick_params(labelsize=8.5)
-            axes.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
-            axes.xaxis.set_major_formatter("{x:g}")  # matplotlib would write a common factor over the label
-            if i % across == 0:
-                axes.set_ylabel("$C_l$")
-
-        if len(table) > LISTED and drawn:
-            figure.colorbar(
-                shade, ax=figure.axes, label="layer", ticks=MaxNLocator(integer=True, steps=[1, 2, 5, 10]), aspect=40
-            )
-    return figure
+    found = correlations[correlations["predictor"] == name].set_index("method").to_dict("index")
+    said = _coefficients(found)
+    axes.set_xlabel(label)
+    axes.set_ylabel("contribution $C_l$")
+    axes.margins(0.09)
+    axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_formatter("{x:g}")  # matplotlib would write a common factor over the label
+    entitle(axes, title, f"Layer contribution against {label}, a point per layer. {said}", look)
+    above = f"{title}\n{said}" if title and (look is None or look.title) else said
+    axes.set_title(above.replace("$", r"\$"), fontsize="small")
+    return axes
 
 
-def _coefficients(found: Mapping[str, Any]) -> str:
+def _number(axes: Axes, shown: pd.DataFrame, name: str) -> None:
+    """Write the number of each layer beside its point, at the side on which no near point lies."""
+    x, y = shown[name].to_numpy(float), shown["contribution"].to_numpy(float)
+    spread = np.array([np.ptp(x) or 1.0, np.ptp(y) or 1.0])
+    for i, layer in enumerate(shown["layer"]):
+        away = (np.stack([x, y], axis=1) - [x[i], y[i]]) / spread
+        near = away[(np.abs(away[:, 1]) < 0.06) & (np.abs(away[:, 0]) < 0.25) & (np.arange(len(x)) != i)]
+        side = -1 if len(near) and near[:, 0].mean() >= 0 else 1
+        axes.annotate(f"{layer}", (x[i], y[i]), xytext=(4 * side, 3), fontsize="small", textcoords="offset points",
+                      ha="right" if side < 0 else "left", color=MUTED)  # fmt: skip
+
+
+def draw_coefficients(
+    axes: Axes, correlations: pd.DataFrame, labels: Mapping[str, str], *, title: str = "", look: Look | None = None
+) -> Axes:
+    """Draw the correlation of every predictor with C_l, raw (Spearman) and beyond depth, with 95 % intervals."""
+    names = [name for name in labels if (correlations["predictor"] == name).any()]
+    places = np.arange(len(names))
+    for method, words, colour, mark, shift in (
+        ("spearman", "Spearman's ρ", BLUE, "o", -0.15),
+        ("detrended", "beyond depth", ORANGE, "s", 0.15),
+    ):
+        rows = correlations[correlations["method"] == method].set_index("predictor").reindex(names)
+        value = rows["coefficient"].to_numpy(float)
+        ends = np.maximum([value - rows["low"].to_numpy(float), rows["high"].to_numpy(float) - value], 0)
+        axes.errorbar(value, places + shift, xerr=ends, fmt=mark, color=colour, markersize=4.2, capsize=2,
+                      linewidth=1.1, label=words)  # fmt: skip
+    axes.axvline(0, color=MUTED, linewidth=0.8, zorder=0.8)
+    axes.set_xlim(-1.03, 1.03)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_yticks(places, [labels[name] for name in names])
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.set_xlabel("correlation with $C_l$")
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.2)
+    said = f"Correlation of {len(names)} predictors with the layer contribution, raw and beyond depth."
+    return entitle(axes, title, said, look)
+
+
+def drawable(table: pd.DataFrame, predictors: Mapping[str, str]) -> list[str]:
+    """Return the predictors that are in the table and differ between layers."""
+    shown = table[table["status"] == "defined"]
+    return [name for name in predictors if name in table and shown[name].nunique() > 1]
+
+
+def _coefficients(found: Mapping[Any, Any]) -> str:
     """Return Spearman's coefficient, or its reason; on a second line the coefficient beyond depth, if defined."""
     raw, beyond = found["spearman"], found.get("detrended")
     if np.isnan(raw["coefficient"]):

@@ -133,23 +133,6 @@ def partial_path(path: Path, token: str) -> Path:
     return path.with_name(f".{path.name}.{token}.partial")
 
 
-def scratch_folder(partial: Path) -> Path:
-    """Return the path of a folder for temporary files of the writer of a partial file.
-
-    `remove_litter` removes the folder together with the partial file.
-    """
-    return partial.with_suffix(".scratch")
-
-
-@contextmanager
-def removed_at_end(folder: Path) -> Iterator[None]:
-    """Remove `folder` when the block ends, if the block has made it."""
-    try:
-        yield
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def begun(folder: Path) -> list[Path]:
     """Return the paths of the files in a folder that are being written, or whose writer was killed."""
     names = (_final_name(left) for left in sorted(folder.glob(".*")))

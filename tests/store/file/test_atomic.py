@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lensrl.errors import LensrlError, StoreError
-from lensrl.store.file.atomic import new_file, new_folder, partial_path, remove_litter, scratch_folder
+from lensrl.store.file.atomic import new_file, new_folder, partial_path, remove_litter
 from lensrl.store.file.claim import claim_path, is_being_written
 from tests.store.synthetic import PARAMETERS, after_weights, before_weights, header, write_run
 
@@ -182,7 +182,7 @@ def test_only_what_is_written_into_a_study_is_litter(tmp_path: Path) -> None:
     for name in [*ours, *foreign]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    scratch = scratch_folder(partial_path(tmp_path / "base.h5", "0" * 8))
+    scratch = tmp_path / ".base.h5.scratch"
     kept = [tmp_path / name for name in (".other.scratch", ".git/.base.h5.scratch")]
     for made in (scratch, *kept):
         made.mkdir()
