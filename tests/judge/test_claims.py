@@ -245,7 +245,7 @@ def test_c_l_that_is_size_or_is_not_or_may_be() -> None:
     assert verdict(half) == "undetermined"
     unsure = not_size(C, {"full": drawn(3), "single": drawn(2)}, reliability=0.05)
     assert verdict(unsure) == "undetermined", "C_l is nearly all error: what it hides cannot be told"
-    unsure = not_size(C, {"full": drawn(3), "single": drawn(2)}, of_sizes={"single": 0.05})
+    unsure = not_size(C, {"full": drawn(3), "single": drawn(2)}, of_sizes={"full": 0.05})
     assert verdict(unsure) == "undetermined", "and so where a size is nearly all error"
 
 
