@@ -234,7 +234,7 @@ def _show_random(table: pd.DataFrame, randoms: pd.DataFrame) -> None:
         }
         for layer, part in randoms.groupby("layer")
     ]
-    columns = dict.fromkeys(("layer", "trained", "random, mean", "least", "most"), "right")
+    columns: dict[str, str] = dict.fromkeys(rows[0], "right")
     print_table("Recovery of log p(reference) by random directions of the layer's norm", columns, rows)
     note(f"{randoms['draw'].nunique()} draws of each layer, with the norm of each parameter's delta; seeded, and not "
          "stored", style="dim")  # fmt: skip

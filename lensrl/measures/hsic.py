@@ -26,7 +26,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int
-from scipy.linalg.blas import dtrmm
+from scipy.linalg.blas import dtrmm  # pyright: ignore[reportAttributeAccessIssue]
 
 Pairs = Literal["sequence", "token"]
 LEAST = 4  # units in the U-statistic

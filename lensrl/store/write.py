@@ -83,7 +83,7 @@ def joined(own: Scores, also: Sequence[Scores]) -> Scores:
     parts = [own, *also]
     samples = max(part.score.shape[1] for part in parts if part.score is not None)
 
-    def stacked(arrays: Sequence[np.ndarray | None], blank: float) -> np.ndarray:
+    def stacked(arrays: Sequence[np.ndarray | None], blank: float | int) -> np.ndarray:
         known = [np.zeros((len(part.item), 0)) if a is None else a for a, part in zip(arrays, parts, strict=True)]
         dtype = next(array.dtype for array in arrays if array is not None)
         fill = [np.full((len(array), samples - array.shape[1]), blank, dtype) for array in known]

@@ -83,10 +83,8 @@ def test_the_published_profile_falls_and_whether_it_rises_before_is_not_certain(
         assert name in benchmarks
     assert benchmarks.count("undetermined") == 4
     assert without.endswith("; undetermined.")
-    assert "with 0.06, 0.24 [0.11, 0.32]" in noise
-    assert "(undetermined, with a valley at layers 3 to 8)" in noise.split(";")[0], (
-        "both ends above 0.05, and yet no hump"
-    )
+    assert "with 0.06, 0.24" in noise
+    assert noise.split(";")[0].endswith("(undetermined, with a valley at layers 3 to 8)")
     assert families.startswith("Error of families of curves on a left-out layer: asymmetric hump at layer 14.")
     assert found.shapes["step"].where == 19
     order = sorted(found.shapes.values(), key=lambda fit: fit.error)

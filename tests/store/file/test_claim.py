@@ -159,8 +159,10 @@ def test_of_sixteen_processes_five_are_killed_and_every_file_is_made_once(tmp_pa
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     processes = [subprocess.Popen([*command, str(n)], text=True, **pipes) for n in range(16)]  # type: ignore[call-overload]
     for process in processes:
+        assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
     for process in processes:
+        assert process.stdin is not None
         process.stdin.write("\n")
         process.stdin.flush()
     for process in processes[:5]:
