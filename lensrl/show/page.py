@@ -234,10 +234,13 @@ def _cka(study: Study) -> list[dict[str, Any]]:
     known = [seed for seed, run in study.runs.of(FULL).items() if run.has_activations]
     if not known:
         return []
-    table = compare_activations(study, BASE, FULL, seed=known[0])
+    try:
+        table = compare_activations(study, BASE, FULL, seed=known[0])
+    except LensrlError as error:  # a probe set of too few sequences, as recipes of 0.2 could have
+        return [{"reason": str(error)}]
     profile = _figure(plot.cka(table, title="", look=LOOK))
     every = _figure(plot.cka_map(study, seed=known[0], title="", look=LOOK))
-    return [{"seed": known[0], "profile": profile, "map": every, "rows": table.to_dict("records")}]
+    return [{"reason": "", "seed": known[0], "profile": profile, "map": every, "rows": table.to_dict("records")}]
 
 
 def _parts(study: Study) -> list[dict[str, Any]]:

@@ -213,9 +213,11 @@ class Run:
         """Compute the score from the per-item scores, instead of reading it from the header."""
         with located(self.file, "scores"):
             group = self._group("scores", "no scores")
-            benchmark = np.array(self._strings(group, "benchmark"))
+            benchmark, scores = np.array(self._strings(group, "benchmark")), self._item_scores(group)
             own = ~self._also(group, len(benchmark))
-            return mean_score(self._item_scores(group)[own], benchmark[own].tolist())
+            if not len(benchmark) == len(own) == len(scores):
+                raise ValueError(f"{len(benchmark)} items and {len(scores)} scores")
+            return mean_score(scores[own], benchmark[own].tolist())
 
     def samples(self) -> Samples:
         """Return the scores of every sample of every item, those of further tasks included, in the order of the file.

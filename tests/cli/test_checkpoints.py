@@ -29,7 +29,7 @@ items = 48
 samples = 2
 
 [store]
-probe_items = 3
+probe_items = 6
 """
 NOISE = 0.05
 VERBS = [

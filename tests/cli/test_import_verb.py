@@ -82,7 +82,7 @@ def test_cka_of_two_models_is_that_of_their_study(study: Path, folder: Path) -> 
     table = lensrl("cka", BASE, "full", cwd=folder).stdout.split("\n", 1)
     assert table[0].strip() == "tiny:qwen3 and full at block_out, on built-in texts"
     assert table[1] == lensrl("cka", study).stdout.split("\n", 1)[1]
-    other = lensrl("cka", BASE, "full", "--texts", "t.txt", "--json", cwd=folder).stdout
+    other = lensrl("cka", BASE, "full", "--texts", "t.txt", "--pairs", "token", "--json", cwd=folder).stdout
     assert json.loads(other) != json.loads(kept)
     assert sorted(path.name for path in folder.rglob("*")) == files
 

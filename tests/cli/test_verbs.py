@@ -100,7 +100,7 @@ def test_correlate_and_report_show_the_same_study(small_study_folder: Path, tmp_
     assert {(row["method"], row["reason"].split(": ")[1]) for row in rows} == {
         ("spearman", "at least 4 are needed"),
         ("pearson", "at least 4 are needed"),
-        ("detrended", "at least 7 are needed"),
+        ("detrended", "beyond a trend in depth at least 24 are needed"),
     }
     shown = lensrl("correlate", small_study_folder)
     assert shown.returncode == 0, shown.stderr

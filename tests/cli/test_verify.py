@@ -114,7 +114,7 @@ def test_partial_files_are_unfinished_whether_their_writer_lives_or_not(path: Pa
     assert found == {
         path.name: ("good", ""),
         ".layer-0.seed-0.h5.partial": ("unfinished", "its process was killed; lensrl run removes it"),
-        ".layer-1.seed-0.h5.partial": ("unfinished", "being written"),
+        partial.name: ("unfinished", "being written"),
     }
 
 

@@ -419,7 +419,7 @@ def judged(name: str, layers: int) -> Verdict:
         return verdict(path)
 
 
-@pytest.mark.parametrize(("shape", "layers", "where"), [("step", 8, 4.5), ("step", 36, 19.5), ("hump", 36, 17.5)])
+@pytest.mark.parametrize(("shape", "layers", "where"), [("step", 36, 19.5), ("hump", 36, 17.5)])
 def test_the_verdict_figure_draws_profile_shapes_and_place(shape: str, layers: int, where: float) -> None:
     found = judged(shape, layers)
     (axes,) = drawn_by(draw_verdict, found).axes

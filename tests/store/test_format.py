@@ -72,8 +72,8 @@ def agents_run(tmp_path: Path) -> Path:
     """A run of GiGPO, one step long, also scored on arithmetic."""
     recipe = Recipe.model_validate({
         "model": "tiny:qwen3", "task": {"name": "corridor", "max_turns": 2}, "layers": [],
-        "rl": {"algorithm": "gigpo", "steps": 1, "prompts_per_step": 1, "completions_per_prompt": 2,
-               "max_completion_tokens": 4},
+        "rl": {"algorithm": "gigpo", "steps": 1, "prompts_per_step": 2, "completions_per_prompt": 2,
+               "max_completion_tokens": 4, "updates_per_rollout": 2},
         "evaluation": {"items": 2, "samples": 1, "arithmetic": {"samples": 2, "max_completion_tokens": 3}},
         "also": [{"task": "arithmetic"}], "store": {"probe_items": 1},
     })  # fmt: skip

@@ -99,7 +99,8 @@ def draw_training(
             ends[-1] = (line.iloc[-1], f"{said} ×", plotted.get_color())
 
     over_steps(axes, last)
-    axes.set_xlim(min((line.index[0] for line in smooth.values()), default=0), max(last, 1))
+    first = min((line.index[0] for line in smooth.values()), default=0)
+    axes.set_xlim(first, max(last, first + 1))
     axes.set_ylabel(f"{COLUMNS.get(column, column)} ({window}-step mean)")
     label_ends(axes, ends)
     text = f"{COLUMNS.get(column, column)} of {len(smooth)} runs over {last} steps of training."

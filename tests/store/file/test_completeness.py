@@ -47,7 +47,7 @@ DATASETS = [
     row[0] for row in table(RUN, "dataset")
     if row[0].partition("/")[0] in ("scores", "training", "parameters", "probe", "activations")
 ]  # fmt: skip
-NEEDED = [name for name in DATASETS if name not in MAY_BE_ABSENT]
+NEEDED = [name for name in DATASETS if name not in {*MAY_BE_ABSENT, "scores/answer", "scores/also"}]
 NEEDS = {
     (group.strip("`"), kind): need
     for groups, *needs in table(RUN, "group")

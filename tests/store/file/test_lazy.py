@@ -307,8 +307,8 @@ def test_keys_are_completed(path: Path, tmp_path: Path) -> None:
 def test_ipython_completes_keys(path: Path, tmp_path: Path) -> None:
     shell = pytest.importorskip("IPython.core.interactiveshell").InteractiveShell()
     with Run(path) as run, open_study(study_of(tmp_path)) as study:
-        shell.user_ns.update(run=run, study=study, part=run.deltas[1])
-        for text, completed in [('study["full', "full-rl"), ('run.deltas["em', "embed"), ('part["nor', "norm.weight")]:
+        shell.user_ns.update(deltas=run.deltas, study=study, part=run.deltas[1])
+        for text, completed in [('study["full', "full-rl"), ('deltas["em', "embed"), ('part["nor', "norm.weight")]:
             assert any(completed in match for match in shell.complete(text)[1]), text
 
 
