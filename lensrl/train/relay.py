@@ -12,24 +12,31 @@ from lensrl.recipe.runs import RunSpec
 from lensrl.train.curve import TrainingCurve
 from lensrl.train.watch import NoWatcher, Watcher
 
-Event = tuple[Any, ...]  # (the method of Watcher, the run, then for `stepped` the newest step of the curve)
+Event = tuple[Any, ...]  # (the method of Watcher, its run or line, then for `stepped` the new rows of the curve)
 
 
 class Sender(NoWatcher):
-    """Sends what happens while a run is made. Of a curve, the newest step alone travels."""
+    """Sends what happens while runs are made. Of a curve, the new rows alone travel: all of them after a resumption."""
 
     def __init__(self, send: Callable[[Event], None]) -> None:
         self._send = send
+        self._sent: dict[RunSpec, int] = {}  # rows of the curve of each run
 
     def started(self, spec: RunSpec) -> None:
+        self._sent[spec] = 0
         self._send(("started", spec))
 
     def stepped(self, spec: RunSpec, curve: TrainingCurve) -> None:
-        newest = {name: values[-1:] for name, values in vars(curve).items() if name != "n_layers"}
-        self._send(("stepped", spec, curve.n_layers, newest))
+        rows = self._sent[spec]
+        new = {name: values[rows:] for name, values in vars(curve).items() if name != "n_layers"}
+        self._sent[spec] = len(curve)
+        self._send(("stepped", spec, curve.n_layers, new))
 
     def scoring(self, spec: RunSpec) -> None:
         self._send(("scoring", spec))
+
+    def noted(self, line: str) -> None:
+        self._send(("noted", line))
 
 
 class Relay:
@@ -42,15 +49,17 @@ class Relay:
     def tell(self, event: Event) -> None:
         """Hand an event on. A step of a run that has ended is dropped: its event came late."""
         said, spec, *step = event
-        if said == "started":
+        if said == "noted":
+            self._watcher.noted(spec)
+        elif said == "started":
             self._curves[spec] = TrainingCurve(0)
             self._watcher.started(spec)
         elif said == "scoring":
             self._watcher.scoring(spec)
         elif spec in self._curves:
             curve = self._curves[spec]
-            curve.n_layers, newest = step
-            for name, values in newest.items():
+            curve.n_layers, new = step
+            for name, values in new.items():
                 vars(curve)[name].extend(values)
             self._watcher.stepped(spec, curve)
 

@@ -26,16 +26,15 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any
 
 from lensrl.errors import LensrlError
-from lensrl.recipe.runs import BASE, RunSpec
+from lensrl.recipe.runs import BASE
 from lensrl.store.file.claim import is_being_written
 from lensrl.store.run import Run
-from lensrl.train.curve import TrainingCurve
 from lensrl.train.engine import PAUSE, Here
 from lensrl.train.job import Job, is_made
-from lensrl.train.watch import NoWatcher, Watcher
+from lensrl.train.relay import Event, Relay, Sender
+from lensrl.train.watch import Watcher
 
 DEATHS = 3  # of workers, all with one run in hand, after which the run is given up
 GRACE = 20.0  # seconds that a worker has to remove its unfinished files before it is killed
@@ -68,7 +67,7 @@ class Workers:
         count = min(self._count, len(jobs))
         left, deaths, told = longest_first(jobs), Counter[Path](), False
         in_hand: dict[int, Job] = {}  # place of a worker -> its job
-        curves: dict[RunSpec, TrainingCurve] = {}
+        relay = Relay(watcher)
         workers: dict[int, _Worker] = {}
         try:
             while left or in_hand:
@@ -91,18 +90,21 @@ class Workers:
                 for pipe in wait([workers[place].pipe for place in in_hand], timeout=PAUSE):
                     place = next(place for place, worker in workers.items() if worker.pipe is pipe)
                     try:
-                        said, *about = pipe.recv()  # type: ignore[union-attr]
+                        event: Event = pipe.recv()  # type: ignore[union-attr]
                     except (EOFError, OSError):
                         self._note_death(workers.pop(place), job := in_hand.pop(place), deaths)
+                        relay.ended(job.spec)
                         left.insert(0, job)
                         continue
-                    if said == "failed":
-                        raise _as_error(*about)
-                    if said == "done":
-                        with Run(in_hand.pop(place).path) as run:
-                            watcher.finished(about[0], run)
+                    if event[0] == "failed":
+                        raise _as_error(*event[1:])
+                    if event[0] == "done":
+                        job = in_hand.pop(place)
+                        relay.ended(job.spec)
+                        with Run(job.path) as run:
+                            watcher.finished(job.spec, run)
                     else:
-                        _tell(watcher, said, about, curves)
+                        relay.tell(event)
         finally:
             _stop([*workers.values()])
 
@@ -169,7 +171,7 @@ def work(descriptor: int) -> None:
     """Make the runs that come over a pipe, until it is closed. This is the main function of a worker."""
     pipe = Connection(descriptor)
     jobs: SimpleQueue[Job | None] = SimpleQueue()
-    watcher = _Sender(pipe)
+    watcher = _PipeSender(pipe)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, watcher.interrupt)
 
@@ -193,19 +195,19 @@ def work(descriptor: int) -> None:
                 return
             finally:
                 watcher.is_busy = False
-            pipe.send(("done", job.spec))
+            pipe.send(("done",))
     except (KeyboardInterrupt, BrokenPipeError):
         return  # the partial file is gone
 
 
-class _Sender(NoWatcher):
-    """Sends what happens in a worker to the study's process."""
+class _PipeSender(Sender):
+    """Sends what happens in a worker to the study's process, and stops the worker at the next event after a signal."""
 
     def __init__(self, pipe: Connection) -> None:
+        super().__init__(self._put)
         self._pipe = pipe
         self._interrupted = False
         self.is_busy = False  # whether a run is being made
-        self._rows_sent = 0  # of the curve of the run that is being made
 
     def interrupt(self, *_: object) -> None:
         """Handle a signal once. The next event raises KeyboardInterrupt again: a library may swallow it."""
@@ -213,44 +215,14 @@ class _Sender(NoWatcher):
             self._interrupted = True
             raise KeyboardInterrupt
 
-    def started(self, spec: RunSpec) -> None:
-        self._rows_sent = 0
-        self._send("started", spec)
-
-    def stepped(self, spec: RunSpec, curve: TrainingCurve) -> None:
-        new = {name: values[self._rows_sent :] for name, values in vars(curve).items() if name != "n_layers"}
-        self._rows_sent = len(curve)
-        self._send("stepped", spec, curve.n_layers, new)
-
-    def scoring(self, spec: RunSpec) -> None:
-        self._send("scoring", spec)
-
     def noted(self, line: str) -> None:
         with suppress(BrokenPipeError):  # the study's process may be gone before a checkpoint is written
             self._pipe.send(("noted", line))
 
-    def _send(self, *event: object) -> None:
+    def _put(self, event: Event) -> None:
         if self._interrupted:
             raise KeyboardInterrupt
         self._pipe.send(event)
-
-
-def _tell(watcher: Watcher, said: str, about: Sequence[Any], curves: dict[RunSpec, TrainingCurve]) -> None:
-    """Hand an event of a worker on. Of a curve, a worker sends the new rows alone."""
-    spec = about[0]
-    if said == "noted":
-        watcher.noted(spec)
-    elif said == "started":
-        curves.pop(spec, None)
-        watcher.started(spec)
-    elif said == "scoring":
-        watcher.scoring(spec)
-    elif said == "stepped":
-        _, n_layers, new = about
-        curve = curves.setdefault(spec, TrainingCurve(n_layers))
-        for name, values in new.items():
-            vars(curve)[name].extend(values)
-        watcher.stepped(spec, curve)
 
 
 def _picklable(error: Exception) -> tuple[Exception, str]:

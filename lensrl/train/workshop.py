@@ -19,10 +19,9 @@ from lensrl.errors import LensrlError
 from lensrl.models.base import Base, load_base, pick_device
 from lensrl.models.bridge import capture, probe_set
 from lensrl.models.evaluate import evaluate
-from lensrl.models.generation import learned_positions, pad_id
+from lensrl.models.generation import pad_id
 from lensrl.models.histories import drops_ended
 from lensrl.models.lora import check_peft, linear_maps, lora_size
-from lensrl.models.precision import inexact
 from lensrl.models.sampler import CARRIED
 from lensrl.recipe import Checkpoint, HarnessTask, Recipe
 from lensrl.recipe.runs import BASE, RunSpec, set_run, trains
@@ -35,7 +34,7 @@ from lensrl.store.file.training import kept_with_checkpoint, training_folder
 from lensrl.store.origin import check_base, check_items, package_versions, provenance
 from lensrl.store.run import Run
 from lensrl.store.write import Header, Scores, joined, write_run
-from lensrl.tasks import AgentTask, Item, Task, Texts, check_benchmarks, evaluation_items, load_also, load_task
+from lensrl.tasks import Item, Texts, check_benchmarks, evaluation_items, load_also, load_task
 from lensrl.tasks.harness import Harness
 from lensrl.train.adopt import open_checkpoint, record_of
 from lensrl.train.algorithms import check_algorithm
@@ -43,6 +42,7 @@ from lensrl.train.checks import is_finite
 from lensrl.train.curve import TrainingCurve
 from lensrl.train.disk import RunBytes, run_bytes
 from lensrl.train.job import Job, run_recipe
+from lensrl.train.preflight import check_checkpointing, check_enough, check_fits, check_frozen_dtype
 from lensrl.train.resume import Checkpoints
 from lensrl.train.snapshots import Snapshots
 from lensrl.train.trainer import compute_dtype, frozen_in_bf16, train
@@ -341,57 +341,6 @@ class Workshop:
                 checkpoint=checkpoint,
                 resumed=resumed,
             ),
-        )
-
-
-def check_enough(task: Task | AgentTask, recipe: Recipe) -> None:
-    """Raise LensrlError when the training items do not fill a step. TRL skips an incomplete step without a word."""
-    found, needed = len(task.items("train")), recipe.rl.prompts_per_step
-    if found < needed:
-        raise LensrlError(
-            f"task {recipe.task.name} has {found} training items, fewer than the {needed} of a step: give it more, or "
-            f"a smaller rl.prompts_per_step"
-        )
-
-
-def check_checkpointing(base: Base, recipe: Recipe) -> None:
-    """Raises LensrlError where the recipe asks for gradient checkpointing and the model has none."""
-    if recipe.rl.gradient_checkpointing and not base.model.supports_gradient_checkpointing:
-        raise LensrlError(
-            f"{recipe.model} ({type(base.model).__name__}) has no gradient checkpointing; set "
-            f"rl.gradient_checkpointing = false"
-        )
-
-
-def check_frozen_dtype(base: Base, recipe: Recipe) -> None:
-    """Raise LensrlError where frozen weights would be rounded: bfloat16 is asked for, and the base is in fp32."""
-    first = inexact(base.weights) if recipe.rl.frozen_dtype == "bfloat16" else None
-    if first is not None:
-        raise LensrlError(
-            f"rl.frozen_dtype = 'bfloat16' would round {first} of {recipe.model}, and frozen weights stay as they are; "
-            f"set rl.frozen_dtype = 'float32', or give a base that is stored in bfloat16"
-        )
-
-
-def check_fits(base: Base, task: Task | AgentTask | Texts, scored: Sequence[Item], recipe: Recipe) -> None:
-    """Raise LensrlError when a prompt with its completion or reference outgrows a model's table of positions."""
-    limit = learned_positions(base.model)
-    if limit is None:
-        return
-    length = {item: len(base.prompts.ids(item)) for item in [*task.items("train"), *scored]}
-    longest = max(length.values())
-    scoring = max(recipe.evaluation_tokens(benchmark) for benchmark in {item.benchmark for item in scored})
-    tokens = 0 if isinstance(task, Texts) else max(recipe.rl.max_completion_tokens, scoring)
-    if longest + tokens > limit:
-        raise LensrlError(
-            f"{recipe.model} has {limit} positions, fewer than the {longest} of the longest prompt and the {tokens} "
-            f"of a completion; choose shorter items, or a smaller max_completion_tokens"
-        )
-    forced = max(len(base.prompts.forced(item)[0]) for item in scored)
-    if forced > limit:
-        raise LensrlError(
-            f"{recipe.model} has {limit} positions, fewer than the {forced} of a prompt with its reference, whose "
-            f"log-probability is measured; choose shorter items"
         )
 
 

@@ -14,9 +14,9 @@ from lensrl.models.blocks import train_only
 from lensrl.recipe import Recipe, Rl
 from lensrl.tasks.arithmetic import Arithmetic
 from lensrl.train.checks import check_frozen
+from lensrl.train.preflight import check_frozen_dtype
 from lensrl.train.reference import BaseInPlace
 from lensrl.train.trainer import Trainer, train
-from lensrl.train.workshop import check_frozen_dtype
 from tests.conftest import SMALL
 
 TASK = Arithmetic()

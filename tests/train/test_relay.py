@@ -28,6 +28,9 @@ class Log(NoWatcher):
     def scoring(self, spec: RunSpec) -> None:
         self.calls.append(("scoring", spec))
 
+    def noted(self, line: str) -> None:
+        self.calls.append(("noted", line))
+
 
 def two_runs(watcher: NoWatcher) -> None:
     """Two runs side by side, of which one has a curve with an optional field."""
@@ -53,6 +56,18 @@ def test_a_watcher_behind_a_relay_is_told_what_one_beside_the_run_is_told() -> N
         relay.tell(pickle.loads(pickle.dumps(event)))
     assert behind.calls == beside.calls
     assert len(beside.calls) == 9
+
+
+def test_a_run_that_goes_on_from_a_checkpoint_has_its_earlier_rows_too() -> None:
+    curve = TrainingCurve(8, reward_mean=[0.1, 0.2, 0.3])  # two rows are from the checkpoint
+    beside, behind = Log(), Log()
+    relay = Relay(behind)
+    for watcher in (beside, Sender(relay.tell)):
+        watcher.started(FULL)
+        watcher.noted("goes on from step 2")
+        watcher.stepped(FULL, curve)
+    assert behind.calls == beside.calls
+    assert [call[0] for call in behind.calls] == ["started", "noted", "stepped"]
 
 
 def test_a_run_that_is_begun_again_has_a_new_curve_and_late_steps_are_dropped() -> None:

@@ -1,0 +1,63 @@
+"""Checks before any run is made: recipe, task and base fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lensrl.errors import LensrlError
+from lensrl.models.base import Base
+from lensrl.models.generation import learned_positions
+from lensrl.models.precision import inexact
+from lensrl.recipe import Recipe
+from lensrl.tasks import AgentTask, Item, Task, Texts
+
+
+def check_enough(task: Task | AgentTask, recipe: Recipe) -> None:
+    """Raise LensrlError when the training items do not fill a step. TRL skips an incomplete step without a word."""
+    found, needed = len(task.items("train")), recipe.rl.prompts_per_step
+    if found < needed:
+        raise LensrlError(
+            f"task {recipe.task.name} has {found} training items, fewer than the {needed} of a step: give it more, or "
+            f"a smaller rl.prompts_per_step"
+        )
+
+
+def check_checkpointing(base: Base, recipe: Recipe) -> None:
+    """Raises LensrlError where the recipe asks for gradient checkpointing and the model has none."""
+    if recipe.rl.gradient_checkpointing and not base.model.supports_gradient_checkpointing:
+        raise LensrlError(
+            f"{recipe.model} ({type(base.model).__name__}) has no gradient checkpointing; set "
+            f"rl.gradient_checkpointing = false"
+        )
+
+
+def check_frozen_dtype(base: Base, recipe: Recipe) -> None:
+    """Raise LensrlError where frozen weights would be rounded: bfloat16 is asked for, and the base is in fp32."""
+    first = inexact(base.weights) if recipe.rl.frozen_dtype == "bfloat16" else None
+    if first is not None:
+        raise LensrlError(
+            f"rl.frozen_dtype = 'bfloat16' would round {first} of {recipe.model}, and frozen weights stay as they are; "
+            f"set rl.frozen_dtype = 'float32', or give a base that is stored in bfloat16"
+        )
+
+
+def check_fits(base: Base, task: Task | AgentTask | Texts, scored: Sequence[Item], recipe: Recipe) -> None:
+    """Raise LensrlError when a prompt with its completion or reference outgrows a model's table of positions."""
+    limit = learned_positions(base.model)
+    if limit is None:
+        return
+    length = {item: len(base.prompts.ids(item)) for item in [*task.items("train"), *scored]}
+    longest = max(length.values())
+    scoring = max(recipe.evaluation_tokens(benchmark) for benchmark in {item.benchmark for item in scored})
+    tokens = 0 if isinstance(task, Texts) else max(recipe.rl.max_completion_tokens, scoring)
+    if longest + tokens > limit:
+        raise LensrlError(
+            f"{recipe.model} has {limit} positions, fewer than the {longest} of the longest prompt and the {tokens} "
+            f"of a completion; choose shorter items, or a smaller max_completion_tokens"
+        )
+    forced = max(len(base.prompts.forced(item)[0]) for item in scored)
+    if forced > limit:
+        raise LensrlError(
+            f"{recipe.model} has {limit} positions, fewer than the {forced} of a prompt with its reference, whose "
+            f"log-probability is measured; choose shorter items"
+        )
