@@ -88,6 +88,7 @@ class Workshop:
         self.device = pick_device()
         self.parameters = parameter_table(self.base)
         self.before = {name: tensor.numpy() for name, tensor in self.base.weights.items()}
+        self.probe = probe_set(self.base.prompts, self.probed)
 
     @property
     def notes(self) -> list[str]:
@@ -132,7 +133,7 @@ class Workshop:
 
     def bytes_of(self, spec: RunSpec) -> RunBytes:
         """Return the bytes that a run will take on the disk, at most: compression makes a file smaller."""
-        in_run, tokens = self.base.blocks.trains, len(probe_set(self.base.prompts, self.probed).token_id)
+        in_run, tokens = self.base.blocks.trains, len(self.probe.token_id)
         sizes = [p.size for p in self.parameters if in_run(p.name, spec.layers, spec.component)]
         if spec.checkpoint is not None:
             snapshots = max(0, len(spec.checkpoint.snapshots) - 1)
@@ -217,7 +218,7 @@ class Workshop:
             ),
             self.parameters, self.before,
             after=None if weights is None else {name: w.numpy() for name, w in weights.items()}, snapshots=snapshots,
-            training=training, scores=scores, probe=probe_set(base.prompts, self.probed),
+            training=training, scores=scores, probe=self.probe,
             activations=activations,
         )  # fmt: skip
 
