@@ -56,11 +56,26 @@ def _answer(text: str) -> str:
 
 def _same(gold: str, answer: str) -> bool:
     # Options first: their text may have commas.
+    several, given_several = kinds.options(gold), kinds.options(answer)
+    if several and several == given_several:
+        return True
     wanted, given = kinds.option(gold), kinds.option(answer)
     if wanted and given:
-        return wanted.letter == given.letter and (not (wanted.text and given.text) or same(wanted.text, given.text))
+        return wanted.letter == given.letter and (
+            not (wanted.text and given.text) or _same_text(wanted.text, given.text)
+        )
     if (wanted and wanted.text) or (given and given.text):
         return _same_text(wanted.text if wanted else gold, given.text if given else answer)
+    return _same_answers(gold, answer)
+
+
+def _same_text(gold: str, answer: str) -> bool:
+    """Compare the texts of two options, which hold no further option."""
+    gold, answer = _answer(gold), _answer(answer)
+    return bool(gold and answer) and (as_text(gold) == as_text(answer) or _same_answers(gold, answer))
+
+
+def _same_answers(gold: str, answer: str) -> bool:
     # Kinds that hold `and`, `or` or commas.
     for read in (kinds.date, kinds.range_, regions.region):
         first, second = read(gold), read(answer)
@@ -72,12 +87,10 @@ def _same(gold: str, answer: str) -> bool:
         return True
     if kinds.date(gold) or kinds.range_(gold) or kinds.date(answer) or kinds.range_(answer):
         return same_readings(readings(gold), readings(answer))
-    # Parts.
+    # Parts. Of two lengths, `12 by 5` is also `12 \times 5`.
+    if re.search(r"\bby\b", gold + answer):
+        gold, answer = (re.sub(r"\\times(?![A-Za-z])", "by", text) for text in (gold, answer))
     return _same_parts(gold, answer)
-
-
-def _same_text(gold: str, answer: str) -> bool:
-    return bool(gold and answer) and same(gold, answer)
 
 
 def _same_parts(gold: str, answer: str) -> bool:
@@ -93,14 +106,20 @@ def _same_parts(gold: str, answer: str) -> bool:
         case "alphabetical":  # (2, 3) against y = 3, x = 2
             return all_same(wanted.parts, sorted(given.parts, key=lambda each: str(each.name)))
         case "by name":
-            wanted_names, given_names = wanted.labels, given.labels
-            return matched(
-                [*zip(wanted.parts, wanted_names, strict=True)], [*zip(given.parts, given_names, strict=True)]
-            )
+            return _same_by_name(wanted, given)
         case "any":
             return matched([(each, None) for each in wanted.parts], [(each, None) for each in given.parts])
         case _:
             return False
+
+
+def _same_by_name(wanted: _Parts, given: _Parts) -> bool:
+    """Compare parts of equal names, or of one name within the other: `adult` and `adult tickets`."""
+    words = [[frozenset((label or "").split()) for label in parts.labels] for parts in (wanted, given)]
+    alike = [[i for i, theirs in enumerate(words[1]) if own <= theirs or theirs <= own] for own in words[0]]
+    if sorted(i for found in alike for i in found) == list(range(len(given.parts))):
+        return all_same(wanted.parts, [given.parts[found[0]] for found in alike])
+    return matched(*([*zip(side.parts, side.labels, strict=True)] for side in (wanted, given)))
 
 
 def _order(wanted: _Parts, given: _Parts) -> str:
@@ -147,4 +166,4 @@ def _label(each: Part) -> str | None:
     if each.name:
         return each.name
     found = quantity(each.values[0]) if each.values else None
-    return found.unit.name.replace(" ", "") if found and found.unit else None
+    return found.unit.name if found and found.unit else None

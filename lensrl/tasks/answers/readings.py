@@ -117,7 +117,7 @@ def _same_reading(gold: Any, answer: Any) -> bool:
         case (kinds.Based(), Quantity()) | (Quantity(), kinds.Based()):
             return _digits(gold) == _digits(answer)  # the base may be left off
         case kinds.Ratio(), formula.Formula(tree=("div", ("number", a), ("number", b))):  # 2/3 for the ratio 2:3
-            return len(gold.terms) == 2 and b != 1 and gold.terms[0] * b == gold.terms[1] * a
+            return len(gold.terms) == 2 and gold.terms[0] * b == gold.terms[1] * a
         case Bracketed(), Bracketed():
             return _same_brackets(gold, answer)
         case _:
@@ -143,9 +143,16 @@ def _same_brackets(gold: Bracketed, answer: Bracketed) -> bool:
     return matched([(each, None) for each in wanted], [(each, None) for each in given])
 
 
+_TEMPERATURES = {(("degree", 1),), (("celsius", 1),)}, {(("degree", 1),), (("fahrenheit", 1),)}
+_CONSTANTS = {"C", "c", "K", "k", "C_1", "c_1"}  # of integration
+
+
 def _same_formulas(gold: formula.Formula, answer: formula.Formula) -> bool:
     if formula.has(gold, "ln") and not formula.has(gold, "log"):
         answer = formula.natural(answer)
+    ours, theirs = gold.symbols - answer.symbols, answer.symbols - gold.symbols
+    if len(ours) == len(theirs) == 1 and ours | theirs <= _CONSTANTS:
+        answer = formula.renamed(answer, *theirs, *ours)
     return formula.same(gold, answer)
 
 
@@ -154,7 +161,8 @@ def same_quantities(gold: Quantity, answer: Quantity) -> bool:
     first, second = gold.unit or Unit(""), answer.unit or Unit("")
     factors = Fraction(gold.scale), Fraction(answer.scale)
     if first.dimensions and second.dimensions:
-        if _dimensions(first) != _dimensions(second):
+        dimensions = _dimensions(first), _dimensions(second)
+        if dimensions[0] != dimensions[1] and set(dimensions) not in _TEMPERATURES:
             return False
         factors = factors[0] * first.size, factors[1] * second.size
     try:
