@@ -29,10 +29,10 @@ from lensrl.models.lora import add_lora, trained_weights
 from lensrl.models.precision import any_shape, inexact, lower_frozen
 from lensrl.recipe import Lora, Recipe, Trained
 from lensrl.tasks import AgentTask, Task
+from lensrl.train import ranks
 from lensrl.train.algorithms import ALGORITHMS
 from lensrl.train.checks import check_frozen, is_finite
 from lensrl.train.curve import TrainingCurve
-from lensrl.train.job import check_alone
 from lensrl.train.recorder import Collapsed, Diverged, Recorder
 from lensrl.train.reference import BaseInPlace, stop_backward
 from lensrl.train.resumable import ResumableTrainer
@@ -85,9 +85,11 @@ def train(
     returned with this status.
 
     Raises RuntimeError when a frozen parameter has moved by a single bit, and when training ends before its last step
-    without a reason. Raises LensrlError under a launcher of several processes.
+    without a reason.
+
+    On several ranks (`lensrl.train.ranks`), each of them calls this function, and ends with the same weights.
     """
-    check_alone()
+    ranks.join()
     # A copy of the base in which exactly the chosen parameters have gradients.
     chosen = None if layers is None else sorted(layers)
     model = base.fresh()
@@ -168,12 +170,13 @@ def compute_dtype(recipe: Recipe, device: str) -> str:
 def grpo_config(recipe: Recipe, *, seed: int, device: str, output_dir: str) -> GRPOConfig:
     """Return TRL's settings for a recipe: the published algorithm, and nothing left to TRL's defaults.
 
-    A step of TRL is an update here. TRL saves and reports nothing.
+    A step of TRL is an update here. TRL saves and reports nothing. Several ranks have equal shares of an update.
     """
     rl = recipe.rl
     updates = rl.updates_per_rollout
-    micro_batch = rl.micro_batch or rl.completions_per_update
-    micro_batches = rl.completions_per_update // micro_batch  # of an update
+    share = rl.completions_per_update // ranks.world()
+    micro_batch = rl.micro_batch or share
+    micro_batches = share // micro_batch  # of an update
     algorithm = ALGORITHMS[rl.algorithm]
     return GRPOConfig(
         output_dir=output_dir,
