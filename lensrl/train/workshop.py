@@ -40,13 +40,14 @@ from lensrl.train import ranks
 from lensrl.train.adopt import open_checkpoint, record_of
 from lensrl.train.algorithms import check_algorithm
 from lensrl.train.checks import is_finite
+from lensrl.train.config import compute_dtype, frozen_in_bf16
 from lensrl.train.curve import TrainingCurve
 from lensrl.train.disk import RunBytes, run_bytes
 from lensrl.train.job import Job, run_recipe
 from lensrl.train.preflight import check_checkpointing, check_enough, check_fits, check_frozen_dtype
 from lensrl.train.resume import Checkpoints
 from lensrl.train.snapshots import Snapshots
-from lensrl.train.trainer import OnStep, Training, compute_dtype, frozen_in_bf16, train
+from lensrl.train.trainer import OnStep, Training, train
 from lensrl.train.watch import Watcher
 
 
