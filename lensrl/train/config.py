@@ -68,6 +68,7 @@ def grpo_config(recipe: Recipe, *, seed: int, device: str, output_dir: str) -> G
         seed=seed,
         data_seed=seed,
         shuffle_dataset=True,
+        ddp_find_unused_parameters=False,  # every trained parameter is used; torch raises where one is not
         dataloader_num_workers=0,
         dataloader_pin_memory=device == "cuda",
         logging_strategy="steps",

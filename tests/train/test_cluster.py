@@ -102,7 +102,7 @@ def test_workers_and_commands_are_killed_at_random_moments(tmp_path: Path, alone
         assert_same_data(place / "study", alone)
         assert {check.status for check in verify(place / "study")} == {"good"}
         assert not [*(place / "study").glob(".*")]
-    print(f"{dict(kills)} over {studies} studies")
+        print(f"{dict(kills)} over {studies} studies", flush=True)
 
 
 def _make(
