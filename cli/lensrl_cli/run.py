@@ -154,7 +154,8 @@ def _engine(workers: int | None, devices: str | None, per_device: int | None) ->
     """Return the engine that the options name; None for this process alone."""
     if workers is None and devices is None and per_device is None:
         return None
-    from lensrl.train.workers import Workers, visible_devices
+    from lensrl.models.base import visible_devices
+    from lensrl.train.workers import Workers
 
     names = [name.strip() for name in devices.split(",") if name.strip()] if devices is not None else visible_devices()
     if workers is not None and per_device is not None:

@@ -146,13 +146,18 @@ def measure(
 
 @contextmanager
 def _started(shares: Sequence[_Share], workers: int) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Start a process for each share. They end with the block, and with this process."""
+    """Start a process for each share, on the GPUs in turns. They end with the block, and with this process."""
+    from lensrl.models.base import visible_devices
+
+    devices = visible_devices()
     environment = dict(os.environ)
     environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
     start = f"import sys; sys.path[:] = {sys.path!r}; import {__name__} as shares; shares.work()"
     started = []
     try:
-        for share in shares:
+        for number, share in enumerate(shares, start=1):  # this process has the first GPU
+            if devices:
+                environment["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
             # In a session of its own: Ctrl-C in the terminal reaches this process alone.
             process = subprocess.Popen(
                 [sys.executable, "-P", "-c", start], env=environment, stdin=subprocess.PIPE, start_new_session=True
