@@ -22,6 +22,7 @@ from lensrl.store.run import Run
 from lensrl.train import ranks
 from tests.conftest import SMALL
 from tests.train import on_ranks
+from tests.train.test_engine import data
 
 CHECKOUT = Path(__file__).parents[2]
 ONE_DEVICE = {name: value for name, value in os.environ.items() if name not in ("WORLD_SIZE", "RANK", "LOCAL_RANK")}
@@ -102,14 +103,16 @@ def test_a_study_on_two_devices_a_run_is_that_of_one(tmp_path: Path) -> None:
     assert python(*run, "--out", "one", cwd=tmp_path).returncode == 0
     assert not [*(tmp_path / "two").glob(".*")]
     for path in sorted((tmp_path / "one").glob("*.h5")):
-        with Run(path) as one, Run(tmp_path / "two" / path.name) as two:
-            assert str(two.provenance["device"]).startswith("2 x cpu")
-            assert (one.items == two.items).all(axis=None), "the same completions, judged in the same order"
-            assert one.snapshots == two.snapshots
-            if one.name != "base":
-                for name in one.deltas:
-                    one_delta, two_delta = np.asarray(one.deltas[name]), np.asarray(two.deltas[name])
-                    np.testing.assert_allclose(two_delta, one_delta, atol=1e-6, err_msg=name)
+        with Run(tmp_path / "two" / path.name) as run:
+            assert str(run.provenance["device"]).startswith("2 x cpu")
+        one, two = data(path), data(tmp_path / "two" / path.name)
+        close = {"deltas/": 1e-5, "scores/reference_logprob": 1e-5, "activations/": 2e-3, "training/": 1e-4}
+        for name, values in one.items():
+            atol = next((atol for part, atol in close.items() if part in name), None)
+            if atol is not None:
+                np.testing.assert_allclose(two[name], values, atol=atol, err_msg=f"{path.name}: {name}")
+            elif name.startswith(("scores/", "probe/", "item")):  # the same completions, judged in the same order
+                np.testing.assert_array_equal(two[name], values, err_msg=f"{path.name}: {name}")
     again = python(*run, "--devices-per-run", "2", "--out", "two", cwd=tmp_path)
     assert "all 3 runs were done already in two" in again.stdout
     wrong = python(*run, "--devices-per-run", "3", "--out", "three", cwd=tmp_path)
