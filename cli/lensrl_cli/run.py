@@ -233,7 +233,10 @@ def make_study(recipe: Recipe, folder: Path, only: list[str] | None, engine: Eng
     from lensrl.train import ranks
 
     if ranks.rank() > 0:
-        lensrl.run_study(recipe, folder, only=only, engine=engine).close()
+        try:
+            lensrl.run_study(recipe, folder, only=only, engine=engine).close()
+        except ranks.Refused:
+            raise typer.Exit(2) from None
         return
     count = len(recipe.checkpoints)
     given = f"{count} run{'s' * (count > 1)} from checkpoints" if count else ""

@@ -28,6 +28,7 @@ from lensrl.recipe import Recipe
 from lensrl.train.job import Job
 
 T = TypeVar("T")
+REFUSED = "refused"  # sent in place of a job
 PATIENCE = timedelta(days=7)  # rank 0 writes files, and waits for other processes, while the others wait for it
 GRACE = 20.0  # seconds that the other ranks have to end after the study
 LAUNCHED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # set by torchrun beside WORLD_SIZE
@@ -39,6 +40,10 @@ OTHERS = {  # set by `accelerate launch` -> the way to share a run out that is n
 
 _group: Any = None  # of torch.distributed, on CPUs: for jobs, rewards and scores
 _in_hand = False  # whether the other ranks are making a run
+
+
+class Refused(LensrlError):
+    """Rank 0 has ended with an error. Raised on the other ranks."""
 
 
 def world() -> int:
@@ -163,11 +168,13 @@ def share(count: int) -> range:
 def led() -> Iterator[None]:
     """On rank 0: let the other ranks wait for jobs, and end them. An error in a run ends them through the launcher."""
     join()
+    made = False
     try:
         yield
+        made = True
     finally:
         if not _in_hand:
-            _tell(None)
+            _tell(None if made else REFUSED)
 
 
 @contextmanager
@@ -181,11 +188,17 @@ def together(job: Job) -> Iterator[None]:
 
 
 def next_job() -> Job | None:
-    """On every other rank: wait for the next run. Returns None when the study is made."""
-    return _tell(None)
+    """On every other rank: wait for the next run. Returns None when the study is made.
+
+    Raises Refused when rank 0 has ended with an error.
+    """
+    job = _tell(None)
+    if job == REFUSED:
+        raise Refused("rank 0 has ended with an error, and said so")
+    return job
 
 
-def _tell(job: Job | None) -> Job | None:
+def _tell(job: Any) -> Any:
     """Send a job from rank 0 to all, and return it on every rank."""
     if world() == 1:
         return job
