@@ -103,8 +103,8 @@ def test_a_study_on_two_devices_a_run_is_that_of_one(tmp_path: Path) -> None:
     assert python(*run, "--out", "one", cwd=tmp_path).returncode == 0
     assert not [*(tmp_path / "two").glob(".*")]
     for path in sorted((tmp_path / "one").glob("*.h5")):
-        with Run(tmp_path / "two" / path.name) as run:
-            assert str(run.provenance["device"]).startswith("2 x cpu")
+        with Run(tmp_path / "two" / path.name) as shared:
+            assert str(shared.provenance["device"]).startswith("2 x cpu")
         one, two = data(path), data(tmp_path / "two" / path.name)
         close = {"deltas/": 1e-5, "scores/reference_logprob": 1e-5, "activations/": 2e-3, "training/": 1e-4}
         for name, values in one.items():
