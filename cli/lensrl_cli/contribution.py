@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import isnan
+from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +11,7 @@ import typer
 
 import lensrl
 from lensrl.show.words import score_in_words
+from lensrl_cli.contribution_tables import show_interactions, show_kl, show_rates, show_sets
 from lensrl_cli.figure import FigureFile, FontSize, Title, Width, draw, look_of
 from lensrl_cli.output import (
     ChosenLayers,
@@ -29,6 +30,7 @@ from lensrl_cli.output import (
     print_table,
     write_csv,
 )
+from lensrl_cli.progress import progress_bars
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,6 +54,7 @@ def contribution(
         str, typer.Option("--score", metavar="KIND", help="mean, pass@K, vote, finished or right-given-finished.")
     ] = "mean",
     *,
+    kl: Annotated[bool, typer.Option("--kl", help="Also measure how far each run went from the base.")] = False,
     layer: ChosenLayers = None,
     sort: Sort = None,
     json: Json = False,
@@ -71,6 +74,8 @@ def contribution(
     --score pass@4 is the chance that one of four samples is right, vote the most frequent answer. --score finished
     counts a sample only where it ended below the token limit, and shows C_l beside it.
 
+    --kl samples a completion of each held-out item from each run, and compares the policies along it: KL(run || base).
+
     --csv and --figure hold the single layers only.
 
     Example: lensrl contribution runs/tiny --figure profile.png
@@ -80,7 +85,7 @@ def contribution(
     # From a study: layers, sets, learning rates. From a file: layers alone.
     look = look_of(figure, width, font_size, title=title)
     given = either(study, contributions)
-    sets = rates = finished = None
+    sets = rates = finished = clipped = far = together = None
     left_out = False
     warnings: list[str] = []
     if contributions is None:
@@ -91,20 +96,27 @@ def contribution(
             own = benchmark is None and score == "mean"
             sets = opened.set_contributions(seed, benchmark=benchmark, score=score)
             rates = opened.rate_control(seed) if own else None
+            together = opened.set_interactions(seed) if own else None
             left_out = rates is None and bool(opened.recipe.learning_rates)
             warnings = contribution_warnings(opened) if own and seed is None and opened.layers else []
             table = sets.iloc[:0]
             if opened.layers or not len(sets):
                 table = opened.contributions(seed, benchmark=benchmark, score=score)
             scores = opened.scores(benchmark=benchmark, score=score)
+            clipped = opened.clipped_steps(seed)
             if seed is not None:
                 scores = scores[(scores["seed"] == seed) | (scores["run"] == "base")]
             name = opened.name if own else f"{opened.name}, {score_in_words(benchmark, score)}"
+            if kl:
+                with progress_bars("KL,", quiet=json) as on_progress:
+                    far = lensrl.kl_to_base(opened, seed=seed, on_progress=on_progress)
             if score == "finished":
                 finished = opened.contributions_by_score(seed, benchmark=benchmark, scores=FINISHED)
     else:
         if seed is not None:
             raise typer.BadParameter("--seed is for a STUDY: a table of contributions has no seeds")
+        if kl:
+            raise typer.BadParameter("--kl is for a STUDY: a table of contributions has no models")
         if benchmark is not None or score != "mean":
             raise typer.BadParameter("--benchmark and --score are for a STUDY: a table of contributions has no items")
         table, scores, name = lensrl.read_contributions(given), None, given.stem
@@ -117,22 +129,30 @@ def contribution(
     if json:
         parts = {"layers": table, "sets": sets, "rates": rates}
         parts |= {"finished": finished} if finished is not None else {}
+        parts |= {"kl": far} if far is not None else {}
+        parts |= {"interactions": together} if together is not None else {}
         print_json({part: [] if rows is None else rows.to_dict("records") for part, rows in parts.items()})
     elif scores is None:
         _show_table(name, table)
     else:
         if len(table):
-            _show_study(name, table, scores)
+            _show_study(name, table, scores, clipped)
             for text in warnings:
                 note(text, style="yellow")
         if sets is not None and len(sets):
             note("")
-            _show_sets(name, sets)
+            show_sets(name, sets)
+            if together is not None and len(together):
+                note("")
+                show_interactions(name, together)
         if rates is not None and len(rates):
             note("")
-            _show_rates(name, rates)
+            show_rates(name, rates)
         if left_out:
             note("rates are chosen by the study's own score: see lensrl contribution without --benchmark and --score")
+        if far is not None:
+            note("")
+            show_kl(name, far)
         if finished is not None:
             note("")
             _show_finished(name, finished, scores)
@@ -146,17 +166,21 @@ def contribution(
         draw(figure, lambda: lensrl.plot.contributions(whole, title=drawn, look=look))
 
 
-def _show_study(name: str, table: pd.DataFrame, scores: pd.DataFrame) -> None:
+def _show_study(name: str, table: pd.DataFrame, scores: pd.DataFrame, clipped: pd.DataFrame | None) -> None:
+    share = {} if clipped is None else clipped.groupby("run")["clipped_share"].mean().to_dict()
+    was_clipped = any(value > 0 for value in share.values())
     rows = [
         _row(row)
         | {
             "S_l - S_base": number()(row["numerator"]),
+            "clipped": number(2)(share.get(f"layer-{row['layer']}", nan)),
             "status": row["status"] if row["status"] != "defined" else "",
         }
         for row in table.to_dict("records")
     ]
-    columns = {"layer": "right", "C_l": "right", "95 % interval": "right", "S_l - S_base": "right",
-               BAR: "left", "status": "left"}  # fmt: skip
+    columns = {"layer": "right", "C_l": "right", "95 % interval": "right", "S_l - S_base": "right"}
+    columns |= {"clipped": "right"} if was_clipped else {}
+    columns |= {BAR: "left", "status": "left"}
     print_table(f"Layer contribution, {name}", columns, rows)
     # Below the table: the reasons of undefined layers, remarks, and the gain of full RL.
     for (status, reason), part in table[table["status"] != "defined"].groupby(["status", "reason"], sort=False):
@@ -168,6 +192,13 @@ def _show_study(name: str, table: pd.DataFrame, scores: pd.DataFrame) -> None:
     first = table.sort_values("seeds", ascending=False).iloc[0]
     gain = f"{number()(first['denominator'])} ({interval(first['denominator_low'], first['denominator_high'], 3)})"
     note(f"base {number()(base)}, full RL {number()(full)}, gain {gain}; seeds {table['seeds'].max()}")
+    if clipped is not None and was_clipped:
+        whole = clipped[clipped["run"] == "full-rl"].mean(numeric_only=True).map(number(2))
+        note(
+            f"clipped: the share of steps whose gradient was above rl.max_grad_norm; full RL {whole['clipped_share']}, "
+            f"its gradients scaled by {whole['mean_factor']} on average",
+            style="dim",
+        )
 
 
 def _show_each(
@@ -220,67 +251,6 @@ def _show_finished(name: str, table: pd.DataFrame, scores: pd.DataFrame) -> None
     print_table("Length by run", {"run": "left", "seed": "right", "tokens": "right", "truncated": "right"}, lengths)
     if not (scores["truncated"].fillna(0) > 0).any():
         note("no completion was truncated: the three are the same by construction", style="dim")
-
-
-def _show_sets(name: str, table: pd.DataFrame) -> None:
-    rows = [
-        {
-            "set": row["set"],
-            "C": number(2)(row["contribution"]),
-            "95 % interval": interval(row["low"], row["high"]),
-            "S - S_base": number()(row["numerator"]),
-            "trained": row["trained"],
-            "status": row["status"] if row["status"] != "defined" else "",
-        }
-        for row in table.to_dict("records")
-    ]
-    columns = {"set": "left", "C": "right", "95 % interval": "right", "S - S_base": "right", "trained": "left",
-               "status": "left"}  # fmt: skip
-    print_table(f"Layer sets, {name}", columns, rows)
-    for row in table[table["status"] != "defined"].to_dict("records"):
-        note(f"{row['set']} {row['status']}: {row['reason']}", style="red")
-    chosen = table.loc[table["items"] == "other half", "set"]
-    if len(chosen):
-        note(f"{', '.join(chosen)}: chosen on one half of the items, scored on the other half", style="dim")
-
-
-def _show_rates(name: str, table: pd.DataFrame) -> None:
-    own = f"C at {table['recipe_rate'].iloc[0]:g}"
-    rows = [
-        {
-            "layer": _unit(row),
-            "best rate": "–" if isnan(row["rate"]) else f"{row['rate']:g}",
-            "C": number(2)(row["contribution"]),
-            "95 % interval": interval(row["low"], row["high"]),
-            own: number(2)(row["recipe_contribution"]),
-            "95 % interval ": interval(row["recipe_low"], row["recipe_high"]),
-            "status": row["status"] if row["status"] != "defined" else "",
-        }
-        for row in table.to_dict("records")
-    ]
-    columns = dict.fromkeys(("layer", "best rate", "C", "95 % interval", own, "95 % interval "), "right")
-    print_table(f"Every layer at its best learning rate, {name}", columns | {"status": "left"}, rows)
-    for (status, reason), part in table[table["status"] != "defined"].groupby(["status", "reason"], sort=False):
-        note(f"{_which(part)} {status}: {reason}", style="red")
-    full = table.iloc[0]
-    gains = f"{number()(full['numerator'])}, {number()(full['recipe_numerator'])} at the recipe's rate"
-    note(f"full RL gains {gains}; rates are chosen on one half of the items, and C is measured on the other half")
-    for (end, rate), part in table[table["at_end"] != ""].groupby(["at_end", "rate"], sort=False):
-        note(f"{_which(part)}: best at the {end} rate, {rate:g}; a rate beyond it may be better", style="dim")
-    for left_out, part in table[table["left_out"] != ""].groupby("left_out", sort=False):
-        note(f"{_which(part)}: not every seed has a score at {left_out}", style="dim")
-
-
-def _unit(row: Mapping[Any, Any]) -> str:
-    return "full RL" if row["run"] == "full-rl" else f"{row['layer']:.0f}"
-
-
-def _which(table: pd.DataFrame) -> str:
-    """Name the rows of a table of rates: `full RL, layers 1, 3`."""
-    units = [_unit(row) for row in table.to_dict("records")]
-    layers = [unit for unit in units if unit != "full RL"]
-    named = [f"layer{'s' * (len(layers) > 1)} {', '.join(layers)}"] if layers else []
-    return ", ".join([*(["full RL"] if "full RL" in units else []), *named])
 
 
 def _show_table(name: str, table: pd.DataFrame) -> None:
