@@ -81,6 +81,7 @@ def contribution(
     Example: lensrl contribution runs/tiny --figure profile.png
     """
     from lensrl.judge.profiles import contribution_warnings
+    from lensrl.judge.sharpening import sharpening
 
     # From a study: layers, sets, learning rates. From a file: layers alone.
     look = look_of(figure, width, font_size, title=title)
@@ -98,7 +99,9 @@ def contribution(
             rates = opened.rate_control(seed) if own else None
             together = opened.set_interactions(seed) if own else None
             left_out = rates is None and bool(opened.recipe.learning_rates)
-            warnings = contribution_warnings(opened) if own and seed is None and opened.layers else []
+            if own and seed is None and opened.layers:
+                warnings = contribution_warnings(opened)
+                warnings += [said] if (said := sharpening(opened)) else []
             table = sets.iloc[:0]
             if opened.layers or not len(sets):
                 table = opened.contributions(seed, benchmark=benchmark, score=score)
