@@ -1,0 +1,50 @@
+"""The sentence on sharpening, on studies in which full RL solves what the base sometimes solves, or something else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lensrl import open_study
+from lensrl.judge.sharpening import sharpening
+from lensrl.store.names import run_path
+from tests.store.synthetic import (
+    PARAMETERS,
+    before_weights,
+    header,
+    make_study,
+    score_arrays,
+    write_run,
+)
+
+OFTEN, NEVER = [1.0, 0.0, 1.0, 0.0], [0.0] * 4  # four samples of an item
+RIGHT = [1.0] * 4
+
+
+@pytest.mark.parametrize(
+    ("full", "layer", "sentence"),
+    [
+        # The base solves half of its samples of 60 items, and none of 40.
+        ([RIGHT] * 60 + [NEVER] * 40, [RIGHT] * 50 + [OFTEN] * 20 + [NEVER] * 30, True),
+        ([OFTEN] * 60 + [RIGHT] * 40, [OFTEN] * 60 + [NEVER] * 40, False),
+    ],
+    ids=["sharpened", "found"],
+)
+def test_only_a_gain_on_what_the_base_already_solves_is_called_sharpening(
+    tmp_path: Path, full: list[list[float]], layer: list[list[float]], sentence: bool
+) -> None:
+    folder = make_study(tmp_path / "study")
+    for run, scores in (("base", [OFTEN] * 60 + [NEVER] * 40), ("full-rl", full), ("layer-0", layer)):
+        write_run(
+            run_path(folder, run, 0), header(run), PARAMETERS, before_weights(), scores=score_arrays(np.array(scores))
+        )
+    with open_study(folder) as study:
+        said = sharpening(study)
+    if not sentence:
+        assert said == ""
+        return
+    # At pass@4 full RL has 0.6, as the base; the layer has 0.7.
+    assert said.startswith("full RL sharpened: it gains 0.300 in the mean score, and 0.000 [")
+    assert said.endswith("at pass@4, where the base has 0.600; 1 of 1 layers alone gain more there")
