@@ -72,8 +72,9 @@ def read_word(spec: LayerSpec) -> tuple[str, int] | None:
 
     Raises LensrlError for an unknown word.
     """
-    explicit = not isinstance(spec, str) or not spec[:1].isalpha() or spec.startswith(BUT)
-    if explicit or spec.split(",")[0] in ("all", WHOLE):
+    if not isinstance(spec, str) or not spec[:1].isalpha():
+        return None
+    if spec.startswith(BUT) or spec.split(",")[0] in ("all", WHOLE):
         return None
     found = re.fullmatch(r"(\w+)-(\d+)", spec)
     if found is None or found[1] not in WORDS:

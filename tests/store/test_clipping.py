@@ -34,5 +34,5 @@ def test_the_share_and_the_factor_are_those_of_the_gradients_that_torch_clips(
     assert len(factors) == SMALL.rl.steps
     assert table.loc["full-rl", "mean_factor"] == pytest.approx(np.mean(factors), rel=1e-4)
     assert table.loc["full-rl", "clipped_share"] == np.mean([factor < 0.999 for factor in factors])
-    assert 0 < table.loc["full-rl", "mean_factor"] < 1, "a test without clipping would show nothing"
+    assert 0 < np.mean(factors) < 1, "a test without clipping would show nothing"
     assert table["layer"].dropna().tolist() == [0, 3, 7]

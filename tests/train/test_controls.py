@@ -44,12 +44,13 @@ def test_fine_tuning_has_the_gradient_of_the_mean_log_probability_of_the_referen
     model = base.fresh()
     losses = []
     for item in {item.id: item for item, _ in task.asked}.values():
-        prompt = base.tokenizer(item.prompt)["input_ids"]
-        answer = [*base.tokenizer(item.reference)["input_ids"], base.tokenizer.eos_token_id]  # pyright: ignore[reportGeneralTypeIssues]
+        prompt, answer = (base.tokenizer(text)["input_ids"] for text in (item.prompt, str(item.reference)))
+        answer = [*answer, base.tokenizer.eos_token_id]
         labels = torch.tensor([[-100] * len(prompt) + answer])
         losses.append(model(torch.tensor([prompt + answer]), labels=labels).loss)  # pyright: ignore[reportOperatorIssue]
     torch.stack(losses).mean().backward()
-    squares = [p.grad.square().sum() for name, p in model.named_parameters() if base.blocks.part(name) == 3]
+    inside = [p.grad for name, p in model.named_parameters() if base.blocks.part(name) == 3]
+    squares = [grad.square().sum() for grad in inside if grad is not None]
     assert len(losses) == 8
     assert curve.layer_grad_norm[0][3] == pytest.approx(float(torch.stack(squares).sum().sqrt()), rel=1e-4)
 
