@@ -1,7 +1,11 @@
 """Did full RL find new answers, or does it give those that the base already samples more often?
 
-The mean score s is pass@1. Where RL only sharpens, pass@1 rises and pass@k, the chance that one of k samples is right,
+The mean score is pass@1. Where RL only sharpens, pass@1 rises, and pass@k, the chance that one of k samples is right,
 does not (Yue et al. 2025, arXiv 2504.13837). C_l divides by the gain of pass@1, and does not see the difference.
+
+pass@k of a base is nearer to 1, so gains are compared as shares of the gap to 1:
+
+    (S_full - S_base) / (1 - S_base)
 """
 
 from __future__ import annotations
@@ -11,29 +15,34 @@ from lensrl.recipe.runs import BASE
 from lensrl.store.scored_by import ScoredBy
 from lensrl.store.study import Study
 
-SMALL = 0.5  # of the gain of the mean score: a smaller gain of pass@k is said
+SMALL = 0.5  # of the share that full RL closes in the mean score
 
 
 def sharpening(study: Study) -> str:
-    """Return a sentence where full RL gains less than half as much at pass@k as in the mean score; else nothing.
+    """Return a sentence where pass@k says otherwise than the mean score; else nothing. k: the samples of an item.
 
-    k is the number of samples of an item. Nothing is said where there is one, and of scores other than 0 and 1.
+    It says otherwise where full RL closes less than half as much of the gap to 1, and where more than half of the
+    layers alone gain more than full RL, but not in the mean score. Nothing is said where items have one sample, and of
+    scores other than 0 and 1.
     """
     k = int(study.benchmarks().query("not also")["samples"].min())
-    score = f"pass@{k}"
+    best = f"pass@{k}"
     try:
-        mean, best = study.contributions(), study.contributions(score=score)
+        tables = [study.contributions(score=score).dropna(subset=["numerator"]) for score in ("mean", best)]
     except LensrlError:  # scores between 0 and 1, or no layers
         return ""
-    known = best.dropna(subset=["numerator"])
-    if k < 2 or not len(known) or not mean["denominator"].gt(0).any():
+    starts = [ScoredBy(score=score).score_of(study[BASE]) for score in ("mean", best)]
+    if k < 2 or not all(map(len, tables)) or 1.0 in starts:
         return ""
-    gain, at_k = mean["denominator"].max(), known.iloc[0]
-    if at_k["denominator"] >= SMALL * gain:
-        return ""
-    more = int((known["numerator"] > known["denominator"]).sum())
-    return (
-        f"full RL sharpened: it gains {gain:.3f} in the mean score, and {at_k['denominator']:.3f} "
-        f"[{at_k['denominator_low']:.3f}, {at_k['denominator_high']:.3f}] at {score}, where the base has "
-        f"{ScoredBy(score=score).score_of(study[BASE]):.3f}; {more} of {len(known)} layers alone gain more there"
-    )
+    closed, closed_at_k = (t["denominator"].iloc[0] / (1 - start) for t, start in zip(tables, starts, strict=True))
+    more, more_at_k = (int((table["numerator"] > table["denominator"]).sum()) for table in tables)
+    said = []
+    if closed > 0 and closed_at_k < SMALL * closed:
+        said.append(
+            f"full RL sharpened: it closes {closed:.2f} of the gap to 1 in the mean score, {closed_at_k:.2f} at {best}"
+        )
+    if more_at_k > len(tables[1]) / 2 >= more:
+        said.append(
+            f"{more_at_k} of {len(tables[1])} layers alone gain more than full RL at {best}, {more} in the mean score"
+        )
+    return "; ".join(said)
