@@ -92,8 +92,8 @@ def _check_weights(weights: Opened, spec: RunSpec, base: Base) -> None:
         after = torch.from_numpy(weights[name])
         if not torch.isfinite(after).all():
             raise LensrlError(
-                f"{what(weights.place)}: {name} holds a NaN or an infinity: its training diverged or its file is damaged; "
-                f"give an earlier checkpoint, or copy it again"
+                f"{what(weights.place)}: {name} holds a NaN or an infinity: its training diverged or its file is "
+                f"damaged; give an earlier checkpoint, or copy it again"
             )
         if everything or blocks.trains(name, spec.layers) or blocks.part(name) in spec.allow:
             continue
