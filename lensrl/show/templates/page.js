@@ -229,3 +229,29 @@ addEventListener("resize", () => {
 let opened = [];
 addEventListener("beforeprint", () => { opened = [...document.querySelectorAll("details:not([open])")]; opened.forEach((one) => (one.open = true)); });
 addEventListener("afterprint", () => opened.forEach((one) => (one.open = false)));
+
+// ---------------------------------------------------------------- a study that is being made (lensrl explore)
+
+if (data.live) {
+  const board = document.getElementById("live");
+  let version = null;
+  let touched = 0;
+  for (const kind of ["pointerdown", "keydown", "wheel"]) addEventListener(kind, () => (touched = Date.now()), { passive: true });
+  const look = async () => {
+    try {
+      const state = await (await fetch(data.live)).json();
+      version ??= state.version;
+      if (state.version !== version && Date.now() - touched > 30_000) location.reload(); // nobody is choosing just now
+      const rows = (state.open ?? []).map((row) => make("tr", {}, ...["run", "seed", "status", "reason"].map((name) => make("td", { class: "t wrap" }, String(row[name])))));
+      board.replaceChildren(
+        make("p", {}, state.error ?? (rows.length ? `${state.made} of ${state.runs} runs are made.` : `All ${state.runs} runs are made.`),
+          ...(state.version === version ? [] : [" ", make("button", { type: "button", onclick: () => location.reload() }, "Show what is new")])),
+        ...(rows.length ? [make("div", { class: "table" }, make("table", {}, make("tbody", {}, ...rows)))] : []),
+      );
+    } catch {
+      board.replaceChildren(make("p", { class: "warn" }, "lensrl explore has ended: this page is as it was then."));
+    }
+    setTimeout(look, 3000);
+  };
+  look();
+}
