@@ -242,12 +242,14 @@ if (data.live) {
       const state = await (await fetch(data.live)).json();
       version ??= state.version;
       if (state.version !== version && Date.now() - touched > 30_000) location.reload(); // nobody is choosing just now
-      const rows = (state.open ?? []).map((row) => make("tr", {}, ...["run", "seed", "status", "reason"].map((name) => make("td", { class: "t wrap" }, String(row[name])))));
-      board.replaceChildren(
-        make("p", {}, state.error ?? (rows.length ? `${state.made} of ${state.runs} runs are made.` : `All ${state.runs} runs are made.`),
-          ...(state.version === version ? [] : [" ", make("button", { type: "button", onclick: () => location.reload() }, "Show what is new")])),
-        ...(rows.length ? [make("div", { class: "table" }, make("table", {}, make("tbody", {}, ...rows)))] : []),
-      );
+      const begun = (state.open ?? []).filter((row) => row.status !== "missing");
+      const waiting = (state.open ?? []).length - begun.length;
+      const cell = (row, name) => make("td", { class: name === "reason" ? "t wrap" : "t" }, String(row[name]));
+      const rows = begun.map((row) => make("tr", {}, ...["run", "seed", "status", "reason"].map((name) => cell(row, name))));
+      const said = state.error ?? `${state.made} of ${state.runs} runs are made${waiting ? `, ${waiting} are not begun` : ""}.`;
+      const news = make("button", { type: "button", onclick: () => location.reload() }, "Show what is new");
+      board.replaceChildren(make("p", {}, said, ...(state.version === version ? [] : [" ", news])));
+      if (rows.length) board.append(make("div", { class: "table" }, make("table", {}, make("tbody", {}, ...rows))));
     } catch {
       board.replaceChildren(make("p", { class: "warn" }, "lensrl explore has ended: this page is as it was then."));
     }
