@@ -108,6 +108,9 @@ def patch(
     draws: Annotated[
         int, typer.Option("--draws", metavar="N", min=1, help="Random directions of each layer, for --control.")
     ] = 3,
+    workers: Annotated[
+        int, typer.Option("--workers", metavar="N", min=1, help="Measure in N processes, each a share of the patches.")
+    ] = 1,
     *,
     reverse: Annotated[
         bool, typer.Option("--reverse", help="Test necessity: put layers of the base into the RL model.")
@@ -140,7 +143,7 @@ def patch(
             table = lensrl.patch(
                 opened, layers=layer, from_run=from_run, into_run=into_run, reverse=reverse,
                 what=what.value, component=component.value, sets=sets.value, metric=metric.value, seed=seed,
-                on_progress=on_progress, on_estimate=_note_time,
+                workers=workers, on_progress=on_progress, on_estimate=_note_time,
             )  # fmt: skip
             randoms = None
             if control is not None:
