@@ -27,7 +27,7 @@ RIGHT = [1.0] * 4
     ("full", "layer", "sentence"),
     [
         # The base solves half of its samples of 60 items, and none of 40.
-        ([RIGHT] * 60 + [NEVER] * 40, [RIGHT] * 50 + [OFTEN] * 20 + [NEVER] * 30, True),
+        ([RIGHT] * 60 + [NEVER] * 40, [RIGHT] * 48 + [OFTEN] * 22 + [NEVER] * 30, True),
         ([OFTEN] * 60 + [RIGHT] * 40, [OFTEN] * 60 + [NEVER] * 40, False),
     ],
     ids=["sharpened", "found"],
@@ -45,7 +45,7 @@ def test_only_a_gain_on_what_the_base_already_solves_is_called_sharpening(
     if not sentence:
         assert said == ""
         return
-    # Mean: 0.3 in the base, 0.6 in both. pass@4: 0.6 in the base and in full RL, 0.7 in the layer.
+    # Mean: 0.3 in the base, 0.6 in full RL, 0.59 in the layer. pass@4: 0.6 in the base and in full RL, 0.7 in the layer.
     assert said == (
         "full RL sharpened: it closes 0.43 of the gap to 1 in the mean score, 0.00 at pass@4; "
         "1 of 1 layers alone gain more than full RL at pass@4, 0 in the mean score"
