@@ -28,7 +28,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float64, Real
-from scipy import stats
+from scipy import special
 
 FEWEST_LAYERS = 24
 _MOST_EDGES = 3  # of one series: a plateau has two
@@ -95,7 +95,7 @@ def correlate_detrended(
     waves = max(trend.waves for trend in chosen)
     edges = sorted({edge for trend in chosen for edge in trend.edges})
     columns = [*_columns(places, waves), *_edges(n)[edges], *also]
-    u, v = _residuals(columns, x), _residuals(columns, y)
+    u, v = _residuals(columns, x, y)
     if any(np.linalg.norm(left) <= 1e-9 * np.linalg.norm(whole) for left, whole in ((u, x), (v, y))):
         return _undefined(n, "a trend in depth leaves nothing of one of the two")
 
@@ -106,16 +106,16 @@ def correlate_detrended(
     left = n - len(columns) - 1
     df = max(min(float(left), left * (1 - common) / (1 + common)), 1.0)
     t = r * math.sqrt(df / (1 - r * r))
-    reach = float(stats.norm.ppf((1 + confidence) / 2)) / math.sqrt(max(df - 1, 1e-9))
-    shifts = np.array([np.roll(u, k) @ v for k in range(n)])
+    reach = float(special.ndtri((1 + confidence) / 2)) / math.sqrt(max(df - 1, 1e-9))
+    shifts = u[np.arange(n) - np.arange(n)[:, None]] @ v  # a row for each circular shift of u
     kept = [c for i, c in enumerate(columns) if i not in (1, 2)]
-    u_ends, v_ends = _residuals(kept, x), _residuals(kept, y)
+    u_ends, v_ends = _residuals(kept, x, y)
     return Detrended(
         coefficient=r,
         low=math.tanh(math.atanh(r) - reach),
         high=math.tanh(math.atanh(r) + reach),
-        p_above=float(stats.t.sf(t, df)),
-        p_below=float(stats.t.cdf(t, df)),
+        p_above=float(special.stdtr(df, -t)),
+        p_below=float(special.stdtr(df, t)),
         shift_p=float(np.mean(np.abs(shifts) >= abs(r) - 1e-12)),
         n=n,
         df=df,
@@ -163,38 +163,54 @@ def _choose(values: Float[np.ndarray, " layer"], depth: tuple[float, ...]) -> _T
     For each number of waves, edges are added one at a time, each the edge that explains most of what is left. An edge
     counts as two parameters, its place or its length, and its height; the error variance is one.
     """
-    n, tiny = len(values), 1e-18 * float(values @ values) + 1e-300
+    return _best_trend(tuple(np.asarray(values, np.float64).tolist()), depth)
+
+
+@lru_cache(maxsize=256)
+def _best_trend(series: tuple[float, ...], depth: tuple[float, ...]) -> _Trend:
+    """Choose a trend; C_l meets many predictors and rivals, and its trend is chosen once."""
+    values, n, bases = np.array(series), len(series), _bases(depth)
+    tiny = 1e-18 * float(values @ values) + 1e-300
+    # all numbers of waves at once: what is left of the series, and of every edge
+    rest = np.stack([values - basis @ (basis.T @ values) for basis in bases.waves])
+    edges, row = bases.edges, np.arange(len(rest))
+    chosen = np.empty((_MOST_EDGES, len(rest)), int)
     best, least = _Trend(0, ()), math.inf
-    for waves, (basis, edges) in enumerate(_bases(depth)):
-        rest, columns = values - basis @ (basis.T @ values), edges
-        chosen: tuple[int, ...] = ()
-        for count in range(_MOST_EDGES + 1):
-            parameters = basis.shape[1] + 2 * count + 1
-            if n - parameters - 1 < 1:
-                break
-            left = max(float(rest @ rest), tiny)
-            criterion = n * math.log(left / n) + 2 * parameters * n / (n - parameters - 1)
-            if criterion < least:
-                best, least = _Trend(waves, chosen), criterion
-            # take the edge that explains most, and remove it from the rest and from the other edges
-            length = np.maximum((columns**2).sum(axis=0), 1e-9)
-            edge = int(((rest @ columns) ** 2 / length).argmax())
-            unit = columns[:, edge] / math.sqrt(length[edge])
-            rest, columns = rest - unit * (unit @ rest), columns - np.outer(unit, unit @ columns)
-            chosen = (*chosen, edge)
+    for count in range(_MOST_EDGES + 1):
+        parameters = bases.columns + 2 * count + 1
+        spare = n - parameters - 1
+        left = np.maximum((rest**2).sum(axis=1), tiny)
+        criterion = np.where(spare < 1, math.inf, n * np.log(left / n) + 2 * parameters * n / np.maximum(spare, 1))
+        waves = int(criterion.argmin())
+        if criterion[waves] < least:
+            best = _Trend(waves, tuple(chosen[:count, waves].tolist()))
+            least = float(criterion[waves])
+        if count == _MOST_EDGES:
+            break
+        # take the edge that explains most, and remove it from the rest and from the other edges
+        length = np.maximum((edges**2).sum(axis=1), 1e-9)
+        along = np.einsum("wl,wle->we", rest, edges)
+        chosen[count] = (along**2 / length).argmax(axis=1)
+        unit = edges[row, :, chosen[count]] / np.sqrt(length[row, chosen[count]])[:, None]
+        rest = rest - unit * (unit * rest).sum(axis=1, keepdims=True)
+        edges = edges - unit[:, :, None] * np.einsum("wl,wle->we", unit, edges)[:, None]
     return best
 
 
+class _Bases(NamedTuple):
+    """For each number of waves: an orthonormal basis without edges, its size, and what it leaves of every edge."""
+
+    waves: list[Float64[np.ndarray, "layer column"]]
+    columns: np.ndarray
+    edges: Float64[np.ndarray, "waves layer edge"]
+
+
 @lru_cache(maxsize=16)
-def _bases(
-    depth: tuple[float, ...],
-) -> list[tuple[Float64[np.ndarray, "layer column"], Float64[np.ndarray, "layer edge"]]]:
-    """Return, for each number of waves, an orthonormal basis without edges, and what it leaves of every edge."""
-    edges, bases = _edges(len(depth)).T, []
-    for waves in range(len(depth) // 3 + 1):
-        q, _ = np.linalg.qr(np.stack(_columns(depth, waves), axis=1))
-        bases.append((q, edges - q @ (q.T @ edges)))
-    return bases
+def _bases(depth: tuple[float, ...]) -> _Bases:
+    every, edges = _edges(len(depth)).T, []
+    bases = [np.linalg.qr(np.stack(_columns(depth, waves), axis=1))[0] for waves in range(len(depth) // 3 + 1)]
+    edges = np.stack([every - q @ (q.T @ every) for q in bases])
+    return _Bases(bases, np.array([q.shape[1] for q in bases]), edges)
 
 
 def _columns(depth: tuple[float, ...], waves: int) -> list[np.ndarray]:
@@ -214,7 +230,7 @@ def _edges(n: int) -> Float64[np.ndarray, "edge layer"]:
     return np.stack([*steps, *(np.exp(-from_end / tau) for from_end in (layer, layer[::-1]) for tau in _DECAYS)])
 
 
-def _residuals(columns: list[np.ndarray], values: Float[np.ndarray, " layer"]) -> Float64[np.ndarray, " layer"]:
-    """Return what least squares on the columns leaves."""
+def _residuals(columns: list[np.ndarray], *series: Float[np.ndarray, " layer"]) -> list[Float64[np.ndarray, " layer"]]:
+    """Return what least squares on the columns leaves of each series."""
     q, _ = np.linalg.qr(np.stack(columns, axis=1))
-    return values - q @ (q.T @ values)
+    return [values - q @ (q.T @ values) for values in series]
