@@ -68,7 +68,9 @@ def correlate_detrended(
     given: Float[np.ndarray, " layer"] | None = None,
     confidence: float = 0.95,
 ) -> Detrended:
-    """Correlate x with y after removal of a trend in depth, and of `given`, from both (see the module).
+    """Correlate x with y after removal of a trend in depth (see the module), and of a cubic in `given`, from both.
+
+    A straight line in `given` would leave what both owe to it in a curve.
 
     p comes from Student's t. The interval is Fisher's, with standard error 1 / sqrt(df - 1). The degrees of freedom,
 
@@ -87,7 +89,7 @@ def correlate_detrended(
         )
     order = np.argsort(depth[finite], kind="stable")
     depth, x, y = depth[finite][order], x[finite][order], y[finite][order]
-    also = [] if given is None or np.ptp(given[finite]) == 0 else [given[finite][order]]
+    also = [] if given is None else _powers(given[finite][order])
 
     # each series chooses a trend; the union of both is removed from both
     places = tuple(np.asarray(depth, np.float64).tolist())
@@ -228,6 +230,15 @@ def _edges(n: int) -> Float64[np.ndarray, "edge layer"]:
     layer = np.arange(n)
     steps = [(layer >= place).astype(np.float64) for place in range(_FIRST_STEP, n - 1)]
     return np.stack([*steps, *(np.exp(-from_end / tau) for from_end in (layer, layer[::-1]) for tau in _DECAYS)])
+
+
+def _powers(values: Float[np.ndarray, " layer"]) -> list[Float64[np.ndarray, " layer"]]:
+    """Return the powers 1 to 3 of a series in standard units; fewer for a series of few different values."""
+    most = min(3, len(np.unique(values)) - 1)
+    if most < 1:
+        return []
+    z = (values - values.mean()) / values.std()
+    return [z**power for power in range(1, most + 1)]
 
 
 def _residuals(columns: list[np.ndarray], *series: Float[np.ndarray, " layer"]) -> list[Float64[np.ndarray, " layer"]]:

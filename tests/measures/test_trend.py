@@ -75,6 +75,33 @@ def test_what_both_take_from_a_rival_is_no_relation_given_the_rival() -> None:
     assert given <= 6
 
 
+def test_a_curve_of_a_rival_is_no_relation_given_the_rival() -> None:
+    """The exponential is no cubic."""
+    rng, found = np.random.default_rng(5), {"shared": 0, "own": 0}
+    for _ in range(60):
+        rival = drifting(28, rng, 0.3)
+        x, y = (np.exp(rival / 1.5) + 0.35 * drifting(28, rng, 0.3) for _ in range(2))
+        own = drifting(28, rng, 0.3)
+        found["shared"] += correlate_detrended(DEPTH, x, y, given=rival).p_above < 0.025
+        found["own"] += correlate_detrended(DEPTH, x + own, y + own, given=rival).p_above < 0.025
+    assert found["shared"] <= 6
+    assert found["own"] > 50
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_a_rival_of_few_values_is_removed_as_its_groups(levels: int) -> None:
+    rng = np.random.default_rng(6)
+    x, y = rng.normal(size=(2, 28))
+    rival = np.arange(28) % levels * 1.7
+    groups = [(rival == value).astype(float) for value in np.unique(rival)]
+    found = correlate_detrended(DEPTH, x, y, given=rival)
+    trends = [_choose(values, tuple(DEPTH)) for values in (x, y)]
+    edges = sorted({edge for trend in trends for edge in trend.edges})
+    columns = [*_columns(tuple(DEPTH), max(t.waves for t in trends)), *_edges(28)[edges], *groups]
+    left = [v - np.stack(columns, 1) @ np.linalg.lstsq(np.stack(columns, 1), v)[0] for v in (x, y)]
+    assert found.coefficient == pytest.approx(np.corrcoef(*left)[0, 1], abs=1e-9)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_the_coefficient_is_the_partial_correlation_given_the_trend_of_both(seed: int) -> None:
     rng = np.random.default_rng(seed)
