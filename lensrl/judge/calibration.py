@@ -19,7 +19,7 @@ import pandas as pd
 
 from lensrl.judge import claims
 from lensrl.judge.counting import RATES, count, label, shares, sources
-from lensrl.judge.odd import ODD, odd_coverage, shared_trends, two_humps
+from lensrl.judge.odd import ODD, odd_coverage, rivals, shared_trends, two_humps
 from lensrl.judge.simulation import TRUTHS, Trial
 
 STUDIES = 1_000
@@ -81,9 +81,9 @@ def summary(rates: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Return one table for the intervals and one for each claim, with one row per kind of study (and trial).
 
     `studies` is the number of simulated studies of each truth; the smallest, where truths differ.
-    Error rates are the largest over truths, and name the truth. Power is the smallest and the largest. `contradicted`
-    is the largest rate at which a claim that is false is contradicted. "–": no study of this kind can test the claim,
-    or no truth counts.
+    Error rates are the largest over truths, and name the truth. Power is the smallest and the largest. `rightly
+    contradicted` is the rate at which a claim that is false is contradicted. "–": no study of this kind can test the
+    claim, or no truth counts.
     """
     kinds = list(rates.groupby(level=["layers", "seeds", "items"], sort=False))
     overall = [
@@ -99,7 +99,9 @@ def summary(rates: pd.DataFrame) -> dict[str, pd.DataFrame]:
     tables = {"": pd.DataFrame(overall)}
     for claim in claims.CLAIMS:
         rows = [
-            _kind(kind) | {"trial": trial.name or "the study"} | _row(part, claim.name, trial)
+            _kind(kind)
+            | {"trial": trial.name or "the study", "studies": f"{part['studies'].min():,.0f}"}
+            | _row(part, claim.name, trial)
             for trial in claim.trials
             for kind, part in kinds
         ]
@@ -155,6 +157,7 @@ def main() -> None:
         print(markdown(table) + "\n")
     print("### Odd studies\n\n" + markdown(pd.DataFrame([odd_coverage(kind, studies) for kind in ODD])) + "\n")
     print("### Shared trends\n\n" + markdown(shared_trends(studies)) + "\n")
+    print("### Rivals\n\n" + markdown(rivals(studies)) + "\n")
     print("### Two humps\n\n" + markdown(two_humps(studies)))
 
 

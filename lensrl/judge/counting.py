@@ -25,7 +25,7 @@ RATES = {  # an error rate -> the verdict that it counts, and whether it counts 
     "false support": ("supported", False),
     "false contradiction": ("contradicted", True),
     "power": ("supported", True),
-    "contradicted": ("contradicted", False),  # rightly
+    "rightly contradicted": ("contradicted", False),
 }
 _CODE = (
     "judge/claims.py", "judge/counting.py", "judge/evidence.py", "judge/findings.py", "judge/measurements.py",

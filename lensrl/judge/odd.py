@@ -1,4 +1,4 @@
-"""Calibration on odd ground: kinds of study in which C_l's interval may fail, shared trends, and two humps."""
+"""Calibration on odd ground: kinds of study in which C_l's interval may fail, shared trends, rivals, two humps."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from lensrl.judge.relations import control
 from lensrl.judge.simulation import TRUTHS, drifting, share_covered, simulate
 from lensrl.measures.gains import CONFIDENCE, Gains
 from lensrl.measures.rise_and_fall import holds, rise_and_fall
@@ -97,6 +98,35 @@ def shared_trends(studies: int) -> pd.DataFrame:
                 related = [correlate_detrended(np.arange(n), *pair).p_above < LEVEL for pair in pairs]
                 row[f"{noise:g}"] = f"{np.mean(related):.3f}"
             rows.append(row)
+    return pd.DataFrame(rows)
+
+
+RIVAL_ERRORS = (0.0, 0.1, 0.3)  # standard deviations of a rival's own error, in those of the rival
+_EFFECTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "straight line": lambda rival: rival,
+    "exponential": lambda rival: np.exp(rival / 1.5),
+    "threshold": lambda rival: 1.0 * (rival > 0.5),
+}
+
+
+def rivals(studies: int) -> pd.DataFrame:
+    """Return how often two series of 28 layers that a rival drives, and nothing else, are taken for related given it.
+
+    Both are the same effect of the rival with noise of 0.35 of its standard deviation, which drifts with memory 0.3.
+    """
+    rows, layers = [], np.arange(28)
+    for name, effect in _EFFECTS.items():
+        row: dict[str, object] = {"effect of the rival": name}
+        for error in RIVAL_ERRORS:
+            rng, related = np.random.default_rng([round(10 * error), *name.encode()]), []
+            for _ in range(studies):
+                rival = drifting(28, rng, 0.3)
+                driven = effect(rival)
+                x, y = (driven + 0.35 * driven.std() * drifting(28, rng, 0.3) for _ in range(2))
+                measured = {"rival": rival + error * rng.normal(size=28)}
+                related.append(control(layers, x, y, measured).p_above < LEVEL)
+            row[f"error {error:g}"] = f"{np.mean(related):.3f}"
+        rows.append(row)
     return pd.DataFrame(rows)
 
 

@@ -5,11 +5,18 @@ in common. A quadratic does not remove such trends. The trend here is
 
     b_0 + b_1 [first layer] + b_2 [last layer] + sum over k <= K of c_k cos(pi k u) + edges,    u = depth from 0 to 1
 
-K is at most a third of the number of layers. An edge is a step, or a decay from the first or the last layer, exp(-l /
-tau) with tau = 1, 2 or 4 layers: cosines fit neither. Each series chooses its own K, and its own edges, at most three,
-by the corrected Akaike criterion (Hurvich and Tsai 1989, doi:10.1093/biomet/76.2.297). The larger K and the edges of
-both are then removed from *both* series, so that neither series alone decides. End layers are odd ones in most
-measures: they are always left out.
+K is at most a third of the number of layers. An edge is a step, a bend (a straight line that begins at some layer), or
+a decay from the first or the last layer, exp(-l / tau) with tau = 1, 2 or 4 layers: cosines fit none of them. Each
+series chooses its own K and edges, at most four, by the corrected Akaike criterion (Hurvich and Tsai 1989,
+doi:10.1093/biomet/76.2.297). The larger K and the edges of both are then removed from *both* series, so that neither
+series alone decides. End layers are odd ones in most measures: they are always left out.
+
+No list of curves holds every trend. What is left of a series may be the misfit of its trend, and two series with one
+trend share the misfit. With u and v for the residuals of x and y, without their end layers, the coefficient is
+
+    r = u.v / sqrt((|u|^2 + (0.05 |x - mean|)^2) (|v|^2 + (0.05 |y - mean|)^2))
+
+So deviations count in full where they are well above a twentieth of the series, and for little below.
 
 A bump of a few layers that stands out of the noise in both series is no trend but a relation. With 28 layers this is so
 for a bump of five layers or fewer.
@@ -31,14 +38,15 @@ from jaxtyping import Float, Float64, Real
 from scipy import special
 
 FEWEST_LAYERS = 24
-_MOST_EDGES = 3  # of one series: a plateau has two
+_MOST_EDGES = 4  # of one series: a plateau has two steps, or four bends
+_MISFIT = 0.05  # of a series' standard deviation: smaller deviations may be the misfit of its trend
 _DECAYS = (1.0, 2.0, 4.0)  # in layers, from either end
 _FIRST_STEP = 2  # a step has at least two layers before it, and two behind it or the last one, which is left out
 
 
 @dataclass(frozen=True)
 class Detrended:
-    """Pearson's coefficient of the residuals that a flexible trend in depth leaves of two series over `n` layers.
+    """The correlation of the residuals that a flexible trend in depth leaves of two series over `n` layers.
 
     `low` and `high` are the ends of the 95 % interval. `p_above` and `p_below` are one-sided, for the hypotheses that
     the true coefficient is at most 0 and at least 0. `shift_p` is two-sided, by circular shifts of the residuals: it
@@ -102,16 +110,20 @@ def correlate_detrended(
         return _undefined(n, "a trend in depth leaves nothing of one of the two")
 
     # the coefficient, and the layers that the autocorrelation of both leaves
-    u, v = u / np.linalg.norm(u), v / np.linalg.norm(v)
+    floors = [_MISFIT * np.linalg.norm(left) for left in _residuals(columns[:3], x, y)]
+    common = autocorrelation(u / np.linalg.norm(u)) * autocorrelation(v / np.linalg.norm(v))
+    u, v = (left / math.hypot(np.linalg.norm(left), floor) for left, floor in zip((u, v), floors, strict=True))
     r = float(np.clip(u @ v, -1 + 1e-12, 1 - 1e-12))
-    common = autocorrelation(u) * autocorrelation(v)
     left = n - len(columns) - 1
     df = max(min(float(left), left * (1 - common) / (1 + common)), 1.0)
     t = r * math.sqrt(df / (1 - r * r))
     reach = float(special.ndtri((1 + confidence) / 2)) / math.sqrt(max(df - 1, 1e-9))
     shifts = u[np.arange(n) - np.arange(n)[:, None]] @ v  # a row for each circular shift of u
     kept = [c for i, c in enumerate(columns) if i not in (1, 2)]
-    u_ends, v_ends = _residuals(kept, x, y)
+    u_ends, v_ends = (
+        left / math.hypot(np.linalg.norm(left), floor)
+        for left, floor in zip(_residuals(kept, x, y), floors, strict=True)
+    )
     return Detrended(
         coefficient=r,
         low=math.tanh(math.atanh(r) - reach),
@@ -123,7 +135,7 @@ def correlate_detrended(
         df=df,
         waves=waves,
         edges=len(edges),
-        with_ends=float(u_ends @ v_ends / (np.linalg.norm(u_ends) * np.linalg.norm(v_ends))),
+        with_ends=float(u_ends @ v_ends),
         reason="",
     )
 
@@ -226,10 +238,13 @@ def _columns(depth: tuple[float, ...], waves: int) -> list[np.ndarray]:
 
 @lru_cache(maxsize=16)
 def _edges(n: int) -> Float64[np.ndarray, "edge layer"]:
-    """Return every step, and the decays from the first and from the last layer."""
+    """Return every step and every bend, and the decays from the first and from the last layer."""
     layer = np.arange(n)
+    bends = [np.maximum(layer - place, 0) / (n - place) for place in range(n - 2)]
     steps = [(layer >= place).astype(np.float64) for place in range(_FIRST_STEP, n - 1)]
-    return np.stack([*steps, *(np.exp(-from_end / tau) for from_end in (layer, layer[::-1]) for tau in _DECAYS)])
+    return np.stack(
+        [*steps, *bends, *(np.exp(-from_end / tau) for from_end in (layer, layer[::-1]) for tau in _DECAYS)]
+    )
 
 
 def _powers(values: Float[np.ndarray, " layer"]) -> list[Float64[np.ndarray, " layer"]]:

@@ -35,6 +35,7 @@ SHARED = {
     "hump": np.exp(-(((X - 0.5) / 0.17) ** 2) / 2),
     "decay": np.exp(-DEPTH / 2),
     "plateau and decay": 1.0 * ((X > 0.2) & (X < 0.7)) + np.exp(-DEPTH / 2),
+    "ramps": np.clip(np.minimum(X / 0.25, (1 - X) / 0.25), 0, 1),
     "first layer": 1.0 * (DEPTH == 0),
     "last layer": 1.0 * (DEPTH == 27),
 }
@@ -99,7 +100,8 @@ def test_a_rival_of_few_values_is_removed_as_its_groups(levels: int) -> None:
     edges = sorted({edge for trend in trends for edge in trend.edges})
     columns = [*_columns(tuple(DEPTH), max(t.waves for t in trends)), *_edges(28)[edges], *groups]
     left = [v - np.stack(columns, 1) @ np.linalg.lstsq(np.stack(columns, 1), v)[0] for v in (x, y)]
-    assert found.coefficient == pytest.approx(np.corrcoef(*left)[0, 1], abs=1e-9)
+    lengths = [np.sqrt(u @ u + 0.05**2 * 26 * values[1:-1].var()) for u, values in zip(left, (x, y), strict=True)]
+    assert found.coefficient == pytest.approx(left[0] @ left[1] / (lengths[0] * lengths[1]), abs=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -112,7 +114,8 @@ def test_the_coefficient_is_the_partial_correlation_given_the_trend_of_both(seed
     design = np.stack([*_columns(places, max(t.waves for t in trends)), *_edges(28)[edges]], axis=1)
     u, v = (values - design @ np.linalg.pinv(design) @ values for values in (x, y))
     found = correlate_detrended(DEPTH, x, y)
-    assert found.coefficient == pytest.approx(np.corrcoef(u, v)[0, 1])
+    floors = [0.05**2 * 26 * values[1:-1].var() for values in (x, y)]
+    assert found.coefficient == pytest.approx(u @ v / np.sqrt((u @ u + floors[0]) * (v @ v + floors[1])))
     assert (found.waves, found.edges, found.n) == (max(t.waves for t in trends), len(edges), 28)
     assert abs(u[0]) < 1e-9, "the end layers have no part in it"
     assert abs(v[-1]) < 1e-9
