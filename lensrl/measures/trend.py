@@ -221,7 +221,7 @@ class _Bases(NamedTuple):
 
 @lru_cache(maxsize=16)
 def _bases(depth: tuple[float, ...]) -> _Bases:
-    every, edges = _edges(len(depth)).T, []
+    every = _edges(len(depth)).T
     bases = [np.linalg.qr(np.stack(_columns(depth, waves), axis=1))[0] for waves in range(len(depth) // 3 + 1)]
     edges = np.stack([every - q @ (q.T @ every) for q in bases])
     return _Bases(bases, np.array([q.shape[1] for q in bases]), edges)
