@@ -13,6 +13,7 @@ from jaxtyping import Float64
 
 from lensrl.models.blocks import Blocks
 from lensrl.recipe.layers import OUTSIDE
+from lensrl.train import ranks
 from lensrl.train.curve import TrainingCurve
 
 COLLAPSE_WINDOW = 10  # steps at the start, and the latest steps, whose mean rewards are compared
@@ -31,7 +32,8 @@ class Collapsed(Exception):
 class Recorder:
     """Fills a TrainingCurve: after sampling, before the gradient is clipped, and at the end of each update.
 
-    A step has one rollout and `updates` updates, and one row in the curve.
+    A step has one rollout and `updates` updates, and one row in the curve. On several ranks, each rank records what all
+    of them sampled, so that all end a run at the same step. Time and memory are its own.
     """
 
     def __init__(self, blocks: Blocks, *, group_size: int, updates: int = 1) -> None:
@@ -57,6 +59,7 @@ class Recorder:
 
         Raises Diverged for a reward that is not finite.
         """
+        rewards, lengths, truncated = ranks.gathered(rewards), ranks.gathered(lengths), ranks.gathered(truncated)
         if not np.isfinite(rewards).all():  # TRL would give this completion the advantage 0 and go on
             raise Diverged(f"a reward is not finite at step {len(self.curve) + 1}")
         groups = np.array(rewards, np.float64).reshape(-1, self._group_size)
@@ -69,13 +72,14 @@ class Recorder:
 
     def record_turns(self, counts: Sequence[int]) -> None:
         """Record the number of turns of each episode of a step."""
-        self.curve.turns.append(float(np.mean(counts)))
+        self.curve.turns.append(float(np.mean(ranks.gathered(counts))))
 
     def record_anchors(self, group: Sequence[int], anchor: Sequence[Hashable]) -> None:
         """Record how often turns share a state: the group and the state of each turn of a step."""
-        sizes = Counter(zip(group, anchor, strict=True))
-        self.curve.anchor_group_size.append(len(anchor) / len(sizes))
-        self.curve.shared_anchor_share.append(sum(n for n in sizes.values() if n > 1) / len(anchor))
+        turns = ranks.gathered([(ranks.rank(), *turn) for turn in zip(group, anchor, strict=True)])
+        sizes = Counter(turns)
+        self.curve.anchor_group_size.append(len(turns) / len(sizes))
+        self.curve.shared_anchor_share.append(sum(n for n in sizes.values() if n > 1) / len(turns))
 
     def record_mismatch(self, difference: torch.Tensor, mask: torch.Tensor) -> None:
         """Add the differences |log p of the sampler - log p of the trainer|, (row, token), of a micro-batch."""
@@ -122,7 +126,7 @@ class Recorder:
         curve.loss.append(_mean(self._losses))
         if self._updates > 1:  # with one update, the policy is the sampled policy, and nothing is clipped
             curve.clipped_share.append(_mean(self._clipped))
-        total, tokens = self._mismatch.tolist()
+        total, tokens = np.sum(ranks.gathered([self._mismatch.tolist()]), axis=0).tolist()
         if tokens:
             curve.sampler_mismatch.append(total / tokens)
         self._squares, self._losses, self._clipped = [], [], []
