@@ -117,9 +117,10 @@ class Also(Table):
 
 
 class Store(Table):
-    """Table `[store]`: what a run file keeps beside scores, curves and deltas."""
+    """Table `[store]`: what a run file keeps beside scores, completions of scoring, curves and deltas."""
 
     probe_items: PositiveInt = 32  # number of held-out items whose prompts and references form the probe set
+    training_completions: Annotated[int, Field(ge=0)] = 4  # kept of each of 20 training steps, spaced evenly
     snapshots: list[Share] = []  # shares of all steps after which deltas are also kept: [0.25, 0.5, 1.0]
     compression: Literal["none", "blosc2-zstd"] = "none"  # of deltas and activations; blosc2-zstd needs hdf5plugin
 
@@ -236,14 +237,20 @@ class Recipe(Table):
         """Return the training steps after which the deltas are kept, sorted, of a run with `steps` steps."""
         return sorted({max(1, round(share * steps)) for share in self.store.snapshots})
 
+    def completion_steps(self, steps: int) -> list[int]:
+        """Return the training steps of which completions are kept, sorted: 20 of `steps`, spaced evenly."""
+        most = min(20, steps) if self.store.training_completions else 0
+        return sorted({1 + round(i * (steps - 1) / max(1, most - 1)) for i in range(most)})
+
     def measured(self) -> dict[str, Any]:
         """Return the settings that decide what a run measures, as JSON by their full names (`rl.kl_beta`).
 
         The settings that choose runs (`seeds`, `layers`, `sets`, `learning_rates`, `checkpoints`) are left out: a study
-        can be extended. So is `rl.checkpoint_every`, which no result depends on.
+        can be extended. So are `rl.checkpoint_every` and `store.training_completions`, which no result depends on.
         """
         runs = ("seeds", "layers", "sets", "learning_rates", "checkpoints")
-        exclude: dict[str, Any] = {**dict.fromkeys(runs, True), "rl": {"checkpoint_every"}}
+        exclude: dict[str, Any] = dict.fromkeys(runs, True)
+        exclude |= {"rl": {"checkpoint_every"}, "store": {"training_completions"}}
         return _flatten(self.model_dump(mode="json", exclude=exclude))
 
     def conflict(self, other: Recipe) -> str | None:

@@ -18,6 +18,12 @@ from lensrl.measures.item_scores import Samples, item_means
 from lensrl.measures.score import mean_score
 from lensrl.recipe import LayerSet
 from lensrl.recipe.layers import OUTSIDE
+from lensrl.store.completions import (
+    COMPLETIONS,
+    TRAINING_COMPLETIONS,
+    read_completions,
+    read_training_completions,
+)
 from lensrl.store.contents import fold, list_contents
 from lensrl.store.file.checked import (
     DAMAGE,
@@ -31,7 +37,7 @@ from lensrl.store.file.checked import (
     read_array,
     read_strings,
 )
-from lensrl.store.file.completeness import CHECKPOINT, DIVERGED, SITES, origin_of
+from lensrl.store.file.completeness import CHECKPOINT, COMPLETIONS_SINCE, DIVERGED, SITES, origin_of
 from lensrl.store.file.lazy import Deltas, LazyArray, Sites
 from lensrl.store.file.seal import Seal, dataset_holds, read_seal
 from lensrl.store.look import run_html, size
@@ -260,6 +266,41 @@ class Run:
                 found["truncated"] = self._read(group, "truncated").reshape(-1).astype(bool)
             own = np.isfinite(score) & ~self._also(group, n_items)[:, None]
             return pd.DataFrame(found)[own.reshape(-1)].reset_index(drop=True)
+
+    @property
+    def has_completions(self) -> bool:
+        """False for a run that diverged, without scores of its own, or in a file of version 1 or 2."""
+        with located(self.file, COMPLETIONS):
+            return has(self.file, COMPLETIONS)
+
+    @property
+    def completions(self) -> pd.DataFrame:
+        """Every completion that was judged: one row per item and sample, further tasks (`also`) included.
+
+        Columns: benchmark, item, sample, prompt, reference, completion, score, tokens, finished. In a task in turns, a
+        completion is the transcript, with `> ` before each text of the model. Raises LensrlError for a run without
+        completions.
+        """
+        if not self.has_completions:
+            raise LensrlError(f"{self.path} has no completions: {self._no_completions()}")
+        with located(self.file, COMPLETIONS):
+            return read_completions(self.file)
+
+    @property
+    def training_completions(self) -> pd.DataFrame:
+        """A few completions of a few training steps: step, item, prompt, completion, reward, tokens, finished.
+
+        There are none where `store.training_completions` is 0, and in files of version 1 or 2.
+        """
+        with located(self.file, TRAINING_COMPLETIONS):
+            return read_training_completions(self.file)
+
+    def _no_completions(self) -> str:
+        if not self.has_weights:
+            return self.reason
+        if self.format_version < COMPLETIONS_SINCE and self.has_scores:
+            return f"its format version {self.format_version} kept none; move the file away and run its recipe again"
+        return "its study samples none"
 
     @property
     def training(self) -> pd.DataFrame:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from lensrl.recipe.layers import OUTSIDE
+from lensrl.store.completions import TrainingCompletion
 
 OPTIONAL_FIELDS = ("turns", "anchor_group_size", "shared_anchor_share", "clipped_share", "sampler_mismatch")
 
@@ -36,6 +37,8 @@ class TrainingCurve:
     - `clipped_share`: share of tokens (under GSPO, of completions) outside the clip, mean over the step's updates, with
       several updates per rollout. TRL's `clip_ratio/region_mean`.
     - `sampler_mismatch`: mean over tokens of |log p of the sampler - log p of the trainer|, in nats.
+
+    `completions` holds the completions that are kept of each step, as lists that JSON can say; most steps keep none.
     """
 
     n_layers: int
@@ -55,6 +58,7 @@ class TrainingCurve:
     shared_anchor_share: list[float] = field(default_factory=list)
     clipped_share: list[float] = field(default_factory=list)
     sampler_mismatch: list[float] = field(default_factory=list)
+    completions: list[list[Any]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.reward_mean)
@@ -76,5 +80,9 @@ class TrainingCurve:
             if name in widths
             else np.array(values, np.float64)
             for name, values in vars(self).items()
-            if name != "n_layers" and (values or name not in OPTIONAL_FIELDS)
+            if name not in ("n_layers", "completions") and (values or name not in OPTIONAL_FIELDS)
         }
+
+    def kept(self) -> list[TrainingCompletion]:
+        """Return the completions that are kept, step by step."""
+        return [TrainingCompletion(*row) for rows in self.completions for row in rows]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import time
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from jaxtyping import Float64
 
 from lensrl.models.blocks import Blocks
 from lensrl.recipe.layers import OUTSIDE
+from lensrl.tasks import Item
 from lensrl.train.curve import TrainingCurve
 
 COLLAPSE_WINDOW = 10  # steps at the start, and the latest steps, whose mean rewards are compared
@@ -34,11 +35,15 @@ class Recorder:
     A step has one rollout and `updates` updates, and one row in the curve.
     """
 
-    def __init__(self, blocks: Blocks, *, group_size: int, updates: int = 1) -> None:
+    def __init__(
+        self, blocks: Blocks, *, group_size: int, updates: int = 1, kept_steps: Collection[int] = (), kept: int = 0
+    ) -> None:
+        """`kept` completions of each of the steps `kept_steps` are kept."""
         self.curve = TrainingCurve(blocks.n_layers)
         self._blocks = blocks
         self._group_size = group_size
         self._updates = updates
+        self._kept_steps, self._kept = kept_steps, kept
         self._squares: list[dict[int | str, float]] = []  # of the gradients of the step's updates so far, by part
         self._losses: list[float] = []  # of the step's updates so far
         self._clipped: list[float] = []
@@ -66,6 +71,25 @@ class Recorder:
         curve.zero_spread_share.append(float((np.ptp(groups, axis=1) == 0).mean()))
         curve.completion_length.append(float(np.mean(lengths)))
         curve.truncated_share.append(float(np.mean(truncated)))
+
+    def record_texts(
+        self,
+        items: Sequence[Item],
+        texts: Sequence[str],
+        rewards: Sequence[float],
+        lengths: Sequence[int],
+        truncated: Sequence[bool],
+    ) -> None:
+        """Keep some completions of a step, of prompts as different as can be. To be called after `record_completions`.
+
+        Rows stand group by group, so rows that are evenly spaced are of different groups.
+        """
+        step, rows = len(self.curve), len(texts)
+        count = min(self._kept, rows) if step in self._kept_steps else 0
+        self.curve.completions.append([
+            [step, items[row].id, items[row].prompt, texts[row], float(rewards[row]), lengths[row], truncated[row]]
+            for row in (i * rows // count for i in range(count))
+        ])  # fmt: skip
 
     def record_turns(self, counts: Sequence[int]) -> None:
         """Record the number of turns of each episode of a step."""

@@ -100,12 +100,15 @@ def train(
     count_positions(model)
     if chosen:
         stop_backward(model.get_submodule(f"{base.blocks.prefix}.{chosen[0]}"))
-    recorder = Recorder(base.blocks, group_size=recipe.rl.completions_per_prompt, updates=recipe.rl.updates_per_rollout)
+    steps, updates = recipe.rl.steps_on(len(task.items("train"))), recipe.rl.updates_per_rollout
+    recorder = Recorder(
+        base.blocks, group_size=recipe.rl.completions_per_prompt, updates=updates,
+        kept_steps=recipe.completion_steps(steps), kept=recipe.store.training_completions,
+    )  # fmt: skip
     sampling_kind = Episodes if isinstance(task, AgentTask) else Completions
     sampling = sampling_kind(task, recipe, model, base.prompts, recorder, seed=seed)  # pyright: ignore[reportArgumentType]
 
     # Where an earlier process of the same run has come to.
-    steps, updates = recipe.rl.steps_on(len(task.items("train"))), recipe.rl.updates_per_rollout
     found = None if checkpoints is None else checkpoints.find(model, () if snapshots is None else snapshots.steps)
     if found is not None:
         recorder.curve.extend(found.state["curve"])

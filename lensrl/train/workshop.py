@@ -34,7 +34,7 @@ from lensrl.store.file.training import kept_with_checkpoint, training_folder
 from lensrl.store.origin import check_base, check_items, package_versions, provenance
 from lensrl.store.run import Run
 from lensrl.store.write import Header, Scores, joined, write_run
-from lensrl.tasks import Item, Texts, check_benchmarks, evaluation_items, load_also, load_task
+from lensrl.tasks import AgentTask, Item, Texts, check_benchmarks, evaluation_items, load_also, load_task
 from lensrl.tasks.harness import Harness
 from lensrl.train.adopt import open_checkpoint, record_of
 from lensrl.train.algorithms import check_algorithm
@@ -148,7 +148,20 @@ class Workshop:
             layers=self.base.blocks.n_layers,
             width=self.base.model.config.get_text_config().hidden_size,
             tokens=tokens,
+            sampled=self._sampled_tokens(),
             snapshots=snapshots,
+        )
+
+    def _sampled_tokens(self) -> int:
+        """The tokens of all completions of scoring, as if each were as long as it may be."""
+        if isinstance(self.task, Texts):
+            return 0
+        return sum(
+            (task.max_turns if isinstance(task, AgentTask) else 1)
+            * self.recipe.evaluation.of(item.benchmark).samples
+            * self.recipe.evaluation_tokens(item.benchmark)
+            for task, items in [(self.task, self.items), *self.also]
+            for item in items
         )
 
     def check_same(self, run: Run) -> None:
@@ -190,7 +203,7 @@ class Workshop:
         *,
         status: str = "completed",
         reason: str = "",
-        training: Mapping[str, np.ndarray] | None = None,
+        curve: TrainingCurve | None = None,
         snapshots: Mapping[int, Mapping[str, np.ndarray]] | None = None,
         snapshot_steps: Sequence[int] = (),
         checkpoint: Mapping[str, object] | None = None,
@@ -218,7 +231,8 @@ class Workshop:
             ),
             self.parameters, self.before,
             after=None if weights is None else {name: w.numpy() for name, w in weights.items()}, snapshots=snapshots,
-            training=training, scores=scores, probe=self.probe,
+            training=None if curve is None else curve.arrays(),
+            training_completions=() if curve is None else curve.kept(), scores=scores, probe=self.probe,
             activations=activations,
         )  # fmt: skip
 
@@ -272,7 +286,9 @@ class Workshop:
         status, reason, curve = training.status, training.reason, training.curve
         if status == "diverged":  # its weights are not numbers: the curve is all there is to keep
             header = self._header(job, status=status, reason=reason, resumed=training.resumed)
-            write_run(path, header, self.parameters, self.before, training=curve.arrays())
+            write_run(
+                path, header, self.parameters, self.before, training=curve.arrays(), training_completions=curve.kept()
+            )
             return
         kept = snapshots.weights(self.before)
         resumed = training.resumed
@@ -280,7 +296,7 @@ class Workshop:
         weights = {name: p.detach().cpu().float() for name, p in training.model.named_parameters()}
         del training  # on a GPU the trained model would stand beside its copies
         self.keep(
-            job, path, weights, watcher, status=status, reason=reason, training=curve.arrays(), snapshots=kept,
+            job, path, weights, watcher, status=status, reason=reason, curve=curve, snapshots=kept,
             snapshot_steps=sorted({*kept, *ended}), resumed=resumed,
         )  # fmt: skip
 

@@ -41,7 +41,7 @@ REPAIRS = r"(snapshots/\d+/)?repairs/(\d+|embed|final_norm|lm_head)/[^/]+"
 
 _PARTS = r"(/(\d+|embed|final_norm|lm_head)"
 GROUPS = re.compile(
-    rf"scores|training|parameters|probe|activations|metrics|snapshots(/\d+)?"
+    rf"scores|completions|training_completions|training|parameters|probe|activations|metrics|snapshots(/\d+)?"
     rf"|(snapshots/\d+/)?(deltas{_PARTS})?|repairs{_PARTS}(/[^/]+)?)?)"
 )
 
@@ -49,7 +49,8 @@ OF_STEPS = (*COLUMNS, *COLUMNS_OF_TURNS, *COLUMNS_OF_GIGPO, *COLUMNS_OF_UPDATES,
 
 RULES = {
     "lensrl-run": _rules(
-        (r"layer|sample|token|feature|step", (), "int32"),
+        (r"layer|sample|token|feature|step|byte", (), "int32"),
+        (r"(training_)?completions/block|training_completions/kept", (), "int32"),
         (r"((snapshots/\d+/)?deltas/)?(row|column|entry|repair|axis\d+)_\d+", (), "int32"),  # in version 1 at the root
         (REPAIRS + "/repair", (), "int32"),
         (r"outside|item|parameter", (), "string"),
@@ -63,6 +64,14 @@ RULES = {
         (r"training/layer_grad_norm", ("step", "layer"), "float64"),
         (r"training/outside_grad_norm", ("step", "outside"), "float64"),
         (rf"training/({'|'.join(OF_STEPS)})", ("step",), "float64"),
+        (r"(training_)?completions/text", ("block", "byte"), "uint8"),
+        (r"completions/completion_(start|size)", ("item", "sample"), "int64"),
+        (r"completions/(prompt|reference)_(start|size)", ("item",), "int64"),
+        (r"training_completions/(completion|prompt)_(start|size)", ("kept",), "int64"),
+        (r"training_completions/(step|length)", ("kept",), "int32"),
+        (r"training_completions/item", ("kept",), "string"),
+        (r"training_completions/reward", ("kept",), "float64"),
+        (r"training_completions/truncated", ("kept",), "uint8"),
         (r"parameters/(part|component)", ("parameter",), "string"),
         (r"parameters/(size|changed)|snapshots/\d+/changed", ("parameter",), "int64"),
         (r"parameters/(norm|base_norm)|snapshots/\d+/norm", ("parameter",), "float64"),
