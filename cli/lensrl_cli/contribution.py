@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 BAR = "0      full RL"
 EACH = "each"
+FINISHED = ("mean", "finished", "right-given-finished")
 
 
 def contribution(
@@ -99,7 +100,8 @@ def contribution(
             if seed is not None:
                 scores = scores[(scores["seed"] == seed) | (scores["run"] == "base")]
             name = opened.name if own else f"{opened.name}, {score_in_words(benchmark, score)}"
-            finished = opened.finished_contributions(seed, benchmark=benchmark) if score == "finished" else None
+            if score == "finished":
+                finished = opened.contributions_by_score(seed, benchmark=benchmark, scores=FINISHED)
     else:
         if seed is not None:
             raise typer.BadParameter("--seed is for a STUDY: a table of contributions has no seeds")

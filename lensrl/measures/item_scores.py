@@ -77,6 +77,28 @@ def item_scores(samples: Samples, kind: str = "mean") -> Float64[np.ndarray, " i
     return _linearised_ratio(right, item_means(ended.astype(np.float64), samples.there), samples.benchmark)
 
 
+def possible(runs: Sequence[Samples]) -> tuple[str, ...]:
+    """Return the kinds of score that the samples of all runs allow, the mean first.
+
+    pass@K has the largest K that every item allows, above 1. A vote needs three samples or more: of two, none is the
+    more frequent. The scores of what ended are left out where no completion was truncated, for they equal the mean.
+    """
+    fewest = min(int(samples.there.sum(axis=1).min()) for samples in runs)
+    kinds = [f"pass@{fewest}"] if fewest > 1 else []
+    kinds += ["vote"] if fewest > 2 else []
+    if any(samples.truncated is not None and samples.truncated[samples.there].any() for samples in runs):
+        kinds += ["finished", "right-given-finished"]
+    return ("mean", *(kind for kind in kinds if all(_allows(samples, kind) for samples in runs)))
+
+
+def _allows(samples: Samples, kind: str) -> bool:
+    try:
+        item_scores(samples, kind)
+    except LensrlError:
+        return False
+    return True
+
+
 def item_means(
     values: Float[np.ndarray, "item sample"], there: Bool[np.ndarray, "item sample"]
 ) -> Float64[np.ndarray, " item"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -140,19 +141,31 @@ class Study:
             ["benchmark", *tables["task"].columns]
         ]
 
-    def finished_contributions(self, seed: int | None = None, *, benchmark: str | None = None) -> pd.DataFrame:
-        """Return C_l of every layer by three scores: mean, finished (and right), right-given-finished.
+    def contributions_by_score(
+        self, seed: int | None = None, *, benchmark: str | None = None, scores: Sequence[str] | None = None
+    ) -> pd.DataFrame:
+        """Return C_l of every layer by several scores; by default by all of `possible_scores`.
 
         The rows of `contributions`, with a column `score` in front. If RL only made answers end below the token limit,
-        C_l of the third is undefined or far from the first.
+        C_l of `right-given-finished` is undefined or far from that of `mean`. Lengths are in `scores`.
         """
         import pandas as pd
 
-        kinds = ("mean", "finished", "right-given-finished")
+        kinds = self.possible_scores(benchmark=benchmark) if scores is None else scores
         tables = {kind: self.contributions(seed, benchmark=benchmark, score=kind) for kind in kinds}
         return pd.concat([table.assign(score=kind) for kind, table in tables.items()], ignore_index=True)[
-            ["score", *tables["mean"].columns]
+            ["score", *next(iter(tables.values())).columns]
         ]
+
+    def possible_scores(self, *, benchmark: str | None = None) -> tuple[str, ...]:
+        """Return the kinds of score that the samples of every run allow: see `lensrl.measures.item_scores.possible`."""
+        from lensrl.measures.item_scores import possible
+        from lensrl.store.scored_by import ScoredBy
+
+        self.runs.check_scored()
+        by, base = ScoredBy(benchmark), self[BASE]
+        where = np.arange(len(by.items(base)))
+        return possible([by.samples(run, base, where) for run in self.runs.values() if run.has_scores])
 
     def set_contributions(
         self, seed: int | None = None, *, benchmark: str | None = None, score: str = "mean"

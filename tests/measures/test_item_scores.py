@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 import pytest
 
 from lensrl.errors import LensrlError
-from lensrl.measures.item_scores import NO_ANSWER, NOT_KEPT, Samples, item_scores, pass_at_k
+from lensrl.measures.item_scores import NO_ANSWER, NOT_KEPT, Samples, item_scores, pass_at_k, possible
 
 RNG = np.random.default_rng(5)
 
@@ -89,3 +90,16 @@ def test_a_model_that_only_ends_sooner_gains_nothing_given_that_it_finished() ->
 def test_a_benchmark_on_which_nothing_ended_is_refused() -> None:
     with pytest.raises(LensrlError, match="no completion on benchmark 'a' ended"):
         item_scores(Samples(np.array(["a"]), np.zeros((1, 2)), np.ones((1, 2), bool)), "right-given-finished")
+
+
+def test_the_possible_scores_are_those_that_every_run_allows() -> None:
+    whole = Samples(
+        np.array(["a"]), np.array([[1.0, 0.0, 0.0]]), np.array([[False, True, False]]), answer=np.ones((1, 3), np.int64)
+    )
+    assert possible([whole]) == ("mean", "pass@3", "vote", "finished", "right-given-finished")
+    ended = replace(whole, truncated=np.zeros((1, 3), bool))
+    assert possible([ended]) == ("mean", "pass@3", "vote")
+    assert possible([ended, replace(whole, answer=None)]) == ("mean", "pass@3", "finished", "right-given-finished")
+    cut = replace(whole, truncated=np.ones((1, 3), bool))
+    assert possible([whole, cut])[-1] == "finished"  # nothing ended: there is no share of it
+    assert possible([whole, Samples(np.array(["a"]), np.array([[0.5, np.nan]]))]) == ("mean",)

@@ -62,6 +62,16 @@ def test_contributions_of_a_benchmark_are_ratios_of_its_gains(study: Study) -> N
     )
 
 
+def test_contributions_by_score_are_those_of_each_possible_score(study: Study) -> None:
+    assert study.possible_scores(benchmark="carry")[:3] == ("mean", "pass@8", "vote")
+    assert study.possible_scores(benchmark="expression")[0] == "mean"
+    table = study.contributions_by_score(benchmark="carry")
+    assert tuple(table["score"].unique()) == study.possible_scores(benchmark="carry")
+    for score, part in table.groupby("score"):
+        alone = study.contributions(benchmark="carry", score=str(score))
+        np.testing.assert_array_equal(part["numerator"].to_numpy(), alone["numerator"].to_numpy())
+
+
 def test_lora_moves_every_layer_by_a_matrix_of_its_rank_and_nothing_else(study: Study) -> None:
     run = study["lora"]
     norms = run.delta_norms()
