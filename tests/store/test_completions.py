@@ -16,6 +16,7 @@ from lensrl.store.file.checked import dataset_at
 from lensrl.store.run import Run
 from lensrl.store.verify import check_file
 from lensrl.tasks import evaluation_items, load_task
+from lensrl.tasks.arithmetic import Arithmetic
 from lensrl.tasks.corridor import Corridor
 from tests.conftest import SMALL
 from tests.reseal import resealed
@@ -27,6 +28,7 @@ RELEASED = Path(__file__).parent / "released"
 
 def test_every_completion_is_kept_as_it_was_judged(small_study: Study, base: Base) -> None:
     task = load_task(SMALL)
+    assert isinstance(task, Arithmetic)
     items = {item.id: item for item in evaluation_items(task, SMALL)}
     for name in ("base", "full-rl", "layer-3", "ends"):
         run = small_study[name]
@@ -44,6 +46,7 @@ def test_every_completion_is_kept_as_it_was_judged(small_study: Study, base: Bas
 def test_a_few_completions_of_training_are_kept(small_study: Study) -> None:
     run = small_study["full-rl"]
     task, table = load_task(SMALL), run.training_completions
+    assert isinstance(task, Arithmetic)
     assert table["step"].tolist() == [step for step in (1, 2, 3, 4) for _ in range(4)]
     assert table.groupby("step")["item"].nunique().eq(4).all()  # of different prompts
     items = {item.id: item for item in task.items("train")}

@@ -55,7 +55,7 @@ def write_texts(group: h5py.Group, columns: Mapping[str, Column]) -> None:
         create(group, f"{name}_start", start, axes)
         create(group, f"{name}_size", size, axes)
     blocks = -(-len(content) // BLOCK)
-    axis(group.file["/"], "byte", BLOCK)
+    axis(group.file, "byte", BLOCK)
     axis(group, "block", blocks)
     padded = np.zeros(blocks * BLOCK, np.uint8)
     padded[: len(content)] = np.frombuffer(content, np.uint8)
