@@ -156,6 +156,13 @@ class Recipe(Table):
 
     `also` names further tasks on which every run is scored, for example code beside mathematics.
 
+    Every reference of the held-out items is judged by its own task when a study begins (`check_references`). Where
+    full RL has gained nothing, the command line stops before the single layers are trained (`on_no_gain`,
+    `lensrl.train.no_gain`). Both are no part of a study.
+
+    `report_to` shows training curves in TensorBoard, wandb or trackio while they grow (`lensrl.train.trackers`). It is
+    no part of a study, as `engine` is none.
+
     `checkpoints` names runs that were trained elsewhere: `full-rl`, `layer-20`, or a name of their own. A run that is
     named there is never trained here. It has the seeds of its checkpoints, whatever `seeds` says.
 
@@ -176,6 +183,13 @@ class Recipe(Table):
     rl: Rl = Rl()  # table [rl]: training
     evaluation: Evaluation = Evaluation()  # table [evaluation]: scoring
     store: Store = Store()  # table [store]: contents of run files
+    check_references: bool = Field(default=True, exclude=True)  # false: go on where over 5 % fail their own judge
+    on_no_gain: Literal["stop", "go on"] = Field(
+        default="stop", exclude=True
+    )  # before single layers, if full RL gained nothing
+    report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
+        default=[], exclude=True
+    )  # followed there; not kept
     engine: Resources = Field(default=Resources(), exclude=True)  # table [engine]: a worker of a cluster; not kept
 
     @model_validator(mode="before")
@@ -188,6 +202,11 @@ class Recipe(Table):
     @classmethod
     def _task_by_name(cls, task: Any) -> Any:
         return {"name": task} if isinstance(task, str) else task
+
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def _one_tracker(cls, given: Any) -> Any:
+        return ([] if given == "none" else [given]) if isinstance(given, str) else given
 
     @field_validator("sets", mode="before")
     @classmethod

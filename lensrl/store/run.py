@@ -318,7 +318,10 @@ class Run:
         - `turns`, in a task in turns: the mean per episode;
         - `anchor_group_size`, under GiGPO: the mean number of turns taken in one state;
         - `shared_anchor_share`, under GiGPO: the share of turns whose state another turn of the group has, too;
-        - `sampler_mismatch`, where lensrl sampled: the mean |log p of the sampler - log p of the trainer|, in nats.
+        - `sampler_mismatch`, where lensrl sampled: the mean |log p of the sampler - log p of the trainer|, in nats;
+        - `clipped_share`, with several updates per rollout: the share of tokens outside the clip;
+        - `entropy`: of the next token at the sampled positions, mean, in nats;
+        - `kl`, where the loss has a KL term: to the base, in nats a token.
         """
         import pandas as pd
 

@@ -47,6 +47,7 @@ class Recorder:
         self._squares: list[dict[int | str, float]] = []  # of the gradients of the step's updates so far, by part
         self._losses: list[float] = []  # of the step's updates so far
         self._clipped: list[float] = []
+        self._logged: dict[str, list[float]] = {}
         self._step_started = time.perf_counter()
         self._mismatch = torch.zeros(2, dtype=torch.float64)  # of the step so far: sum, and number of tokens
 
@@ -133,23 +134,32 @@ class Recorder:
         if not np.isfinite(total):
             raise Diverged(f"the gradient is not finite at step {len(self.curve.grad_norm)}")
 
-    def update_ends(self, loss: float, *, clipped_share: float = 0.0) -> bool:
+    def update_ends(
+        self, loss: float, *, clipped_share: float = 0.0, entropy: float | None = None, kl: float | None = None
+    ) -> bool:
         """Record the end of an update, and of the step after its last update. Returns whether the step has ended.
+
+        Every number is a mean over the step's updates in the curve; None has no column.
 
         Raises Collapsed when the recent reward is far below the reward at the start.
         """
         self._losses.append(loss)
         self._clipped.append(clipped_share)
+        for name, value in (("entropy", entropy), ("kl", kl)):
+            if value is not None:
+                self._logged.setdefault(name, []).append(value)
         if len(self._losses) < self._updates:
             return False
         curve = self.curve
         curve.loss.append(_mean(self._losses))
         if self._updates > 1:  # with one update, the policy is the sampled policy, and nothing is clipped
             curve.clipped_share.append(_mean(self._clipped))
+        for name, values in self._logged.items():
+            getattr(curve, name).append(_mean(values))
         total, tokens = self._mismatch.tolist()
         if tokens:
             curve.sampler_mismatch.append(total / tokens)
-        self._squares, self._losses, self._clipped = [], [], []
+        self._squares, self._losses, self._clipped, self._logged = [], [], [], {}
         curve.step_time.append(time.perf_counter() - self._step_started)
         curve.peak_memory.append(
             float(torch.cuda.max_memory_allocated())

@@ -334,7 +334,10 @@ class _StepCallback(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if logs and "loss" in logs:  # the summary at the end of training has none
-            whole = self._recorder.update_ends(float(logs["loss"]), clipped_share=float(logs["clip_ratio/region_mean"]))
+            whole = self._recorder.update_ends(
+                float(logs["loss"]), clipped_share=float(logs["clip_ratio/region_mean"]),
+                entropy=logs.get("entropy"), kl=logs.get("kl"),
+            )  # fmt: skip
             if whole and self._on_step is not None:
                 self._on_step(self._recorder.curve)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from lensrl.store.origin import check_base, check_items, package_versions, prove
 from lensrl.store.run import Run
 from lensrl.store.write import Header, Scores, joined, write_run
 from lensrl.tasks import AgentTask, Item, Texts, check_benchmarks, evaluation_items, load_also, load_task
+from lensrl.tasks.gold import failed_references
 from lensrl.tasks.harness import Harness
 from lensrl.train.adopt import open_checkpoint, record_of
 from lensrl.train.algorithms import check_algorithm
@@ -42,9 +44,17 @@ from lensrl.train.checks import is_finite
 from lensrl.train.curve import TrainingCurve
 from lensrl.train.disk import RunBytes, run_bytes
 from lensrl.train.job import Job, run_recipe
-from lensrl.train.preflight import check_checkpointing, check_enough, check_fits, check_frozen_dtype
+from lensrl.train.preflight import (
+    check_checkpointing,
+    check_enough,
+    check_fits,
+    check_frozen_dtype,
+    check_references,
+    check_several,
+)
 from lensrl.train.resume import Checkpoints
 from lensrl.train.snapshots import Snapshots
+from lensrl.train.trackers import check_trackers, followed
 from lensrl.train.trainer import compute_dtype, frozen_in_bf16, train
 from lensrl.train.watch import Watcher
 
@@ -55,6 +65,7 @@ class Workshop:
     def __init__(self, recipe: Recipe) -> None:
         if recipe.store.compression != "none":
             compression_plugin()  # missed now, not after an hour of training
+        check_trackers(recipe.report_to)
         self.recipe = recipe  # without its sets chosen: a job has these
         self.task = load_task(recipe)
         self.items = evaluation_items(self.task, recipe)
@@ -67,6 +78,8 @@ class Workshop:
             self.probed = probe_items(self.items, recipe.store.probe_items)
         # Scores that were made elsewhere are paired now, before any model is loaded.
         self.harness = Harness(recipe.task) if isinstance(recipe.task, HarnessTask) else None
+        if not isinstance(self.task, Texts):
+            check_several([*self.items, *also_items])
         if self.harness is not None:
             for checkpoint in (c for run in recipe.checkpoints.values() for c in run.seeds.values()):
                 self.harness.read(checkpoint.scores)
@@ -117,6 +130,22 @@ class Workshop:
                 f"comes nearest to it"
             )
         return lines
+
+    @cached_property
+    def failed_references(self) -> list[Item]:
+        """The held-out items whose reference fails its own judge, those of further tasks included."""
+        tasks = [(self.task, self.items), *self.also]
+        return [item for task, items in tasks if not isinstance(task, Texts) for item in failed_references(task, items)]
+
+    def check_references(self) -> str:
+        """Return a line on references that fail their own judge; empty without any. Raises LensrlError for many."""
+        return check_references(self.failed_references, len(self._scored_items), self.recipe)
+
+    @property
+    def _scored_items(self) -> list[Item]:
+        return (
+            [] if isinstance(self.task, Texts) else [*self.items, *(item for _, items in self.also for item in items)]
+        )
 
     def check_runs(self, specs: Sequence[RunSpec]) -> None:
         """Raise LensrlError for a run that would train nothing, and for a checkpoint that cannot be its run."""
@@ -269,6 +298,7 @@ class Workshop:
         steps = recipe.rl.steps_on(len(self.task.items("train")))
 
         def on_step(curve: TrainingCurve) -> None:
+            show(curve)
             watcher.stepped(spec, curve)
             tell(job.path, f"step {len(curve)}/{steps}, reward {curve.reward_mean[-1]:.3f}")
 
@@ -278,11 +308,13 @@ class Workshop:
             folder, self._origin(job, recipe), every=recipe.rl.checkpoint_every,
             note=lambda line: watcher.noted(f"{spec.name} seed {spec.seed}: {line}"),
         )  # fmt: skip
-        training = train(
-            self.base, self.task, recipe, layers=spec.layers, component=spec.component, boost=spec.boost,
-            factor=spec.factor, lora=spec.lora, seed=spec.seed, device=self.device,
-            on_step=on_step, snapshots=snapshots, checkpoints=checkpoints,
-        )  # fmt: skip
+        config = recipe.measured() | {"run": spec.name, "seed": spec.seed}
+        with followed(self.recipe.report_to, job.folder.absolute(), job.path.stem, folder, config) as show:
+            training = train(
+                self.base, self.task, recipe, layers=spec.layers, component=spec.component, boost=spec.boost,
+                factor=spec.factor, lora=spec.lora, seed=spec.seed, device=self.device,
+                on_step=on_step, snapshots=snapshots, checkpoints=checkpoints,
+            )  # fmt: skip
         status, reason, curve = training.status, training.reason, training.curve
         if status == "diverged":  # its weights are not numbers: the curve is all there is to keep
             header = self._header(job, status=status, reason=reason, resumed=training.resumed)
@@ -357,8 +389,15 @@ class Workshop:
                 generation=None if isinstance(self.task, Texts) else self.recipe.generation,
                 checkpoint=checkpoint,
                 resumed=resumed,
+                references=self._references() if spec.name == BASE else None,
             ),
         )
+
+    def _references(self) -> dict[str, object] | None:
+        if not self._scored_items:
+            return None
+        failed = [f"{item.benchmark}/{item.id}" for item in self.failed_references]
+        return {"judged": len(self._scored_items), "failed": failed}
 
 
 def parameter_table(base: Base) -> list[Parameter]:

@@ -41,6 +41,7 @@ COLUMNS = ("reward_mean", "reward_std", "loss", "grad_norm", "layer_grad_norm", 
 COLUMNS_OF_TURNS = ("turns",)  # where the task is in turns
 COLUMNS_OF_GIGPO = ("anchor_group_size", "shared_anchor_share")
 COLUMNS_OF_SAMPLER = ("sampler_mismatch",)  # where lensrl sampled, from version 0.3 on
+COLUMNS_OF_LOGS = ("entropy", "kl")  # from version 0.3 on; kl where the loss has a KL term
 COLUMNS_OF_UPDATES = ("clipped_share",)  # where a rollout has several updates
 COLUMNS_OF_ALGORITHM = {"gigpo": (*COLUMNS_OF_TURNS, *COLUMNS_OF_GIGPO)}  # its tasks are in turns
 SCORES = ("score", "length", "truncated", "reference_logprob")

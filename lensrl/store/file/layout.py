@@ -16,6 +16,7 @@ from lensrl.store.file.checked import attribute, axis_names, check_tree, dataset
 from lensrl.store.file.completeness import (
     COLUMNS,
     COLUMNS_OF_GIGPO,
+    COLUMNS_OF_LOGS,
     COLUMNS_OF_SAMPLER,
     COLUMNS_OF_TURNS,
     COLUMNS_OF_UPDATES,
@@ -45,7 +46,7 @@ GROUPS = re.compile(
     rf"|(snapshots/\d+/)?(deltas{_PARTS})?|repairs{_PARTS}(/[^/]+)?)?)"
 )
 
-OF_STEPS = (*COLUMNS, *COLUMNS_OF_TURNS, *COLUMNS_OF_GIGPO, *COLUMNS_OF_UPDATES, *COLUMNS_OF_SAMPLER)
+OF_STEPS = (*COLUMNS, *COLUMNS_OF_TURNS, *COLUMNS_OF_GIGPO, *COLUMNS_OF_UPDATES, *COLUMNS_OF_SAMPLER, *COLUMNS_OF_LOGS)
 
 RULES = {
     "lensrl-run": _rules(

@@ -13,6 +13,7 @@ from lensrl.store.file.checked import dataset_at, group_at
 from lensrl.store.file.completeness import (
     COLUMNS,
     COLUMNS_OF_GIGPO,
+    COLUMNS_OF_LOGS,
     COLUMNS_OF_SAMPLER,
     COLUMNS_OF_TURNS,
     COLUMNS_OF_UPDATES,
@@ -38,10 +39,10 @@ from tests.store.synthetic import (
 from tests.store.test_format import RUN, table
 
 KINDS = ("base", "trained", "adopted", "diverged")
-OPTIONAL_COLUMNS = (*COLUMNS_OF_TURNS, *COLUMNS_OF_GIGPO, *COLUMNS_OF_UPDATES, *COLUMNS_OF_SAMPLER)
+OPTIONAL_COLUMNS = (*COLUMNS_OF_TURNS, *COLUMNS_OF_GIGPO, *COLUMNS_OF_UPDATES, *COLUMNS_OF_SAMPLER, *COLUMNS_OF_LOGS)
 MAY_BE_ABSENT = {
     "training/turns", "training/anchor_group_size", "training/shared_anchor_share", "training/clipped_share",
-    "training/sampler_mismatch",
+    "training/sampler_mismatch", "training/entropy", "training/kl",
 }  # fmt: skip
 TABLES = {
     "scores", "completions", "training", "training_completions", "parameters", "probe", "activations",
