@@ -43,7 +43,7 @@ def metadata(wheel: ZipFile, file: str) -> str:
     [
         "lensrl/__init__.py",
         "lensrl_cli/main.py",
-        "lensrl/show/templates/report.html.j2",
+        *(f"lensrl/show/templates/{name}" for name in ("report.html.j2", "sections.html.j2", "page.css", "page.js")),
         *(
             f"lensrl/models/tiny/{family}/{name}"
             for family in ("qwen3", "qwen2.5")

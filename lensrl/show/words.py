@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lensrl.errors import LensrlError
 
@@ -63,3 +65,22 @@ def score_in_words(benchmark: str | None, score: str) -> str:
     """Name a score: `carry, pass@4`."""
     where = {None: "", "all": "all benchmarks, "}.get(benchmark, f"{benchmark}, ")
     return where + SCORE_WORDS.get(score, score)
+
+
+MINUS = "−"
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """Return a number with a true minus sign; a dash where there is none."""
+    return "–" if value is None or value != value else f"{value:.{digits}f}".replace("-", MINUS)
+
+
+def p_value(value: float) -> str:
+    """Return a p in words: `< 0.001`, or with three digits."""
+    return "–" if value != value else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def typeset(text: str) -> str:
+    """Set true minus signs, and no-break spaces before and in intervals."""
+    text = re.sub(r"(?<!\w)-(?=\d)", MINUS, text)
+    return re.sub(r" \[[^]]*\]", lambda interval: interval[0].replace(" ", "\N{NO-BREAK SPACE}"), text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -12,7 +13,8 @@ import pytest
 
 from lensrl import open_study, patch, write_report
 from lensrl.judge.verdict import verdict
-from lensrl.show.page import reading
+from lensrl.show.page import as_json
+from lensrl.show.readings import reading
 from tests.cli.test_bottleneck_verb import judged_or_refused
 from tests.reseal import resealed
 
@@ -25,14 +27,20 @@ class Page(HTMLParser):
         self.tags: list[str] = []
         self.references: list[str] = []
         self.text = ""
+        self._inside = ""
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
+        self._inside = tag
         self.references += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href")]
 
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
     def handle_data(self, data: str) -> None:
-        self.text += data
+        if self._inside not in ("script", "style"):
+            self.text += data
 
 
 @pytest.fixture
@@ -68,8 +76,15 @@ def test_hostile_text_is_shown_and_not_run(copied: Path) -> None:
     recipe = copied / "recipe.json"
     recipe.write_text(recipe.read_text().replace("tiny:qwen3", hostile))
     page = read(copied)
-    assert "script" not in page.tags
+    assert page.tags.count("script") == 3  # the data, Vega and the page's own
     assert page.text.count(hostile) >= 2
+
+
+def test_text_in_embedded_json_cannot_leave_its_element() -> None:
+    hostile = {"</script><img src=x onerror=alert(1)>": ["<!--<script>", "\u2028", "é", None, 0.5]}
+    written = as_json(hostile)
+    assert not set("<>&\u2028") & set(written)
+    assert json.loads(written) == hostile
 
 
 def test_a_study_without_full_rl_still_has_a_report_that_says_so(copied: Path) -> None:
@@ -113,9 +128,9 @@ def test_a_verdict_is_shown_whole_and_escaped(copied: Path, monkeypatch: pytest.
     path = copied / f"{hostile.replace('/', '|')}.csv"
     path.write_text("layer,contribution\n" + "\n".join(f"{i},{0.9 - 0.6 * (i > 4) + 0.01 * i**2}" for i in range(8)))
     planted = replace(verdict(path), limits=[hostile])
-    monkeypatch.setattr("lensrl.show.page.judge", lambda _: planted)
+    monkeypatch.setattr("lensrl.show.sections.judge", lambda _: planted)
     page = read(copied)
-    assert "script" not in page.tags
+    assert page.tags.count("script") == 3
     assert hostile in page.text
     assert "contradicted" in page.text or "undetermined" in page.text
     assert all(

@@ -44,6 +44,14 @@ HOSTILE = {
     "equations": r"\boxed{" + "1=" * 290 + "1}",
     "unions": r"\boxed{" + r"\cup".join(["(1,2)"] * 150) + "}",
     "dates": "June 20 " * 2500,
+    "options": r"\boxed{" + "(A)" * 600 + "}",
+    "named options": r"\boxed{" + "option A: " * 190 + "}",
+    "points left out": r"\boxed{\mathbb{R} \setminus \{" + ",".join(map(str, range(400))) + r"\}}",
+    "points one by one": r"\boxed{" + " and ".join(rf"x \ne {i}" for i in range(150)) + "}",
+    "a list in prose": " and ".join(["1"] * 3000),
+    "infix fractions": r"\boxed{" + "{a" * 900 + r"\over " + "}" * 900 + "}",
+    "repeated digits": r"\boxed{0." + "12" * 280 + "3" * 20 + r"\ldots}",
+    "more digits than a float": r"\boxed{" + "9" * 599 + "}",
 }
 
 
@@ -59,7 +67,7 @@ def test_a_hostile_completion_is_wrong_and_the_next_is_judged_as_ever(judge: Jud
     assert judge("18", r"\boxed{19}") is False
 
 
-@pytest.mark.parametrize("gold", ["18", "x^2+1", r"(-\infty,3)"])
+@pytest.mark.parametrize("gold", ["18", "x^2+1", r"(-\infty,3)", "2^{2015}-1"])
 def test_hostile_completions_cost_the_judge_of_mathematics_little(gold: str) -> None:
     """Half a second is a bound for the busiest machine: most take a millisecond, and the worst a tenth of a second."""
     for name, completion in HOSTILE.items():

@@ -38,6 +38,7 @@ _WHOLE = re.compile(
     "|".join(
         (
             *(re.sub(r"\?P<\w+>", "?:", pattern) for pattern in (*kinds.DATES, rf"{kinds.CLOCK}\s*{kinds.HALF}")),
+            rf"\bbetween\s+\\?\$?{_DIGITS}\s+and\s+\\?\$?\d[\d,.]*",
             rf"{_DIGITS}\s+to\s+\$?\d[\d,.]*(?:\s+[a-z]+)?",  # 3 to 4 hours
             r"(?<![\d,.])\d{1,3}(?: \d{3})+(?!\d)",  # 10 000
             rf"{_DIGITS}(?:(?:\s*:\s*\d+)+|\s+(?:hundred|thousand|million|billion|trillion)\b|\s*(?:\\?%|percent\b))",
@@ -46,6 +47,7 @@ _WHOLE = re.compile(
     re.IGNORECASE,
 )
 _TOKEN = re.compile(r"(?<![\w$])\$(?=[^\s$])[^$\n]{0,300}?(?<=[^\s$])\$(?!\d)|(?:\\[A-Za-z]+\{[^{}\n]{0,200}\}|\S)+")
+_LISTED = re.compile(r"\$[^$]*\$|\\?\$?-?\d[\d,./]*%?|\([^()]*\)")
 _UNKNOWN = re.compile(r"(?<![A-Za-z\\])(?!(?<=\d)x\d)[A-Za-z](?![A-Za-z])|[<>]")
 _SIGN = re.compile(r"[-+*/=<>≤≥×÷·^]|\\(?:times|cdot|div|le|ge|pm|approx)")
 
@@ -87,20 +89,29 @@ def _last_number(text: str) -> list[str]:
     for match in _WHOLE.finditer(text):
         if match.start() < digits <= match.end():
             return [match[0]]
-    tokens = list(_TOKEN.finditer(text))
-    last = max((i for i, token in enumerate(tokens) if _NUMBER.search(token[0])), default=None)
+    words: list[str] = []
+    for token in _TOKEN.finditer(text):
+        if words and token[0] in (",", ";", ".", ":"):  # after a formula between dollars
+            words[-1] += token[0]
+        else:
+            words.append(token[0])
+    last = max((i for i, word in enumerate(words) if _NUMBER.search(word)), default=None)
     if last is None:
         return []
     # Take the signs and operands on both sides.
-    first, words = last, [token[0] for token in tokens]
-    while first > 0 and not words[first - 1].endswith((",", ";", ".", ":")) and _joined(words[first - 1], words[first]):
-        first -= 1
+    first = _start(words, last)
     while (
         last + 1 < len(words)
         and not words[last].endswith((",", ";", ".", ":"))
         and _joined(words[last], words[last + 1])
     ):
         last += 1
+    # Take what is listed before it: `3, 4 and 5`.
+    listed = first
+    while (before := _listed(words, listed)) is not None:
+        listed = _start(words, before)
+    if listed < first and _are_values(whole := " ".join(words[listed : last + 1]).rstrip(".,;:!?*\"'")):
+        return [whole]
     run = " ".join(words[first : last + 1]).rstrip(".,;:!?*\"'")
     run = run if run.count("(") >= run.count(")") else run.rstrip(")")
     run = run if run.count("(") <= run.count(")") else run.lstrip("(")
@@ -110,9 +121,38 @@ def _last_number(text: str) -> list[str]:
     return [run]
 
 
+def _start(words: list[str], at: int) -> int:
+    """Return the place of the first token of the formula that ends with a token."""
+    while at > 0 and not words[at - 1].endswith((",", ";", ".", ":")) and _joined(words[at - 1], words[at]):
+        at -= 1
+    return at
+
+
+def _are_values(text: str) -> bool:
+    """Return whether the sides of a list's equations are names: `x = 2 and x = 3`, not `2x = 10 and x = 5`."""
+    return all(
+        re.fullmatch(r"[\s$]*(?:[A-Za-z](?:_\w)?\s*=)?[^=]*", part) for part in re.split(r"\band\b|\bor\b|[,;]\s", text)
+    )
+
+
+def _listed(words: list[str], at: int) -> int | None:
+    """Return the place of the number or formula that `and`, `or` or a comma joins to the one at a place.
+
+    A comma alone joins formulas only: in "In 2010, 18 people came" the number is 18.
+    """
+    joined = at > 0 and words[at - 1].lower() in ("and", "or")
+    before = at - 1 - joined
+    if before < 0:
+        return None
+    bare = words[before].rstrip(",;")
+    formulas = bare.startswith("$") and words[at].startswith("$") and words[before] != bare
+    return before if (joined or formulas) and _LISTED.fullmatch(bare) else None
+
+
 def _joined(left: str, right: str) -> bool:
     """Return whether two neighbouring tokens belong to one formula: one of them is a sign or has a command of LaTeX."""
-    sign = _SIGN.fullmatch(left.strip("$")) or _SIGN.fullmatch(right.strip("$")) or "\\" in left + right
+    sign = _SIGN.fullmatch(left.strip("$")) or _SIGN.fullmatch(right.strip("$"))
+    sign = sign or "\\" in (left + right).replace(r"\$", "").replace(r"\%", "")
     return bool(sign and _operand(left) and _operand(right))
 
 

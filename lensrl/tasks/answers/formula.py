@@ -35,7 +35,7 @@ class Formula(NamedTuple):
 
 def read(text: str) -> Formula:
     """Return the formula that is all of `text`. Raises Unreadable."""
-    if len(text) > LENGTH or WORD.fullmatch(text):
+    if len(text) > LENGTH or WORD.fullmatch(text) or re.fullmatch(r"\d+(?:-\d+){2,}", text):  # 30-60-90
         raise Unreadable(text[:20])
     try:
         parser = Parser(text)
@@ -96,7 +96,7 @@ def rounded(gold: Formula, other: Formula, a: Value, b: Value, *, digits: int = 
         return False
     if not (isinstance(a, Fraction) and isinstance(b, Fraction)):
         a, b = mpmath.re(inexact(a)), mpmath.re(inexact(b))
-    if digits > 5 and abs(a - b) > 5e-6 * abs(a):
+    if digits > 5 and 200_000 * abs(a - b) > abs(a):
         return False
     for formula, own in ((gold, a), (other, b)):
         if (place := formula.last_digit) is not None:
@@ -115,6 +115,17 @@ def _natural(tree: Node) -> Node:
     if tree[:2] == ("call", "log"):
         return ("call", "ln", _natural(tree[2]))
     return tuple(_natural(part) if isinstance(part, tuple) else part for part in tree)
+
+
+def renamed(formula: Formula, old: str, new: str) -> Formula:
+    """Return the formula with another name for one of its symbols."""
+    return formula._replace(tree=_renamed(formula.tree, old, new), symbols=formula.symbols - {old} | {new})
+
+
+def _renamed(tree: Node, old: str, new: str) -> Node:
+    if tree == ("symbol", old):
+        return ("symbol", new)
+    return tuple(_renamed(part, old, new) if isinstance(part, tuple) else part for part in tree)
 
 
 def has(formula: Formula, function: str) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from lensrl.tasks.answers.parts import split
 from lensrl.tasks.answers.regions import Region, constant, same_regions
+from lensrl.tasks.answers.spelling import NUMERALS
 from lensrl.tasks.answers.units import Quantity, quantity
 from lensrl.tasks.answers.values import close, inexact
 
@@ -139,10 +140,11 @@ def range_(text: str) -> Range | None:
 
 def based(text: str) -> Based | None:
     """Read `2516_8`, `2516_{8}`, `2516 (base 8)`."""
-    match = re.fullmatch(r"\(?(\d[\dA-Fa-f ,]*)\)?\s*_\s*\{?\s*(\d{1,2})\s*\}?", text) or re.fullmatch(
-        r"(\d[\dA-F]*)\s*,?\s*\(?(?:in )?base (\d{1,2})\)?", text
-    )
-    return Based(re.sub("[ ,]", "", match[1]).upper(), int(match[2])) if match else None
+    match = re.fullmatch(
+        r"\(?(\d[\dA-Fa-f ,]*|[A-Fa-f]\d[\dA-Fa-f]*)\)?\s*_\s*\{?\s*(?:base )?(\d{1,2}|[a-z]+)\s*\}?", text
+    ) or re.fullmatch(r"(\d[\dA-F]*)\s*,?\s*\(?(?:in )?base (\d{1,2}|[a-z]+)\)?", text)
+    base = NUMERALS.get(match[2], match[2]) if match else ""
+    return Based(re.sub("[ ,]", "", match[1]).upper(), int(base)) if match and str(base).isdigit() else None
 
 
 _OPTION = (
@@ -161,6 +163,16 @@ def option(text: str) -> Option | None:
         if match := pattern.fullmatch(text):
             return Option(match["letter"].upper(), (match["text"] or "").strip())
     return None
+
+
+def options(text: str) -> frozenset[str] | None:
+    """Read several letters of multiple choice: `A, C`, `A and C`, `AC`."""
+    if re.fullmatch(r"[A-J]{2,5}", text):
+        return frozenset(text) if list(text) == sorted(set(text)) else None
+    letters = [option(part) for part in split(text, ",", ";", "and", "&") if part]
+    if len(letters) < 2 or any(letter is None or letter.text for letter in letters):
+        return None
+    return frozenset(letter.letter for letter in letters if letter)
 
 
 KINDS: tuple[Callable[[str], Any], ...] = (clock, date, range_, ratio, based)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from lensrl.tasks.answers.spelling import numeral
+
 _OPEN, _CLOSE = (
     ("(", "[", "{", r"\{", r"\langle", r"\lfloor", r"\lceil"),
     (")", "]", "}", r"\}", r"\rangle", r"\rfloor", r"\rceil"),
@@ -24,9 +26,10 @@ _SYSTEM = re.compile(r"\\begin\s*\{(?:cases|aligned|align\*?|gathered)\}(.*)\\en
 _SIGNED = re.compile(r"\\([pm])[pm](?![A-Za-z])")
 _NAME = re.compile(
     r"(?:[A-Za-z]|[A-Z]{2,3}|sum|ans|max|min|gcd|lcm|\\(?:alpha|beta|gamma|theta|lambda|mu|phi|omega|Delta|sigma|rho|tau))"
-    r"(?:\s*_\s*(?:\{[^{}]*\}|\w))?'*(?:\s*\^\s*\{?\s*-\s*1\s*\}?)?(?:\s*\([\w\s,|]*\))?"
+    r"(?:\s*_\s*(?:\{[^{}]*\}|\w))?'*(?:\s*\^\s*\{?\s*-\s*1\s*\}?)?(?:\s*\((?:[^()=]|\([^()=]*\))*\))?"
     r"|m?\s*\\(?:angle|triangle|overline|widehat|measuredangle)\s*\{?[A-Z ]{1,6}\}?|\|\s*[A-Z]{2}\s*\|"
     r"|\(\s*[a-z](?:\s*,\s*[a-z])+\s*\)"
+    r"|\(\s*[a-z]\s*\\circ\s*[a-z]\s*\)\s*\(\s*\w+\s*\)|\\frac\s*\{\s*[A-Z]{2}\s*\}\s*\{\s*[A-Z]{2}\s*\}"
     r"|[A-Za-z]{4,}(?:\s+[A-Za-z]+){0,6}|[A-Za-z]+(?:\s+[A-Za-z]{2,}){1,6}"
     r"|\\(?:lim|int|iint|oint|sum|prod|det|max|min|gcd|lcm|Pr|deg|dim)(?![A-Za-z]).*"
     r"|\\frac\s*\{\s*d\s*[a-z]?\s*\}\s*\{\s*d\s*[a-z]\s*\}(?:\s*[a-z])?"
@@ -111,7 +114,7 @@ def bracketed(text: str) -> Bracketed | None:
     if kind is None or (len(items) < 2 and kind == "(") or (kind == "{" and first == "{" and len(items) < 2):
         return None
     if kind == "[" and len(items) > 1 and all((row := bracketed(item)) and row.kind in "([" for item in items):
-        return Bracketed("matrix", items)
+        return Bracketed("matrix", tuple(f"({item[1:-1]})" for item in items))
     if kind == "[" and len(items) > 2:  # no interval
         kind = "("
     return Bracketed(kind, items)
@@ -155,7 +158,7 @@ class Part(NamedTuple):
 def part(text: str) -> Part:
     r"""Read `x = 5` as the value 5 of x, and `9 + 9 = 18` as values. `\approx` separates values, too."""
     text = re.sub(r"^\s*(?:\\approx|=|\\therefore|\\Rightarrow|\\implies)(?![A-Za-z])\s*", "", text)
-    text = re.sub(r"^([A-Za-z]{2,}(?: [A-Za-z]+)*)\s*:\s*", r"\1 = ", text)  # width: 5
+    text = numeral(re.sub(r"^([A-Za-z]{2,}(?: [A-Za-z]+)*)\s*:\s*", r"\1 = ", text))  # width: 5
     if member := re.fullmatch(r"([A-Za-z])\s*\\in(?![A-Za-z])\s*(\\\{.*\\\})", text):
         return Part(text, member[1], (member[2],))
     sides = tuple(side for side in split(text, "=", r"\approx") if side)

@@ -38,12 +38,18 @@ def region(text: str) -> Region | None:
         return found and found._replace(variable=member[1])
     if text.lower() in (r"\reals", "all real numbers", "all reals", "all real number"):
         return Region(((-_INFINITY, False, _INFINITY, False),))
-    if re.fullmatch(r"no(?: real)? solutions?", text, re.IGNORECASE) or text in (r"\emptyset", r"\{\}", r"\{ \}"):
+    if re.fullmatch(r"no(?: real)? solutions?|(?:the )?(?:empty|null) set", text, re.IGNORECASE) or text in (
+        r"\emptyset",
+        r"\{\}",
+        r"\{ \}",
+    ):
         return Region(())
     return _inequalities(text) or _union(text)
 
 
+PIECES = 60  # of a union, or points left out of a set
 _INFINITY = mpmath.inf
+_ABSOLUTE = re.compile(r"\|\s*([A-Za-z])\s*(?:([-+])\s*([^|]+?))?\s*\|")
 _RELATIONS = {
     "<": (-1, False),
     ">": (1, False),
@@ -57,8 +63,8 @@ _RELATIONS = {
 def _union(text: str) -> Region | None:
     without = split(text, r"\setminus", r"\backslash")
     if len(without) == 2 and (points := bracketed(without[1])) and points.kind == "{" and (whole := region(without[0])):
-        places = [_end(item) for item in points.items]
-        if None in places:
+        places = [_end(item) for item in points.items[: PIECES + 1]]
+        if None in places or len(places) > PIECES:
             return None
         pieces = whole.intervals
         for place in places:
@@ -66,6 +72,8 @@ def _union(text: str) -> Region | None:
         return Region(_merged(pieces))
     found: list[Interval] = []
     sides = split(text, r"\cup", "U")
+    if len(sides) > PIECES:
+        return None
     for side in sides:
         items = bracketed(side)
         ends = [_end(item) for item in items.items] if items else []
@@ -91,6 +99,8 @@ def _inequalities(text: str) -> Region | None:
         sides = split(text, word)
         if len(sides) < 2:
             continue
+        if len(sides) > PIECES:
+            return None
         found = [_inequalities(side) for side in sides if side]
         kept = [side for side in found if side]
         if not kept or len(kept) < len(found) or len({side.variable for side in kept}) > 1:
@@ -112,6 +122,8 @@ def _inequality(text: str) -> Region | None:
         or (len(signs) > 1 and not set(signs) <= {"<", ">", r"\le", r"\ge"})
     ):
         return None
+    if len(sides) == 2 and (distance := _ABSOLUTE.fullmatch(sides[0]) or _ABSOLUTE.fullmatch(sides[1])):
+        return _around(distance, sides, signs[0])
     names = [i for i, side in enumerate(sides) if re.fullmatch(r"[A-Za-z]|\\[a-z]+", side) and _end(side) is None]
     ends = [_end(side) for i, side in enumerate(sides) if i not in names]
     if len(names) != 1 or None in ends or (len(sides) == 3 and names != [1]) or set(signs) == {"="}:
@@ -132,6 +144,21 @@ def _inequality(text: str) -> Region | None:
         else:
             pieces = _common(pieces, ((end, closed, _INFINITY, False),))
     return Region(pieces, sides[names[0]])
+
+
+def _around(distance: re.Match[str], sides: list[str], sign: str) -> Region | None:
+    """Read `|x - a| < r`, or the sides the other way round."""
+    first = _ABSOLUTE.fullmatch(sides[0]) is not None
+    radius, centre = _end(sides[1 if first else 0]), _end(distance[3] or "0")
+    direction, closed = _RELATIONS[sign]
+    if radius is None or centre is None or direction not in (-1, 1) or radius < 0:
+        return None
+    centre = -centre if distance[2] == "+" else centre
+    low, high = centre - radius, centre + radius
+    if (direction < 0) == first:
+        return Region(((low, closed, high, closed),) if radius or closed else (), distance[1])
+    pieces = ((-_INFINITY, False, low, closed), (high, closed, _INFINITY, False))
+    return Region(_merged(pieces), distance[1])
 
 
 def _common(first: Intervals, second: Intervals) -> Intervals:

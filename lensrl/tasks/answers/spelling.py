@@ -40,7 +40,7 @@ _BOLD = (
 
 _FONTS = (
     "text|textbf|textit|textrm|textsf|texttt|textnormal|emph|mathrm|mathbf|mathit|mathsf|mathtt|mathcal|boldsymbol|bm|"
-    "mbox|hbox|operatorname|underline|uline|boxed|fbox|mathord|ensuremath|bold|pmb"
+    "mbox|hbox|operatorname|underline|uline|boxed|fbox|mathord|ensuremath|bold|pmb|hat|widehat|vec|overrightarrow"
 )
 _NAMES = {
     name: new
@@ -50,12 +50,29 @@ _NAMES = {
         "}": "rbrace", "[": "lbrack", "]": "rbrack", "|": "lvert rvert vert mid lVert rVert", "*": "ast", ":": "colon",
         "phi": "varphi", "epsilon": "varepsilon", "theta": "vartheta", "and": "land wedge", "or": "lor vee iff",
         "approx": "simeq", "overline": "bar", "degree": "textdegree", "$": "textdollar", "infty": "infin", "reals": "R",
-        "^": "sp", "_": "sb",
+        "^": "sp", "_": "sb", "i": "imath", "j": "jmath",
     }.items()
     for name in names.split()
 }  # fmt: skip
 _COMMAND = re.compile(rf"\\({'|'.join(sorted(_NAMES, key=len, reverse=True))})(?![A-Za-z])")
-_PLAIN = {"<", ">", "[", "]", "|", "*", ":", "$", "^", "_"}
+_PLAIN = {"<", ">", "[", "]", "|", "*", ":", "$", "^", "_", "i", "j"}
+_GROUP = r"((?:[^{}]|\{[^{}]*\})*?)"
+_INFIX = re.compile(rf"\{{{_GROUP}\\(over|choose)(?![A-Za-z]){_GROUP}\}}")  # {3 \over 4}
+_CHOSEN = re.compile(  # C(5, 2), {}_5C_2, C_5^2
+    r"\bC\s*\(\s*(\d{1,4})\s*,\s*(\d{1,4})\s*\)|(?:\{\s*\}\s*)?[_^]\s*\{?(\d{1,4})\}?\s*C\s*_\s*\{?(\d{1,4})\}?"
+    r"|\bC\s*_\s*\{?(\d{1,4})\}?\s*\^\s*\{?(\d{1,4})\}?"
+)
+_ONES = (
+    "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen"
+)
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+NUMERALS = {"zero": 0} | {word: i + 1 for i, word in enumerate(_ONES.split())}
+NUMERALS |= {
+    f"{ten}{'-' * bool(one)}{one}": 10 * i + NUMERALS.get(one, 0)
+    for i, ten in enumerate(_TENS.split(), 2)
+    for one in ("", *_ONES.split()[:9])
+}
 _SPACE = (
     r"\\[,;:! >]|\\q?quad(?![A-Za-z])|~|\\(?:hspace|vspace|phantom|hphantom)\*?\{[^{}]*\}|\\(?:thinspace|enspace)\b"
 )
@@ -69,7 +86,7 @@ _FONT_LETTER = re.compile(rf"\\(?:{_FONTS})\s*([A-Za-z0-9](?![A-Za-z])|\\[A-Za-z
 _DEGREE = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\degree(?![A-Za-z])")
 # 1{,}000, 10,\!000, 1\,000, 1 000 -> 1,000: groups of three digits, at most three before them
 _GROUPS = re.compile(
-    r"(?<![\d.,])\d{1,3}(?:(?:\{,\}|,\\!|\\[,:; ]|~|[ \u00a0\u2009\u202f])\d{3}(?!\d))+(?![\d])",
+    r"(?<![\d.,])\d{1,3}(?:(?:\{,\}|,\\! ?|\\[,:; ]|~|[ \u00a0\u2009\u202f])\d{3}(?!\d))+(?![\d])",
 )
 
 
@@ -93,6 +110,7 @@ def cleaned(answer: str) -> str:
     text = re.sub(rf"{_ROW}\s*$", "", _LOOKS.sub("", text))
     text = re.sub(_SPACE, lambda match: "" if match[0] == r"\!" else " ", text)
     text = _COMMAND.sub(lambda match: _renamed(match[1]), text)
+    text = _INFIX.sub(lambda match: rf"\{'frac' if match[2] == 'over' else 'binom'}{{{match[1]}}}{{{match[3]}}}", text)
     # Fonts and boxes, from the inside out.
     for _ in range(8):
         text, changes = _FONT_GROUP.subn(r" \1 ", text)
@@ -102,10 +120,19 @@ def cleaned(answer: str) -> str:
     text = re.sub(r"\.\.\.+", r"\\ldots ", re.sub(r"\b[Ii]nfinity\b", r"\\infty ", text))
     text = re.sub(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)", r"\\times ", text)
     text = _DEGREE.sub(r"\\degree ", text)
+    text = _CHOSEN.sub(lambda match: r"\binom" + "".join(f"{{{group}}}" for group in match.groups() if group), text)
+    text = re.sub(r"(?<=\d)\s*\^\s*\{?\s*(st|nd|rd|th)\b\s*\}?", r"\1", text)
     text = re.sub(r"\{\s*([,:])\s*\}", r"\1", text)
     text = _money(text)
     text = text.replace(_ROW, "\\\\ ")
     return re.sub(r"\s+", " ", text).strip().strip('"`').strip()
+
+
+def numeral(text: str) -> str:
+    """Write a number that begins a text in words in digits: `seven cows` is `7 cows`."""
+    word = re.match(r"[A-Za-z]+(?:-[a-z]+)?(?= |$)", text)
+    value = NUMERALS.get(word[0].lower()) if word else None
+    return text if word is None or value is None else f"{value}{text[word.end() :]}"
 
 
 def _renamed(name: str) -> str:
@@ -147,7 +174,8 @@ def _greek(letter: str) -> str:
 
 def as_text(answer: str) -> str:
     """Return the form in which answers are compared as text, of a cleaned answer: no case, full stop or idle spaces."""
-    text = re.sub(r"\\\$|^(?:the|a|an)\s+(?=[a-z]{2})", "", answer.strip(), flags=re.IGNORECASE)
+    text = re.sub(r"\\\$|^(?:the|a|an)\s+(?=[a-z]{2})", "", answer.strip(), flags=re.IGNORECASE).replace(r"\%", "%")
     text = re.sub(r"^([\"'])(.*)\1$", r"\2", text)
     text = re.sub(r",\s+(?=\d{3})", ";", re.sub(r"\{\s*(\\?\w)\s*\}", r"\1", text))  # `1, 000` is not `1,000`
-    return re.sub(r"(?<!\w)\s+|\s+(?!\w)", "", text.rstrip(".")).casefold()
+    text = re.sub(r"(?<!\w)\s+|\s+(?!\w)", "", text.rstrip("."))
+    return re.sub(r"(?<![\\A-Za-z])[^\W\d_]{2,}", lambda word: word[0].casefold(), text)  # but `x` is not `X`

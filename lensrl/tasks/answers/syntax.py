@@ -13,7 +13,10 @@ from fractions import Fraction
 from lensrl.tasks.answers.values import FUNCTIONS, Node, Unreadable
 
 _NUMBER = r"\d{1,3}(?:,\d{3})+(?![\d,])(?:\.\d+)?|\d+(?:\.\d*)?|\.\d+"
-_REPEATING = r"\d*\.\d*\\overline\s*(?:\{\s*\d+\s*\}|\d)"
+_REPEATING = (  # 0.1\overline{6}, 0.1666\ldots
+    r"\d*\.\d*\\overline\s*(?:\{\s*\d+\s*\}|\d)"
+    r"|\d*\.\d{0,12}?(?:(?P<digit>\d)(?P=digit){2,}|(?P<cycle>\d{2,6})(?P=cycle)+)\s*\\ldots(?![A-Za-z])"
+)
 _INVERSE = {"sin": "arcsin", "cos": "arccos", "tan": "arctan"}
 _NAMED = "|".join(sorted(("sqrt", "pi", *FUNCTIONS), key=len, reverse=True))
 _TOKEN = re.compile(
@@ -258,7 +261,7 @@ class Parser:
                 argument = ("mul", argument, self.power())
         tree: Node = ("call", name, argument)
         if base is not None:
-            tree = ("div", ("call", "ln", argument), ("call", "ln", base))
+            tree = ("div", ("call", "log", argument), ("call", "log", base))
         return tree if power is None else ("pow", tree, power)
 
     def argument(self) -> Node:
@@ -286,6 +289,8 @@ def _number(text: str) -> Fraction:
 
 
 def _repeating(text: str) -> Fraction:
+    if dots := re.fullmatch(r"(\d*\.\d*?)(?:(\d)\2{2,}|(\d{2,6})\3+)\s*\\ldots", text):
+        text = rf"{dots[1]}\overline{dots[2] or dots[3]}"
     before, cycle = text.split(r"\overline")
     digits, cycle = before.split(".")[1], re.sub(r"\D", "", cycle)
     unit = Fraction(1, 10 ** len(digits))

@@ -23,7 +23,19 @@ _METRES = {
 _GRAMS = {"mg": "0.001", "g": "1", "kg": "1000", "t": "1000000", "lb": "453.59237", "oz": "28.349523125"}
 _SECONDS = {"ms": "0.001", "s": "1", "min": "60", "h": "3600", "day": "86400", "week": "604800"}
 _LITRES = {"ml": "0.001", "cl": "0.01", "l": "1", "gal": "3.785411784", "qt": "0.946352946", "pt": "0.473176473"}
-_SINGLE = ("month", "year", "euro", "sterling", "rupee", "yuan", "degree", "rad", "%")  # dimensions of one unit each
+_SINGLE = (
+    "month",
+    "year",
+    "euro",
+    "sterling",
+    "rupee",
+    "yuan",
+    "degree",
+    "celsius",
+    "fahrenheit",
+    "rad",
+    "%",
+)  # dimensions of one unit each
 _KNOWN: dict[str, tuple[str, Fraction]] = {
     name: (dimension, Fraction(size))
     for dimension, table in (
@@ -65,11 +77,13 @@ _SIGNS = "|".join(re.escape(sign) for sign in sorted(_CURRENCY, key=len, reverse
 _MONEY = re.compile(rf"([-+]?)\s*({_SIGNS})\s*([-+]?\s*[\d.].*)")
 _WORD = r"[^\W\d_]+\.?|%"
 _FACTOR = re.compile(r"\s*(?P<over>/?)\s*(?P<word>[^\W\d_]+|%)\s*(?:\^\s*\{?\s*(?P<power>-?\d)\s*\}?)?")
+_NUMBER_END = re.compile(r"[\d})!]|\\pi|(?<=\d)\.")
 _AFTER = re.compile(
-    r"(?P<number>.*?(?:[\d})!]|\\pi|\d\.))"
-    r"(?:(?P<percent>\s*\\?%)(?: of .*)?|(?P<degree>\s*\\degree)|\s*(?P<words>\(\s*[A-Za-z][^()]*\)"
-    r"|(?<=\d)(?:[A-Za-z]{2,}\b.*|[mgslLh]$)|(?<=\s)\S.*|(?<=[})!])[A-Za-z]{3,}.*))?"
+    r"(?:(?P<percent>\s*\\?%)(?:\s+[A-Za-z].*)?|(?P<degree>\s*\\degree)\s*(?P<scale>[CF]?)|\s*(?P<words>\(\s*[A-Za-z][^()]*\)"
+    r"|\\(?:Omega|mu)(?![A-Za-z]).*|(?<=\d)(?:[A-Za-z]{2,}\b.*|[mgslLh]$)|(?<=\s)\S.*|(?<=[})!])[A-Za-z]{3,}.*))?"
 )
+_OF_LATEX = {"degree": "degree", "cdot": " ", "Omega": "ohm", "mu": "micro"}
+_LATEX_UNIT = re.compile(rf"\\({'|'.join(_OF_LATEX)})(?![A-Za-z])\s*")
 _PIECE = re.compile(r"(?:^|,|\band\b|\s)+\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\.?(?=[\s,]|$)")
 
 
@@ -99,14 +113,24 @@ def quantity(text: str) -> Quantity | None:
         per = amount.unit and amount.unit.name.startswith("/")  # $5 per hour
         name = f"{_CURRENCY[symbol]} {amount.unit.name}" if amount.unit and per else _CURRENCY[symbol]
         return Quantity(sign + amount.number, _unit(name), amount.scale)
-    match = _AFTER.fullmatch(text)
-    if not match:
-        return None
-    number, scale = match["number"].strip(), 1
+    for end in _NUMBER_END.finditer(text):
+        number, rest = text[: end.end()].strip(), _AFTER.fullmatch(text, end.end())
+        if rest and (found := _with_rest(number, rest)):
+            return found
+        # `24 \pi cm` has a longer number than 24; `5 m 3 cm` has none.
+        if re.search(r"[^\W\d_]", re.sub(r"\\[A-Za-z]+|(?<=\d)[eE](?=[-+]?\d)", "", text[: end.end()])):
+            return None
+    return None
+
+
+def _with_rest(number: str, match: re.Match[str]) -> Quantity | None:
+    """Return the quantity of a number and what follows it; None if this is no unit."""
+    scale = 1
     if match["degree"] and re.search("sin|cos|tan|sec|csc|cot", number):
         return None  # the degrees are the function's argument
     if match["percent"] or match["degree"]:
-        return Quantity(number, _unit("%" if match["percent"] else "degree"))
+        degrees = {"C": "celsius", "F": "fahrenheit"}.get(match["scale"], "degree")
+        return Quantity(number, _unit("%" if match["percent"] else degrees))
     words = (match["words"] or "").strip()
     if words[:1] == "(" and words[-1:] == ")":
         words = words[1:-1].strip()
@@ -142,7 +166,7 @@ def _unit(words: str) -> Unit | None:
     if len(words) > 60:
         return None
     # One spelling: `miles per hour` -> `mi / h`, `square feet` -> `ft^2`.
-    text = re.sub(r"\bper\b|(?<=\w) an? (?=\w)", "/", words.replace(r"\degree", "degree").replace(r"\cdot", " "))
+    text = re.sub(r"\bper\b|(?<=\w) an? (?=\w)", "/", _LATEX_UNIT.sub(lambda match: _OF_LATEX[match[1]], words))
     spelled = [_canonical(word) for word in re.findall(_WORD, text)]
     if not spelled or None in spelled:
         return None
@@ -178,6 +202,6 @@ def _canonical(word: str) -> str | None:
     for form in (word, lower, lower.removesuffix("s"), lower.removesuffix("es")):
         if form in _SYNONYMS or (form in _KNOWN and (len(form) > 1 or form == word)):
             return _SYNONYMS.get(form, form)
-    if lower in _NO_UNIT or len(word) == 1:
+    if lower in _NO_UNIT or (len(word) == 1 and word not in "JNWVK"):  # of physics; other letters are symbols
         return None
     return lower.removesuffix("s") if len(lower) > 3 and not lower.endswith("ss") else lower

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
+from functools import lru_cache
 from math import comb, factorial, isqrt
 from typing import Any
 
@@ -29,7 +30,8 @@ class Unreadable(Exception):
 FUNCTIONS: dict[str, Callable[[Value], Value]] = {
     "sin": mpmath.sin, "cos": mpmath.cos, "tan": mpmath.tan, "sec": mpmath.sec, "csc": mpmath.csc, "cot": mpmath.cot,
     "arcsin": mpmath.asin, "arccos": mpmath.acos, "arctan": mpmath.atan, "sinh": mpmath.sinh, "cosh": mpmath.cosh,
-    "tanh": mpmath.tanh, "ln": mpmath.log, "log": mpmath.log10, "lg": mpmath.log10, "exp": mpmath.exp, "abs": abs,
+    "tanh": mpmath.tanh, "cis": mpmath.expj, "ln": mpmath.log, "log": mpmath.log10, "lg": mpmath.log10,
+    "exp": mpmath.exp, "abs": abs,
 }  # fmt: skip
 
 
@@ -92,9 +94,14 @@ def _root(a: Value, degree: Value) -> Value:
     return _power(a, 1 / degree if isinstance(degree, Fraction) else 1 / inexact(degree))
 
 
+@lru_cache(maxsize=64)
+def _exact_factorial(n: int) -> Fraction:
+    return Fraction(factorial(n))
+
+
 def _factorial(a: Value) -> Value:
     if isinstance(a, Fraction) and a.denominator == 1 and 0 <= a <= 3000:
-        return Fraction(factorial(a.numerator))
+        return _exact_factorial(a.numerator)
     if not is_real(a) or abs(inexact(a)) > 10**6:
         raise Unreadable
     return mpmath.gamma(inexact(a) + 1)

@@ -1,0 +1,1 @@
+"""Charts of a study that a reader can ask: tables with specifications of Vega-Lite."""

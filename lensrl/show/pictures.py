@@ -1,0 +1,90 @@
+"""The pictures of the page: SVG that stands for the charts on paper and without JavaScript."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any, get_args
+
+import pandas as pd
+from markupsafe import Markup
+from matplotlib.axes import Axes
+
+from lensrl.compare.activations import compare_activations
+from lensrl.errors import LensrlError
+from lensrl.recipe.runs import BASE, FULL
+from lensrl.show import plot
+from lensrl.show.figures.patching import is_map, reading_of
+from lensrl.show.figures.style import svg
+from lensrl.show.words import SET_LABELS, Look
+from lensrl.store.patch import PatchComponent, Sets
+from lensrl.store.study import Study
+
+LOOK = Look(title=False, shown=False)  # headings and sentences of the page take the place of titles
+
+
+def picture(axes: Axes) -> Markup:
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    return Markup(svg(figure))
+
+
+def training(study: Study, layers: Collection[int] | None) -> list[Markup]:
+    """Draw the training curves, one figure per seed. Runs from checkpoints have no curve."""
+    drawn = []
+    for seed in study.seeds:
+        if plot.training_curves(study, seed):
+            title = f"seed {seed}" if len(study.seeds) > 1 else ""
+            look = replace(LOOK, title=True)
+            drawn.append(picture(plot.training(study, seed=seed, layers=layers, title=title, look=look)))
+    return drawn
+
+
+def recoveries(study: Study, rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Draw the recoveries, one figure per patched (from, into, component, sets, seed).
+
+    Whole blocks come first, then their parts; sufficiency before necessity; single layers before sets.
+    """
+    rows = rows[~rows["sets"].isin(("together", "everything"))]  # not over depth
+    parts = rows.groupby(["from", "into", "component", "sets", "seed"])
+    order = {name: i for i, name in enumerate([*get_args(PatchComponent), *get_args(Sets)])}
+    sections = []
+    for (donor, into, component, sets, seed), part in sorted(
+        parts, key=lambda named: (order[named[0][2]], named[0][1] != BASE, order[named[0][3]], *map(str, named[0]))
+    ):
+        title = f"{component} of {donor} into {into}, seed {seed}" + (
+            f", {SET_LABELS[str(sets)]}" if sets != "single" else ""
+        )
+        figure = picture(plot.patching_panels(study, part, title=title, look=replace(LOOK, title=True))[0])
+        sections.append({
+            "title": title, "figure": figure, "rows": part.to_dict("records"), "map": is_map(part),
+            "below": reading_of(part),
+        })  # fmt: skip
+    return sections
+
+
+def cka(study: Study) -> list[dict[str, Any]]:
+    """Draw CKA of the base and full RL: its profile, and the map of all layers, for the lowest seed that has both."""
+    known = [seed for seed, run in study.runs.of(FULL).items() if run.has_activations]
+    if not known:
+        return []
+    try:
+        table = compare_activations(study, BASE, FULL, seed=known[0])
+    except LensrlError as error:  # a probe set of too few sequences, as recipes of 0.2 could have
+        return [{"reason": str(error)}]
+    profile = picture(plot.cka(table, title="", look=LOOK))
+    every = picture(plot.cka_map(study, seed=known[0], title="", look=LOOK))
+    return [{"reason": "", "seed": known[0], "profile": profile, "map": every, "rows": table.to_dict("records")}]
+
+
+def parts(study: Study) -> list[dict[str, Any]]:
+    """Draw which matrices, and which components, of each layer full RL changed, for every seed."""
+    sections = []
+    for seed, run in study.runs.of(FULL).items():
+        if not run.has_weights or not (run.delta_norms()["norm"] > 0).any():
+            continue
+        drawn = [
+            picture(plot.deltas(study, by=by, seed=seed, title="", look=LOOK)) for by in ("parameter", "component")
+        ]
+        sections.append({"seed": seed, "matrices": drawn[0], "components": drawn[1]})
+    return sections
