@@ -82,8 +82,8 @@ def write_training_completions(file: h5py.File, kept: Sequence[TrainingCompletio
         "prompt": Column([row.prompt for row in kept], ("kept",), (len(kept),)),
     }
     write_texts(group, columns)
-    create(group, "step", np.array([row.step for row in kept], np.int32), ("kept",))
-    create(group, "item", [row.item for row in kept], ("kept",))
+    create(group, "train_step", np.array([row.step for row in kept], np.int32), ("kept",))
+    create(group, "train_item", [row.item for row in kept], ("kept",))
     create(group, "reward", np.array([row.reward for row in kept], np.float64), ("kept",))
     create(group, "length", np.array([row.length for row in kept], np.int32), ("kept",))
     create(group, "truncated", np.array([row.truncated for row in kept], np.uint8), ("kept",))
@@ -131,8 +131,8 @@ def read_training_completions(file: h5py.File) -> pd.DataFrame:
     group = group_at(file, TRAINING_COMPLETIONS)
     texts = Texts(group)
     return pd.DataFrame({
-        "step": read_array(group, "step"),
-        "item": read_strings(group, "item"),
+        "step": read_array(group, "train_step"),
+        "item": read_strings(group, "train_item"),
         "prompt": texts.column("prompt"),
         "completion": [for_people(text) for text in texts.column("completion")],
         "reward": read_array(group, "reward"),

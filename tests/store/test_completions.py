@@ -155,7 +155,7 @@ def test_a_file_from_before_completions_says_so_in_one_line(version: int) -> Non
     [
         ("completions/completion_size", 5000, "completion_start and completion_size lie outside of text"),
         ("completions/prompt_start", -1, "prompt_start and prompt_size lie outside of text"),
-        ("training_completions/step", 4, "training_completions/step does not ascend from 1 to at most 3"),
+        ("training_completions/train_step", 4, "training_completions/train_step does not ascend from 1 to at most 3"),
         ("training_completions/completion_size", 1, "unexpected end of data"),  # half a letter
     ],
 )

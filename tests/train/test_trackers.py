@@ -135,7 +135,7 @@ def test_entropy_and_kl_are_those_of_the_models_own_logits(followed_study: tuple
             tokens += len(said)
         assert run.training.loc[step - 1, "entropy"] == pytest.approx(entropy / tokens, rel=1e-3)
         assert run.training.loc[step - 1, "kl"] == pytest.approx(kl / tokens, rel=1e-2, abs=1e-9)
-    assert run.training.loc[1, "kl"] > 0
+    assert run.training["kl"].iloc[1] > 0
 
 
 def after_snapshot(run: Run, base: Base, step: int) -> dict[str, torch.Tensor]:

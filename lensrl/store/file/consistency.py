@@ -202,9 +202,9 @@ def _check_texts(file: h5py.File) -> None:
         if any(read_array(file, f"completions/completion_{of}")[absent].any() for of in ("start", "size")):
             raise ValueError("completions holds texts of samples that are not there")
     if has(file, "training_completions"):
-        steps, last = read_array(file, "training_completions/step"), len(dataset_at(file, "step"))
+        steps, last = read_array(file, "training_completions/train_step"), len(dataset_at(file, "step"))
         if not ((steps >= 1) & (steps <= last)).all() or (np.diff(steps) < 0).any():
-            raise ValueError(f"training_completions/step does not ascend from 1 to at most {last}")
+            raise ValueError(f"training_completions/train_step does not ascend from 1 to at most {last}")
 
 
 def _check_snapshots(file: h5py.File) -> None:
