@@ -11,8 +11,8 @@ help:
 	@echo "make demo   the embedded study: profile, patch, report"
 	@echo "make matrix two families x algorithms and tasks, and whether they agree on the layers: half an hour"
 	@echo "make test   lint, types, tests"
-	@echo "make test-cluster  eight processes on one study; 20 kills of workers and commands; two nodes of Ray: minutes"
-	@echo "make bench  run files against safetensors and sha256, CKA against torch-cka, analyses of 0.6B models, start-up, as ratios; maths verdicts: an hour"
+	@echo "make test-cluster  eight processes on one study; 20 kills of workers and commands; two nodes of Ray; one run on two ranks: minutes"
+	@echo "make bench  run files against safetensors and sha256, CKA against torch-cka, analyses of 0.6B models, start-up, several workers, as ratios; maths verdicts: an hour"
 	@echo "make calibrate how often the verdicts err, on simulated studies"
 	@echo "make install, make lint, make types, make clean"
 
@@ -47,7 +47,8 @@ types: install
 test: lint types
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile  # a core each: models this small use no more
 
-# Many processes on one study; workers and commands killed at random moments. TRIALS=500 for a long night.
+# Many processes on one study; workers and commands killed at random moments; two nodes of Ray, one of which dies; one
+# run on two ranks. TRIALS=500 for a long night.
 TRIALS := 20
 test-cluster: install
 	OMP_NUM_THREADS=1 TRIALS=$(TRIALS) $(BIN)/pytest -m cluster tests/train
@@ -58,6 +59,7 @@ bench: install
 	$(BIN)/python -m tests.benchmarks.analyses
 	$(BIN)/python -m tests.benchmarks.sandbox
 	$(BIN)/python -m tests.benchmarks.startup
+	$(BIN)/python -m tests.benchmarks.workers
 	$(BIN)/python -m tests.benchmarks.answers
 
 calibrate: install

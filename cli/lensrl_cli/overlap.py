@@ -86,13 +86,12 @@ def _show_overlaps(name: str, table: pd.DataFrame) -> None:
         rows.append({
             "run": run,
             "solves": number()(own["run_solves"].mean()),
-            "two samples": number(2)(own["overlap"].mean()),
+            "two\nsamples": number(2)(own["overlap"].mean()),
             "95 % interval": interval(first["low"], first["high"]) if len(own) == 1 else "",
-            "two seeds": number(2)(seeds["overlap"].mean()),
-            "full RL": number(2)(full["overlap"].mean()),
+            "two\nseeds": number(2)(seeds["overlap"].mean()) if len(seeds) else "",
+            "full\nRL": number(2)(full["overlap"].mean()),
             "layers": number(2)(layers["overlap"].mean()),
-            "least": number(2)(layers["overlap"].min()),
-            "most": number(2)(layers["overlap"].max()),
+            "least … most": interval(layers["overlap"].min(), layers["overlap"].max()),
         })  # fmt: skip
     columns = {"run": "left"} | dict.fromkeys([c for c in rows[0] if c != "run"], "right")
     print_table(f"Overlap of solved items, {name}", columns, rows)

@@ -103,11 +103,18 @@ def patch(
     ] = Metric.both,
     control: Annotated[
         Control | None,
-        typer.Option("--control", metavar="KIND", help="random: also graft random directions of each layer's norm."),
+        typer.Option(
+            "--control",
+            metavar="KIND",
+            help="random: also graft random directions of each layer's norm; by log p.",
+        ),
     ] = None,
     draws: Annotated[
         int, typer.Option("--draws", metavar="N", min=1, help="Random directions of each layer, for --control.")
     ] = 3,
+    workers: Annotated[
+        int, typer.Option("--workers", metavar="N", min=1, help="Measure in N processes, each a share of the patches.")
+    ] = 1,
     *,
     reverse: Annotated[
         bool, typer.Option("--reverse", help="Test necessity: put layers of the base into the RL model.")
@@ -130,17 +137,27 @@ def patch(
 
     --sets together compares all layers at once with the sum of single layers.
 
+    --control random puts random numbers with the norm of the layer's change in its place. If they recover as much, the
+    size of the change recovers, and not its direction. They have no sampled scores: each draw would cost an evaluation.
+
     Example: lensrl patch --from full-rl --layer 3
     """
     from lensrl.store.origin import texts_note
 
     look = look_of(figure, width, font_size, title=title)
+    if control is not None and (
+        what == What.activations or metric == Metric.score or component != Component.block or sets != Sets.single
+    ):
+        raise typer.BadParameter(
+            "--control grafts whole single layers and measures log p: leave out --what activations, --component, "
+            "--sets and --metric score"
+        )
     with find_study(study) as opened:
         with progress_bars("patching", quiet=json) as on_progress:
             table = lensrl.patch(
                 opened, layers=layer, from_run=from_run, into_run=into_run, reverse=reverse,
                 what=what.value, component=component.value, sets=sets.value, metric=metric.value, seed=seed,
-                on_progress=on_progress, on_estimate=_note_time,
+                workers=workers, on_progress=on_progress, on_estimate=_note_time,
             )  # fmt: skip
             randoms = None
             if control is not None:
@@ -234,6 +251,9 @@ def _show_random(table: pd.DataFrame, randoms: pd.DataFrame) -> None:
         }
         for layer, part in randoms.groupby("layer")
     ]
+    if not rows:
+        note("no random directions: the two runs have these layers in common", style="yellow")
+        return
     columns: dict[str, str] = dict.fromkeys(rows[0], "right")
     print_table("Recovery of log p(reference) by random directions of the layer's norm", columns, rows)
     note(f"{randoms['draw'].nunique()} draws of each layer, with the norm of each parameter's delta; seeded, and not "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -55,6 +56,10 @@ def run(
     ] = None,
     per_device: Annotated[
         int | None, typer.Option("--per-device", metavar="N", min=1, help="Workers on each of --devices; by default 1.")
+    ] = None,
+    devices_per_run: Annotated[
+        int | None,
+        typer.Option("--devices-per-run", metavar="N", min=1, help="Share each run out over N GPUs of this machine."),
     ] = None,
     place: Annotated[Place, typer.Option("--engine", help="On this machine, or on a Ray cluster.")] = Place.HERE,
     address: Annotated[
@@ -127,6 +132,8 @@ def run(
     given = next((option for option, value in of_ray.items() if value is not None), None)
     if place is not Place.RAY and given is not None:
         raise LensrlError(f"{given} is for a Ray cluster: add --engine ray")
+    if devices_per_run is not None and (slurm or place is Place.RAY or (workers, devices, per_device) != (None,) * 3):
+        raise LensrlError("--devices-per-run cannot be combined with --workers, --devices, --engine or --slurm yet")
     if slurm:
         folder = out if out is not None else recipes[0].with_suffix("")
         if place is Place.RAY:
@@ -141,16 +148,27 @@ def run(
         return
     engine = _on_ray(address, workers, devices, per_device) if place is Place.RAY else None
     engine = engine or _engine(workers, devices, per_device)
-    for path, recipe in zip(recipes, loaded, strict=True):
-        folder = out if out is not None else path.with_suffix("")
-        make_study(recipe, folder, names, engine, go_on=go_on or recipe.on_no_gain == "go on")
+    with _ranks(devices_per_run):
+        for path, recipe in zip(recipes, loaded, strict=True):
+            folder = out if out is not None else path.with_suffix("")
+            make_study(recipe, folder, names, engine, go_on=go_on or recipe.on_no_gain == "go on")
+
+
+def _ranks(count: int | None) -> AbstractContextManager[None]:
+    """Be one of the ranks that share each run out, where they are not started yet."""
+    from lensrl.train import ranks
+
+    if count is None or ranks.world() > 1:
+        return nullcontext()
+    return ranks.started(count, [sys.executable, "-m", "lensrl_cli.main", *sys.argv[1:]])
 
 
 def _engine(workers: int | None, devices: str | None, per_device: int | None) -> Engine | None:
     """Return the engine that the options name; None for this process alone."""
     if workers is None and devices is None and per_device is None:
         return None
-    from lensrl.train.workers import Workers, visible_devices
+    from lensrl.models.base import visible_devices
+    from lensrl.train.workers import Workers
 
     names = [name.strip() for name in devices.split(",") if name.strip()] if devices is not None else visible_devices()
     if workers is not None and per_device is not None:
@@ -225,8 +243,17 @@ def make_study(
 ) -> None:
     """Make the runs of a recipe that `folder` lacks, with a bar and a line for each.
 
-    Ctrl-C ends with exit code 130, SIGTERM with 143, and with 1 where full RL gained nothing, without `go_on`.
+    Ctrl-C ends with exit code 130, SIGTERM with 143, and with 1 where full RL gained nothing, without `go_on`. Where
+    ranks share a run out, rank 0 alone speaks.
     """
+    from lensrl.train import ranks
+
+    if ranks.rank() > 0:
+        try:
+            lensrl.run_study(recipe, folder, only=only, engine=engine).close()
+        except ranks.Refused:
+            raise typer.Exit(2) from None
+        return
     count = len(recipe.checkpoints)
     given = f"{count} run{'s' * (count > 1)} from checkpoints" if count else ""
     # Without layers and sets, and with full RL from a checkpoint, nothing is trained; nor without seeds or items.

@@ -75,7 +75,11 @@ def teams(study: Study, k: int = 3, *, benchmark: str | None = None) -> pd.DataF
     seeds = sorted(set(full).intersection(*(set(runs) for runs in layers.values() if runs)))
     known = {layer: runs for layer, runs in layers.items() if runs}
     if not seeds or len(known) < k:
-        raise LensrlError(f"{study.path} has {len(known)} layers with scores and shares {len(seeds)} seeds; k is {k}")
+        raise LensrlError(
+            f"{k} layers together need {k} layers with scores, and {study.path} has {len(known)}"
+            if len(known) < k
+            else f"{study.path} has no seed with scores of full RL and of every layer"
+        )
 
     def chosen_score(runs: Mapping[int, Run]) -> float:
         means = [_score(by.scores(runs[seed], base, first), names[first]) for seed in seeds]

@@ -42,7 +42,7 @@ from lensrl.show.figures import training as _training
 from lensrl.show.figures import verdict as _verdict
 from lensrl.show.figures.style import canvas, house_style, save_figure, width_for
 from lensrl.show.tables import By, contributions_by_seed, norms_by_seed, stored_norms, training_curves, with_intervals
-from lensrl.show.words import SET_LABELS, Look
+from lensrl.show.words import SET_LABELS, Look, score_in_words
 from lensrl.store.patch import What
 from lensrl.store.study import Study
 
@@ -56,21 +56,25 @@ def contributions(
     source: Study | pd.DataFrame,
     *,
     seed: int | None = None,
+    benchmark: str | None = None,
+    score: str = "mean",
     ax: Axes | None = None,
     title: str | None = None,
     look: Look | None = None,
 ) -> Axes:
     """Draw the contribution C_l of every layer with its 95 % interval; of several seeds, also the value of each.
 
-    `source` is a study, or a table as `lensrl.read_contributions` gives it. Raises LensrlError as
-    `Study.contributions`.
+    `source` is a study, or a table as `lensrl.read_contributions` gives it. `benchmark` and `score` are for a study.
+    Raises LensrlError as `Study.contributions`.
     """
     seeds = None
     if isinstance(source, Study):
-        table = source.contributions(seed)
+        table = source.contributions(seed, benchmark=benchmark, score=score)
         name = source.name if seed is None else f"{source.name}, seed {seed}"
+        if benchmark is not None or score != "mean":
+            name += f", {score_in_words(benchmark, score)}"
         if seed is None and len(source.seeds) > 1:
-            seeds = contributions_by_seed(source)
+            seeds = contributions_by_seed(source, benchmark=benchmark, score=score)
         title = f"{name}: layer contribution, 95 % intervals" if title is None else title
     else:
         table = source.assign(**{"status": "defined", "reason": ""} | {c: source[c] for c in ("status", "reason")

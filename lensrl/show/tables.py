@@ -14,12 +14,13 @@ from lensrl.store.study import Study
 By = Literal["parameter", "component", "layer"]
 
 
-def contributions_by_seed(study: Study) -> pd.DataFrame:
+def contributions_by_seed(study: Study, *, benchmark: str | None = None, score: str = "mean") -> pd.DataFrame:
     """Return layer, seed, contribution of each seed alone. A seed without a certain gain has no share of it."""
     found = []
     for seed in study.seeds:
         if (FULL, seed) in study.runs:
-            found.append(study.contributions(seed)[["layer", "contribution"]].assign(seed=seed))
+            table = study.contributions(seed, benchmark=benchmark, score=score)
+            found.append(table[["layer", "contribution"]].assign(seed=seed))
     return pd.concat(found).dropna() if found else pd.DataFrame(columns=["layer", "contribution", "seed"])
 
 

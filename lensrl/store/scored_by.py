@@ -80,8 +80,7 @@ class ScoredBy:
         names = list(dict.fromkeys(rows["benchmark"]))
         if self.benchmark not in names:
             raise LensrlError(
-                f"there is no benchmark {self.benchmark!r}{did_you_mean(self.benchmark, names)}; the study has "
-                f"{', '.join(names)}, or {ALL_BENCHMARKS} of them"
+                f"there is no benchmark {self.benchmark!r}{did_you_mean(self.benchmark, [*names, ALL_BENCHMARKS])}"
             )
         return (rows["benchmark"] == self.benchmark).to_numpy()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -85,9 +85,14 @@ def joined(own: Scores, also: Sequence[Scores]) -> Scores:
     if not also:
         return own
     parts = [own, *also]
+    return replace(stacked(parts), also=np.concatenate([np.full(len(p.item), p is not own) for p in parts]))
+
+
+def stacked(parts: Sequence[Scores]) -> Scores:
+    """Put the scores of several lists of items, all sampled, one below the other."""
     samples = max(part.score.shape[1] for part in parts if part.score is not None)
 
-    def stacked(arrays: Sequence[np.ndarray | None], blank: float | int) -> np.ndarray:
+    def rows(arrays: Sequence[np.ndarray | None], blank: float | int) -> np.ndarray:
         known = [np.zeros((len(part.item), 0)) if a is None else a for a, part in zip(arrays, parts, strict=True)]
         dtype = next(array.dtype for array in arrays if array is not None)
         fill = [np.full((len(array), samples - array.shape[1]), blank, dtype) for array in known]
@@ -98,13 +103,14 @@ def joined(own: Scores, also: Sequence[Scores]) -> Scores:
     return Scores(
         item=[item for part in parts for item in part.item],
         benchmark=[name for part in parts for name in part.benchmark],
-        score=stacked([part.score for part in parts], np.nan),
-        length=stacked([part.length for part in parts], 0),
-        truncated=stacked([part.truncated for part in parts], 0),
+        score=rows([part.score for part in parts], np.nan),
+        length=rows([part.length for part in parts], 0),
+        truncated=rows([part.truncated for part in parts], 0),
         reference_logprob=np.concatenate([p.reference_logprob for p in parts if p.reference_logprob is not None]),
-        answer=None if all(answer is None for answer in answers) else stacked(answers, NOT_KEPT),
-        also=np.concatenate([np.full(len(part.item), part is not own) for part in parts]),
-        completions=Completions(
+        answer=None if all(answer is None for answer in answers) else rows(answers, NOT_KEPT),
+        completions=None
+        if len(texts) < len(parts)
+        else Completions(
             [prompt for part in texts for prompt in part.prompt],
             [reference for part in texts for reference in part.reference],
             [samples for part in texts for samples in part.completion],

@@ -10,8 +10,12 @@ first of these is the solution:
 4. the last fenced block with a `return`, else the last block: it is the body of the function;
 5. the whole text, after the prompt.
 
-A fenced block runs as it is. Elsewhere the solution ends with the function: below it, only statements are kept that
-define a name which the function uses. So a tail that the token limit cuts, or that a base model adds, does no harm.
+A body may lack its indentation, or that of its first line, or have another one: of these readings, the one in which the
+function is longest counts. Names that a block uses are also taken from earlier blocks. Fences of `~~~` are fences.
+
+A fenced block runs as it is, with its own tests. Elsewhere the solution ends with the function: below it, only
+statements are kept that define a name which the function uses. So a tail that the token limit cuts, or that a base
+model adds, does no harm.
 
 Other harnesses differ. verl (reward_score/prime_code) takes the last block marked `python`, whatever it defines.
 bigcode-evaluation-harness (tasks/humaneval.py) knows no fences and cuts a continuation at fixed words in column 0,
@@ -37,6 +41,8 @@ from lensrl.tasks.tags import last_tagged, without_tags, without_thoughts
 TRIED = 20  # ends of a block, beginnings of a program, cuts of a text: more are degenerate text
 FENCES = 100  # at the end of a text, for the same reason
 _OPENING = re.compile(r"^(?:(?!```)[^\n])*`{3,}[^`\n]*(?:\n|\Z)", re.MULTILINE)  # any language name; no inline code
+_TILDES = re.compile(r"^([ \t]*)~{3,}", re.MULTILINE)
+_END_OF_TEXT = re.compile(r"(?:\s*(?:<\|\w{1,40}\|>|</s>))+\s*\Z")
 _MARKS = re.compile(r"`{3,}")
 _BEGINNING = re.compile(r"^(?:(?:async +)?def|class|import|from|@|\w+ *=)", re.MULTILINE)
 _RETURNS = re.compile(r"^\s*(?:return|yield)\b", re.MULTILINE)
@@ -62,12 +68,8 @@ def function_parts(completion: str, prompt: str, name: str) -> tuple[str, ...]:
         if (program := _program(text, {name})) is not None:
             begun = re.search(rf"(?:^@[^\n]*\n)*(?:{_definition(name)})", prompt, re.MULTILINE)
             return prompt[: begun.start() if begun else 0], program
-    for text in texts:
-        if body := _last_block(text):
-            margin = re.search(r"^[ \t]+(?=\S)", prompt[prompt.rfind(f"def {name}") :], re.MULTILINE)
-            source = prompt + textwrap.indent(body, margin[0] if margin else "    ")
-            return (trimmed(source, {name}) or source,)
-    source = prompt + texts[-1]
+    body = next(filter(None, map(_last_block, texts)), texts[-1])
+    source = max(_readings(prompt, body, name), key=lambda source: _last_line(source, name))
     return (trimmed(source, {name}) or source,)
 
 
@@ -164,6 +166,7 @@ def _end_of_block(text: str, begin: int) -> tuple[int, int]:
 def _texts(completion: str) -> list[str]:
     """Return the texts in which to look for the solution: the last answer, then everything but the reasoning."""
     text = without_thoughts(completion.replace("\r\n", "\n").replace("\r", "\n"))
+    text = _TILDES.sub(r"\1```", _END_OF_TEXT.sub("", text))
     if len(marks := list(_MARKS.finditer(text))) > FENCES:
         text = text[marks[-FENCES].start() :]
     answer = last_tagged(text, "answer")
@@ -181,20 +184,40 @@ def _continued(prompt: str, text: str, name: str) -> str | None:
     return None
 
 
+def _readings(prompt: str, body: str, name: str) -> list[str]:
+    """Return the prompt with a body: indented anew, with its first line alone indented anew, and as it is."""
+    found = re.search(r"^[ \t]+(?=\S)", prompt[prompt.rfind(f"def {name}") :], re.MULTILINE)
+    margin = found[0] if found else "    "
+    first_line = body.lstrip()
+    return [prompt + textwrap.indent(textwrap.dedent(body), margin), f"{prompt}{margin}{first_line}", prompt + body]
+
+
 def _program(text: str, names: set[str]) -> str | None:
     """Return the program of a text: the last block that defines most of `names`, else code after prose, else None."""
     pieces = blocks(text)
-    best, most = None, 0
+    best, most, chosen = None, 0, 0
     for place, (content, fenced) in enumerate(pieces):
         begins = place == 0 and trimmed(content, names) is not None
         count = _defines(content, names)
         if (fenced or begins) and count and count >= most:
             runs = fenced and _parse(content)[0] is not None
-            best, most = content if runs else trimmed(content, names) or content, count
+            best, most, chosen = content if runs else trimmed(content, names) or content, count, place
     if best is not None:
-        return best
+        return _borrowed(best, [piece.text for piece in pieces[:chosen] if piece.fenced]) + best
     programs = (_after_prose(piece.text, names) for piece in reversed(pieces) if not piece.fenced)
     return next(filter(None, programs), None)
+
+
+def _borrowed(program: str, earlier: list[str]) -> str:
+    """Return the definitions, of earlier blocks, of names that a program uses and does not define."""
+    body = longest(program).body
+    missing = _used(body) - set().union(*map(_names_of, body))
+    found = ""
+    for block in reversed(earlier):
+        if here := {name for name in missing if _defines(block, [name])}:
+            found = (trimmed(block, here) or "") + found
+            missing -= here
+    return found
 
 
 def _after_prose(text: str, names: set[str]) -> str | None:

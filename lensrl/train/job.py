@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lensrl.errors import LensrlError, StoreError
+from lensrl.errors import StoreError
 from lensrl.recipe import Recipe, parse_kept_recipe
 from lensrl.recipe.runs import BASE, RunSpec, set_run
 from lensrl.store.names import run_path
@@ -33,19 +32,6 @@ class Job:
     def path(self) -> Path:
         """The path of the run's file."""
         return run_path(self.folder, self.spec.name, self.spec.seed)
-
-
-def check_alone() -> None:
-    """Raise LensrlError under a launcher that starts several processes for one training, as `torchrun` does.
-
-    Training is not shared out yet: each process would sample and train on its own, which is another recipe.
-    """
-    world = os.environ.get("WORLD_SIZE", "1")
-    if world not in ("", "0", "1"):
-        raise LensrlError(
-            f"WORLD_SIZE is {world}: torchrun and accelerate launch start one run on several processes, and lensrl "
-            f"trains a run on one; type lensrl run RECIPE --workers {world} instead, which shares the runs of a study"
-        )
 
 
 def is_made(job: Job) -> bool:

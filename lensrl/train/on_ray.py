@@ -16,12 +16,11 @@ The mailbox runs on the driver's node: on another one, it would end with that no
 
 from __future__ import annotations
 
-import os
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,6 +33,7 @@ from lensrl.store.file.claim import claim_path, claimed, is_being_written
 from lensrl.store.run import Run
 from lensrl.train.engine import PAUSE
 from lensrl.train.job import Job, is_made
+from lensrl.train.ray_cluster import connected, worker_gpus
 from lensrl.train.relay import Relay
 from lensrl.train.watch import Watcher
 from lensrl.train.workers import longest_first
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 TRIES = 4  # workers that may end in the middle of one run, before the study stops
 PATIENCE = 120.0  # seconds until a file of a shared folder is seen on another node; NFS caches names for 60
 CHUNK = 16 * 2**20  # bytes of a run file that travel at once
-OBJECTS = 128 * 2**20  # bytes of shared memory of a cluster that is started here: results are small
 
 
 @dataclass(frozen=True)
@@ -79,40 +78,13 @@ class OnRay:
         jobs = [replace(job, folder=folder) for job in jobs]
         folder.mkdir(parents=True, exist_ok=True)
         sign = folder / f"ray-{secrets.token_hex(4)}.json"  # workers that see the claim on it see the folder
-        with _connected(self.address), claimed(sign):
+        with connected(self.address), claimed(sign):
             size, limit = jobs[0].recipe.engine, self.workers or len(jobs)
             driver = _Driver(jobs, watcher, size, limit, claim_path(sign))
             try:
                 driver.run()
             finally:
                 driver.end()
-
-
-@contextmanager
-def _connected(address: str | None) -> Iterator[None]:
-    """Be connected to a cluster. A connection that this process has already is used, and stays."""
-    if address is None:  # nothing is reported to anybody, and only this machine is listened to
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # read by `import ray`; on Linux, too
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
-    try:
-        if address is None:
-            ray.init(
-                "local", include_dashboard=False, object_store_memory=OBJECTS, _node_ip_address="127.0.0.1", **quiet
-            )
-        else:
-            ray.init(address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise LensrlError(f"no Ray cluster at {address or 'this machine'}: {reason(error)}") from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 @dataclass(eq=False)
@@ -149,7 +121,7 @@ class _Driver:
         self._ended: Counter[Path | None] = Counter()  # workers that ended, by run; None: before their first
         self._relay = Relay(watcher)
         self._told = False
-        gpus = _check_room(size)
+        gpus = worker_gpus(size)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._mailbox: Any = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
         self._actor: Any = ray.remote(num_cpus=size.num_cpus, num_gpus=gpus)(Worker)
@@ -299,23 +271,6 @@ class _Driver:
 
         for event in ray.get(self._mailbox.take.remote()):
             self._relay.tell(event)
-
-
-def _check_room(size: Resources) -> float:
-    """Return the GPUs of a worker: by default 1 where a node has one. Raises LensrlError when no node has the room."""
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    gpus = size.num_gpus
-    if gpus is None:
-        gpus = 1.0 if any(node.get("GPU", 0) >= 1 for node in nodes) else 0.0
-    if not any(node.get("CPU", 0) >= size.num_cpus and node.get("GPU", 0) >= gpus for node in nodes):
-        have = "; ".join(f"{node.get('CPU', 0):g} CPUs, {node.get('GPU', 0):g} GPUs" for node in nodes)
-        raise LensrlError(
-            f"a worker needs num_cpus = {size.num_cpus:g} and num_gpus = {gpus:g}, and no node has them ({have}); set "
-            f"less under [engine], or with --num-cpus and --num-gpus"
-        )
-    return gpus
 
 
 def _await_file(path: Path) -> None:

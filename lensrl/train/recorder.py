@@ -14,6 +14,7 @@ from jaxtyping import Float64
 from lensrl.models.blocks import Blocks
 from lensrl.recipe.layers import OUTSIDE
 from lensrl.tasks import Item
+from lensrl.train import ranks
 from lensrl.train.curve import TrainingCurve
 
 COLLAPSE_WINDOW = 10  # steps at the start, and the latest steps, whose mean rewards are compared
@@ -32,7 +33,8 @@ class Collapsed(Exception):
 class Recorder:
     """Fills a TrainingCurve: after sampling, before the gradient is clipped, and at the end of each update.
 
-    A step has one rollout and `updates` updates, and one row in the curve.
+    A step has one rollout and `updates` updates, and one row in the curve. On several ranks, each rank records what all
+    of them sampled, so that all end a run at the same step. Time and memory are its own.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Recorder:
 
         Raises Diverged for a reward that is not finite.
         """
+        rewards, lengths, truncated = ranks.gathered(rewards), ranks.gathered(lengths), ranks.gathered(truncated)
         if not np.isfinite(rewards).all():  # TRL would give this completion the advantage 0 and go on
             raise Diverged(f"a reward is not finite at step {len(self.curve) + 1}")
         groups = np.array(rewards, np.float64).reshape(-1, self._group_size)
@@ -85,22 +88,27 @@ class Recorder:
 
         Rows stand group by group, so rows that are evenly spaced are of different groups.
         """
-        step, rows = len(self.curve), len(texts)
-        count = min(self._kept, rows) if step in self._kept_steps else 0
-        self.curve.completions.append([
-            [step, items[row].id, items[row].prompt, texts[row], float(rewards[row]), lengths[row], truncated[row]]
-            for row in (i * rows // count for i in range(count))
+        step = len(self.curve)
+        if step not in self._kept_steps:
+            self.curve.completions.append([])
+            return
+        rows = ranks.gathered([
+            [step, item.id, item.prompt, text, float(reward), length, cut]
+            for item, text, reward, length, cut in zip(items, texts, rewards, lengths, truncated, strict=True)
         ])  # fmt: skip
+        count = min(self._kept, len(rows))
+        self.curve.completions.append([rows[i * len(rows) // count] for i in range(count)])
 
     def record_turns(self, counts: Sequence[int]) -> None:
         """Record the number of turns of each episode of a step."""
-        self.curve.turns.append(float(np.mean(counts)))
+        self.curve.turns.append(float(np.mean(ranks.gathered(counts))))
 
     def record_anchors(self, group: Sequence[int], anchor: Sequence[Hashable]) -> None:
         """Record how often turns share a state: the group and the state of each turn of a step."""
-        sizes = Counter(zip(group, anchor, strict=True))
-        self.curve.anchor_group_size.append(len(anchor) / len(sizes))
-        self.curve.shared_anchor_share.append(sum(n for n in sizes.values() if n > 1) / len(anchor))
+        turns = ranks.gathered([(ranks.rank(), *turn) for turn in zip(group, anchor, strict=True)])
+        sizes = Counter(turns)
+        self.curve.anchor_group_size.append(len(turns) / len(sizes))
+        self.curve.shared_anchor_share.append(sum(n for n in sizes.values() if n > 1) / len(turns))
 
     def record_mismatch(self, difference: torch.Tensor, mask: torch.Tensor) -> None:
         """Add the differences |log p of the sampler - log p of the trainer|, (row, token), of a micro-batch."""
@@ -156,7 +164,7 @@ class Recorder:
             curve.clipped_share.append(_mean(self._clipped))
         for name, values in self._logged.items():
             getattr(curve, name).append(_mean(values))
-        total, tokens = self._mismatch.tolist()
+        total, tokens = np.sum(ranks.gathered([self._mismatch.tolist()]), axis=0).tolist()
         if tokens:
             curve.sampler_mismatch.append(total / tokens)
         self._squares, self._losses, self._clipped, self._logged = [], [], [], {}

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 import signal
 import threading
@@ -28,7 +27,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -38,6 +36,7 @@ from lensrl.errors import StoreError, reason
 from lensrl.store.file.atomic import new_folder
 from lensrl.store.file.training import checkpoint_path, latest_step, snapshot_path
 from lensrl.train.curve import TrainingCurve
+from lensrl.train.random_states import random_states, set_random_states
 
 FORMAT = 1
 SECONDS = 15 * 60.0  # of training between two checkpoints, where the recipe gives no steps
@@ -276,33 +275,6 @@ class _Live:
     model: Any = None
     optimizer: Any = None
     scheduler: Any = None
-
-
-def random_states() -> dict[str, Any]:
-    """Return the states of all random generators of a process, as JSON."""
-    numpy = np.random.get_state(legacy=False)
-    numpy["state"] = numpy["state"] | {"key": numpy["state"]["key"].tolist()}
-    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else torch.empty(0, dtype=torch.uint8)
-    return {
-        "python": random.getstate(),
-        "numpy": numpy,
-        "torch": torch.get_rng_state().numpy().tobytes().hex(),
-        "cuda": cuda.numpy().tobytes().hex(),
-    }
-
-
-def set_random_states(states: Mapping[str, Any]) -> None:
-    """Set the states that `random_states` returned."""
-    version, numbers, gauss = states["python"]
-    random.setstate((version, tuple(numbers), gauss))
-    np.random.set_state(states["numpy"])
-    torch.set_rng_state(_bytes(states["torch"]))
-    if states["cuda"]:
-        torch.cuda.set_rng_state(_bytes(states["cuda"]))
-
-
-def _bytes(text: str) -> torch.Tensor:
-    return torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8)
 
 
 def _trained(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:

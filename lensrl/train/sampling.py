@@ -28,6 +28,7 @@ from lensrl.models.sampler import SAMPLERS
 from lensrl.recipe import Recipe, Rl
 from lensrl.store.completions import as_text
 from lensrl.tasks import AgentTask, Item, Task, batch
+from lensrl.train import ranks
 from lensrl.train.algorithms import ALGORITHMS
 from lensrl.train.recorder import Recorder
 
@@ -94,8 +95,9 @@ class Completions:
         ids = [self._prompts.tokens(prompt) for prompt in prompts]
         found: list[Written] = []
         with sampling_mode(self._model):
-            for rows in batches(step_rows(self._seed, trainer, len(ids)), self._rl.rollout_batch or len(ids)):
-                found += self._sampler.generate([ids[row] for *_, row in rows], self._settings, rows)
+            keyed = [*zip(ids, step_rows(self._seed, trainer, len(ids)), strict=True)]
+            for part in batches(keyed, self._rl.rollout_batch or len(ids)):
+                found += self._sampler.generate([one for one, _ in part], self._settings, [row for _, row in part])
         return {
             "prompt_ids": ids,
             "completion_ids": [one.tokens for one in found],
@@ -161,8 +163,9 @@ class Episodes:
         """Play one episode of every item, `rl.rollout_batch` at a time, and return them as TRL's completions."""
         rollouts: list[Rollout] = []
         with sampling_mode(self._model):
-            for rows in batches(step_rows(self._seed, trainer, len(ids)), self._rl.rollout_batch or len(ids)):
-                items = [self._items[ids[row]] for *_, row in rows]
+            keyed = [*zip(ids, step_rows(self._seed, trainer, len(ids)), strict=True)]
+            for part in batches(keyed, self._rl.rollout_batch or len(ids)):
+                items, rows = [self._items[one] for one, _ in part], [row for _, row in part]
                 rollouts += play(self._sampler, self._prompts, self._task, items, self._turn_settings, rows)
         self._rollouts = rollouts
         return {
@@ -199,8 +202,12 @@ class Episodes:
 
 
 def step_rows(seed: int, trainer: Any, count: int) -> list[Row]:
-    """Return the keys of the random numbers of a training step: the run's seed, the step, and the row."""
-    return [(seed, TRAINING, int(trainer.state.global_step), row) for row in range(count)]
+    """Return the keys of the random numbers of a training step: the run's seed, the step, and the row.
+
+    Rows are counted over all ranks, so a completion has the same numbers on one device and on several.
+    """
+    first = ranks.rank() * count
+    return [(seed, TRAINING, int(trainer.state.global_step), row) for row in range(first, first + count)]
 
 
 @contextmanager

@@ -25,10 +25,11 @@ from lensrl.store.names import RECIPE_FILE, run_path
 from lensrl.store.origin import item_digests
 from lensrl.store.run import Run
 from lensrl.store.study import Study
+from lensrl.train import ranks
 from lensrl.train.choose import choose_sets
 from lensrl.train.disk import check_disk
 from lensrl.train.engine import Engine, Here
-from lensrl.train.job import Job, check_alone, is_made
+from lensrl.train.job import Job, is_made
 from lensrl.train.no_gain import why_no_gain
 from lensrl.train.watch import NoWatcher, Watcher
 
@@ -57,12 +58,44 @@ def run_study(
     Before any training, raises LensrlError when the folder holds a study of another recipe or of another base model, or
     a damaged file; for a disk without room for the missing runs; for sets that the model cannot have; for a checkpoint
     that is no run of this base, or moved another part than it is said to have trained; for a name in `only` that is no
-    run of the recipe; and under a launcher of several processes for one run (torchrun). A run that diverges or
-    collapses is written with that status, and the study goes on.
+    run of the recipe; and where a launcher asks for several devices a run (torchrun) and the recipe cannot be shared
+    out so (`lensrl.train.ranks`). A run that diverges or collapses is written with that status, and the study goes on.
+
+    Under such a launcher, every rank calls this function. Rank 0 makes the study with the others, and they return when
+    it is made.
     """
-    check_alone()
     folder = Path(folder)
-    watcher = watcher or NoWatcher()
+    ranks.check_launcher()
+    if ranks.rank() > 0:
+        _take_part(recipe)
+    else:
+        with ranks.led():
+            _make(recipe, folder, watcher or NoWatcher(), only, engine, go_on=go_on)
+    return Study(folder)
+
+
+def _take_part(recipe: Recipe) -> None:
+    """Make the runs of a study with rank 0, until it says that all are made."""
+    ranks.join()
+    workshop: Workshop | None = None
+    while (job := ranks.next_job()) is not None:
+        workshop = workshop or _open_workshop(recipe, job.folder)
+        workshop.take_part(job)
+
+
+def _make(
+    recipe: Recipe,
+    folder: Path,
+    watcher: Watcher,
+    only: str | Sequence[str] | None,
+    engine: Engine | None,
+    *,
+    go_on: bool,
+) -> None:
+    """Make a study: plan, check, and let an engine make what is missing."""
+    ranks.check_ranks(recipe)
+    if ranks.world() > 1 and engine is not None:
+        raise LensrlError("one run on several devices and an engine cannot be combined yet: leave one of them out")
     planned = plan_study(recipe, folder, only)
     missing, workshop = planned.missing, planned.workshop
     if workshop is not None:
@@ -80,8 +113,7 @@ def run_study(
     if missing:
         engine = engine or Here(workshop)
         del workshop, planned  # an engine elsewhere needs the memory
-        _make(engine, missing, watcher, folder, recipe.seeds, go_on=go_on or only is not None)
-    return Study(folder)
+        _make_runs(engine, missing, watcher, folder, recipe.seeds, go_on=go_on or only is not None)
 
 
 class Planned(NamedTuple):
@@ -122,13 +154,13 @@ def plan_study(recipe: Recipe, folder: Path, only: str | Sequence[str] | None = 
     return Planned(recipe, specs, missing, workshop)
 
 
-def _make(
+def _make_runs(
     engine: Engine, jobs: Sequence[Job], watcher: Watcher, folder: Path, seeds: Sequence[int], *, go_on: bool
 ) -> None:
     """Make all runs. Without `go_on`, stop after full RL where it gained nothing."""
     first = [job for job in jobs if job.spec.name in (BASE, FULL)]
     rest = [job for job in jobs if job not in first]
-    if go_on or not rest:
+    if go_on or all(job.spec.checkpoint is not None for job in rest):
         engine.make(jobs, watcher)
         if first and (why := why_no_gain(folder, seeds)):
             watcher.noted(why)

@@ -3,7 +3,7 @@
 `train` makes one run: a fresh copy of the base, frozen where it should be, trained with the algorithm of the recipe.
 `lensrl.train.algorithms` gives the objective of each algorithm, and `lensrl.train.advantages` the advantages.
 
-The defaults of TRL are another algorithm (DAPO), so `grpo_config` sets every value that matters.
+TRL's settings are those of `lensrl.train.config`.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from trl.trainer.grpo_config import GRPOConfig
 from lensrl.models.base import Base
 from lensrl.models.blocks import train_only
 from lensrl.models.lora import add_lora, trained_weights
-from lensrl.models.precision import any_shape, inexact, lower_frozen
+from lensrl.models.precision import any_shape, lower_frozen
 from lensrl.recipe import Lora, Recipe, Trained
 from lensrl.tasks import AgentTask, Task
-from lensrl.train.algorithms import ALGORITHMS
+from lensrl.train import ranks
 from lensrl.train.checks import check_frozen, is_finite
+from lensrl.train.config import frozen_in_bf16, grpo_config
 from lensrl.train.curve import TrainingCurve
-from lensrl.train.job import check_alone
 from lensrl.train.recorder import Collapsed, Diverged, Recorder
 from lensrl.train.reference import BaseInPlace, stop_backward
 from lensrl.train.resumable import ResumableTrainer
@@ -85,9 +85,11 @@ def train(
     returned with this status.
 
     Raises RuntimeError when a frozen parameter has moved by a single bit, and when training ends before its last step
-    without a reason. Raises LensrlError under a launcher of several processes.
+    without a reason.
+
+    On several ranks (`lensrl.train.ranks`), each of them calls this function, and ends with the same weights.
     """
-    check_alone()
+    ranks.join()
     # A copy of the base in which exactly the chosen parameters have gradients.
     chosen = None if layers is None else sorted(layers)
     model = base.fresh()
@@ -155,76 +157,6 @@ def train(
     if status == "completed" and not is_finite(model, base, task.items("train")[:8]):
         status, reason = "diverged", f"the weights or logits are not finite after step {len(recorder.curve)}"
     return Training(model, status, reason, recorder.curve, () if found is None else found.resumed)
-
-
-def frozen_in_bf16(base: Base, recipe: Recipe, device: str) -> bool:
-    """Return whether frozen matrices are stored in bf16: where the recipe says so, or a GPU trains a bf16 base."""
-    asked = recipe.rl.frozen_dtype
-    return asked == "bfloat16" if asked is not None else device == "cuda" and inexact(base.weights) is None
-
-
-def compute_dtype(recipe: Recipe, device: str) -> str:
-    """Return the type of training and sampling: `bfloat16` on a GPU, and where frozen weights are in it."""
-    return "bfloat16" if device == "cuda" or recipe.rl.frozen_dtype == "bfloat16" else "float32"
-
-
-def grpo_config(recipe: Recipe, *, seed: int, device: str, output_dir: str) -> GRPOConfig:
-    """Return TRL's settings for a recipe: the published algorithm, and nothing left to TRL's defaults.
-
-    A step of TRL is an update here. TRL saves and reports nothing.
-    """
-    rl = recipe.rl
-    updates = rl.updates_per_rollout
-    micro_batch = rl.micro_batch or rl.completions_per_update
-    micro_batches = rl.completions_per_update // micro_batch  # of an update
-    algorithm = ALGORITHMS[rl.algorithm]
-    return GRPOConfig(
-        output_dir=output_dir,
-        loss_type=algorithm.loss_type,
-        scale_rewards=algorithm.scale_rewards,
-        importance_sampling_level=algorithm.ratio,
-        beta=rl.kl_beta,
-        use_bias_correction_kl=False,
-        epsilon=rl.clip,
-        epsilon_high=rl.clip_high,
-        num_iterations=1,
-        max_steps=-1 if rl.steps is None else rl.steps * updates,
-        num_train_epochs=rl.epochs or 1,  # read where max_steps is -1
-        per_device_train_batch_size=micro_batch,
-        gradient_accumulation_steps=micro_batches,
-        steps_per_generation=micro_batches * updates,
-        num_generations=rl.completions_per_prompt,
-        max_completion_length=rl.max_completion_tokens,
-        mask_truncated_completions=rl.mask_truncated,
-        temperature=rl.temperature,
-        top_p=rl.top_p,
-        top_k=rl.top_k,
-        # Broken weights must reach the recorder as a gradient. Otherwise the sampler fails, on CUDA beyond recovery.
-        generation_kwargs={"remove_invalid_values": True},
-        learning_rate=rl.learning_rate,
-        lr_scheduler_type=rl.lr_scheduler_type,
-        warmup_steps=rl.warmup_steps if rl.warmup_steps < 1 else round(rl.warmup_steps) * updates,
-        weight_decay=rl.weight_decay,
-        max_grad_norm=rl.max_grad_norm,
-        optim="adamw_torch",
-        gradient_checkpointing=rl.gradient_checkpointing,
-        bf16=compute_dtype(recipe, device) == "bfloat16",
-        use_cpu=device == "cpu",
-        seed=seed,
-        data_seed=seed,
-        shuffle_dataset=True,
-        dataloader_num_workers=0,
-        dataloader_pin_memory=device == "cuda",
-        logging_strategy="steps",
-        logging_steps=1,
-        logging_nan_inf_filter=False,  # the recorder must see a NaN, not an average without it
-        save_strategy="no",
-        eval_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        disable_dropout=True,  # a random forward pass would not be the policy that was sampled
-        log_level="error",
-    )
 
 
 class Trainer(ResumableTrainer):

@@ -149,16 +149,6 @@ class Workers:
             )
 
 
-def visible_devices() -> list[str]:
-    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; none on a machine without."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return [name.strip() for name in named.split(",") if name.strip()]
-    import torch
-
-    return [str(number) for number in range(torch.cuda.device_count())]
-
-
 def longest_first(jobs: Sequence[Job]) -> list[Job]:
     """Order jobs: the base, which all comparisons need; then full RL; then by the lowest layer that is trained.
 

@@ -34,13 +34,15 @@ from lensrl.store.file.hdf5 import compression_plugin
 from lensrl.store.file.training import kept_with_checkpoint, training_folder
 from lensrl.store.origin import check_base, check_items, package_versions, provenance
 from lensrl.store.run import Run
-from lensrl.store.write import Header, Scores, joined, write_run
+from lensrl.store.write import Header, Scores, joined, stacked, write_run
 from lensrl.tasks import AgentTask, Item, Texts, check_benchmarks, evaluation_items, load_also, load_task
 from lensrl.tasks.gold import failed_references
 from lensrl.tasks.harness import Harness
+from lensrl.train import ranks
 from lensrl.train.adopt import open_checkpoint, record_of
 from lensrl.train.algorithms import check_algorithm
 from lensrl.train.checks import is_finite
+from lensrl.train.config import compute_dtype, frozen_in_bf16
 from lensrl.train.curve import TrainingCurve
 from lensrl.train.disk import RunBytes, run_bytes
 from lensrl.train.job import Job, run_recipe
@@ -55,7 +57,7 @@ from lensrl.train.preflight import (
 from lensrl.train.resume import Checkpoints
 from lensrl.train.snapshots import Snapshots
 from lensrl.train.trackers import check_trackers, followed
-from lensrl.train.trainer import compute_dtype, frozen_in_bf16, train
+from lensrl.train.trainer import OnStep, Training, train
 from lensrl.train.watch import Watcher
 
 
@@ -204,6 +206,29 @@ class Workshop:
         Raises Taken when another process makes the run, or has made it. Nothing is written when a frozen parameter has
         moved, nor for a base or for items that are not the job's.
         """
+        self._check(job)
+        with new_file(job.path, replace=False) as partial, kept_with_checkpoint(training_folder(job.path)):
+            watcher.started(job.spec)
+            tell(job.path, "loading")
+            if job.spec.checkpoint is not None:
+                self._adopt(job, partial, job.spec.checkpoint, watcher)
+            else:
+                with ranks.together(job):
+                    (self._keep_base if job.spec.name == BASE else self._train)(job, partial, watcher)
+        shutil.rmtree(training_folder(job.path), ignore_errors=True)  # the file is complete
+
+    def take_part(self, job: Job) -> None:
+        """Train and score a run with rank 0, which makes its file. This is the part of every other rank."""
+        self._check(job)
+        if job.spec.name == BASE:
+            self._scores(job, self.base.fresh(device=self.device))
+            return
+        training = self._trained(job)
+        if training.status != "diverged":
+            self._scores(job, self.base.fresh(_weights(training), device=self.device))
+
+    def _check(self, job: Job) -> None:
+        """Raise LensrlError for a job that asks for another base, or for other items, than are here."""
         if job.fingerprint != self.base.fingerprint:
             raise LensrlError(
                 f"{job.path} is to be made from another base model (fingerprint {job.fingerprint[:12]}) than "
@@ -212,16 +237,9 @@ class Workshop:
         for split, digest in job.items.items():
             if self.digests.get(split, digest) != digest:
                 raise LensrlError(f"{job.path} is to be made with other {split} items than the recipe gives here")
-        with new_file(job.path, replace=False) as partial, kept_with_checkpoint(training_folder(job.path)):
-            watcher.started(job.spec)
-            tell(job.path, "loading")
-            if job.spec.name == BASE:
-                self.keep(job, partial, None, watcher)
-            elif job.spec.checkpoint is not None:
-                self._adopt(job, partial, job.spec.checkpoint, watcher)
-            else:
-                self._train(job, partial, watcher)
-        shutil.rmtree(training_folder(job.path), ignore_errors=True)  # the file is complete
+
+    def _keep_base(self, job: Job, path: Path, watcher: Watcher) -> None:
+        self.keep(job, path, None, watcher)
 
     def keep(
         self,
@@ -268,12 +286,15 @@ class Workshop:
     def _scores(self, job: Job, model: PreTrainedModel) -> Scores:
         """Score a model on the held-out items, or take the scores that were made elsewhere."""
         if self.harness is None:
-            own = evaluate(model, self.base.prompts, self.task, self.items, job.recipe)
-            also, first = [], len(self.items)
-            for task, items in self.also:
-                also.append(evaluate(model, self.base.prompts, task, items, job.recipe, first=first))
+            found, first = [], 0
+            for task, items in [(self.task, self.items), *self.also]:
+                # Each rank scores a range of the items. A checkpoint is scored by rank 0 alone.
+                mine = ranks.share(len(items)) if job.spec.checkpoint is None else range(len(items))
+                asked = items[mine.start : mine.stop]
+                scored = [evaluate(model, self.base.prompts, task, asked, job.recipe, first=first + mine.start)]
+                found.append(scored[0] if len(mine) == len(items) else stacked(ranks.gathered(scored)))
                 first += len(items)
-            return joined(own, also)
+            return joined(found[0], found[1:])
         made = job.spec.checkpoint
         found = self.harness.base if made is None else self.harness.read(made.scores)
         return Scores(item=found.item, benchmark=found.benchmark, score=found.score[:, None].astype(np.float32))
@@ -308,13 +329,12 @@ class Workshop:
             folder, self._origin(job, recipe), every=recipe.rl.checkpoint_every,
             note=lambda line: watcher.noted(f"{spec.name} seed {spec.seed}: {line}"),
         )  # fmt: skip
+        if ranks.world() > 1:  # no checkpoints are kept there, and none is gone on from
+            checkpoints = None
+            shutil.rmtree(folder, ignore_errors=True)
         config = recipe.measured() | {"run": spec.name, "seed": spec.seed}
         with followed(self.recipe.report_to, job.folder.absolute(), job.path.stem, folder, config) as show:
-            training = train(
-                self.base, self.task, recipe, layers=spec.layers, component=spec.component, boost=spec.boost,
-                factor=spec.factor, lora=spec.lora, seed=spec.seed, device=self.device,
-                on_step=on_step, snapshots=snapshots, checkpoints=checkpoints,
-            )  # fmt: skip
+            training = self._trained(job, on_step, snapshots=snapshots, checkpoints=checkpoints)
         status, reason, curve = training.status, training.reason, training.curve
         if status == "diverged":  # its weights are not numbers: the curve is all there is to keep
             header = self._header(job, status=status, reason=reason, resumed=training.resumed)
@@ -325,11 +345,28 @@ class Workshop:
         kept = snapshots.weights(self.before)
         resumed = training.resumed
         ended = {len(curve)} & {*recipe.snapshot_steps(steps)}
-        weights = {name: p.detach().cpu().float() for name, p in training.model.named_parameters()}
+        weights = _weights(training)
         del training  # on a GPU the trained model would stand beside its copies
         self.keep(
             job, path, weights, watcher, status=status, reason=reason, curve=curve, snapshots=kept,
             snapshot_steps=sorted({*kept, *ended}), resumed=resumed,
+        )  # fmt: skip
+
+    def _trained(
+        self,
+        job: Job,
+        on_step: OnStep | None = None,
+        *,
+        snapshots: Snapshots | None = None,
+        checkpoints: Checkpoints | None = None,
+    ) -> Training:
+        """Train a run."""
+        assert not isinstance(self.task, Texts)
+        spec = job.spec
+        return train(
+            self.base, self.task, run_recipe(job), layers=spec.layers, component=spec.component, boost=spec.boost,
+            factor=spec.factor, lora=spec.lora, seed=spec.seed, device=self.device,
+            on_step=on_step, snapshots=snapshots, checkpoints=checkpoints,
         )  # fmt: skip
 
     def _origin(self, job: Job, recipe: Recipe) -> dict[str, dict[str, object]]:
@@ -366,6 +403,8 @@ class Workshop:
             dtypes["scoring"] = "bfloat16" if self.device == "cuda" else "float32"
         dtypes["log-probabilities and activations"] = "float32"
         hardware = torch.cuda.get_device_name() if self.device == "cuda" else f"cpu {platform.machine()}"
+        if ranks.world() > 1 and checkpoint is None:
+            hardware = f"{ranks.world()} x {hardware}"
         return Header(
             study=job.folder.resolve().name,
             run=spec.name,
@@ -398,6 +437,10 @@ class Workshop:
             return None
         failed = [f"{item.benchmark}/{item.id}" for item in self.failed_references]
         return {"judged": len(self._scored_items), "failed": failed}
+
+
+def _weights(training: Training) -> dict[str, torch.Tensor]:
+    return {name: p.detach().cpu().float() for name, p in training.model.named_parameters()}
 
 
 def parameter_table(base: Base) -> list[Parameter]:

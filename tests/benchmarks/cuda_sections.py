@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-import lensrl.train.trainer as trainer_module
+import lensrl.train.config as config_module
 from lensrl import open_study
 from lensrl.compare.patching.graft import graft, run_weights
 from lensrl.models.base import Base, load_base, pick_device
@@ -118,12 +118,12 @@ def against_cpu(report: Report, quick: bool) -> None:
     runs = {"cpu": _given(base, settings, "cpu")}
     if CUDA:
         runs["GPU in bf16"] = _given(base, settings, "cuda")
-        kept = trainer_module.compute_dtype
-        trainer_module.compute_dtype = lambda *_: "float32"
+        kept = config_module.compute_dtype
+        config_module.compute_dtype = lambda *_: "float32"
         try:
             runs["GPU in fp32"] = _given(base, settings, "cuda")
         finally:
-            trainer_module.compute_dtype = kept
+            config_module.compute_dtype = kept
     runs["CPU in bf16"] = _given(base, recipe(**settings.rl.model_dump() | {"frozen_dtype": "bfloat16"}), "cpu")
     mine = _changes(base, runs["cpu"])
     for name, training in runs.items():

@@ -92,6 +92,8 @@ def test_heads_and_the_stream_say_what_they_are(small_study_folder: Path, tmp_pa
         (["--component", "stream", "--what", "activations", "--sets", "top"], "leave out --sets"),
         (["--sets", "pairs"], "layer 3 alone makes no pair"),
         (["--sets", "cumulative"], "cumulative"),
+        (["--control", "random", "--component", "attn"], "--control grafts whole single layers and measures log p"),
+        (["--control", "random", "--metric", "score"], "leave out --what activations"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_patched_is_one_line_and_exit_code_2(

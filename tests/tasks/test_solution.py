@@ -78,6 +78,20 @@ RIGHT: dict[str, Shape] = {
     "a list": lambda p, b, n: f"1. {fence(alone(p, b, n))}".replace("\n", "\n   "),
     "a comment in column 0": lambda p, b, n: f"\n# a comment\n{b}",
     "a helper below": lambda p, b, n: f"{calls_helper(p, n)}\n\n{helper(p, b, n)}",
+    "a helper in another fence": lambda p, b, n: f"{fence(helper(p, b, n))}\nThen:\n{fence(calls_helper(p, n))}",
+    "a fence of tildes": lambda p, b, n: f"~~~\n{draft(n)}\n~~~\nBetter:\n~~~python\n{p}{b}\n~~~\nDone.",
+    "another name of the language": lambda p, b, n: fence(p + b, 'python3 title="a.py"'),
+    "a first line without indentation": lambda p, b, n: b.lstrip(),
+    "a first line without indentation, fenced": lambda p, b, n: fence(b.strip()),
+    "a body without indentation": lambda p, b, n: textwrap.dedent(b),
+    "a body with three spaces": lambda p, b, n: re.sub("^ ", "", b, flags=re.MULTILINE),
+    "a space too many": lambda p, b, n: f" {b}",
+    "a body with tabs": lambda p, b, n: tabbed(b),
+    "a body with tabs, fenced": lambda p, b, n: fence(tabbed(b)),
+    "an end of text": lambda p, b, n: f"{b.rstrip()}<|endoftext|>",
+    "an import of the future": lambda p, b, n: f"from __future__ import annotations\n{p}{b}",
+    "a main block": lambda p, b, n: fence(f"{p}{b}\n\nif __name__ == '__main__':\n    raise SystemExit({n}(input()))"),
+    "a test of the name": lambda p, b, n: fence(f"{p}{b}\n\ndef check(candidate):\n    assert False"),
 }
 WRONG: dict[str, Shape] = {
     "a wrong correction": lambda p, b, n: f"{fence(p + b)}\nBetter:\n{fence(draft(n))}",
@@ -87,6 +101,9 @@ WRONG: dict[str, Shape] = {
     "prose alone": lambda p, b, n: "I do not know.",
     "a number": lambda p, b, n: "The answer is 4.",
     "nothing": lambda p, b, n: "",
+    "an async function": lambda p, b, n: fence(f"async {alone(p, b, n)}"),
+    "a method": lambda p, b, n: fence(f"class Solution:\n{textwrap.indent(alone(p, b, n), '    ')}"),
+    "another name": lambda p, b, n: fence(alone(p, b, n).replace(f"def {n}", "def other_name")),
     "a cut correction": lambda p, b, n: f"{fence(p + b)}\nBetter:\n```python\ndef {n}(x",
 }
 
@@ -103,6 +120,10 @@ def calls_helper(prompt: str, name: str) -> str:
 
 def helper(prompt: str, body: str, name: str) -> str:
     return alone(prompt, body, name).replace(f"def {name}(", "def h_(", 1).replace(f"{name}(", "h_(")
+
+
+def tabbed(code: str) -> str:
+    return re.sub(r"^ +", lambda spaces: "\t" * (len(spaces[0]) // 2), code, flags=re.MULTILINE)
 
 
 def rows() -> list[dict[str, str]]:
@@ -138,7 +159,7 @@ PROGRAM = "def add(a, b):\n    return a + b\n"
         (f"```python\n{PROGRAM}add(1, 2)\n```", (BEFORE, f"{PROGRAM}add(1, 2)")),  # a block runs as it is
         ("def add(a, b):\n    return h(a)\n\nimport os\n\ndef h(x):\n    return K\n\nK = 1\nL = 2\n",
          (BEFORE, "def add(a, b):\n    return h(a)\ndef h(x):\n    return K\nK = 1")),
-        ("nothing", (PROMPT,)),
+        ("nothing", (PROMPT + "    nothing",)),
     ],
 )  # fmt: skip
 def test_the_parts_are_what_precedes_the_function_and_the_function(completion: str, parts: tuple[str, ...]) -> None:

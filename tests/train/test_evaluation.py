@@ -99,6 +99,17 @@ def test_the_verbs_run_on_it(study: Study) -> None:
     assert all(row["layer_score"] is not None and not row["reason"] for row in found["teams"])
     assert "layer-3" in typed("overlap", study.path).stdout
     assert lensrl.write_report(study).is_file()
+    three = typed("contribution", study.path, "--benchmark", "each", "--layer", "3", "--json")
+    assert {row["layer"] for row in json.loads(three.stdout)["layers"]} == {3}
+
+
+def test_a_figure_by_benchmark_and_score_shows_their_contributions(study: Study) -> None:
+    table = study.contributions(benchmark="carry", score="vote")
+    axes = lensrl.plot.contributions(study, benchmark="carry", score="vote")
+    assert "carry, majority vote" in axes.get_title(loc="left")
+    drawn = [point for line in axes.lines for point in line.get_ydata()]
+    drawn += [float(y) for each in axes.collections for _, y in np.asarray(each.get_offsets())]
+    assert all(np.isclose(drawn, value).any() for value in table["contribution"].dropna())
 
 
 def test_what_cannot_be_is_refused_in_one_line(study: Study, recipe: Recipe, tmp_path: Path) -> None:

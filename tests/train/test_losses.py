@@ -19,9 +19,10 @@ from lensrl.recipe import Recipe, Rl
 from lensrl.tasks import Item
 from lensrl.tasks.arithmetic import Arithmetic
 from lensrl.train.advantages import dr_grpo_advantages, grpo_advantages, rloo_advantages
+from lensrl.train.config import grpo_config
 from lensrl.train.recorder import Recorder
 from lensrl.train.sampling import Completions
-from lensrl.train.trainer import Trainer, _quiet, grpo_config, train
+from lensrl.train.trainer import Trainer, _quiet, train
 from tests.conftest import SMALL
 
 LENGTH = 5  # SMALL's max_completion_tokens: Dr. GRPO's constant, whatever the longest completion of the batch is

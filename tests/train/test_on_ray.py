@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import chdir
 from dataclasses import replace
@@ -29,6 +28,7 @@ from lensrl.train.watch import NoWatcher
 from tests.cli.typed import lensrl
 from tests.conftest import SMALL
 from tests.train.test_engine import assert_same_data
+from tests.train.two_nodes import two_nodes
 
 pytestmark = [
     pytest.mark.cluster,
@@ -45,32 +45,12 @@ RECIPE = SMALL.model_copy(
     }
 )
 NAMES = ["base", "full-rl", "layer-0", "layer-3"]
-SETTINGS = {
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # 127.0.0.1 stays 127.0.0.1
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_memory_monitor_refresh_ms": "0",  # other processes of the machine are none of its business
-    "OMP_NUM_THREADS": "1",
-}
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A head node and a second node, with one CPU each. Their processes work in another folder than the tests."""
-    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="lr") as folder:
-        for name, value in SETTINGS.items():
-            patch.setenv(name, value)
-        patch.setenv("RAY_TMPDIR", folder)  # short: the paths of sockets are limited to 107 bytes
-        (Path(folder) / "ray").mkdir()  # where the address of the cluster is kept for `auto`
-        with chdir(folder):
-            from ray.cluster_utils import Cluster
-
-            node = {"node_ip_address": "127.0.0.1", "num_cpus": 1, "object_store_memory": 80 * 2**20}
-            cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
-            try:
-                cluster.add_node(**node)
-                yield cluster
-            finally:
-                cluster.shutdown()
+    with two_nodes() as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +160,7 @@ def test_the_command_makes_a_study_on_what_is_left_of_the_cluster(
     recipe = tmp_path / "study.toml"
     recipe.write_text(
         'model = "tiny:qwen3"\ntask = "arithmetic"\nlayers = [3]\n[rl]\nsteps = 3\nmax_completion_tokens = 5\n'
-        "learning_rate = 2e-4\n[evaluation]\nitems = 48\nsamples = 2\n[store]\nprobe_items = 4\n"
+        "learning_rate = 2e-4\n[evaluation]\nitems = 48\nsamples = 2\n[store]\nprobe_items = 6\n"
         "[engine]\nnum_cpus = 0.5\n"
     )
     done = lensrl("run", recipe, "--engine", "ray", "--address", "auto", "--only", "layer-3", cwd=tmp_path)

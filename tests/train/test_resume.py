@@ -23,7 +23,8 @@ from lensrl.tasks.arithmetic import Arithmetic
 from lensrl.tasks.corridor import Corridor
 from lensrl.train import resume
 from lensrl.train.curve import TrainingCurve
-from lensrl.train.resume import Checkpoints, random_states, set_random_states
+from lensrl.train.random_states import random_states, set_random_states
+from lensrl.train.resume import Checkpoints
 from lensrl.train.trainer import Training, train
 from tests.conftest import SMALL
 

@@ -15,8 +15,9 @@ from lensrl.models.base import Base
 from lensrl.recipe import CorridorTask, Recipe, Rl
 from lensrl.tasks.corridor import Corridor
 from lensrl.train.advantages import rloo_advantages
+from lensrl.train.config import grpo_config
 from lensrl.train.sampling import Episodes, spread_over_tokens
-from lensrl.train.trainer import Trainer, grpo_config, train
+from lensrl.train.trainer import Trainer, train
 
 GAMMA, WEIGHT = 0.8, 0.5
 TASK = Corridor(CorridorTask(name="corridor"))

@@ -15,8 +15,9 @@ from lensrl.recipe import Recipe, Rl
 from lensrl.tasks import Item
 from lensrl.tasks.arithmetic import Arithmetic
 from lensrl.train.checks import check_frozen
+from lensrl.train.config import grpo_config
 from lensrl.train.recorder import Recorder
-from lensrl.train.trainer import Trainer, grpo_config, train
+from lensrl.train.trainer import Trainer, train
 from tests.conftest import SMALL
 
 TASK = Arithmetic()

@@ -86,6 +86,7 @@ def command(process: int) -> str:
 LONG = """\
 model = "tiny:qwen3"
 layers = [0, 1]
+on_no_gain = "go on"
 [task]
 name = "arithmetic"
 [rl]
@@ -136,13 +137,3 @@ def test_the_longest_runs_come_first_after_the_base(tmp_path: Path) -> None:
     specs = [("layer-7", (7,)), ("base", ()), ("mid", (3, 4)), ("layer-0", (0,)), ("full-rl", None)]
     jobs = [Job(SMALL, RunSpec(name, layers, 0), tmp_path, "", {}) for name, layers in specs]
     assert [job.spec.name for job in longest_first(jobs)] == ["base", "full-rl", "layer-0", "mid", "layer-7"]
-
-
-@pytest.mark.parametrize("launched", ["2", "8"])
-def test_a_launcher_of_several_processes_for_one_run_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launched: str
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", launched)
-    with pytest.raises(LensrlError, match=rf"WORLD_SIZE is {launched}: .* --workers {launched} instead"):
-        run_study(QUICK, tmp_path / "study")
-    assert not (tmp_path / "study").exists()

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from lensrl.compare.patching.patch import stored
+from lensrl.compare.patching.shares import stored
 from lensrl.measures.contribution import Interval, gain_ratios
 from lensrl.recipe.runs import BASE, FULL
 from lensrl.store.patch import METRICS, PatchComponent, PatchKey, PatchResult, Sets, What

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from lensrl.store.run import Run
 from lensrl.store.study import Study
 from lensrl.tasks import Texts, evaluation_items, load_task
 
+InHand = Callable[[PatchKey], AbstractContextManager[bool]]  # whether a patch is to be measured by this process
 Measured = Iterator[tuple[PatchKey, dict[str, Float64[np.ndarray, "model item"]], list[str]]]
 
 
@@ -50,17 +52,19 @@ class Patcher:
         *,
         metric: Metric = "both",
         on_estimate: Callable[[float], None] | None = None,
+        in_hand: InHand,
     ) -> Measured:
         """Measure keys of one kind and component.
 
         `metric` chooses the metrics of grafts. Before their first score, `on_estimate` is given about how many seconds
-        the scores take at most.
+        the scores take at most. While a graft is scored, this process holds it `in_hand`; a graft that is in other
+        hands is left out.
 
         Yields, for each key: the key, its metrics, and the names of its patched models. A metric is an array (model,
         item) with the models in the order into, donor, patched models.
         """
         if keys[0].what == "weights":
-            return self._measure_grafts(keys, on_progress, metric, on_estimate)
+            return self._measure_grafts(keys, on_progress, metric, on_estimate, in_hand)
         return self._measure_activations(keys, keys[0].component, on_progress)
 
     def _measure_grafts(
@@ -69,6 +73,7 @@ class Patcher:
         on_progress: OnProgress | None,
         metric: Metric,
         on_estimate: Callable[[float], None] | None,
+        in_hand: InHand,
     ) -> Measured:
         """Graft the parts of each key into one model, measure it, and put the receiver's weights back.
 
@@ -89,17 +94,20 @@ class Patcher:
             on_estimate(len(keys) * seconds_to_sample(model, self.base.prompts, self.items, self.recipe))
         for done, (key, grafted, logprob) in enumerate(zip(keys, grafts, logprobs, strict=True)):
             patched = {} if logprob is None else {"reference_logprob": logprob}
-            if task is not None:
-                with holding(model, grafted):
-                    patched["score"] = sampled_scores(model, self.base.prompts, task, self.items, self.recipe)
-                if on_progress is not None:
-                    on_progress("score", done + 1, len(keys))
-            metrics = {
-                name: np.stack([into[name], donor[name], patched[name]]).astype(np.float64)
-                for name in METRICS
-                if name in patched
-            }
-            yield key, metrics, [*PATCHED]
+            with in_hand(key) if task is not None else nullcontext(True) as mine:  # until its file is written
+                if not mine:
+                    continue
+                if task is not None:
+                    with holding(model, grafted):
+                        patched["score"] = sampled_scores(model, self.base.prompts, task, self.items, self.recipe)
+                    if on_progress is not None:
+                        on_progress("score", done + 1, len(keys))
+                metrics = {
+                    name: np.stack([into[name], donor[name], patched[name]]).astype(np.float64)
+                    for name in METRICS
+                    if name in patched
+                }
+                yield key, metrics, [*PATCHED]
 
     def _grafted(self, key: PatchKey) -> dict[str, torch.Tensor]:
         """Return the weights that a graft puts into the receiver: those of its parts that the donor has otherwise."""

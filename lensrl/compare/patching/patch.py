@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from typing import Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float64
 
 from lensrl.compare.patching import OnProgress
 from lensrl.compare.patching.sets import check_component, layer_sets
+from lensrl.compare.patching.shares import GRAFT_METRICS, share_out, stored
 from lensrl.errors import LensrlError, did_you_mean
 from lensrl.recipe.layers import LayerSpec, parse_layers
 from lensrl.recipe.runs import BASE, FULL
-from lensrl.store.names import PATCH_FOLDER
-from lensrl.store.origin import provenance
-from lensrl.store.patch import Metric, PatchComponent, PatchKey, PatchResult, Sets, What, read_patch, write_patch
+from lensrl.store.patch import Metric, PatchComponent, PatchKey, Sets, What
 from lensrl.store.run import Run
 from lensrl.store.study import Study
 from lensrl.tasks import Texts, load_task
 
-Metrics = Mapping[str, Float64[np.ndarray, "model item"]]
-GRAFT_METRICS: dict[Metric, tuple[str, ...]] = {
-    "score": ("score",),
-    "logprob": ("reference_logprob",),
-    "both": ("score", "reference_logprob"),
-}
 OF_ATTENTION = ("block", "attn", "head")  # components that are patched at the outputs of attention
 
 
@@ -42,6 +34,7 @@ def patch(
     sets: Sets = "single",
     metric: Metric = "both",
     seed: int | None = None,
+    workers: int = 1,
     on_progress: OnProgress | None = None,
     on_estimate: Callable[[float], None] | None = None,
 ) -> pd.DataFrame:
@@ -80,6 +73,9 @@ def patch(
     The parts outside the layers (`embed`, `final_norm`, `lm_head`) stay the receiving run's. Where a set holds all
     layers and whole blocks are grafted, a last row, `everything`, also grafts these parts. The patched model is then
     the donor, weight for weight, and recovers exactly 1. The row before it lacks only the effect of these parts.
+
+    `workers` processes share the patches. Where sampled scores are asked for, other processes that patch the same study
+    share them, too (`lensrl.compare.patching.shares`).
 
     Returns one row per set, kind and metric, with `PatchResult.COLUMNS` and the three columns of `with_context`:
     `contribution`, `trained` and `share_of`. Results are stored under `patches/` in the study's folder. A stored
@@ -124,24 +120,10 @@ def patch(
             sets, chosen, study.n_layers, everything=kind == "weights" and component == "block"
         )
     ]
-    # Stored results are read; only missing ones need the models. Each is written at once: an interruption loses one.
+    # Stored results are read; only missing ones need the models.
     results = {key: found for key in keys if (found := stored(study, key, metric))}
     missing = [key for key in keys if key not in results]
-    if missing:
-        from lensrl.compare.patching.measure import Patcher  # torch and transformers, only where they are needed
-
-        patcher = Patcher(study, donor, into)
-        sources = {"donor": donor.run_id, "into": into.run_id}
-        record = provenance(device=patcher.device, dtypes={"masters": "float32"}, generation=study.recipe.generation)
-        for kind in kinds:
-            todo = [key for key in missing if key.what == kind]
-            measured = patcher.measure(todo, on_progress, metric=metric, on_estimate=on_estimate) if todo else ()
-            for key, metrics, patched in measured:
-                metrics = _with_older(study, key, metrics)
-                results[key] = PatchResult(
-                    key, metrics, patcher.benchmark, sources=sources, provenance=record, patched=patched
-                )
-                write_patch(study.path / PATCH_FOLDER, results[key])
+    results |= share_out(study, missing, metric, workers, on_progress=on_progress, on_estimate=on_estimate)
     return with_context(pd.DataFrame([row for key in keys for row in results[key].rows()]), study)
 
 
@@ -183,27 +165,6 @@ def share_of(rows: pd.DataFrame) -> pd.Series:
     raised = (rows["from_value"] > rows["into_value"]) == trained_donor
     told = (rows["status"] == "defined") & (trained_donor | trained_receiver)
     return pd.Series(np.where(told, np.where(raised, "gain", "loss"), ""), index=rows.index, dtype=object)
-
-
-def stored(study: Study, key: PatchKey, metric: Metric | None = None) -> PatchResult | None:
-    """Return the stored result of a patch.
-
-    None when there is none, when a graft lacks the metrics asked for, and when one of its two runs was replaced.
-    """
-    path = study.path / PATCH_FOLDER / key.file_name
-    if not path.exists():
-        return None
-    result = read_patch(path)
-    current = {"donor": study[key.donor, key.seed].run_id, "into": study[key.into, key.seed].run_id}
-    asked = GRAFT_METRICS[metric] if metric is not None and key.what == "weights" else ()
-    lacks = not {*asked} <= {*result.metrics}
-    return None if lacks or result.sources != current else result
-
-
-def _with_older(study: Study, key: PatchKey, metrics: Metrics) -> Metrics:
-    """Add the metrics of an older result of the same patch, so that measuring one metric does not lose the other."""
-    older = stored(study, key)
-    return metrics if older is None else {**older.metrics, **metrics}
 
 
 def _trained(study: Study, donor: str, into: str, seed: int, layers: str, component: PatchComponent) -> bool:

@@ -1,0 +1,187 @@
+"""Measuring patches and writing their files, in one process or in several.
+
+    the patches that are missing  ->  a share for each worker  ->  a file for each patch
+
+Each result is written at once, so an interruption loses one. A sampled score takes long, and while it is taken, its
+patch is claimed (`lensrl.store.file.claim`): another process, in another shell perhaps, passes over it, and reads its
+file at the end. Log-probabilities and activations take one pass for all patches; only `workers` share these.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+from jaxtyping import Float64
+
+from lensrl.compare.patching import OnProgress
+from lensrl.errors import LensrlError, Taken
+from lensrl.store.file.claim import claimed
+from lensrl.store.names import PATCH_FOLDER
+from lensrl.store.origin import provenance
+from lensrl.store.patch import Metric, PatchKey, PatchResult, read_patch, write_patch
+from lensrl.store.study import Study
+
+Metrics = Mapping[str, Float64[np.ndarray, "model item"]]
+GRAFT_METRICS: dict[Metric, tuple[str, ...]] = {
+    "score": ("score",),
+    "logprob": ("reference_logprob",),
+    "both": ("score", "reference_logprob"),
+}
+PAUSE = 1.0  # seconds between two looks at the patches that other processes measure
+
+
+@dataclass(frozen=True)
+class _Share:
+    """The patches that a worker measures. It can be pickled."""
+
+    study: Path
+    keys: Sequence[PatchKey]
+    metric: Metric
+
+
+def stored(study: Study, key: PatchKey, metric: Metric | None = None) -> PatchResult | None:
+    """Return the stored result of a patch.
+
+    None when there is none, when a graft lacks the metrics asked for, and when one of its two runs was replaced.
+    """
+    path = study.path / PATCH_FOLDER / key.file_name
+    if not path.exists():
+        return None
+    result = read_patch(path)
+    current = {"donor": study[key.donor, key.seed].run_id, "into": study[key.into, key.seed].run_id}
+    asked = GRAFT_METRICS[metric] if metric is not None and key.what == "weights" else ()
+    lacks = not {*asked} <= {*result.metrics}
+    return None if lacks or result.sources != current else result
+
+
+def share_out(
+    study: Study,
+    keys: Sequence[PatchKey],
+    metric: Metric,
+    workers: int,
+    *,
+    on_progress: OnProgress | None,
+    on_estimate: Callable[[float], None] | None,
+) -> dict[PatchKey, PatchResult]:
+    """Measure patches between the same two runs in `workers` processes, this one among them, and return the results.
+
+    What a worker leaves undone, because it was killed or failed, is measured here.
+
+    Raises LensrlError for a number of workers below 1.
+    """
+    if workers < 1:
+        raise LensrlError(f"{workers} workers measure no patch; ask for 1 or more")
+    results: dict[PatchKey, PatchResult] = {}
+    if not keys:
+        return results
+    shares = [keys[start :: min(workers, len(keys))] for start in range(min(workers, len(keys)))]
+    with _started([_Share(study.path.absolute(), share, metric) for share in shares[1:]], len(shares)) as others:
+        results |= measure(study, shares[0], metric, on_progress=on_progress, on_estimate=on_estimate)
+        for other in others:
+            other.wait()
+    while left := [key for key in keys if key not in results]:
+        found = {key: result for key in left if (result := stored(study, key, metric)) is not None}
+        results |= found
+        left = [key for key in left if key not in found]
+        if left:
+            made = measure(study, left, metric, on_progress=on_progress, on_estimate=None)
+            results |= made
+            if not made:
+                time.sleep(PAUSE)
+    return results
+
+
+def measure(
+    study: Study,
+    keys: Sequence[PatchKey],
+    metric: Metric,
+    *,
+    on_progress: OnProgress | None = None,
+    on_estimate: Callable[[float], None] | None = None,
+) -> dict[PatchKey, PatchResult]:
+    """Measure patches between the same two runs and write their files. Those that another process has in hand lack."""
+    from lensrl.compare.patching.measure import Patcher  # torch and transformers, only where they are needed
+
+    donor, into = (study.runs.find_scored(name, keys[0].seed) for name in (keys[0].donor, keys[0].into))
+    patcher = Patcher(study, donor, into)
+    sources = {"donor": donor.run_id, "into": into.run_id}
+    record = provenance(device=patcher.device, dtypes={"masters": "float32"}, generation=study.recipe.generation)
+
+    @contextmanager
+    def in_hand(key: PatchKey) -> Iterator[bool]:
+        with ExitStack() as stack:
+            path = study.path / PATCH_FOLDER / key.file_name
+            path.parent.mkdir(exist_ok=True)
+            try:
+                stack.enter_context(claimed(path.with_suffix(".json"), patience=0.0))
+            except Taken:
+                yield False
+                return
+            yield stored(study, key, metric) is None  # else another process was quicker
+
+    results: dict[PatchKey, PatchResult] = {}
+    for kind in dict.fromkeys(key.what for key in keys):
+        todo = [key for key in keys if key.what == kind]
+        measured = patcher.measure(todo, on_progress, metric=metric, on_estimate=on_estimate, in_hand=in_hand)
+        for key, metrics, patched in measured:
+            # Measuring one metric must not lose the other.
+            older = stored(study, key)
+            kept: Metrics = metrics if older is None else {**older.metrics, **metrics}
+            results[key] = PatchResult(
+                key, kept, patcher.benchmark, sources=sources, provenance=record, patched=patched
+            )
+            write_patch(study.path / PATCH_FOLDER, results[key])
+    return results
+
+
+@contextmanager
+def _started(shares: Sequence[_Share], workers: int) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Start a process for each share, on the GPUs in turns. They end with the block, and with this process."""
+    from lensrl.models.base import visible_devices
+
+    devices = visible_devices()
+    environment = dict(os.environ)
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+    start = f"import sys; sys.path[:] = {sys.path!r}; import {__name__} as shares; shares.work()"
+    started = []
+    try:
+        for number, share in enumerate(shares, start=1):  # this process has the first GPU
+            if devices:
+                environment["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
+            # In a session of its own: Ctrl-C in the terminal reaches this process alone.
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-c", start], env=environment, stdin=subprocess.PIPE, start_new_session=True
+            )
+            started.append(process)
+            assert process.stdin is not None
+            process.stdin.write(pickle.dumps(share))
+            process.stdin.flush()
+        yield started
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+            process.stdin.close()
+
+
+def work() -> None:
+    """Measure the share that comes over stdin. This is the main function of a worker; it ends when stdin is closed."""
+    share: _Share = pickle.load(sys.stdin.buffer)
+
+    def end_with_parent() -> None:
+        sys.stdin.buffer.read()
+        os._exit(1)
+
+    Thread(target=end_with_parent, daemon=True).start()
+    with Study(share.study) as study:
+        measure(study, share.keys, share.metric)

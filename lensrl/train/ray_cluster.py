@@ -1,0 +1,56 @@
+"""The Ray cluster of a study: being connected to one, and the room on its nodes for a worker."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lensrl.errors import LensrlError, reason
+from lensrl.recipe.settings import Resources
+
+OBJECTS = 128 * 2**20  # bytes of shared memory of a cluster that is started here: results are small
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[None]:
+    """Be connected to a cluster. A connection that this process has already is used, and stays."""
+    if address is None:  # nothing is reported to anybody, and only this machine is listened to
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # read by `import ray`; on Linux, too
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    try:
+        if address is None:
+            ray.init(
+                "local", include_dashboard=False, object_store_memory=OBJECTS, _node_ip_address="127.0.0.1", **quiet
+            )
+        else:
+            ray.init(address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise LensrlError(f"no Ray cluster at {address or 'this machine'}: {reason(error)}") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def worker_gpus(size: Resources) -> float:
+    """Return the GPUs of a worker: by default 1 where a node has one. Raises LensrlError when no node has the room."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    gpus = size.num_gpus
+    if gpus is None:
+        gpus = 1.0 if any(node.get("GPU", 0) >= 1 for node in nodes) else 0.0
+    if not any(node.get("CPU", 0) >= size.num_cpus and node.get("GPU", 0) >= gpus for node in nodes):
+        have = "; ".join(f"{node.get('CPU', 0):g} CPUs, {node.get('GPU', 0):g} GPUs" for node in nodes)
+        raise LensrlError(
+            f"a worker needs num_cpus = {size.num_cpus:g} and num_gpus = {gpus:g}, and no node has them ({have}); set "
+            f"less under [engine], or with --num-cpus and --num-gpus"
+        )
+    return gpus

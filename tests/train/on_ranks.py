@@ -1,0 +1,88 @@
+"""A program that ranks run: train in several ways, and keep the weights and the curve that come out.
+
+All but the last case train on given completions; the last one plays episodes.
+
+torchrun --nproc-per-node 2 -m tests.train.on_ranks FOLDER
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.torch import save_file
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lensrl.models.base import load_base
+from lensrl.models.histories import Written
+from lensrl.models.noise import Row
+from lensrl.models.sampler import SAMPLERS, Pieces
+from lensrl.recipe import CorridorTask, Recipe, Rl
+from lensrl.tasks.arithmetic import Arithmetic
+from lensrl.tasks.corridor import Corridor
+from lensrl.train import ranks
+from lensrl.train.trainer import Training, train
+from tests.conftest import SMALL
+
+CASES: dict[str, tuple[dict[str, Any], list[int] | None]] = {  # settings of rl, and the trained layers
+    "full": ({}, None),
+    "one layer": ({}, [3]),
+    "dr_grpo": ({"algorithm": "dr_grpo"}, None),
+    "micro-batches": ({"micro_batch": 8}, None),
+    "kl": ({"kl_beta": 0.1}, [3]),
+    "dapo": ({"algorithm": "dapo"}, [3]),
+    "rloo": ({"algorithm": "rloo"}, [3]),
+    "checkpointing": ({"gradient_checkpointing": True, "micro_batch": 16}, [3]),
+}
+STEPS = 10
+
+
+class Given(Pieces):
+    """Completes a prompt with tokens that follow from the row alone, whatever the model: digits, and an end."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__(model, tokenizer)
+        self._digits = tokenizer.convert_tokens_to_ids(list("0123456789"))
+        self._end = int(tokenizer.eos_token_id)  # pyright: ignore[reportArgumentType]
+
+    def generate(self, prompts: Sequence[Sequence[int]], settings: Any, rows: Sequence[Row]) -> list[Written]:
+        found = []
+        for row in rows:
+            random = np.random.default_rng(row)
+            digits = [int(random.choice(self._digits)) for _ in range(random.integers(1, 4))]
+            found.append(Written([*digits, self._end], ended=True, logprobs=[-1.0] * (len(digits) + 1)))
+        return found
+
+
+class OfText(Arithmetic):
+    """Rewards a completion by its text alone: given completions are hardly ever right."""
+
+    def reward(self, item: Any, completion: str) -> float:
+        return float(sum(map(ord, completion)) % 3 == 0)
+
+
+def with_rl(recipe: Recipe, **settings: Any) -> Recipe:
+    return recipe.model_copy(update={"rl": Rl.model_validate(recipe.rl.model_dump() | settings)})
+
+
+def main(folder: Path) -> None:
+    """Train every case, and write the weights and the curve of this rank."""
+    base = load_base("tiny:qwen3")
+    recipe = with_rl(SMALL, algorithm="gigpo", steps=2, max_completion_tokens=4, kl_beta=0)
+    keep(train(base, Corridor(CorridorTask(name="corridor")), recipe, layers=[3], seed=0), folder, "episodes")
+    SAMPLERS["pieces"] = Given
+    for name, (settings, layers) in CASES.items():
+        keep(train(base, OfText(), with_rl(SMALL, steps=STEPS, **settings), layers=layers, seed=0), folder, name)
+
+
+def keep(done: Training, folder: Path, name: str) -> None:
+    weights = {key: p.detach().contiguous().clone() for key, p in done.model.named_parameters()}
+    save_file(weights, folder / f"{name}.rank-{ranks.rank()}.safetensors")
+    np.savez(folder / f"{name}.rank-{ranks.rank()}.npz", allow_pickle=False, **done.curve.arrays())
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

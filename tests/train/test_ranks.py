@@ -1,0 +1,164 @@
+"""One run on two devices: the same weights, curve and scores as on one, and what cannot be shared out is refused."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lensrl import run_study
+from lensrl.errors import LensrlError
+from lensrl.models.base import Base
+from lensrl.recipe import Recipe, Rl
+from lensrl.store.run import Run
+from lensrl.train import ranks
+from tests.conftest import SMALL
+from tests.train import on_ranks
+from tests.train.test_engine import data
+
+CHECKOUT = Path(__file__).parents[2]
+ONE_DEVICE = {name: value for name, value in os.environ.items() if name not in ("WORLD_SIZE", "RANK", "LOCAL_RANK")}
+
+
+def python(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    paths = os.pathsep.join([str(CHECKOUT), str(CHECKOUT / "cli"), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, *map(str, words)], cwd=cwd, capture_output=True, text=True,
+        env=ONE_DEVICE | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every case of `on_ranks`, by one process in `one`, by two ranks in `two`."""
+    folder = tmp_path_factory.mktemp("ranks")
+    (folder / "one").mkdir()
+    (folder / "two").mkdir()
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for launcher, out in ([], "one"), (torchrun, "two"):
+        done = python(*launcher, "-m", on_ranks.__name__, folder / out, cwd=CHECKOUT)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("case", [*on_ranks.CASES, "episodes"])
+def test_two_ranks_train_as_one_process(trained: Path, base: Base, case: str) -> None:
+    """A row counts equally on every rank, so sums differ in their order alone: by 6e-8 of the weights (measured)."""
+    one, two, other = (
+        load_file(trained / f"{name}.safetensors")
+        for name in (f"one/{case}.rank-0", f"two/{case}.rank-0", f"two/{case}.rank-1")
+    )
+    assert all(torch.equal(two[name], other[name]) for name in two), "every rank ends with the same weights"
+    assert norm([two[n] - one[n] for n in one]) < 2e-7 * norm([*one.values()])
+    assert norm([two[n] - one[n] for n in one]) < 1e-4 * norm([one[n] - base.weights[n] for n in one])
+    alone, shared = (dict(np.load(trained / name / f"{case}.rank-0.npz")) for name in ("one", "two"))
+    assert alone.keys() == shared.keys()
+    for column in alone.keys() - {"step_time", "peak_memory"}:
+        np.testing.assert_allclose(shared[column], alone[column], rtol=1e-4, atol=1e-6, err_msg=column)
+    of_counts = ("reward_mean", "reward_std", "zero_spread_share", "completion_length", "truncated_share")
+    assert all((alone[column] == shared[column]).all() for column in of_counts)
+    assert norm([one[n] - base.weights[n] for n in one]) > 1e-4 * norm([*one.values()]), "something was learned"
+
+
+def norm(tensors: Sequence[torch.Tensor]) -> float:
+    return sum(float(tensor.double().square().sum()) for tensor in tensors) ** 0.5
+
+
+STUDY = """\
+model = "tiny:qwen3"
+layers = [3]
+on_no_gain = "go on"
+[task]
+name = "arithmetic"
+[rl]
+steps = 4
+max_completion_tokens = 5
+learning_rate = 2e-4
+[evaluation]
+items = 47
+samples = 2
+[store]
+probe_items = 6
+snapshots = [0.5, 1.0]
+"""
+
+
+@pytest.mark.cluster
+def test_a_study_on_two_devices_a_run_is_that_of_one(tmp_path: Path) -> None:
+    """Completions are sampled: a row has the same random numbers on every device."""
+    (tmp_path / "study.toml").write_text(STUDY)
+    run = ["-m", "lensrl_cli.main", "run", "study.toml"]
+    done = python(*run, "--devices-per-run", "2", "--out", "two", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("study two") == 1, "rank 0 alone speaks"
+    assert "all 3 runs done in two" in done.stdout
+    assert python(*run, "--out", "one", cwd=tmp_path).returncode == 0
+    assert not [*(tmp_path / "two").glob(".*")]
+    for path in sorted((tmp_path / "one").glob("*.h5")):
+        with Run(tmp_path / "two" / path.name) as shared:
+            assert str(shared.provenance["device"]).startswith("2 x cpu")
+        one, two = data(path), data(tmp_path / "two" / path.name)
+        close = {"deltas/": 1e-5, "scores/reference_logprob": 1e-5, "activations/": 2e-3, "training/": 1e-4}
+        for name, values in one.items():
+            atol = next((atol for part, atol in close.items() if part in name), None)
+            if atol is not None:
+                np.testing.assert_allclose(two[name], values, atol=atol, err_msg=f"{path.name}: {name}")
+            elif name.startswith(("scores/", "probe/", "item")):  # the same completions, judged in the same order
+                np.testing.assert_array_equal(two[name], values, err_msg=f"{path.name}: {name}")
+    wrong = python(*run, "--devices-per-run", "3", "--out", "three", cwd=tmp_path)
+    assert (wrong.returncode, wrong.stdout.count("\n")) == (2, 1)
+    assert wrong.stderr.startswith("lensrl: rl.prompts_per_step is 8, and 3 ranks share the prompts")
+    assert wrong.stderr.count("\n") == 1
+
+
+def launched(patch: pytest.MonkeyPatch, world: str) -> None:
+    for name, value in {"WORLD_SIZE": world, "RANK": "0", "LOCAL_RANK": "0"}.items():
+        patch.setenv(name, value)
+    patch.setenv("MASTER_ADDR", "127.0.0.1")
+    patch.setenv("MASTER_PORT", "1")
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"rl": {"prompts_per_step": 6}}, "prompts_per_step is 6, and 4 ranks share the prompts of a step equally"),
+        ({"rl": {"micro_batch": 32}}, "an update has 64 completions: 4 ranks cannot share them equally"),
+        ({"rl": {"checkpoint_every": 5}}, "a run on 4 ranks keeps no checkpoints"),
+        ({"generation": "generate"}, "generation = 'generate' samples on one device; 4 ranks need 'pieces'"),
+    ],
+)
+def test_a_recipe_that_ranks_cannot_share_is_refused(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], line: str
+) -> None:
+    launched(monkeypatch, "4")
+    rl = Rl.model_validate(SMALL.rl.model_dump() | settings.get("rl", {}))
+    recipe = Recipe.model_validate(SMALL.model_dump() | settings | {"rl": rl})
+    with pytest.raises(LensrlError, match=line):
+        ranks.check_ranks(recipe)
+
+
+@pytest.mark.parametrize(
+    ("variable", "line"),
+    [
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed is not supported"),
+        ({"ACCELERATE_USE_FSDP": "true"}, "FSDP is not supported"),
+        ({}, r"WORLD_SIZE is 2 and RANK is not set: type lensrl run RECIPE --devices-per-run 2"),
+    ],
+)
+def test_a_launcher_that_is_not_known_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: dict[str, str], line: str
+) -> None:
+    for name, value in ({"WORLD_SIZE": "2"} | variable).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(LensrlError, match=line):
+        run_study(SMALL, tmp_path / "study")
+    assert not (tmp_path / "study").exists()
