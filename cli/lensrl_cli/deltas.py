@@ -17,9 +17,11 @@ from lensrl_cli.output import (
     ChosenLayers,
     Csv,
     Json,
+    Seed,
     Sort,
+    StudyOrBase,
+    Trained,
     chosen_rows,
-    named,
     note,
     number,
     print_json,
@@ -57,26 +59,15 @@ RESTS_ON_ROUNDING = (
 
 
 def deltas(
-    study: Annotated[
-        str, typer.Argument(metavar="STUDY", parser=named, help="The folder of a study; before TRAINED, a base model.")
-    ],
-    trained: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="TRAINED",
-            show_default=False,
-            help="Instead of a study, two models: a base and what training made of it (folders or hub names).",
-        ),
-    ] = None,
+    study: StudyOrBase,
+    trained: Trained = None,
     by: Annotated[
         By, typer.Option("--by", metavar="UNIT", help="One row for each layer, component, parameter, matrix or head.")
     ] = By.layer,
     run: Annotated[
         str | None, typer.Option("--run", metavar="RUN", help="The trained run; by default full-rl.")
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option("--seed", metavar="N", help="The training seed; by default the lowest.")
-    ] = None,
+    seed: Seed = None,
     *,
     layer: ChosenLayers = None,
     sort: Sort = None,
