@@ -7,6 +7,7 @@ in `lensrl.recipe.rl`.
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -138,12 +139,13 @@ class Resources(Table):
 class Recipe(Table):
     """The top level of a recipe file: one study.
 
-    `model` is `tiny:qwen3`, `tiny:qwen2.5`, a local folder, or a Hugging Face name.
+    `model` is `tiny:qwen3`, `tiny:qwen2.5`, `tiny:qwen3-deep`, a local folder, or a Hugging Face name.
 
     `task` is a table, or only the name if the task needs no settings: `task = "arithmetic"`.
 
     `layers` names the single-layer runs. `sets` names further runs that train several layers together: a table whose
-    values are layers or `LayerSet`s, or a list of words that are their own names (`["mid-3", "random-3"]`).
+    values are layers or `LayerSet`s, or a list of words that are their own names (`["mid-3", "random-3"]`). In such a
+    list, `"pairs:3,7,9"` stands for the sets `pair-3-7`, `pair-3-9` and `pair-7-9`.
 
     `learning_rates` are further rates beside `rl.learning_rate`. Full RL and the single layers are trained at each of
     them too, so that no layer looks weak only because the one rate does not suit it.
@@ -215,8 +217,9 @@ class Recipe(Table):
             return sets
         if not all(isinstance(word, str) for word in sets):
             raise ValueError("a list of sets holds words such as 'mid-3'; sets of other layers need names: a table")
-        _refuse_duplicates("set", sets)
-        return {word: word for word in sets}
+        found = [pair for word in sets for pair in _expand_pairs(word)]
+        _refuse_duplicates("set", [name for name, _ in found])
+        return dict(found)
 
     @model_validator(mode="after")
     def _seeds_and_rates_once(self) -> Recipe:
@@ -282,6 +285,18 @@ class Recipe(Table):
             if mine.get(key) != theirs.get(key):
                 return f"{key} is {theirs.get(key)!r} there and {mine.get(key)!r} here"
         return None
+
+
+def _expand_pairs(word: str) -> list[tuple[str, Any]]:
+    """Return the sets of a word of a list, by name: the word itself, or the pairs of `pairs:3,7,9`."""
+    kind, colon, layers = word.partition(":")
+    if not colon:
+        return [(word, word)]
+    numbers = [number.strip() for number in layers.split(",")]
+    if kind != "pairs" or len(numbers) < 2 or not all(number.isdecimal() for number in numbers):
+        raise ValueError(f"{word!r} names no pairs: write at least two layers, 'pairs:3,7'")
+    pairs = combinations(sorted(map(int, numbers)), 2)
+    return [(f"pair-{one}-{other}", [one, other]) for one, other in pairs]
 
 
 def _refuse_duplicates(what: str, values: list[Any]) -> None:

@@ -176,6 +176,12 @@ class Study:
 
         return set_contributions(self.runs, seed, by=ScoredBy(benchmark, score))
 
+    def set_interactions(self, seed: int | None = None) -> pd.DataFrame:
+        """Return what sets of layers do beyond their layers alone: see `interactions.set_interactions`."""
+        from lensrl.store.interactions import set_interactions
+
+        return set_interactions(self.runs, seed)
+
     def benchmarks(self) -> pd.DataFrame:
         """Return one row per benchmark, in the order of the items.
 
@@ -208,6 +214,12 @@ class Study:
         from lensrl.store.contributions import rate_control
 
         return rate_control(self.runs, seed)
+
+    def clipped_steps(self, seed: int | None = None) -> pd.DataFrame:
+        """Return how often and how much the gradients of each run were clipped: see `clipping.clipped_steps`."""
+        from lensrl.store.clipping import clipped_steps
+
+        return clipped_steps(self.runs, seed)
 
     def patches(self) -> pd.DataFrame:
         """Return every stored patching result, one row per metric: see `PatchResult.rows`.
