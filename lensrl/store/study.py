@@ -199,6 +199,16 @@ class Study:
             {"items": "sum", "samples": "first", "also": "first"}
         )
 
+    def completions(self, run: str = FULL, seed: int = 0) -> pd.DataFrame:
+        """Return the completions of a run beside those of the base: `Run.completions`, with further columns.
+
+        `base_completion` and `base_score` are of the same item and sample; `item_score` and `base_item_score` are means
+        over samples. Raises LensrlError where one of the two runs has no completions.
+        """
+        from lensrl.store.completions import beside
+
+        return beside(self[run, seed].completions, self[BASE].completions)
+
     def rate_control(self, seed: int | None = None) -> pd.DataFrame:
         """Return C_l with every layer, and full RL, at its best learning rate: see `contributions.rate_control`."""
         from lensrl.store.contributions import rate_control

@@ -26,6 +26,7 @@ from lensrl.models.references import batches
 from lensrl.models.rollouts import Rollout, play
 from lensrl.models.sampler import SAMPLERS
 from lensrl.recipe import Recipe, Rl
+from lensrl.store.completions import as_text
 from lensrl.tasks import AgentTask, Item, Task, batch
 from lensrl.train import ranks
 from lensrl.train.algorithms import ALGORITHMS
@@ -126,12 +127,14 @@ class Completions:
         limit = self._rl.max_completion_tokens
         truncated = [len(ids) >= limit and ids[-1] not in self._stop_tokens for ids in completion_ids]
         said = [self._prompts.said(completion) for completion in completions]
+        items, lengths = [self._items[i] for i in id], [len(ids) for ids in completion_ids]
         if self._rl.reward == "random":
             step = given["trainer_state"].global_step  # TRL's; a run that was resumed goes on with its own coins
             self._rewards = np.random.default_rng([self._seed, step]).integers(0, 2, len(id)).astype(float).tolist()
         else:
-            self._rewards = batch.rewards(self._task, [self._items[i] for i in id], said)
-        self._recorder.record_completions(self._rewards, [len(ids) for ids in completion_ids], truncated)
+            self._rewards = batch.rewards(self._task, items, said)
+        self._recorder.record_completions(self._rewards, lengths, truncated)
+        self._recorder.record_texts(items, said, self._rewards, lengths, truncated)
         return self._rewards
 
     def advantages(self, width: int) -> torch.Tensor | None:
@@ -190,10 +193,11 @@ class Episodes:
         }
 
     def reward(self, completions: list[str], completion_ids: list[list[int]], id: list[str], **_: Any) -> list[float]:
-        rewards = self._episode_rewards()
-        self._recorder.record_completions(
-            rewards, [rollout.length for rollout in self._rollouts], [not rollout.done for rollout in self._rollouts]
-        )
+        rewards, played = self._episode_rewards(), self._rollouts
+        lengths, truncated = [rollout.length for rollout in played], [not rollout.done for rollout in played]
+        self._recorder.record_completions(rewards, lengths, truncated)
+        texts = [as_text(rollout.texts) for rollout in played]
+        self._recorder.record_texts([rollout.item for rollout in played], texts, rewards, lengths, truncated)
         self._recorder.record_turns([len(rollout.rewards) for rollout in self._rollouts])
         return rewards
 
