@@ -179,7 +179,7 @@ def led() -> Iterator[None]:
 
 @contextmanager
 def together(job: Job) -> Iterator[None]:
-    """On rank 0: make a run with the other ranks."""
+    """On rank 0: make a run with the other ranks. After an error they are still in the run, and hear no more."""
     global _in_hand
     _tell(job)
     _in_hand = True
