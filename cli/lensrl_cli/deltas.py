@@ -183,7 +183,9 @@ def _precision(whole: Mapping[Any, Any]) -> str:
         )
     if whole["merged"] is not None:
         scale = f"rank {whole['merged']['r']}, alpha {whole['merged']['lora_alpha']}"
-        said.append(f"A LoRA adapter ({scale}), merged into the base in fp32.")
+        made_on = whole["merged"]["base_model_name_or_path"]
+        named = f" Its configuration says that it was made on {made_on}." if made_on else ""
+        said.append(f"A LoRA adapter ({scale}), merged into the base in fp32.{named}")
     if whole["left_out"]:
         said.append(f"{whole['left_out'][0]} of the trained model is left out: a value head is no part of the policy.")
     if whole["rounding_norm"]:

@@ -30,6 +30,7 @@ VERBS = {
     "cka": "Compare the activations of two runs, layer by layer.",
     "export": "Write a run or a graft as a Hugging Face folder.",
     "report": "Write an HTML report about a study.",
+    "explore": "Serve reports to the browser, live while studies are made.",
     "show": "List the contents of a folder, a study or a file.",
     "verify": "Check that every file holds the bytes that were written.",
 }

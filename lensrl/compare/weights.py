@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 from jaxtyping import Float32, Float64
+from threadpoolctl import threadpool_limits
 
 from lensrl.compare.patching import OnProgress
 from lensrl.compare.precision import Kinds, Stored, add_precision, watch
@@ -113,7 +114,8 @@ def weight_table(
     """
     futures: list[Future[MeasuredPart]] = []
     running: set[Future[MeasuredPart]] = set()
-    with ThreadPoolExecutor(THREADS) as pool:
+    # One thread for each part: those of the linear algebra would wait for each other.
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(THREADS) as pool:
         for part in parts:
             futures.append(pool.submit(_measure_part, part, by))
             running.add(futures[-1])
