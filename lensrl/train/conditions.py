@@ -58,8 +58,9 @@ class Conditions:
         snapshots: Sequence[int] = (),
         checkpoint: Mapping[str, object] | None = None,
         resumed: Sequence[int] = (),
+        references: Mapping[str, object] | None = None,
     ) -> Header:
-        """Return the header of a run's file. The arguments are those of `Workshop.keep`."""
+        """Return the header of a run's file. The arguments are those of `Workshop.keep` and of `provenance`."""
         spec, n_layers = job.spec, self.base.blocks.n_layers
         # What was computed in which type, and where: numbers of two machines may differ in their last digits.
         dtypes = {"masters": "float32"}
@@ -95,5 +96,6 @@ class Conditions:
                 generation=self.recipe.generation if self.samples else None,
                 checkpoint=checkpoint,
                 resumed=resumed,
+                references=references,
             ),
         )
