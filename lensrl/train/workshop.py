@@ -5,7 +5,6 @@ A run from a checkpoint is made in the same way, with its weights read from the 
 
 from __future__ import annotations
 
-import platform
 import shutil
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -32,9 +31,9 @@ from lensrl.store.file.claim import tell
 from lensrl.store.file.deltas import Parameter, frobenius
 from lensrl.store.file.hdf5 import compression_plugin
 from lensrl.store.file.training import kept_with_checkpoint, training_folder
-from lensrl.store.origin import check_base, check_items, package_versions, provenance
+from lensrl.store.origin import check_base, check_items
 from lensrl.store.run import Run
-from lensrl.store.write import Header, Scores, joined, stacked, write_run
+from lensrl.store.write import Scores, joined, stacked, write_run
 from lensrl.tasks import AgentTask, Item, Texts, check_benchmarks, evaluation_items, load_also, load_task
 from lensrl.tasks.gold import failed_references
 from lensrl.tasks.harness import Harness
@@ -42,7 +41,7 @@ from lensrl.train import ranks
 from lensrl.train.adopt import open_checkpoint, record_of
 from lensrl.train.algorithms import check_algorithm
 from lensrl.train.checks import is_finite
-from lensrl.train.config import compute_dtype, frozen_in_bf16
+from lensrl.train.conditions import Conditions
 from lensrl.train.curve import TrainingCurve
 from lensrl.train.disk import RunBytes, run_bytes
 from lensrl.train.job import Job, run_recipe
@@ -101,6 +100,8 @@ class Workshop:
             check_frozen_dtype(self.base, recipe)
         check_fits(self.base, self.task, [*self.items, *also_items], recipe)
         self.device = pick_device()
+        sampled = not isinstance(self.task, Texts)
+        self.conditions = Conditions(recipe, self.base, self.digests, self.device, samples=sampled)
         self.parameters = parameter_table(self.base)
         self.before = {name: tensor.numpy() for name, tensor in self.base.weights.items()}
         self.probe = probe_set(self.base.prompts, self.probed)
@@ -214,7 +215,10 @@ class Workshop:
                 self._adopt(job, partial, job.spec.checkpoint, watcher)
             else:
                 with ranks.together(job):
-                    (self._keep_base if job.spec.name == BASE else self._train)(job, partial, watcher)
+                    if job.spec.name == BASE:
+                        self.keep(job, partial, None, watcher)
+                    else:
+                        self._train(job, partial, watcher)
         shutil.rmtree(training_folder(job.path), ignore_errors=True)  # the file is complete
 
     def take_part(self, job: Job) -> None:
@@ -237,9 +241,6 @@ class Workshop:
         for split, digest in job.items.items():
             if self.digests.get(split, digest) != digest:
                 raise LensrlError(f"{job.path} is to be made with other {split} items than the recipe gives here")
-
-    def _keep_base(self, job: Job, path: Path, watcher: Watcher) -> None:
-        self.keep(job, path, None, watcher)
 
     def keep(
         self,
@@ -273,8 +274,9 @@ class Workshop:
         activations = capture(model, base.prompts, self.probed, base.blocks.n_layers)
         write_run(
             path,
-            self._header(
-                job, status=status, reason=reason, snapshots=snapshot_steps, checkpoint=checkpoint, resumed=resumed
+            self.conditions.header(
+                job, status=status, reason=reason, snapshots=snapshot_steps, checkpoint=checkpoint, resumed=resumed,
+                references=self._references() if job.spec.name == BASE else None,
             ),
             self.parameters, self.before,
             after=None if weights is None else {name: w.numpy() for name, w in weights.items()}, snapshots=snapshots,
@@ -326,7 +328,7 @@ class Workshop:
         folder = training_folder(job.path)
         snapshots = Snapshots(folder, {*recipe.snapshot_steps(steps)} - {steps}, self.base.weights)
         checkpoints = Checkpoints(
-            folder, self._origin(job, recipe), every=recipe.rl.checkpoint_every,
+            folder, self.conditions.origin(job), every=recipe.rl.checkpoint_every,
             note=lambda line: watcher.noted(f"{spec.name} seed {spec.seed}: {line}"),
         )  # fmt: skip
         if ranks.world() > 1:  # no checkpoints are kept there, and none is gone on from
@@ -337,7 +339,7 @@ class Workshop:
             training = self._trained(job, on_step, snapshots=snapshots, checkpoints=checkpoints)
         status, reason, curve = training.status, training.reason, training.curve
         if status == "diverged":  # its weights are not numbers: the curve is all there is to keep
-            header = self._header(job, status=status, reason=reason, resumed=training.resumed)
+            header = self.conditions.header(job, status=status, reason=reason, resumed=training.resumed)
             write_run(
                 path, header, self.parameters, self.before, training=curve.arrays(), training_completions=curve.kept()
             )
@@ -368,69 +370,6 @@ class Workshop:
             factor=spec.factor, lora=spec.lora, seed=spec.seed, device=self.device,
             on_step=on_step, snapshots=snapshots, checkpoints=checkpoints,
         )  # fmt: skip
-
-    def _origin(self, job: Job, recipe: Recipe) -> dict[str, dict[str, object]]:
-        """Return what the training of a run rests on: a checkpoint of another origin is not used."""
-        spec = job.spec
-        return {
-            "recipe": recipe.measured(),
-            "run": {"name": spec.name, "seed": spec.seed, "layers": spec.layers, "component": spec.component}
-            | {"boost": spec.boost, "factor": spec.factor},
-            "base": {"fingerprint": self.base.fingerprint},
-            "items": self.digests,
-            "hardware": {"device": self.device, "computed in": compute_dtype(recipe, self.device)}
-            | {"frozen in bf16": frozen_in_bf16(self.base, recipe, self.device)},
-            "versions": package_versions("lensrl", "torch", "transformers", "trl"),
-        }
-
-    def _header(
-        self,
-        job: Job,
-        *,
-        status: str,
-        reason: str,
-        snapshots: Sequence[int] = (),
-        checkpoint: Mapping[str, object] | None = None,
-        resumed: Sequence[int] = (),
-    ) -> Header:
-        spec, n_layers = job.spec, self.base.blocks.n_layers
-        # What was computed in which type, and where: numbers of two machines may differ in their last digits.
-        dtypes = {"masters": "float32"}
-        if checkpoint is None and spec.name != BASE:
-            frozen = "bfloat16" if frozen_in_bf16(self.base, self.recipe, self.device) else "float32"
-            dtypes |= {"frozen": frozen, "training and its sampling": compute_dtype(self.recipe, self.device)}
-        if not isinstance(self.task, Texts):
-            dtypes["scoring"] = "bfloat16" if self.device == "cuda" else "float32"
-        dtypes["log-probabilities and activations"] = "float32"
-        hardware = torch.cuda.get_device_name() if self.device == "cuda" else f"cpu {platform.machine()}"
-        if ranks.world() > 1 and checkpoint is None:
-            hardware = f"{ranks.world()} x {hardware}"
-        return Header(
-            study=job.folder.resolve().name,
-            run=spec.name,
-            seed=spec.seed,
-            layers=range(n_layers) if spec.layers is None else spec.layers,
-            status=status,
-            reason=reason,
-            base=self.recipe.model,
-            fingerprint=self.base.fingerprint,
-            n_layers=n_layers,
-            recipe=run_recipe(job).model_dump_json(),
-            compression=job.recipe.store.compression,
-            snapshots=snapshots,
-            origin="training" if checkpoint is None else "checkpoint",
-            also=spec.allow,
-            provenance=provenance(
-                device=hardware,
-                dtypes=dtypes,
-                items=self.digests,
-                notes=self.base.notes,
-                generation=None if isinstance(self.task, Texts) else self.recipe.generation,
-                checkpoint=checkpoint,
-                resumed=resumed,
-                references=self._references() if spec.name == BASE else None,
-            ),
-        )
 
     def _references(self) -> dict[str, object] | None:
         if not self._scored_items:
