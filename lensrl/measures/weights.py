@@ -13,12 +13,14 @@ the largest principal angle between the spaces of the k leading left, and right,
 Control: read each beside the same measure of a random delta of the same norm.
 
 A matrix with one row, a vector (a norm's gain) and a scalar have no meaningful directions. Measures that need singular
-values are NaN for them.
+values are NaN for them. A mixture of experts keeps one matrix for each expert in a stack of three dimensions. There,
+these measures are medians over the experts that changed.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +34,7 @@ SUPPORT = 0.1  # share of entries that counts as the update's support, and as W'
 TOLERANCE = 1e-6  # relative error of a measure, above which Gram matrices give way to an SVD
 ANGLE = 1e-9  # the same for angles near 0, in radians
 ENTRIES = 2**16  # entries of a block that stays in a core's cache
+LARGE = 2**20  # entries of a block that is counted in 2**16 bins
 
 # Type -> binary digits of its significand, and the exponent of its smallest number.
 PRECISION = {"bfloat16": (8, -133), "float16": (11, -24)}
@@ -90,7 +93,7 @@ class SpectralMetrics(NamedTuple):
     by_svd: tuple[str, ...]  # of `effective_rank` (with the two before it), `spectral_shift`, `angle`
 
 
-SPECTRAL = SpectralMetrics._fields[:-1]  # NaN unless W is a matrix
+SPECTRAL = SpectralMetrics._fields[:-1]  # NaN unless W is a matrix, or a stack of them
 
 
 def delta_metrics(before: Float[np.ndarray, "..."], after: Float[np.ndarray, "..."]) -> DeltaMetrics:
@@ -139,11 +142,13 @@ def entry_metrics(before: Float[np.ndarray, "..."], after: Float[np.ndarray, "..
 
 
 def spectral_metrics(before: Float[np.ndarray, "..."], after: Float[np.ndarray, "..."]) -> SpectralMetrics:
-    """Compute the measures that need singular values. All are NaN unless the weight is a matrix.
+    """Compute the measures that need singular values. All are NaN unless the weight is a matrix, or a stack of them.
 
     Singular values and spaces come from Gram matrices (`lensrl.measures.spectra`). A measure that this could change by
     more than `TOLERANCE` of its value comes from an SVD, and `by_svd` names it.
     """
+    if before.ndim == 3:
+        return _of_a_stack(before, after)
     if not _is_matrix(before):
         return SpectralMetrics(*[math.nan] * 6, by_svd=())
     w, changed = Matrix(before), Matrix(after)
@@ -154,6 +159,21 @@ def spectral_metrics(before: Float[np.ndarray, "..."], after: Float[np.ndarray, 
     return SpectralMetrics(
         spectral, stable_rank, effective_rank, shift, left, right, by_svd=tuple(name for name in by_svd if by_svd[name])
     )
+
+
+def _of_a_stack(before: Float[np.ndarray, "n row column"], after: Float[np.ndarray, "n row column"]) -> SpectralMetrics:
+    """Compute the medians over the matrices of a stack that changed: the experts of a mixture are stored as one."""
+    pairs = zip(before, after, strict=True)
+    found = [spectral_metrics(w, changed) for w, changed in pairs if not np.array_equal(w, changed)]
+    columns = [list(column) for column in zip(*(one[:-1] for one in found), strict=True)]
+    by_svd = dict.fromkeys(name for one in found for name in one.by_svd)
+    return SpectralMetrics(*map(_median, columns or [[]] * 6), by_svd=tuple(by_svd))
+
+
+def _median(values: list[float]) -> float:
+    """Return the median of the numbers among `values`; NaN where there is none."""
+    numbers = [value for value in values if not math.isnan(value)]
+    return float(np.median(numbers)) if numbers else math.nan
 
 
 def round_to_bf16(array: Float[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
@@ -239,12 +259,9 @@ def _support_overlaps(old: Float[np.ndarray, " entry"], new: Float[np.ndarray, "
     count = round(SUPPORT * old.size)
     if count == 0 or not moved:
         return dict.fromkeys(("overlap_largest", "overlap_smallest"), math.nan)
-    sizes = np.subtract(new, old)
-    np.abs(sizes, out=sizes)  # in place, as all that follows: one more copy of the weights is enough
-    support = _border(sizes, sizes.size - count)
-    np.abs(old, out=sizes)
-    smallest, largest = _border(sizes, count - 1), _border(sizes, sizes.size - count)
-    del sizes
+    starts = range(0, old.size, LARGE)
+    (support,) = _borders(lambda: (np.abs(new[i : i + LARGE] - old[i : i + LARGE]) for i in starts), old.size - count)
+    smallest, largest = _borders(lambda: (np.abs(old[i : i + LARGE]) for i in starts), count - 1, old.size - count)
     # Members of two sets at once: entry by entry, in blocks.
     above = np.zeros((2, 3, 3))  # (largest or smallest, place in the support, place in the set of |W|)
     for start in range(0, old.size, ENTRIES):
@@ -259,10 +276,30 @@ def _support_overlaps(old: Float[np.ndarray, " entry"], new: Float[np.ndarray, "
     return {"overlap_largest": shares[0], "overlap_smallest": shares[1]}
 
 
-def _border(sizes: Float[np.ndarray, " entry"], rank: int) -> float:
-    """Return the value at a rank in ascending order. Changes the order of `sizes`."""
-    sizes.partition(rank)
-    return float(sizes[rank])
+def _borders(blocks: Callable[[], Iterable[Float[np.ndarray, " entry"]]], *ranks: int) -> list[float]:
+    """Return the values at ranks in ascending order, of values that are not negative, in blocks of one type.
+
+    The bits of such numbers have the order of the numbers. Their first 16 bits are counted, then the next 16 bits of
+    the numbers that share those of the value, and so on: no copy of all values is needed.
+    """
+    dtype = next(iter(blocks())).dtype
+    bits = 8 * dtype.itemsize
+    found = [0] * len(ranks)  # the bits of each value that are known
+    left = [*ranks]  # the rank among the numbers that share them
+    for shift in range(bits - 16, -1, -16):
+        counts = {known: np.zeros(2**16, np.int64) for known in found}
+        for block in blocks():
+            numbers = block.view(f"u{dtype.itemsize}")
+            digits = (numbers >> shift) & 0xFFFF
+            for known, table in counts.items():
+                shared = digits if shift == bits - 16 else digits[numbers >> (shift + 16) == known]
+                table += np.bincount(shared, minlength=2**16)
+        for row, known in enumerate(found):
+            ends = counts[known].cumsum()
+            digit = int(np.searchsorted(ends, left[row], side="right"))
+            left[row] -= int(ends[digit - 1]) if digit else 0
+            found[row] = known << 16 | digit
+    return np.array(found, f"u{dtype.itemsize}").view(dtype).tolist()
 
 
 def _places(sizes: Float[np.ndarray, " entry"], border: float) -> np.ndarray:

@@ -9,6 +9,7 @@ fp32, from the base's weights. So its difference from the base is the adapter, u
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -136,7 +137,9 @@ def _wrap(folder: Path, place: ModelPlace, base: Base | Skeleton, before: Mappin
     tied = {alias: first[id(p)] for alias, p in model.named_parameters(remove_duplicate=False) if alias != first[id(p)]}
     try:
         # PEFT takes the tensors of the file as they are, and leaves on the meta device what the file lacks.
-        wrapped = PeftModel.from_pretrained(model, folder, adapter_name=NAME, low_cpu_mem_usage=True)
+        with warnings.catch_warnings():  # about names in transformers, and about settings of training
+            warnings.simplefilter("ignore")
+            wrapped = PeftModel.from_pretrained(model, folder, adapter_name=NAME, low_cpu_mem_usage=True)
     except Exception as error:  # PEFT raises errors of many classes
         raise LensrlError(
             f"{what(place)} does not fit {base.name} ({reason(error)}); give the base it was made on"

@@ -38,7 +38,7 @@ from lensrl.models.prompts import Prompts
 from lensrl.models.tokenizer import check_ids, drop_final_end, load_tokenizer
 from lensrl.recipe import Prompt
 
-EMBEDDED = ("tiny:qwen3", "tiny:qwen2.5")
+EMBEDDED = ("tiny:qwen3", "tiny:qwen2.5", "tiny:qwen3-deep")
 _ADVICE = (
     "give a local folder with config.json, safetensors and tokenizer files, or a hub name that this machine can reach "
     "or has in its cache"
@@ -90,8 +90,8 @@ class Base:
 def load_base(name: str, prompt: Prompt | None = None) -> Base:
     """Load a base model and its tokenizer in fp32, without running code from a model folder.
 
-    `name` is an embedded model (`tiny:qwen3`, `tiny:qwen2.5`), a local folder, or a Hugging Face name. `prompt` is the
-    table `[prompt]` of a recipe. Where it asks for a chat, the token that ends an answer there also ends sampling.
+    `name` is an embedded model (`EMBEDDED`), a local folder, or a Hugging Face name. `prompt` is the table `[prompt]`
+    of a recipe. Where it asks for a chat, the token that ends an answer there also ends sampling.
 
     Raises LensrlError in one line for each of these:
 
@@ -102,17 +102,17 @@ def load_base(name: str, prompt: Prompt | None = None) -> Base:
     - A chat is asked for, and there is no chat template that can be used (`lensrl.models.prompts`).
     - The model has no stack of decoder blocks.
     """
-    source = find_source(name)
+    source, called = find_source(name), f"model {name!r}"
     disable_progress_bar()  # lensrl prints its own line for progress, and its own line for an error
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     # 1. The files and the configuration, before any weight is read.
     if Path(source).is_dir():
-        check_files(Path(source))
+        check_files(Path(source), called)
     elif _hub_has(source, ADAPTER):
-        raise LensrlError(adapter_message(name, beside=_hub_has(source, "config.json")))
+        raise LensrlError(adapter_message(called, name, beside=_hub_has(source, "config.json")))
     with _in_one_line(name):
         written, _ = PreTrainedConfig.get_config_dict(source)
-    check_config(name, written)
+    check_config(called, written)
     with _in_one_line(name, "correct its config.json, or update transformers for a newer model"):
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     # 2. The model. Each of its tensors must come from its files.

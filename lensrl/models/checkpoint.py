@@ -75,7 +75,7 @@ class CheckpointWeights(Mapping[str, np.ndarray]):
         self.place, self.fill = place, fill
         self.folder, self.commit = find_folder(place)
         config = _check_config(self.folder, place, base)
-        self._stored = open_files(self.folder, place)
+        self._stored = open_files(self.folder)
         self._model = base.model
         self.sources = match(self._stored, base, place, tied=bool(getattr(config, "tie_word_embeddings", False)))
         self.left_out = sorted(key for key in self._stored if key.startswith(VALUE_HEAD))

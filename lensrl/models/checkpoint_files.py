@@ -1,24 +1,23 @@
 """Find the files of a checkpoint that was trained elsewhere: a folder or a hub name, its config.json, its safetensors.
 
-A folder of another kind is refused in one line, which names the command that turns it into a model folder. Nothing is
-unpickled. `lensrl.models.folder` has the same checks for a base, whose tokenizer is needed, too.
+A folder of another kind is refused in one line, which names the command that turns it into a model folder
+(`lensrl.models.folder`). Nothing is unpickled. No tokenizer is needed.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from transformers import AutoConfig
 
 from lensrl.errors import LensrlError, reason
-from lensrl.models.folder import ADAPTER, INDEX, WEIGHTS
+from lensrl.models.folder import ADAPTER, INDEX, WEIGHTS, check_config, check_files
 from lensrl.recipe import ModelPlace
 
 
@@ -73,24 +72,17 @@ def is_adapter(folder: Path) -> bool:
 
 
 def read_config(folder: Path, place: ModelPlace) -> dict[str, Any]:
-    """Return what config.json says. Raises LensrlError for an adapter, no configuration, and quantised weights."""
-    if (folder / ADAPTER).exists():
-        beside = "" if is_adapter(folder) else " beside a full model, so it may mean either"
-        raise LensrlError(
-            f"{what(place)} holds an adapter ({ADAPTER}){beside}: merge it with PEFT, model.merge_and_unload(), save "
-            f"the model, and give its folder"
-        )
-    if not (folder / "config.json").is_file():
-        raise LensrlError(f"{what(place)} has no config.json{_shards(folder)}")
-    # The file first, as it is written: transformers refuses some of what is refused here, in more words.
+    """Return what config.json says. Raises LensrlError for a folder that is no complete model, and quantised weights.
+
+    The checks are those of a base (`lensrl.models.folder`).
+    """
+    check_files(folder, what(place))
+    # The file as it is written: transformers refuses some of what is refused here, in more words.
     try:
-        written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        quantised = written.get("quantization_config")
-        method = quantised and quantised.get("quant_method", "quantization_config")
-    except (OSError, ValueError, AttributeError) as error:
+        written = dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
         raise LensrlError(f"{what(place)}: config.json cannot be read ({reason(error)})") from None
-    if quantised:
-        raise LensrlError(f"{what(place)} is quantised ({method}): give one in bf16 or fp32")
+    check_config(what(place), written)
     return written
 
 
@@ -102,40 +94,13 @@ def parse_config(folder: Path, place: ModelPlace) -> Any:
         raise LensrlError(f"{what(place)}: config.json has {reason(error.__cause__ or error)}") from None
 
 
-def open_files(folder: Path, place: ModelPlace) -> dict[str, StoredTensor]:
-    """Return the tensors of a checkpoint by name, from one safetensors file or from shards."""
-    try:
-        if (folder / WEIGHTS).is_file():  # where both are there, transformers loads this one
-            names = [WEIGHTS]
-        elif (folder / INDEX).is_file():
-            names = sorted({*json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()})
-        else:
-            raise LensrlError(f"{what(place)} has no {WEIGHTS}{_shards(folder)}")
-        absent = next((name for name in names if not (folder / name).is_file()), None)
-        if absent is not None:
-            raise LensrlError(f"{what(place)} has no {absent}, which {INDEX} names: copy or download it again")
-        paths = [folder / name for name in names]
-        opened = [(path, safe_open(path, framework="pt")) for path in paths]  # maps the files: nothing is read yet
-        return {key: StoredTensor(key, path, file) for path, file in opened for key in file.keys()}  # noqa: SIM118
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, SafetensorError) as error:
-        raise LensrlError(f"{what(place)} cannot be read ({reason(error)}): copy or download it again") from None
-
-
-def _shards(folder: Path) -> str:
-    """Say which other kind of checkpoint a folder without safetensors is, and the command that turns it into one."""
-    files = [path.name for path in folder.rglob("*") if path.is_file()]
-    if any(name.startswith("model_world_size_") for name in files):
-        return (
-            f": it holds shards of verl; merge them: python -m verl.model_merger merge --backend fsdp --local_dir "
-            f"{folder} --target_dir MERGED"
-        )
-    if any(name.endswith(".distcp") for name in files):
-        return f": it holds shards of FSDP; merge them: accelerate merge-weights {folder} MERGED"
-    if any(re.fullmatch(r"model-\d+-of-\d+\.safetensors", name) for name in files):
-        return f": it holds shards without {INDEX}, which names them; copy or download it again"
-    if any(name.startswith("pytorch_model") for name in files):
-        return ": it holds pickled weights, which are not opened; save it with save_pretrained"
-    return f"; give a folder with config.json and {WEIGHTS}"
+def open_files(folder: Path) -> dict[str, StoredTensor]:
+    """Return the tensors of a checkpoint by name, from one safetensors file or from shards that were checked."""
+    names = [WEIGHTS]  # where both are there, transformers loads this one
+    if not (folder / WEIGHTS).is_file():
+        names = sorted({*json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()})
+    opened = [(folder / name, safe_open(folder / name, framework="pt")) for name in names]  # nothing is read yet
+    return {key: StoredTensor(key, path, file) for path, file in opened for key in file.keys()}  # noqa: SIM118
 
 
 def what(place: ModelPlace) -> str:

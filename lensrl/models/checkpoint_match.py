@@ -19,17 +19,9 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, dot
 from lensrl.errors import LensrlError, reason
 from lensrl.models.base import Base
 from lensrl.models.checkpoint_files import StoredTensor, what
-from lensrl.models.loading import TABLE, VALUE_HEAD
+from lensrl.models.loading import VALUE_HEAD, check_complete, weights_of
 from lensrl.models.skeleton import Skeleton
 from lensrl.recipe import ModelPlace
-
-WRAPPERS = {  # a prefix or infix of tensor names -> how it comes there
-    "_orig_mod.": "torch.compile: save model._orig_mod",
-    "_fsdp_wrapped_module.": "FSDP: save a full state dict",
-    "_checkpoint_wrapped_module.": "activation checkpointing: save the model inside the wrapper",
-    "base_model.model.": "PEFT: save the merged model, model.merge_and_unload()",
-    "module.": "DataParallel or DeepSpeed: save model.module",
-}
 
 
 class Source(NamedTuple):
@@ -70,7 +62,8 @@ def match(
             if one != key and not torch.equal(stored[key].read(), stored[one].read()):
                 raise LensrlError(
                     f"{what(place)}: {key} and {one} differ, and they are one parameter in {base.name}, whose head is "
-                    f"tied to its embeddings"
+                    f"tied to its embeddings; save the base with a head of its own, a copy of its embeddings, and "
+                    f"tie_word_embeddings = false, and give that"
                 )
     # The head and the embeddings: a head that is tied in one of the two models alone.
     head, embed = (first.get(id(part.weight)) if part is not None else None for part in ends(model))
@@ -79,17 +72,13 @@ def match(
     heads = {alias for alias, name in names.items() if name == head and alias != embed} if head == embed else set()
     if not tied and heads and not heads & {*renamed.values()}:
         raise LensrlError(f"{what(place)} lacks {min(heads)}, and its config.json says tie_word_embeddings = false")
-    missing = next((name for name in base.weights if name not in matched), None)
-    if missing is not None:
-        raise LensrlError(f"{what(place)} lacks {missing}{_cause({*stored}, missing)}")
-    # What is left over must be a table that the base computes itself, or the value head of PPO.
+    # Nothing may be left over but a table that the base computes itself, or the value head of PPO.
     buffers = {name for name, _ in model.named_buffers()}
-    for key, name in found.items():
-        if name not in names and name not in buffers and not TABLE.search(key) and not key.startswith(VALUE_HEAD):
-            raise LensrlError(
-                f"{what(place)} has a tensor {key}, which {base.name} does not have: it is another architecture, or a "
-                f"head that RL added"
-            )
+    known = {*names, *buffers}
+    left_over = [key for key, name in found.items() if name not in known and not key.startswith(VALUE_HEAD)]
+    missing = [name for name in base.weights if name not in matched]
+    folder = next(iter(stored.values())).path.parent
+    check_complete(what(place), str(folder), model, weights_of(missing), weights_of(left_over))
     return matched
 
 
@@ -145,12 +134,3 @@ def _rename(
             ) from None
         joined |= dict.fromkeys(made, source)
     return renamed, joined
-
-
-def _cause(keys: set[str], missing: str) -> str:
-    """Say why a tensor is probably missing: its name is wrapped, or other tensors are there under other names."""
-    for wrapper, how in WRAPPERS.items():
-        if any(wrapper in key and key.replace(wrapper, "") == missing for key in keys):
-            return f", but has it with {wrapper!r} in its name, from {how}"
-    ending = next((key for key in sorted(keys) if key.endswith(f".{missing}") or missing.endswith(f".{key}")), None)
-    return f"; it has {ending}" if ending else "; its weights are not whole"

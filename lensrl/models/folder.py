@@ -1,7 +1,8 @@
-"""Check the files of a model folder before anything is loaded.
+"""Check the files of a model folder before anything is loaded: of a base, and of a checkpoint that comes in.
 
 transformers looks for `model.safetensors` or its index, and passes over everything else in a folder. The checks here
-name the other kinds of checkpoints, and the command that turns each of them into a model folder.
+name the other kinds of checkpoints, and the command that turns each of them into a model folder. `called` is what a
+message calls the model: `model 'x'`, or `checkpoint x`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _VERL, _DCP, _ZERO = "model_world_size_*_rank_*.pt", "*.distcp", "*mp_rank_*"
 _CLASSIFIERS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "RewardModel")
 
 
-def check_files(folder: Path) -> None:
+def check_files(folder: Path, called: str) -> None:
     """Raise LensrlError in one line for a folder that holds no complete model in safetensors files.
 
     Shards of a training framework are refused when they lie in the folder itself, and also in its subfolders when the
@@ -30,25 +31,20 @@ def check_files(folder: Path) -> None:
     """
     has_weights = (folder / WEIGHTS).exists() or (folder / INDEX).exists()
     if (folder / ADAPTER).exists():  # before the shards: an adapter's checkpoint may hold those of its optimizer
-        raise LensrlError(adapter_message(str(folder), beside=has_weights))
+        raise LensrlError(adapter_message(called, str(folder), beside=has_weights))
     for place in [folder] if has_weights else [folder, *_subfolders(folder)]:
-        _check_shards(place, model=folder)
+        _check_shards(place, folder, called)
     if has_weights:
-        _check_safetensors(folder)
+        _check_safetensors(folder, called)
     else:
-        _check_other_weights(folder)
+        _check_other_weights(folder, called)
     if not (folder / "config.json").exists():
-        below = sorted(folder.glob("*/config.json"), key=lambda path: path.stat().st_mtime)
-        advice = (
-            f"give one of its folders, such as {below[-1].parent}"
-            if below
-            else "give a folder with config.json, safetensors and tokenizer files; merged weights need the other two "
-            "of the model that was trained"
-        )
-        raise LensrlError(f"model {str(folder)!r} has no config.json; {advice}")
+        raise LensrlError(f"{called} has no config.json; {_advice_without_config(folder, has_weights=has_weights)}")
+    if not has_weights:
+        raise LensrlError(f"{called} has no {WEIGHTS}; give a folder with config.json, safetensors and tokenizer files")
 
 
-def check_config(name: str, config: Mapping[str, Any]) -> None:
+def check_config(called: str, config: Mapping[str, Any]) -> None:
     """Raise LensrlError in one line for a `config.json` of quantised weights, of a classifier, or with impossible ids.
 
     `config` holds the values of the file. The class of a configuration would fill in defaults.
@@ -58,13 +54,13 @@ def check_config(name: str, config: Mapping[str, Any]) -> None:
     if quantised:
         method = quantised.get("quant_method", "an unnamed method") if isinstance(quantised, dict) else quantised
         raise LensrlError(
-            f"model {name!r} is quantised ({method}, quantization_config in its config.json): deltas need full "
+            f"{called} is quantised ({method}, quantization_config in its config.json): deltas need full "
             f"weights; give the model that was quantised, or delete that entry if the weights are not quantised"
         )
     for architecture in config.get("architectures") or []:
         if architecture.endswith(_CLASSIFIERS):
             raise LensrlError(
-                f"model {name!r} is a {architecture}: it has a classifier in place of a language model's head; "
+                f"{called} is a {architecture}: it has a classifier in place of a language model's head; "
                 f"give the causal language model itself (the policy, not its reward model)"
             )
     vocabulary = text.get("vocab_size")
@@ -74,12 +70,22 @@ def check_config(name: str, config: Mapping[str, Any]) -> None:
             # A pad id of -1 is how older configurations say that there is none.
             if isinstance(token, int) and isinstance(vocabulary, int) and not -1 <= token < vocabulary:
                 raise LensrlError(
-                    f"model {name!r}: {key} {token} in its config.json is outside the vocabulary of {vocabulary}; "
+                    f"{called}: {key} {token} in its config.json is outside the vocabulary of {vocabulary}; "
                     f"set it to the id of a token"
                 )
 
 
-def adapter_message(name: str, *, beside: bool) -> str:
+def _advice_without_config(folder: Path, *, has_weights: bool) -> str:
+    """Say what to give in place of a folder without config.json."""
+    if has_weights:  # accelerate's save_state, or merged shards
+        return "copy config.json and the tokenizer files of the model that was trained into it"
+    below = [path for name in ("config.json", ADAPTER) for path in folder.glob(f"*/{name}")]
+    if below:  # the output folder of a trainer
+        return f"give one of its folders, such as {max(below, key=lambda path: path.stat().st_mtime).parent}"
+    return "give a folder with config.json, safetensors and tokenizer files"
+
+
+def adapter_message(called: str, name: str, *, beside: bool) -> str:
     """Return the refusal of an adapter, alone or `beside` a full model."""
     code = (
         f"from peft import AutoPeftModelForCausalLM as M; from transformers import AutoTokenizer as T; "
@@ -88,11 +94,11 @@ def adapter_message(name: str, *, beside: bool) -> str:
     )
     if beside:
         return (
-            f"model {name!r} holds an adapter ({ADAPTER}) beside a full model, so it may mean either; move {ADAPTER} "
+            f"{called} holds an adapter ({ADAPTER}) beside a full model, so it may mean either; move {ADAPTER} "
             f"and adapter_model.safetensors to another folder for the full model alone, or merge the adapter: "
             f"python -c {shlex.quote(code)}"
         )
-    return f"model {name!r} is an adapter ({ADAPTER}), not a full model; merge it: python -c {shlex.quote(code)}"
+    return f"{called} is an adapter ({ADAPTER}), not a full model; merge it: python -c {shlex.quote(code)}"
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -101,7 +107,7 @@ def _subfolders(folder: Path) -> list[Path]:
     return [*below, folder.absolute().parent] if folder.name == "huggingface" else below
 
 
-def _check_shards(place: Path, *, model: Path) -> None:
+def _check_shards(place: Path, model: Path, called: str) -> None:
     """Raise LensrlError if `place` holds the shards of a training framework. `model` is the folder that was given."""
     ready = _complete_model_near(place, model)
     at = shlex.quote(str(place))
@@ -128,7 +134,7 @@ def _check_shards(place: Path, *, model: Path) -> None:
     else:
         return
     advice = f"give {ready}, which holds a complete model" if ready else f"merge them: {command}"
-    raise LensrlError(f"model {str(model)!r} holds {kind} (in {place}), not a model's safetensors; {advice}")
+    raise LensrlError(f"{called} holds {kind} (in {place}), not a model's safetensors; {advice}")
 
 
 def _complete_model_near(place: Path, model: Path) -> Path | None:
@@ -140,7 +146,7 @@ def _complete_model_near(place: Path, model: Path) -> Path | None:
     return None
 
 
-def _check_safetensors(folder: Path) -> None:
+def _check_safetensors(folder: Path, called: str) -> None:
     """Raise LensrlError that names the file if a safetensors file is absent, incomplete or a pointer of Git LFS."""
     names = [WEIGHTS]
     if not (folder / WEIGHTS).exists():  # transformers prefers one file to an index
@@ -148,38 +154,36 @@ def _check_safetensors(folder: Path) -> None:
             names = sorted({*json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()})
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise LensrlError(
-                f"model {str(folder)!r}: its {INDEX} cannot be read ({reason(error)}); copy or download it again"
+                f"{called}: its {INDEX} cannot be read ({reason(error)}); copy or download it again"
             ) from None
     for name in names:
         path = folder / name
         if not path.exists():
             raise LensrlError(
-                f"model {str(folder)!r}: its {INDEX} names {name}, which is not in the folder; copy or download {name}"
+                f"{called}: its {INDEX} names {name}, which is not in the folder; copy or download {name}"
             )
         with path.open("rb") as file:
             pointer = file.read(len(_POINTER)) == _POINTER
         if pointer:
-            raise LensrlError(f"model {str(folder)!r}: {name} is a pointer of Git LFS; type git lfs pull in the folder")
+            raise LensrlError(f"{called}: {name} is a pointer of Git LFS; type git lfs pull in the folder")
         try:
             with safe_open(path, "pt"):  # reads the header alone, and compares it with the size of the file
                 pass
         except SafetensorError as error:
             raise LensrlError(
-                f"model {str(folder)!r}: {name} is damaged or cut short ({reason(error)}); copy or download it again"
+                f"{called}: {name} is damaged or cut short ({reason(error)}); copy or download it again"
             ) from None
 
 
-def _check_other_weights(folder: Path) -> None:
+def _check_other_weights(folder: Path, called: str) -> None:
     """Raise LensrlError for weights that are no safetensors: pickle, or shards without an index."""
     if next(folder.glob("model-*-of-*.safetensors"), None) is not None:
         raise LensrlError(
-            f"model {str(folder)!r} holds shards without {INDEX}, which says which shards there are; copy or "
-            f"download that file too"
+            f"{called} holds shards without {INDEX}, which says which shards there are; copy or download that file too"
         )
     if next(folder.glob("*.gguf"), None) is not None:
         raise LensrlError(
-            f"model {str(folder)!r} holds a GGUF file, whose weights are quantised or renamed; give the model that it "
-            f"was made from"
+            f"{called} holds a GGUF file, whose weights are quantised or renamed; give the model that it was made from"
         )
     pickles = sorted(path.name for path in folder.glob("pytorch_model*.bin"))
     if pickles:
@@ -191,6 +195,6 @@ def _check_other_weights(folder: Path) -> None:
             'save_file(weights, sys.argv[1] + "/model.safetensors", {"format": "pt"})'
         )
         raise LensrlError(
-            f"model {str(folder)!r} holds its weights as pickle ({pickles[0]}), which can run code; convert them: "
+            f"{called} holds its weights as pickle ({pickles[0]}), which can run code; convert them: "
             f"python -c {shlex.quote(code)} {shlex.quote(str(folder))}"
         )

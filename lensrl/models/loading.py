@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -43,16 +43,12 @@ def check_tensors(name: str, source: str, model: PreTrainedModel, report: Mappin
     Raises LensrlError in one line, with the first tensor and the likely cause, if the model lacks a tensor, has one of
     another shape, or if a tensor of the folder is left over. Tied heads and tables of positions are no missing weights.
     """
-    missing = _weights(report["missing_keys"])
-    left_over = _weights(report["unexpected_keys"])
+    missing = weights_of(report["missing_keys"])
+    left_over = weights_of(report["unexpected_keys"])
     value_head = [key for key in left_over if key.startswith(VALUE_HEAD)]
     left_over = [key for key in left_over if not key.startswith(VALUE_HEAD)]
     mismatched = sorted(report["mismatched_keys"], key=lambda found: _in_order(found[0]))
-    if missing or left_over:
-        first = f"lacks {missing[0]}" if missing else f"has a tensor that its model does not know, {left_over[0]}"
-        more = len(missing or left_over) - 1
-        also = f" and {more} more" if more else ""
-        raise LensrlError(f"model {name!r} {first}{also}: {_cause(source, model, missing, left_over)}")
+    check_complete(f"model {name!r}", source, model, missing, left_over)
     if mismatched:
         key, found, expected = mismatched[0]
         raise LensrlError(
@@ -60,6 +56,20 @@ def check_tensors(name: str, source: str, model: PreTrainedModel, report: Mappin
             f"give the config.json that was saved with these weights"
         )
     return [f"left out {value_head[0]}: a value head is no part of the policy"] if value_head else []
+
+
+def check_complete(
+    called: str, source: str, model: PreTrainedModel, missing: Sequence[str], left_over: Sequence[str]
+) -> None:
+    """Raise LensrlError in one line for the first tensor that is missing or left over, with the likely cause.
+
+    `called` is what the line calls the model, and `source` its folder. `model` may be without weights.
+    """
+    if missing or left_over:
+        first = f"lacks {missing[0]}" if missing else f"has a tensor that its model does not know, {left_over[0]}"
+        more = len(missing or left_over) - 1
+        also = f" and {more} more" if more else ""
+        raise LensrlError(f"{called} {first}{also}: {_cause(source, model, missing, left_over)}")
 
 
 def check_finite(name: str, model: PreTrainedModel) -> None:
@@ -132,7 +142,7 @@ def check_drives(name: str, model: PreTrainedModel) -> None:
         )
 
 
-def _weights(keys: Iterable[str]) -> list[str]:
+def weights_of(keys: Iterable[str]) -> list[str]:
     """Return the names that are weights, layer by layer."""
     return sorted((key for key in keys if not TABLE.search(key)), key=_in_order)
 
@@ -142,7 +152,7 @@ def _in_order(key: str) -> list[tuple[int, str]]:
     return [(int(piece), "") if piece.isdigit() else (-1, piece) for piece in key.split(".")]
 
 
-def _cause(source: str, model: PreTrainedModel, missing: list[str], left_over: list[str]) -> str:
+def _cause(source: str, model: PreTrainedModel, missing: Sequence[str], left_over: Sequence[str]) -> str:
     """Return the likely cause of missing and left-over tensors, and what to do."""
     lora = next((key for key in left_over if "lora_" in key), None)
     if lora is not None:
@@ -160,7 +170,7 @@ def _cause(source: str, model: PreTrainedModel, missing: list[str], left_over: l
     if prefix:
         key = next(key for key in left_over if key.startswith(prefix))
         return f"its files hold {key}, with {prefix} before each name; rename: {_rename_command(source, prefix)}"
-    if lacking == {name for name, _ in model.named_parameters(remove_duplicate=False)}:
+    if lacking >= {name for name, _ in model.named_parameters()}:
         names = f" (its files hold {left_over[0]})" if left_over else ""
         return f"its weights are of another architecture than its config.json{names}; give the folder as it was saved"
     return _cause_in_part(model, missing, left_over)
@@ -173,7 +183,7 @@ def _known_end(key: str, known: set[str]) -> str:
     return next((end for end in ends if end in known), "")
 
 
-def _cause_in_part(model: PreTrainedModel, missing: list[str], left_over: list[str]) -> str:
+def _cause_in_part(model: PreTrainedModel, missing: Sequence[str], left_over: Sequence[str]) -> str:
     """Return the likely cause where most tensors are there."""
     # Whole layers too many or too few: the config is of another depth.
     declared = int(model.config.get_text_config().num_hidden_layers)
@@ -211,7 +221,7 @@ def _layers(keys: Iterable[str]) -> set[int]:
     return {int(found[1]) for key in keys if (found := _LAYER.search(key))}
 
 
-def _whole_layers(model: PreTrainedModel, missing: list[str], layers: set[int]) -> bool:
+def _whole_layers(model: PreTrainedModel, missing: Iterable[str], layers: set[int]) -> bool:
     """Return whether `missing` holds every parameter of these layers."""
     names = [name for name, _ in model.named_parameters() if (found := _LAYER.search(name)) and int(found[1]) in layers]
     return {*names} <= {*missing}

@@ -36,7 +36,7 @@ def open_pair(base: str, trained: str) -> Pair:
     read_config(folder, places[0])
     config = parse_config(folder, places[0])
     skeleton = build_skeleton(what(places[0]), config)
-    if has_two_heads(open_files(folder, places[0]), skeleton, places[0]):  # as `load_base` does: used as two
+    if has_two_heads(open_files(folder), skeleton, places[0]):  # as `load_base` does: used as two
         config.get_text_config().tie_word_embeddings = config.tie_word_embeddings = False
         skeleton = build_skeleton(what(places[0]), config)
     before = CheckpointWeights(places[0], skeleton)

@@ -10,14 +10,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from lensrl.compare.patching import OnProgress
 from lensrl.show.sections import content
@@ -55,6 +55,34 @@ def render(
     live: str = "",
 ) -> str:
     """Return the page. `live` is the address, on the page's own server, that says how far a study is."""
+    headings: dict[str, str] = {}  # id -> title, in the order of the page
+
+    def heading(title: str) -> Markup:
+        place = f"section-{len(headings) + 1}"
+        headings[place] = title
+        return Markup('<h2 id="{}">{}</h2>').format(place, title)
+
+    known = content(study, layers, on_progress)
+    body = _environment().get_template("sections.html.j2").render(known | {"heading": heading})
+    charts = {name: chart.as_data() for name, chart in known["charts"].items()}
+    return _whole(study.name, Markup(body), headings, {"charts": charts}, live)
+
+
+def render_message(name: str, message: str, *, live: str) -> str:
+    """Return a page that says why there is none yet. `live`: see `render`."""
+    return _whole(name, Markup("<h1>{}</h1><p>{}</p>").format(name, message), {}, {"charts": {}}, live)
+
+
+def _whole(name: str, body: Markup, headings: Mapping[str, str], data: Mapping[str, Any], live: str) -> str:
+    scripts = [*([vega()] if data["charts"] else []), _template("page.js")]
+    return _environment().get_template("report.html.j2").render(
+        name=name, body=body, headings=headings.items(), style=Markup(_template("page.css")), live=live,
+        data=as_json({"study": name, "live": live, **data}),
+        scripts=[Markup(script) for script in scripts], policy=_policy(scripts, live),
+    )  # fmt: skip
+
+
+def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("lensrl.show"),
         autoescape=True,  # select_autoescape would miss the templates: it does not know the suffix .j2
@@ -67,22 +95,7 @@ def render(
         "p": p_value,
         "typeset": typeset,
     }
-    headings: dict[str, str] = {}  # id -> title, in the order of the page
-
-    def heading(title: str) -> Markup:
-        place = f"section-{len(headings) + 1}"
-        headings[place] = title
-        return Markup('<h2 id="{}">{}</h2>').format(place, title)
-
-    known = content(study, layers, on_progress)
-    body = environment.get_template("sections.html.j2").render(known | {"heading": heading, "live": live})
-    charts = {name: chart.as_data() for name, chart in known["charts"].items()}
-    scripts = [vega(), _template("page.js")]
-    return environment.get_template("report.html.j2").render(
-        name=study.name, body=Markup(body), headings=headings.items(), style=Markup(_template("page.css")),
-        data=as_json({"study": study.name, "charts": charts, "live": live}),
-        scripts=[Markup(script) for script in scripts], policy=Markup(escape(_policy(scripts, live))),
-    )  # fmt: skip
+    return environment
 
 
 def as_json(data: Any) -> Markup:
@@ -98,10 +111,9 @@ def vega() -> str:
     """Return Vega, Vega-Lite and Vega-Embed in one script, with the licence."""
     import vl_convert
 
-    return (
-        "/* Vega, Vega-Lite, Vega-Embed: Copyright (c) 2015-2025, University of Washington Interactive Data Lab, "
-        "BSD-3-Clause, https://github.com/vega */\n" + vl_convert.javascript_bundle().replace("</script", "<\\/script")
-    )
+    script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", "<\\/script")
+    licence = "Vega, Vega-Lite, Vega-Embed: Copyright (c) 2015-2025, University of Washington Interactive Data Lab"
+    return f"/* {licence}, BSD-3-Clause, https://github.com/vega */\n{script}"
 
 
 def _template(name: str) -> str:

@@ -134,11 +134,12 @@ def _drawn(
 
 
 def _overlaps(study: Study) -> pd.DataFrame:
-    """Return the overlaps of solved items; no row for scores that are not 0 or 1."""
+    """Return the overlaps of solved items; no row for scores that are not 0 or 1, and without two runs to compare."""
     try:
-        return overlaps(study)
+        found = overlaps(study)
     except LensrlError:
         return pd.DataFrame()
+    return found if (found["kind"] == "runs").any() else found[:0]
 
 
 def _verdict(study: Study) -> tuple[Verdict | None, str]:

@@ -114,6 +114,10 @@ def _read(file: Path) -> list[Row]:
             raise RecipeError(
                 f"{place(file, number)} has no {absent}: give a samples_*.jsonl of lm-evaluation-harness 0.4.3 or later"
             )
+        if type(row["doc_id"]) is not int:
+            raise RecipeError(
+                f"{place(file, number)}: doc_id is {row['doc_id']!r}, and the harness writes a whole number"
+            )
         rows.append(row)
     return rows
 

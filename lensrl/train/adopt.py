@@ -91,7 +91,10 @@ def _check_weights(weights: Opened, spec: RunSpec, base: Base) -> None:
     for name, before in base.weights.items():
         after = torch.from_numpy(weights[name])
         if not torch.isfinite(after).all():
-            raise LensrlError(f"{what(weights.place)}: {name} holds a NaN or an infinity")
+            raise LensrlError(
+                f"{what(weights.place)}: {name} holds a NaN or an infinity: its training diverged or its file is "
+                f"damaged; give an earlier checkpoint, or copy it again"
+            )
         if everything or blocks.trains(name, spec.layers) or blocks.part(name) in spec.allow:
             continue
         # As integers: 0.0 and -0.0 differ in a bit.

@@ -16,11 +16,14 @@ training curve, are computed from the values of all ranks, so each rank comes to
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from threading import Event, Thread
 from typing import Any, TypeVar
 
 from lensrl.errors import LensrlError, RecipeError
@@ -30,7 +33,8 @@ from lensrl.train.job import Job
 T = TypeVar("T")
 REFUSED = "refused"  # sent in place of a job
 PATIENCE = timedelta(days=7)  # rank 0 writes files, and waits for other processes, while the others wait for it
-GRACE = 20.0  # seconds that the other ranks have to end after the study
+GRACE = 20.0  # seconds that the other ranks have to end after the study, and rank 0 after the loss of another
+PAUSE = 1.0  # seconds between two looks at the other ranks
 LAUNCHED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # set by torchrun beside WORLD_SIZE
 OTHERS = {  # set by `accelerate launch` -> the way to share a run out that is not known here
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
@@ -100,7 +104,8 @@ def started(count: int, command: Sequence[str]) -> Iterator[None]:
 
     To be used once in a process: accelerate keeps the number of ranks until the process ends.
 
-    Raises LensrlError where the machine has GPUs, and fewer than `count`.
+    Raises LensrlError where the machine has GPUs, and fewer than `count`, and when another rank is lost. Where rank 0
+    hangs then, since a GPU waits for the lost rank, the process ends with the same line.
     """
     import torch
 
@@ -116,9 +121,17 @@ def started(count: int, command: Sequence[str]) -> Iterator[None]:
     # Each in a session of its own: Ctrl-C in the terminal reaches rank 0 alone.
     others = [subprocess.Popen(command, env=before | one, start_new_session=True) for one in of_rank[1:]]
     os.environ.update(of_rank[0])
+    over = Event()
+    Thread(target=_end_with_a_lost_rank, args=(others, over), daemon=True).start()
     try:
         yield
+    except RuntimeError as error:  # also that of a collective operation whose other end is gone
+        line = _lost(others) if _in_hand else None  # between runs, they end because rank 0 tells them to
+        if line is None:
+            raise
+        raise LensrlError(line) from error
     finally:
+        over.set()
         for name in of_rank[0]:
             if name in before:
                 os.environ[name] = before[name]
@@ -130,6 +143,25 @@ def started(count: int, command: Sequence[str]) -> Iterator[None]:
             except subprocess.TimeoutExpired:
                 other.kill()
                 other.wait()
+
+
+def _lost(others: Sequence[subprocess.Popen[bytes]]) -> str | None:
+    """Return a line on the first of the other ranks that has failed or was killed, and None when there is none."""
+    for number, other in enumerate(others, 1):
+        with suppress(subprocess.TimeoutExpired):
+            code = other.wait(timeout=1)  # it may be ending
+            if code:
+                how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
+                return f"rank {number} of {len(others) + 1} {how}; the same command continues with the missing runs"
+    return None
+
+
+def _end_with_a_lost_rank(others: Sequence[subprocess.Popen[bytes]], over: Event) -> None:
+    """End this process where it has not ended by itself GRACE seconds after another rank was lost."""
+    while not over.wait(PAUSE):
+        if any(other.poll() for other in others) and not over.wait(GRACE):
+            print(f"lensrl: {_lost(others)}", file=sys.stderr, flush=True)
+            os._exit(2)
 
 
 def join() -> None:
@@ -179,10 +211,10 @@ def led() -> Iterator[None]:
 
 @contextmanager
 def together(job: Job) -> Iterator[None]:
-    """On rank 0: make a run with the other ranks."""
+    """On rank 0: make a run with the other ranks. After an error they are still in the run, and hear no more."""
     global _in_hand
-    _tell(job)
     _in_hand = True
+    _tell(job)
     yield
     _in_hand = False
 

@@ -79,7 +79,8 @@ class Workers:
                     if place not in workers:
                         workers[place] = self._start(place)
                     in_hand[place] = job
-                    workers[place].pipe.send(job)
+                    with suppress(OSError):  # a worker that has died since its last run is noticed below
+                        workers[place].pipe.send(job)
                 if not in_hand:  # every run that is left is made by processes that are not ours
                     if left and not told:
                         watcher.waiting([job.spec for job in left])

@@ -5,9 +5,9 @@ A run from a checkpoint is made in the same way, with its weights read from the 
 
 from __future__ import annotations
 
-import platform
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
 
@@ -31,22 +31,31 @@ from lensrl.store.file.claim import tell
 from lensrl.store.file.deltas import Parameter, frobenius
 from lensrl.store.file.hdf5 import compression_plugin
 from lensrl.store.file.training import kept_with_checkpoint, training_folder
-from lensrl.store.origin import check_base, check_items, package_versions, provenance
+from lensrl.store.origin import check_base, check_items
 from lensrl.store.run import Run
-from lensrl.store.write import Header, Scores, joined, stacked, write_run
-from lensrl.tasks import Item, Texts, check_benchmarks, evaluation_items, load_also, load_task
+from lensrl.store.write import Scores, joined, stacked, write_run
+from lensrl.tasks import AgentTask, Item, Texts, check_benchmarks, evaluation_items, load_also, load_task
+from lensrl.tasks.gold import failed_references
 from lensrl.tasks.harness import Harness
 from lensrl.train import ranks
 from lensrl.train.adopt import open_checkpoint, record_of
 from lensrl.train.algorithms import check_algorithm
 from lensrl.train.checks import is_finite
-from lensrl.train.config import compute_dtype, frozen_in_bf16
+from lensrl.train.conditions import Conditions
 from lensrl.train.curve import TrainingCurve
 from lensrl.train.disk import RunBytes, run_bytes
 from lensrl.train.job import Job, run_recipe
-from lensrl.train.preflight import check_checkpointing, check_enough, check_fits, check_frozen_dtype
+from lensrl.train.preflight import (
+    check_checkpointing,
+    check_enough,
+    check_fits,
+    check_frozen_dtype,
+    check_references,
+    check_several,
+)
 from lensrl.train.resume import Checkpoints
 from lensrl.train.snapshots import Snapshots
+from lensrl.train.trackers import check_trackers, followed
 from lensrl.train.trainer import OnStep, Training, train
 from lensrl.train.watch import Watcher
 
@@ -57,6 +66,7 @@ class Workshop:
     def __init__(self, recipe: Recipe) -> None:
         if recipe.store.compression != "none":
             compression_plugin()  # missed now, not after an hour of training
+        check_trackers(recipe.report_to)
         self.recipe = recipe  # without its sets chosen: a job has these
         self.task = load_task(recipe)
         self.items = evaluation_items(self.task, recipe)
@@ -69,6 +79,8 @@ class Workshop:
             self.probed = probe_items(self.items, recipe.store.probe_items)
         # Scores that were made elsewhere are paired now, before any model is loaded.
         self.harness = Harness(recipe.task) if isinstance(recipe.task, HarnessTask) else None
+        if not isinstance(self.task, Texts):
+            check_several([*self.items, *also_items])
         if self.harness is not None:
             for checkpoint in (c for run in recipe.checkpoints.values() for c in run.seeds.values()):
                 self.harness.read(checkpoint.scores)
@@ -88,6 +100,8 @@ class Workshop:
             check_frozen_dtype(self.base, recipe)
         check_fits(self.base, self.task, [*self.items, *also_items], recipe)
         self.device = pick_device()
+        sampled = not isinstance(self.task, Texts)
+        self.conditions = Conditions(recipe, self.base, self.digests, self.device, samples=sampled)
         self.parameters = parameter_table(self.base)
         self.before = {name: tensor.numpy() for name, tensor in self.base.weights.items()}
         self.probe = probe_set(self.base.prompts, self.probed)
@@ -120,6 +134,22 @@ class Workshop:
             )
         return lines
 
+    @cached_property
+    def failed_references(self) -> list[Item]:
+        """The held-out items whose reference fails its own judge, those of further tasks included."""
+        tasks = [(self.task, self.items), *self.also]
+        return [item for task, items in tasks if not isinstance(task, Texts) for item in failed_references(task, items)]
+
+    def check_references(self) -> str:
+        """Return a line on references that fail their own judge; empty without any. Raises LensrlError for many."""
+        return check_references(self.failed_references, len(self._scored_items), self.recipe)
+
+    @property
+    def _scored_items(self) -> list[Item]:
+        return (
+            [] if isinstance(self.task, Texts) else [*self.items, *(item for _, items in self.also for item in items)]
+        )
+
     def check_runs(self, specs: Sequence[RunSpec]) -> None:
         """Raise LensrlError for a run that would train nothing, and for a checkpoint that cannot be its run."""
         in_run = self.base.blocks.trains
@@ -150,7 +180,20 @@ class Workshop:
             layers=self.base.blocks.n_layers,
             width=self.base.model.config.get_text_config().hidden_size,
             tokens=tokens,
+            sampled=self._sampled_tokens(),
             snapshots=snapshots,
+        )
+
+    def _sampled_tokens(self) -> int:
+        """The tokens of all completions of scoring, as if each were as long as it may be."""
+        if isinstance(self.task, Texts):
+            return 0
+        return sum(
+            (task.max_turns if isinstance(task, AgentTask) else 1)
+            * self.recipe.evaluation.of(item.benchmark).samples
+            * self.recipe.evaluation_tokens(item.benchmark)
+            for task, items in [(self.task, self.items), *self.also]
+            for item in items
         )
 
     def check_same(self, run: Run) -> None:
@@ -172,7 +215,10 @@ class Workshop:
                 self._adopt(job, partial, job.spec.checkpoint, watcher)
             else:
                 with ranks.together(job):
-                    (self._keep_base if job.spec.name == BASE else self._train)(job, partial, watcher)
+                    if job.spec.name == BASE:
+                        self.keep(job, partial, None, watcher)
+                    else:
+                        self._train(job, partial, watcher)
         shutil.rmtree(training_folder(job.path), ignore_errors=True)  # the file is complete
 
     def take_part(self, job: Job) -> None:
@@ -196,9 +242,6 @@ class Workshop:
             if self.digests.get(split, digest) != digest:
                 raise LensrlError(f"{job.path} is to be made with other {split} items than the recipe gives here")
 
-    def _keep_base(self, job: Job, path: Path, watcher: Watcher) -> None:
-        self.keep(job, path, None, watcher)
-
     def keep(
         self,
         job: Job,
@@ -208,7 +251,7 @@ class Workshop:
         *,
         status: str = "completed",
         reason: str = "",
-        training: Mapping[str, np.ndarray] | None = None,
+        curve: TrainingCurve | None = None,
         snapshots: Mapping[int, Mapping[str, np.ndarray]] | None = None,
         snapshot_steps: Sequence[int] = (),
         checkpoint: Mapping[str, object] | None = None,
@@ -231,12 +274,14 @@ class Workshop:
         activations = capture(model, base.prompts, self.probed, base.blocks.n_layers)
         write_run(
             path,
-            self._header(
-                job, status=status, reason=reason, snapshots=snapshot_steps, checkpoint=checkpoint, resumed=resumed
+            self.conditions.header(
+                job, status=status, reason=reason, snapshots=snapshot_steps, checkpoint=checkpoint, resumed=resumed,
+                references=self._references() if job.spec.name == BASE else None,
             ),
             self.parameters, self.before,
             after=None if weights is None else {name: w.numpy() for name, w in weights.items()}, snapshots=snapshots,
-            training=training, scores=scores, probe=self.probe,
+            training=None if curve is None else curve.arrays(),
+            training_completions=() if curve is None else curve.kept(), scores=scores, probe=self.probe,
             activations=activations,
         )  # fmt: skip
 
@@ -276,23 +321,28 @@ class Workshop:
         steps = recipe.rl.steps_on(len(self.task.items("train")))
 
         def on_step(curve: TrainingCurve) -> None:
+            show(curve)
             watcher.stepped(spec, curve)
             tell(job.path, f"step {len(curve)}/{steps}, reward {curve.reward_mean[-1]:.3f}")
 
         folder = training_folder(job.path)
         snapshots = Snapshots(folder, {*recipe.snapshot_steps(steps)} - {steps}, self.base.weights)
         checkpoints = Checkpoints(
-            folder, self._origin(job, recipe), every=recipe.rl.checkpoint_every,
+            folder, self.conditions.origin(job), every=recipe.rl.checkpoint_every,
             note=lambda line: watcher.noted(f"{spec.name} seed {spec.seed}: {line}"),
         )  # fmt: skip
         if ranks.world() > 1:  # no checkpoints are kept there, and none is gone on from
             checkpoints = None
             shutil.rmtree(folder, ignore_errors=True)
-        training = self._trained(job, on_step, snapshots=snapshots, checkpoints=checkpoints)
+        config = recipe.measured() | {"run": spec.name, "seed": spec.seed}
+        with followed(self.recipe.report_to, job.folder.absolute(), job.path.stem, folder, config) as show:
+            training = self._trained(job, on_step, snapshots=snapshots, checkpoints=checkpoints)
         status, reason, curve = training.status, training.reason, training.curve
         if status == "diverged":  # its weights are not numbers: the curve is all there is to keep
-            header = self._header(job, status=status, reason=reason, resumed=training.resumed)
-            write_run(path, header, self.parameters, self.before, training=curve.arrays())
+            header = self.conditions.header(job, status=status, reason=reason, resumed=training.resumed)
+            write_run(
+                path, header, self.parameters, self.before, training=curve.arrays(), training_completions=curve.kept()
+            )
             return
         kept = snapshots.weights(self.before)
         resumed = training.resumed
@@ -300,7 +350,7 @@ class Workshop:
         weights = _weights(training)
         del training  # on a GPU the trained model would stand beside its copies
         self.keep(
-            job, path, weights, watcher, status=status, reason=reason, training=curve.arrays(), snapshots=kept,
+            job, path, weights, watcher, status=status, reason=reason, curve=curve, snapshots=kept,
             snapshot_steps=sorted({*kept, *ended}), resumed=resumed,
         )  # fmt: skip
 
@@ -321,67 +371,11 @@ class Workshop:
             on_step=on_step, snapshots=snapshots, checkpoints=checkpoints,
         )  # fmt: skip
 
-    def _origin(self, job: Job, recipe: Recipe) -> dict[str, dict[str, object]]:
-        """Return what the training of a run rests on: a checkpoint of another origin is not used."""
-        spec = job.spec
-        return {
-            "recipe": recipe.measured(),
-            "run": {"name": spec.name, "seed": spec.seed, "layers": spec.layers, "component": spec.component}
-            | {"boost": spec.boost, "factor": spec.factor},
-            "base": {"fingerprint": self.base.fingerprint},
-            "items": self.digests,
-            "hardware": {"device": self.device, "computed in": compute_dtype(recipe, self.device)}
-            | {"frozen in bf16": frozen_in_bf16(self.base, recipe, self.device)},
-            "versions": package_versions("lensrl", "torch", "transformers", "trl"),
-        }
-
-    def _header(
-        self,
-        job: Job,
-        *,
-        status: str,
-        reason: str,
-        snapshots: Sequence[int] = (),
-        checkpoint: Mapping[str, object] | None = None,
-        resumed: Sequence[int] = (),
-    ) -> Header:
-        spec, n_layers = job.spec, self.base.blocks.n_layers
-        # What was computed in which type, and where: numbers of two machines may differ in their last digits.
-        dtypes = {"masters": "float32"}
-        if checkpoint is None and spec.name != BASE:
-            frozen = "bfloat16" if frozen_in_bf16(self.base, self.recipe, self.device) else "float32"
-            dtypes |= {"frozen": frozen, "training and its sampling": compute_dtype(self.recipe, self.device)}
-        if not isinstance(self.task, Texts):
-            dtypes["scoring"] = "bfloat16" if self.device == "cuda" else "float32"
-        dtypes["log-probabilities and activations"] = "float32"
-        hardware = torch.cuda.get_device_name() if self.device == "cuda" else f"cpu {platform.machine()}"
-        if ranks.world() > 1 and checkpoint is None:
-            hardware = f"{ranks.world()} x {hardware}"
-        return Header(
-            study=job.folder.resolve().name,
-            run=spec.name,
-            seed=spec.seed,
-            layers=range(n_layers) if spec.layers is None else spec.layers,
-            status=status,
-            reason=reason,
-            base=self.recipe.model,
-            fingerprint=self.base.fingerprint,
-            n_layers=n_layers,
-            recipe=run_recipe(job).model_dump_json(),
-            compression=job.recipe.store.compression,
-            snapshots=snapshots,
-            origin="training" if checkpoint is None else "checkpoint",
-            also=spec.allow,
-            provenance=provenance(
-                device=hardware,
-                dtypes=dtypes,
-                items=self.digests,
-                notes=self.base.notes,
-                generation=None if isinstance(self.task, Texts) else self.recipe.generation,
-                checkpoint=checkpoint,
-                resumed=resumed,
-            ),
-        )
+    def _references(self) -> dict[str, object] | None:
+        if not self._scored_items:
+            return None
+        failed = [f"{item.benchmark}/{item.id}" for item in self.failed_references]
+        return {"judged": len(self._scored_items), "failed": failed}
 
 
 def _weights(training: Training) -> dict[str, torch.Tensor]:

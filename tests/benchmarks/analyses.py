@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import math
 import os
 import statistics
@@ -202,23 +203,48 @@ def graft_rows(pair: Folders, rounds: int) -> Iterator[Row]:
 
 def delta_rows(pair: Folders) -> Iterator[Row]:
     """`lensrl deltas` of a whole pair, beside modeldelta: both in processes of their own, with their peak memory."""
-    ours = spent(["-m", "lensrl_cli.main", "deltas", str(pair.base), str(pair.trained), "--json"])
-    peer = spent(["-m", "modeldelta", str(pair.base), str(pair.trained), "-o", os.devnull])
-    what = f"deltas of a pair ({pair.base.parent.name}), all our measures; peer: modeldelta"
+    with tempfile.TemporaryDirectory() as folder:
+        mine, theirs = Path(folder, "ours.json"), Path(folder, "peer.json")
+        names = [str(pair.base), str(pair.trained)]
+        ours = spent(["-m", "lensrl_cli.main", "deltas", *names, "--by", "parameter", "--json"], mine)
+        peer = spent(["-m", "modeldelta", *names, "-o", str(theirs)])
+        apart = differences(json.loads(mine.read_text()), json.loads(theirs.read_text())["modules"])
+    what = f"deltas of a pair ({pair.base.parent.name}), all our measures; peer: modeldelta; {apart}"
     yield what, f"{ours[0]:.0f} s", f"{peer[0]:.0f} s", f"{peer[0] / ours[0]:.1f}", verdict(peer[0] >= ours[0], "≥ 1")
     fine = ours[1] <= min(3e6, peer[1])
     memory = (f"{ours[1] / 1e6:.2f} GB", f"{peer[1] / 1e6:.2f} GB")
     yield "the same: peak memory", *memory, f"{peer[1] / ours[1]:.2f}", verdict(fine, "≤ 3 GB")
 
 
-def spent(arguments: list[str]) -> tuple[float, float]:
-    """Processor seconds and peak memory, in kB, of a Python process."""
+def differences(ours: list[dict[str, Any]], peer: list[dict[str, Any]]) -> str:
+    """Say how far apart the measures that both have are, at most: relative differences over all parameters."""
+    rows = {row["parameter"]: row for row in ours}
+    found: dict[str, float] = {}
+    for other in peer:
+        row = rows[other["name"]]
+        pairs = {"norm": (row["frobenius"], other["frob_norm"])}
+        if other["has_svd"]:
+            pairs["effective rank"] = row["effective_rank"], other["effective_rank"]
+            pairs["largest singular value"] = row["spectral"], other["top_singular_values"][0]
+        for name, (a, b) in pairs.items():
+            found[name] = max(found.get(name, 0.0), abs(b / a - 1))
+    return "largest relative difference: " + ", ".join(f"{name} {value:.0e}" for name, value in found.items())
+
+
+def spent(arguments: list[str], out: str | Path = os.devnull) -> tuple[float, float]:
+    """Processor seconds and peak memory, in kB, of a Python process with one thread of linear algebra a job.
+
+    Several threads wait for each other in loops, which would count as work.
+    """
     code = (
-        "import resource, subprocess, sys; subprocess.run([sys.executable, *sys.argv[1:]], check=True, "
-        "stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL); u = resource.getrusage(resource.RUSAGE_CHILDREN); "
-        "print(u.ru_utime + u.ru_stime, u.ru_maxrss)"
+        "import resource, subprocess, sys; out = open(sys.argv[1], 'w'); "
+        "subprocess.run([sys.executable, *sys.argv[2:]], check=True, stdout=out, stderr=subprocess.DEVNULL); "
+        "u = resource.getrusage(resource.RUSAGE_CHILDREN); print(u.ru_utime + u.ru_stime, u.ru_maxrss)"
     )
-    done = subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True)
+    command = [sys.executable, "-c", code, str(out), *arguments]
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )  # fmt: skip
     seconds, kilobytes = done.stdout.split()
     return float(seconds), float(kilobytes)
 

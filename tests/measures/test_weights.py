@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lensrl.measures.weights import SUPPORT, DeltaMetrics, delta_metrics, round_to_bf16, rounding_norm
+from lensrl.measures.weights import (
+    SPECTRAL,
+    SUPPORT,
+    DeltaMetrics,
+    _borders,
+    delta_metrics,
+    round_to_bf16,
+    rounding_norm,
+)
 
 
 def weight(seed: int = 0, shape: tuple[int, ...] = (48, 32)) -> np.ndarray:
@@ -87,10 +95,35 @@ def test_entries_tied_at_a_border_count_by_their_share() -> None:
     assert (found.overlap_largest, found.overlap_smallest) == pytest.approx(tuple(np.mean(drawn, axis=0)), abs=0.01)
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_the_border_of_the_support_is_found_by_counting_bits(dtype: type) -> None:
+    """Weights of a narrow type tie in large groups, at zero and elsewhere: the number at a rank is that of a sort."""
+    rng = np.random.default_rng(0)
+    for values in (np.zeros(9), rng.standard_normal(1), np.exp(2 * rng.standard_normal(5000)).round(1)):
+        w = np.abs(values).astype(dtype)
+        ranks = [0, len(w) // 10, len(w) // 2, len(w) - 1]
+        found = _borders(lambda w=w: (w[i : i + 700] for i in range(0, len(w), 700)), *ranks)
+        assert found == np.sort(w)[ranks].tolist()
+
+
+def test_the_experts_of_a_mixture_are_measured_one_by_one() -> None:
+    w, d = weight(0, (5, 12, 8)), 0.01 * weight(1, (5, 12, 8))
+    d[3] = 0  # an expert that no token reached
+    found = delta_metrics(w, w + d)
+    each = [delta_metrics(w[i], (w + d)[i]) for i in (0, 1, 2, 4)]
+    for name in SPECTRAL:
+        assert getattr(found, name) == pytest.approx(np.median([getattr(one, name) for one in each]))
+    assert found.frobenius == pytest.approx(np.linalg.norm((w + d).astype(float) - w))
+    kernel = weight(2, (6, 1, 4))  # of a convolution over positions: each has one row
+    assert math.isnan(delta_metrics(kernel, 2 * kernel).spectral)
+    assert math.isnan(delta_metrics(w, w).spectral)
+
+
 def test_blocks_of_entries_give_the_measures_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     w, d = weight(), 0.01 * weight(1)
     whole = delta_metrics(w, w + d)
     monkeypatch.setattr("lensrl.measures.weights.ENTRIES", 100)
+    monkeypatch.setattr("lensrl.measures.weights.LARGE", 70)
     assert delta_metrics(w, w + d) == pytest.approx(whole, rel=1e-12)
     sizes, support = np.abs(w.ravel()), np.abs((w + d) - w).ravel()
     chosen, largest = ({*np.argsort(key)[-154:].tolist()} for key in (support, sizes))

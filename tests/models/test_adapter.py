@@ -15,7 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import Qwen3Config
 
-from lensrl import compare_models
+from lensrl import compare_model_activations, compare_models
 from lensrl.errors import LensrlError
 from lensrl.models.adapter import MergedAdapter, open_weights
 from lensrl.models.base import Base, load_base
@@ -179,3 +179,17 @@ def test_an_adapter_beside_a_full_model_may_mean_either(tmp_path: Path) -> None:
     adapter(base, tmp_path / "base", r=2, target_modules=ATTENTION)
     with pytest.raises(LensrlError, match="beside a full model, so it may mean either"):
         compare_models(save(FAMILIES["qwen3"], tmp_path / "clean"), tmp_path / "base")
+
+
+def test_activations_of_a_base_and_its_adapter_are_those_of_the_merged_model(tmp_path: Path) -> None:
+    base = opened(FAMILIES["qwen3"], tmp_path / "base")
+    folder, merged = adapter(base, tmp_path / "adapter", r=2, target_modules=ATTENTION)
+    base.fresh(merged).save_pretrained(tmp_path / "merged")
+    (tmp_path / "texts.txt").write_text("".join(f"{n}+{n + 3}={2 * n + 3}\n" for n in range(10, 18)))
+    one, other = (
+        compare_model_activations(tmp_path / "base", place, texts=tmp_path / "texts.txt")
+        for place in (folder, tmp_path / "merged")
+    )
+    assert (one["relative_l2"] > 1e-3).all()
+    np.testing.assert_allclose(one["relative_l2"], other["relative_l2"], rtol=1e-4)
+    np.testing.assert_allclose(one["cka"], other["cka"], atol=1e-4)

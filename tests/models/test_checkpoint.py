@@ -52,9 +52,17 @@ def renamed(prefix: str) -> Callable[[dict[str, torch.Tensor]], object]:
 
 
 WRONG: dict[str, tuple[Callable[[dict[str, torch.Tensor]], object], dict[str, Any], str]] = {
-    "compiled": (renamed("_orig_mod."), {}, "lacks model.embed_tokens.weight, .*'_orig_mod.'.* torch.compile"),
-    "parallel": (renamed("module."), {}, "lacks model.embed_tokens.weight, .*'module.'.* DataParallel"),
-    "missing": (lambda t: t.pop(MATRIX), {}, f"lacks {MATRIX}; its weights are not whole"),
+    "compiled": (
+        renamed("_orig_mod."),
+        {},
+        r"lacks model\.embed_tokens\.weight and 89 more: .*a name that torch\.compile gave; rename: python -c",
+    ),
+    "parallel": (
+        renamed("module."),
+        {},
+        "lacks model.embed_tokens.weight and 89 more: .*a name that DistributedDataParallel gave; rename: python -c",
+    ),
+    "missing": (lambda t: t.pop(MATRIX), {}, f"lacks {MATRIX}: it was saved or copied in part"),
     "shape": (lambda t: t.update({MATRIX: t[MATRIX][:-1]}), {}, f"{MATRIX} has the shape .*, the base's has .*\\)$"),
     "padded": (
         lambda t: t.update({EMBED: torch.cat([t[EMBED]] * 2)}),
@@ -65,14 +73,24 @@ WRONG: dict[str, tuple[Callable[[dict[str, torch.Tensor]], object], dict[str, An
     "other": (dict, {"model_type": "llama"}, "model_type is 'llama' there and 'qwen3' in the base"),
     "rope": (dict, {"rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}}, "rope_parameters is .* there"),
     "heads": (dict, {"num_attention_heads": 2, "num_key_value_heads": 1}, "num_attention_heads is 2 there and 4"),
-    "classifier": (lambda t: t.update({"score.weight": torch.zeros(2, 96)}), {}, "has a tensor score.weight"),
-    "quantised": (dict, {"quantization_config": {"quant_method": "gptq", "bits": 4}}, r"is quantised \(gptq\)"),
+    "classifier": (
+        lambda t: t.update({"score.weight": torch.zeros(2, 96)}),
+        {},
+        "does not know, score.weight: the head of a classifier",
+    ),
+    "quantised": (dict, {"quantization_config": {"quant_method": "gptq", "bits": 4}}, r"is quantised \(gptq,"),
     "integers": (lambda t: t.update({MATRIX: t[MATRIX].to(torch.int8)}), {}, "is quantised .* stored as I8"),
     "no head": (dict, {"tie_word_embeddings": False}, "lacks lm_head.weight, .* tie_word_embeddings = false"),
     "two heads": (
         lambda t: t.update({"lm_head.weight": t[EMBED] * 1.01}),
         {},
         "lm_head.weight differ, and they are one parameter",
+    ),
+    "a pad outside": (dict, {"pad_token_id": 500}, "pad_token_id 500 in its config.json is outside the vocabulary"),
+    "fp8": (
+        lambda t: t.update({MATRIX + "_scale_inv": torch.ones(1)}),
+        {},
+        "weight_scale_inv belongs to quantised weights",
     ),
     "no type": (dict, {"model_type": "nothing"}, "model_type is 'nothing'"),
 }
@@ -99,21 +117,31 @@ def test_settings_that_change_no_logit_may_differ(base: Base, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("files", "complaint"),
     [
-        (["config.json"], r"has no model\.safetensors; give a folder"),
-        (["model.safetensors"], r"has no config\.json"),
-        (["config.json", "adapter_config.json"], r"holds an adapter .*merge_and_unload"),
-        (["adapter_config.json", "adapter_model.safetensors"], r"holds an adapter .*merge_and_unload"),
-        (["config.json", "pytorch_model.bin"], "pickled weights, which are not opened"),
-        (["config.json", "model_world_size_8_rank_0.pt"], "shards of verl; merge them: python -m verl.model_merger"),
-        (["huggingface/config.json", "model_world_size_8_rank_0.pt"], "shards of verl; merge them"),
-        (["config.json", "pytorch_model_fsdp_0/__0_0.distcp"], "shards of FSDP; merge them: accelerate merge-weights"),
+        (["config.json"], r"has no model\.safetensors; give a folder with config\.json"),
+        ([], r"has no config\.json; give a folder"),
+        (["config.json", "adapter_config.json"], r"is an adapter .*merge_and_unload"),
+        (["adapter_config.json", "adapter_model.safetensors"], r"is an adapter .*merge_and_unload"),
+        (["config.json", "pytorch_model.bin"], "holds its weights as pickle"),
+        (
+            ["config.json", "model_world_size_8_rank_0.pt"],
+            r"verl's FSDP shards .*; merge them: python -m verl\.model_merger",
+        ),
+        (["huggingface/config.json", "model_world_size_8_rank_0.pt"], "verl's FSDP shards .*; merge them"),
+        (
+            ["config.json", "pytorch_model_fsdp_0/__0_0.distcp"],
+            "FSDP or DCP shards .* accelerate merge-weights .*pytorch_model_fsdp_0",
+        ),
         (["config.json", "model-00001-of-00002.safetensors"], r"shards without model\.safetensors\.index\.json"),
-        (["config.json", "model.safetensors"], "cannot be read"),
+        (["config.json", "model.safetensors"], r"model\.safetensors is damaged or cut short"),
+        (["checkpoint-10/adapter_config.json"], "give one of its folders, such as .*checkpoint-10"),
+        (["actor/dist_ckpt/__0_0.distcp"], "verl.model_merger merge --backend megatron --local_dir .*actor "),
+        (["config.json", "global_step9/mp_rank_00_model_states.pt"], "zero_to_fp32.py"),
+        (["config.json", "m-Q4_K_M.gguf"], "holds a GGUF file"),
     ],
 )
 def test_other_folders_are_refused_in_one_line(base: Base, files: list[str], complaint: str, tmp_path: Path) -> None:
     for name in files:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"{}")
     if "config.json" in files:
         base.model.config.save_pretrained(tmp_path)
@@ -129,7 +157,7 @@ def test_a_shard_that_is_not_there_is_named(base: Base, tmp_path: Path) -> None:
     weights = read(tmp_path, base)
     assert all(np.array_equal(weights[name], tensor.numpy()) for name, tensor in base.weights.items())
     shards[1].unlink()
-    with pytest.raises(LensrlError, match=rf"has no {shards[1].name}, which model\.safetensors\.index\.json names"):
+    with pytest.raises(LensrlError, match=rf"its model\.safetensors\.index\.json names {shards[1].name}, which is not"):
         read(tmp_path, base)
 
 

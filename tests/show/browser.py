@@ -74,9 +74,22 @@ class Page:
             assert time.monotonic() < end, f"never true: {condition}"
             time.sleep(0.05)
 
-    def move(self, x: float, y: float) -> None:
-        """Move the pointer."""
+    def hover(self, element: str) -> None:
+        """Scroll an element, given by an expression, into view, and move the pointer over its middle."""
+        x, y = self.value(
+            f"(() => {{ const one = {element}; one.scrollIntoView({{block: 'center'}}); "
+            "const r = one.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; })()"
+        )
+        self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x - 3, y=y)
         self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+
+    def draw_all(self) -> None:
+        """Scroll through the page until every chart is drawn: a chart is drawn when it comes near."""
+        self.value("document.querySelectorAll('details').forEach((one) => (one.open = true))")
+        self.wait(
+            "(() => { const left = [...document.querySelectorAll('[data-chart]:not(.drawn)')]; "
+            "left[0]?.scrollIntoView(); return left.length === 0; })()"
+        )
 
     def picture(self, path: Path, *, whole: bool = True) -> None:
         """Save a screenshot of the page, as PNG."""

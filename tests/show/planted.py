@@ -12,13 +12,16 @@ from lensrl.recipe import Recipe
 from lensrl.recipe.runs import BASE, FULL, layer_run
 from lensrl.store.file.deltas import Parameter
 from lensrl.store.names import PATCH_FOLDER, RECIPE_FILE, run_path
-from lensrl.store.patch import PatchKey, PatchResult, write_patch
+from lensrl.store.patch import PatchKey, PatchResult, What, write_patch
 from lensrl.store.run import Run
 from lensrl.store.write import Probe, Scores
 from tests.store.synthetic import header, parameter, write_run
 
 MATRICES = {"q": "attn", "k": "attn", "v": "attn", "o": "attn", "gate": "mlp", "up": "mlp", "down": "mlp"}
-BENCHMARKS = ("additions", "words")
+METRICS: dict[What, tuple[str, ...]] = {
+    "weights": ("score", "reference_logprob"),
+    "activations": ("reference_logprob", "logit_difference"),
+}
 PROVENANCE = {"created": "a day", "device": "none", "git": "none", "versions": {}}
 SAMPLES, STEPS = 4, 120
 
@@ -30,9 +33,18 @@ def planted_profile(n_layers: int) -> np.ndarray:
 
 
 def make_planted_study(
-    folder: Path, n_layers: int = 36, seeds: Sequence[int] = (0, 1, 2), *, items: int = 160, item: str = "item-{}"
+    folder: Path,
+    n_layers: int = 36,
+    seeds: Sequence[int] = (0, 1, 2),
+    *,
+    items: int = 160,
+    benchmarks: Sequence[str] = ("additions", "words"),
+    reason: str = "",
 ) -> Path:
-    """Write a study whose layers recover `planted_profile`, with curves, deltas, activations and patches of full RL."""
+    """Write a study whose layers recover `planted_profile`, with curves, deltas, activations and patches of full RL.
+
+    With a `reason`, layer 0 collapsed for it.
+    """
     folder.mkdir()
     recipe = Recipe.model_validate({
         "model": "tiny:none", "task": {"name": "arithmetic"}, "seeds": [*seeds],
@@ -59,13 +71,14 @@ def make_planted_study(
         block = moved.astype(np.float32)
         solved = noise.random((items, SAMPLES)) < np.clip(hard + gain * 0.3, 0, 1)[:, None]
         length = noise.integers(20, 90, (items, SAMPLES)).astype(np.int32)
-        about = replace(header(run, seed, n_layers=n_layers), provenance=PROVENANCE)
+        fell = {"status": "collapsed", "reason": reason} if reason and run == layer_run(0) else {}
+        about = replace(header(run, seed, n_layers=n_layers), provenance=PROVENANCE, **fell)
         write_run(
             run_path(folder, run, seed), about, parameters, weights,
             after=after if trained else None, training=_curve(n_layers, gain, noise) if trained else None,
             scores=Scores(
-                item=[item.format(i) for i in range(items)],
-                benchmark=[BENCHMARKS[i % 2] for i in range(items)],
+                item=[f"item-{i}" for i in range(items)],
+                benchmark=[benchmarks[i % len(benchmarks)] for i in range(items)],
                 score=solved.astype(np.float32), length=length, truncated=length > 85,
                 reference_logprob=np.asarray(noise.normal(-2 + gain, 0.2, items), np.float32),
                 answer=np.where(solved, 0, noise.integers(1, 9, solved.shape)),
@@ -78,7 +91,7 @@ def make_planted_study(
         write(FULL, seed, range(n_layers), 1.0)
         for layer in range(n_layers):
             write(layer_run(layer), seed, (layer,), float(share[layer]))
-    _patches(folder, n_layers, seeds, share, items)
+    _patches(folder, n_layers, seeds, share, [benchmarks[i % len(benchmarks)] for i in range(items)])
     return folder
 
 
@@ -104,27 +117,23 @@ def _curve(n_layers: int, gain: float, noise: np.random.Generator) -> dict[str, 
     }  # fmt: skip
 
 
-def _patches(folder: Path, n_layers: int, seeds: Sequence[int], share: np.ndarray, items: int) -> None:
+def _patches(folder: Path, n_layers: int, seeds: Sequence[int], share: np.ndarray, benchmark: Sequence[str]) -> None:
     (folder / PATCH_FOLDER).mkdir()
     rng = np.random.default_rng(3)
-    benchmark = [BENCHMARKS[i % 2] for i in range(items)]
     for seed in seeds:
         sources = {}
         for name in (BASE, FULL):
             with Run(run_path(folder, name, seed)) as run:
                 sources[name] = run.run_id
         for layer in range(n_layers):
-            for what, metrics in (
-                ("weights", ("score", "reference_logprob")),
-                ("activations", ("reference_logprob", "logit_difference")),
-            ):
+            for what, metrics in METRICS.items():
                 for donor, into in ((FULL, BASE), (BASE, FULL)):
                     start, end = (0.0, 1.0) if into == BASE else (1.0, 0.0)
                     value = start + (end - start) * float(share[layer]) / 3
                     result = PatchResult(
                         key=PatchKey(what, "block", (layer,), donor, into, seed),
                         metrics={
-                            metric: np.stack([at + rng.normal(0, 0.2, items) for at in (start, end, value)])
+                            metric: np.stack([at + rng.normal(0, 0.2, len(benchmark)) for at in (start, end, value)])
                             for metric in metrics
                         },
                         benchmark=benchmark, sources=sources, provenance={},

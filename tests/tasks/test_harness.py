@@ -94,6 +94,7 @@ def test_metric_and_filter_are_chosen_where_there_are_several(tmp_path: Path) ->
         (rows([1] * 4, kept="strict-match"), "no row has the filter 'none'"),
         (rows([1, float("nan"), 1, 1]), "exact_match of doc_id 1 is nan, which is no finite number"),
         ([{"doc_id": 0, "exact_match": 1.0}], "line 1 has no doc_hash: give a samples_"),
+        ([rows([1] * 4)[0] | {"doc_id": "0"}], "line 1: doc_id is .0., and the harness writes a whole number"),
     ],
 )  # fmt: skip
 def test_what_has_no_pair_is_refused(tmp_path: Path, theirs: list[dict], complaint: str) -> None:

@@ -14,7 +14,7 @@ from peft import LoraConfig, PeftModel
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
-from lensrl import Study, compare_models, compare_weights, run_study, save_adapter, verify
+from lensrl import Study, compare_model_activations, compare_models, compare_weights, run_study, save_adapter, verify
 from lensrl.compare.patching.graft import run_weights
 from lensrl.errors import LensrlError
 from lensrl.measures.low_rank import low_rank
@@ -69,6 +69,20 @@ def test_rows_that_both_have_are_compared_and_stored(base: Base, base_rows: int,
     said = table.set_index("component")["common_rows"]
     assert said["embed"] == common
     assert said.drop("embed").isna().all()
+
+
+def test_padding_changes_no_activation(base: Base, tmp_path: Path) -> None:
+    padded(base, tmp_path / "base", 128)
+    for rows in (99, 112, 128):
+        resized(base, tmp_path / f"{rows}", rows)
+    plain = compare_model_activations("tiny:qwen3", tmp_path / "99")
+    assert (plain["relative_l2"] > 0).all()
+    for one, other in (("tiny:qwen3", "128"), (tmp_path / "base", "99"), (tmp_path / "base", "112")):
+        table = compare_model_activations(one, tmp_path / other)
+        np.testing.assert_allclose(table["relative_l2"], plain["relative_l2"], rtol=1e-4)
+    resized(base, tmp_path / "cut", 90)
+    with pytest.raises(LensrlError, match="uses a row that only one of them has"):
+        compare_model_activations("tiny:qwen3", tmp_path / "cut")
 
 
 def test_a_row_that_holds_a_token_is_not_left_out(base: Base, tmp_path: Path) -> None:

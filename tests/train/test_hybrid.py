@@ -84,6 +84,10 @@ def test_deltas_and_grafts_are_exact(study: Study) -> None:
     np.testing.assert_allclose(table["frobenius"], theirs["frobenius"])
     relative = table.set_index("parameter")["relative"]
     assert float(relative[EXPERTS]) == pytest.approx(0.05, rel=1e-4)
+    experts = [np.linalg.norm(w, 2) for w in base.weights[EXPERTS].numpy()]  # one matrix for each expert, in a stack
+    assert float(table.set_index("parameter")["spectral"][EXPERTS]) == pytest.approx(
+        0.05 * np.median(experts), rel=1e-4
+    )
     grafts = patch(study, layers=[0, 1], what="weights", sets="together")
     assert "everything" in set(grafts["sets"])
 

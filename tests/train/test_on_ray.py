@@ -137,11 +137,11 @@ def test_without_a_shared_folder_files_come_in_parts_and_a_node_may_die(
             of_node.kill()
 
     class AtSecond(Log):
-        """Wait for a step of a run on the second node: the other one goes on."""
+        """Wait until each node has begun a run: the other one goes on."""
 
         def stepped(self, spec: RunSpec, curve: TrainingCurve) -> None:
             super().stepped(spec, curve)
-            if not dead and workers_of(second):
+            if not dead and len(self.started_runs) > len(self.made) + 1 and workers_of(second):
                 kill()
 
     log = AtSecond()

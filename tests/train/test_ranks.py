@@ -76,6 +76,7 @@ def norm(tensors: Sequence[torch.Tensor]) -> float:
 STUDY = """\
 model = "tiny:qwen3"
 layers = [3]
+on_no_gain = "go on"
 [task]
 name = "arithmetic"
 [rl]
@@ -117,6 +118,31 @@ def test_a_study_on_two_devices_a_run_is_that_of_one(tmp_path: Path) -> None:
     assert (wrong.returncode, wrong.stdout.count("\n")) == (2, 1)
     assert wrong.stderr.startswith("lensrl: rl.prompts_per_step is 8, and 3 ranks share the prompts")
     assert wrong.stderr.count("\n") == 1
+
+
+# Rank 1 is killed in a run. Rank 0 then does what is written in place of `...`.
+LOST = """
+import os, signal, sys, time
+from lensrl.train import ranks
+ranks.GRACE = 1
+if ranks.rank() == 1:
+    ranks.join()
+    ranks.next_job()
+    os.kill(os.getpid(), signal.SIGKILL)
+with ranks.started(2, [sys.executable, *sys.orig_argv[1:]]):
+    ranks.join()
+    with ranks.together("a run"):
+        ...
+"""
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("what", ["ranks.gathered([0])", "time.sleep(300)"])
+def test_a_lost_rank_ends_the_others_with_a_line(tmp_path: Path, what: str) -> None:
+    done = python("-c", LOST.replace("...", what), cwd=tmp_path)
+    assert done.returncode != 0
+    line = done.stderr.splitlines()[-1]
+    assert line.endswith("rank 1 of 2 was killed by SIGKILL; the same command continues with the missing runs")
 
 
 def launched(patch: pytest.MonkeyPatch, world: str) -> None:

@@ -109,7 +109,7 @@ def measure(
     on_progress: OnProgress | None = None,
     on_estimate: Callable[[float], None] | None = None,
 ) -> dict[PatchKey, PatchResult]:
-    """Measure patches between the same two runs and write their files. Those that another process has in hand lack."""
+    """Measure patches between the same two runs and write their files. Patches in the hands of others are left out."""
     from lensrl.compare.patching.measure import Patcher  # torch and transformers, only where they are needed
 
     donor, into = (study.runs.find_scored(name, keys[0].seed) for name in (keys[0].donor, keys[0].into))

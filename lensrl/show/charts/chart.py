@@ -75,8 +75,13 @@ class Chart:
             "spec": self.spec, "columns": dict(self.columns), "choices": dict(self.choices), "several": self.several,
             "first": list(self.first), "colours": dict(self.colours or {}), "square": self.square, "table": self.table,
             "digits": self.digits,
-            "rows": {str(name): _packed(self.rows[name]) for name in kept},
+            "rows": packed(self.rows[kept]),
         }  # fmt: skip
+
+
+def packed(rows: pd.DataFrame) -> dict[str, Any]:
+    """Return a table as columns for JSON."""
+    return {str(name): _packed(rows[name]) for name in rows}
 
 
 def _packed(column: pd.Series) -> Any:

@@ -229,3 +229,31 @@ addEventListener("resize", () => {
 let opened = [];
 addEventListener("beforeprint", () => { opened = [...document.querySelectorAll("details:not([open])")]; opened.forEach((one) => (one.open = true)); });
 addEventListener("afterprint", () => opened.forEach((one) => (one.open = false)));
+
+// ---------------------------------------------------------------- a study that is being made (lensrl explore)
+
+if (data.live) {
+  const board = document.getElementById("live");
+  let version = null;
+  let touched = 0;
+  for (const kind of ["pointerdown", "keydown", "wheel"]) addEventListener(kind, () => (touched = Date.now()), { passive: true });
+  const look = async () => {
+    try {
+      const state = await (await fetch(data.live)).json();
+      version ??= state.version;
+      if (state.version !== version && Date.now() - touched > 30_000) location.reload(); // nobody is choosing just now
+      const begun = (state.open ?? []).filter((row) => row.status !== "missing");
+      const waiting = (state.open ?? []).length - begun.length;
+      const cell = (row, name) => make("td", { class: name === "reason" ? "t wrap" : "t" }, String(row[name]));
+      const rows = begun.map((row) => make("tr", {}, ...["run", "seed", "status", "reason"].map((name) => cell(row, name))));
+      const said = state.error ?? `${state.made} of ${state.runs} runs are made${waiting ? `, ${waiting} are not begun` : ""}.`;
+      const news = make("button", { type: "button", onclick: () => location.reload() }, "Show what is new");
+      board.replaceChildren(make("p", {}, said, ...(state.version === version ? [] : [" ", news])));
+      if (rows.length) board.append(make("div", { class: "table" }, make("table", {}, make("tbody", {}, ...rows))));
+    } catch {
+      board.replaceChildren(make("p", { class: "warn" }, "lensrl explore has ended: this page is as it was then."));
+    }
+    setTimeout(look, 3000);
+  };
+  look();
+}
