@@ -63,7 +63,7 @@ _PRIMES = re.compile(r"\^\s*(?:\{\s*((?:\\prime\s*)+)\}|(\\prime)(?![A-Za-z]))")
 _DOTTED = re.compile(r"(?<=\.)(\d*)\\dot\s*\{?\s*(\d)\s*\}?(?:(\d*)\\dot\s*\{?\s*(\d)\s*\}?)?")  # 0.1\dot{6}
 # Units of one letter that is also a symbol: a font and a space before it say that it is a unit.
 _UNIT_LETTER = re.compile(
-    r"(?<=[\d}])(?=(?:\s|~|\\[,; ]|\\(?:text|textrm|mathrm|rm)\s*\{(?:\s|~|\\[,; ]))(?:\s|~|\\[,; ])*)"
+    r"(?<=[\d}])(?<!circ\})(?=(?:\s|~|\\[,; ]|\\(?:text|textrm|mathrm|rm)\s*\{(?:\s|~|\\[,; ]))(?:\s|~|\\[,; ])*)"
     r"(?:\s|~|\\[,; ])*\\(?:text|textrm|mathrm)\s*\{(?:\s|~|\\[,; ])*([ACFHT])\s*\}(?!\s*[_^(\w])"
 )
 _UNIT_NAMES = {"A": "ampere", "C": "coulomb", "F": "farad", "H": "henry", "T": "tesla"}
