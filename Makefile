@@ -1,6 +1,6 @@
 # Every target works from a fresh clone: it makes .venv and installs what it needs, once.
 
-.PHONY: demo matrix test test-cluster lint types bench calibrate install clean
+.PHONY: demo pictures matrix test test-cluster lint types bench calibrate install clean
 .DEFAULT_GOAL := help
 
 BIN := .venv/bin
@@ -9,6 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help:
 	@echo "make demo   the embedded study: profile, patch, report"
+	@echo "make pictures  the report's pictures for the README, of the demo's study (needs Chromium)"
 	@echo "make matrix two families x algorithms and tasks, and whether they agree on the layers: half an hour"
 	@echo "make test   lint, types, tests"
 	@echo "make test-cluster  eight processes on one study; 20 kills of workers and commands; two nodes of Ray; one run on two ranks: minutes"
@@ -31,6 +32,9 @@ demo: install
 	$(BIN)/lensrl contribution runs/tiny --figure runs/tiny/contribution.png
 	$(BIN)/lensrl patch runs/tiny --from full-rl --layer all
 	$(BIN)/lensrl report runs/tiny
+
+pictures: install
+	$(BIN)/python -m tests.show.pictures runs/tiny
 
 # Does the ranking of layers hold across algorithms, tasks and families?
 matrix: install

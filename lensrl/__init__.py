@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lensrl.compare.adapter import save_adapter
     from lensrl.compare.export import LoadedModel, graft, load_model, save_pretrained
     from lensrl.compare.heads import compare_heads
+    from lensrl.compare.kl import kl_to_base
     from lensrl.compare.models import compare_model_activations, compare_models
     from lensrl.compare.patching.additivity import additivity_table
     from lensrl.compare.patching.control import random_grafts
@@ -62,6 +63,7 @@ _HOMES = {  # public name -> the module that defines it, or the package that hol
     "correlate_study": "lensrl.judge.correlate",
     "graft": "lensrl.compare.export",
     "import_recipe": "lensrl.recipe.imported",
+    "kl_to_base": "lensrl.compare.kl",
     "load_model": "lensrl.compare.export",
     "load_recipe": "lensrl.recipe",
     "open_run": "lensrl.store.run",
@@ -102,6 +104,7 @@ __all__ = [
     "correlate_study",
     "graft",
     "import_recipe",
+    "kl_to_base",
     "load_model",
     "load_recipe",
     "open_run",

@@ -15,6 +15,10 @@ class RecipeError(LensrlError):
     """A recipe that cannot be run."""
 
 
+class NoGain(LensrlError):
+    """Full RL gained nothing, so its single layers are not made yet. The command line exits with code 1."""
+
+
 class StoreError(LensrlError):
     """A run file or a study folder that cannot be read or written. Listings show `status` for such a file."""
 

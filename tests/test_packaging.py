@@ -46,7 +46,7 @@ def metadata(wheel: ZipFile, file: str) -> str:
         *(f"lensrl/show/templates/{name}" for name in ("report.html.j2", "sections.html.j2", "page.css", "page.js")),
         *(
             f"lensrl/models/tiny/{family}/{name}"
-            for family in ("qwen3", "qwen2.5")
+            for family in ("qwen3", "qwen2.5", "qwen3-deep")
             for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
         ),
     ],

@@ -14,11 +14,13 @@ from lensrl_cli.output import (
     ChosenLayers,
     Csv,
     Json,
+    Seed,
     Sort,
+    StudyOrBase,
+    Trained,
     bar,
     chosen_rows,
     interval,
-    named,
     note,
     number,
     print_json,
@@ -35,22 +37,8 @@ class Pairs(StrEnum):
 
 
 def cka(
-    study: Annotated[
-        str,
-        typer.Argument(
-            metavar="STUDY",
-            parser=named,
-            help="The folder of a study; before TRAINED, a base model.",
-        ),
-    ],
-    trained: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="TRAINED",
-            show_default=False,
-            help="Instead of a study, two models: a base and what training made of it (folders or hub names).",
-        ),
-    ] = None,
+    study: StudyOrBase,
+    trained: Trained = None,
     one: Annotated[
         str | None, typer.Option("--from", metavar="RUN", help="One of the two runs; by default base.")
     ] = None,
@@ -59,9 +47,7 @@ def cka(
     ] = None,
     site: Annotated[str, typer.Option("--site", metavar="SITE", help="block_out, attn_out or mlp_out.")] = "block_out",
     *,
-    seed: Annotated[
-        int | None, typer.Option("--seed", metavar="N", help="The training seed; by default the lowest.")
-    ] = None,
+    seed: Seed = None,
     pairs: Annotated[
         Pairs, typer.Option("--pairs", metavar="KIND", help="Tokens of different sequences (sequence), or all (token).")
     ] = Pairs.sequence,

@@ -8,6 +8,7 @@ import typer
 
 import lensrl
 from lensrl.show.words import score_in_words
+from lensrl_cli.contribution_controls import show_interactions, show_kl
 from lensrl_cli.contribution_tables import show_each, show_finished, show_rates, show_sets, show_study, show_table
 from lensrl_cli.figure import FigureFile, FontSize, Title, Width, draw, look_of
 from lensrl_cli.output import (
@@ -23,6 +24,7 @@ from lensrl_cli.output import (
     print_json,
     write_csv,
 )
+from lensrl_cli.progress import progress_bars
 
 EACH = "each"
 FINISHED = ("mean", "finished", "right-given-finished")
@@ -42,6 +44,7 @@ def contribution(
         str, typer.Option("--score", metavar="KIND", help="mean, pass@K, vote, finished or right-given-finished.")
     ] = "mean",
     *,
+    kl: Annotated[bool, typer.Option("--kl", help="Also measure how far each run went from the base.")] = False,
     layer: ChosenLayers = None,
     sort: Sort = None,
     json: Json = False,
@@ -61,16 +64,19 @@ def contribution(
     --score pass@4 is the chance that one of four samples is right, vote the most frequent answer. --score finished
     counts a sample only where it ended below the token limit, and shows C_l beside it.
 
+    --kl samples a completion of each held-out item from each run, and compares the policies along it: KL(run || base).
+
     --csv and --figure hold the single layers only, by the same benchmark and score.
 
     Example: lensrl contribution runs/tiny --figure profile.png
     """
     from lensrl.judge.profiles import contribution_warnings
+    from lensrl.judge.sharpening import sharpening
 
     # From a study: layers, sets, learning rates. From a file: layers alone.
     look = look_of(figure, width, font_size, title=title)
     given = either(study, contributions)
-    sets = rates = finished = None
+    sets = rates = finished = clipped = together = far = None
     left_out = False
     warnings: list[str] = []
     if contributions is None:
@@ -90,7 +96,11 @@ def contribution(
             sets = opened.set_contributions(seed, benchmark=benchmark, score=score)
             rates = opened.rate_control(seed) if own else None
             left_out = rates is None and bool(opened.recipe.learning_rates)
-            warnings = contribution_warnings(opened) if own and seed is None and opened.layers else []
+            together = opened.set_interactions(seed) if own else None
+            clipped = opened.clipped_steps(seed)
+            if own and seed is None and opened.layers:
+                warnings = contribution_warnings(opened)
+                warnings += [said] if (said := sharpening(opened)) else []
             table = sets.iloc[:0]
             if opened.layers or not len(sets):
                 table = opened.contributions(seed, benchmark=benchmark, score=score)
@@ -98,11 +108,16 @@ def contribution(
             if seed is not None:
                 scores = scores[(scores["seed"] == seed) | (scores["run"] == "base")]
             name = opened.name if own else f"{opened.name}, {score_in_words(benchmark, score)}"
+            if kl:
+                with progress_bars("KL,", quiet=json) as on_progress:
+                    far = lensrl.kl_to_base(opened, seed=seed, on_progress=on_progress)
             if score == "finished":
                 finished = opened.contributions_by_score(seed, benchmark=benchmark, scores=FINISHED)
     else:
         if seed is not None:
             raise typer.BadParameter("--seed is for a STUDY: a table of contributions has no seeds")
+        if kl:
+            raise typer.BadParameter("--kl is for a STUDY: a table of contributions has no models")
         if benchmark is not None or score != "mean":
             raise typer.BadParameter("--benchmark and --score are for a STUDY: a table of contributions has no items")
         table, scores, name = lensrl.read_contributions(given), None, given.stem
@@ -114,23 +129,30 @@ def contribution(
     # The tables that are there, one below the other; then the files that were asked for.
     if json:
         parts = {"layers": table, "sets": sets, "rates": rates}
-        parts |= {"finished": finished} if finished is not None else {}
+        more = {"finished": finished, "interactions": together, "kl": far}
+        parts |= {part: rows for part, rows in more.items() if rows is not None}
         print_json({part: [] if rows is None else rows.to_dict("records") for part, rows in parts.items()})
-    elif scores is None:
+    elif scores is None or clipped is None:
         show_table(name, table)
     else:
         if len(table):
-            show_study(name, table, scores)
+            show_study(name, table, scores, clipped)
             for text in warnings:
                 note(text, style="yellow")
         if sets is not None and len(sets):
             note("")
             show_sets(name, sets)
+        if together is not None and len(together):
+            note("")
+            show_interactions(name, together)
         if rates is not None and len(rates):
             note("")
             show_rates(name, rates)
         if left_out:
             note("rates are chosen by the study's own score: see lensrl contribution without --benchmark and --score")
+        if far is not None:
+            note("")
+            show_kl(name, far)
         if finished is not None:
             note("")
             show_finished(name, finished, scores)

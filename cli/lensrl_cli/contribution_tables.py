@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import isnan
+from math import isnan, nan
 from typing import TYPE_CHECKING, Any
 
 from lensrl.show.words import score_in_words
+from lensrl_cli.contribution_controls import note_clipped
 from lensrl_cli.output import bar, interval, note, number, print_table
 
 if TYPE_CHECKING:
@@ -15,18 +16,22 @@ if TYPE_CHECKING:
 BAR = "0      full RL"
 
 
-def show_study(name: str, table: pd.DataFrame, scores: pd.DataFrame) -> None:
+def show_study(name: str, table: pd.DataFrame, scores: pd.DataFrame, clipped: pd.DataFrame) -> None:
     """Show C_l of every layer, then why some are undefined, and the gain of full RL."""
+    share = clipped.groupby("run")["clipped_share"].mean().to_dict()
+    was_clipped = any(value > 0 for value in share.values())
     rows = [
         _row(row)
         | {
             "S_l - S_base": number()(row["numerator"]),
+            "clipped": number(2)(share.get(f"layer-{row['layer']}", nan)),
             "status": row["status"] if row["status"] != "defined" else "",
         }
         for row in table.to_dict("records")
     ]
-    columns = {"layer": "right", "C_l": "right", "95 % interval": "right", "S_l - S_base": "right",
-               BAR: "left", "status": "left"}  # fmt: skip
+    columns = {"layer": "right", "C_l": "right", "95 % interval": "right", "S_l - S_base": "right"}
+    columns |= {"clipped": "right"} if was_clipped else {}
+    columns |= {BAR: "left", "status": "left"}
     print_table(f"Layer contribution, {name}", columns, rows)
     # Below the table: the reasons of undefined layers, remarks, and the gain of full RL.
     for (status, reason), part in table[table["status"] != "defined"].groupby(["status", "reason"], sort=False):
@@ -38,6 +43,8 @@ def show_study(name: str, table: pd.DataFrame, scores: pd.DataFrame) -> None:
     first = table.sort_values("seeds", ascending=False).iloc[0]
     gain = f"{number()(first['denominator'])} ({interval(first['denominator_low'], first['denominator_high'], 3)})"
     note(f"base {number()(base)}, full RL {number()(full)}, gain {gain}; seeds {table['seeds'].max()}")
+    if was_clipped:
+        note_clipped(clipped)
 
 
 def show_each(name: str, table: pd.DataFrame, score: str) -> None:

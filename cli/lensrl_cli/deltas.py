@@ -17,9 +17,11 @@ from lensrl_cli.output import (
     ChosenLayers,
     Csv,
     Json,
+    Seed,
     Sort,
+    StudyOrBase,
+    Trained,
     chosen_rows,
-    named,
     note,
     number,
     print_json,
@@ -35,6 +37,10 @@ class By(StrEnum):
     parameter = "parameter"
     matrix = "matrix"
     head = "head"
+
+
+class Control(StrEnum):
+    random = "random"
 
 
 # A column of `compare_weights` -> its heading and its decimals.
@@ -57,29 +63,25 @@ RESTS_ON_ROUNDING = (
 
 
 def deltas(
-    study: Annotated[
-        str, typer.Argument(metavar="STUDY", parser=named, help="The folder of a study; before TRAINED, a base model.")
-    ],
-    trained: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="TRAINED",
-            show_default=False,
-            help="Instead of a study, two models: a base and what training made of it (folders or hub names).",
-        ),
-    ] = None,
+    study: StudyOrBase,
+    trained: Trained = None,
     by: Annotated[
         By, typer.Option("--by", metavar="UNIT", help="One row for each layer, component, parameter, matrix or head.")
     ] = By.layer,
     run: Annotated[
         str | None, typer.Option("--run", metavar="RUN", help="The trained run; by default full-rl.")
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option("--seed", metavar="N", help="The training seed; by default the lowest.")
-    ] = None,
+    seed: Seed = None,
     *,
     layer: ChosenLayers = None,
     sort: Sort = None,
+    control: Annotated[
+        Control | None,
+        typer.Option("--control", metavar="KIND", help="random: the same measures of random deltas, below."),
+    ] = None,
+    draws: Annotated[
+        int, typer.Option("--draws", metavar="N", min=1, help="Random deltas of the same norms, for --control.")
+    ] = 3,
     measure: Annotated[
         str, typer.Option("--measure", metavar="COLUMN", help="Of the figure: a column of --csv.")
     ] = "relative",
@@ -100,10 +102,13 @@ def deltas(
     if run == "base":
         raise LensrlError("the base is not trained: it has no deltas; --run names a trained run, such as full-rl")
     if by == By.head:
+        if control is not None:
+            raise typer.BadParameter("--control is for rows of layers, components, parameters and matrices")
         if trained is not None:
             raise typer.BadParameter("--by head is for the runs of a study: give a study alone")
         _heads(study, run or "full-rl", layer or "all", seed, json=json, csv=csv, figure=figure, look=look, sort=sort)
         return
+    drawn_deltas = 0 if control is None else draws
     unit = "parameter" if by == By.matrix else by.value
     if trained is None:
         from lensrl.store.origin import checkpoint_note
@@ -111,7 +116,9 @@ def deltas(
         name = run or "full-rl"
         with lensrl.open_study(study) as opened:
             with progress_bars("weights,", quiet=json) as on_progress:
-                table = lensrl.compare_weights(opened, name, by=unit, seed=seed, on_progress=on_progress)
+                table = lensrl.compare_weights(
+                    opened, name, by=unit, seed=seed, draws=drawn_deltas, on_progress=on_progress
+                )
             rounded = checkpoint_note([opened.runs.find_scored(name, seed)])
             heading, drawn = f"Weight deltas of {name}, {opened.name}", f"{opened.name}: weight deltas of {name}"
     else:
@@ -119,7 +126,7 @@ def deltas(
             option = "--seed" if run is None else "--run"
             raise typer.BadParameter(f"two models have no runs: leave out {option}, or give a study alone")
         with progress_bars("weights,", quiet=json) as on_progress:
-            table = lensrl.compare_models(study, trained, by=unit, on_progress=on_progress)
+            table = lensrl.compare_models(study, trained, by=unit, draws=drawn_deltas, on_progress=on_progress)
         rounded = _precision(table.attrs)
         heading = drawn = f"Weight deltas from {study} to {trained}"
     by_svd = table.attrs["by_svd"]
@@ -131,6 +138,8 @@ def deltas(
         print_json(records)
     else:
         _show(heading, records)
+        if control is not None:
+            _show_random(records, draws)
         if by_svd:
             count, first = len(by_svd), by_svd[0]
             note(
@@ -202,6 +211,16 @@ def _rounded(whole: Mapping[Any, Any]) -> str:
     )
 
 
+def _show_random(records: list[dict[Any, Any]], draws: int) -> None:
+    """Show the same measures of random deltas: a row below the other for each row of the table."""
+    rows = [
+        _place_of(row) | {heading: number(digits)(row[f"{key}_random"]) for key, (heading, digits) in SHOWN.items()}
+        for row in records
+    ]
+    title = f"The same of random deltas with the same norm in each parameter, mean of {draws}"
+    _print(title, rows, [heading for heading, _ in SHOWN.values()])
+
+
 def _show(title: str, records: list[dict[Any, Any]]) -> None:
     shown = dict(SHOWN)
     if any(row["rounding_norm"] for row in records):  # the null beside the size, and the share of entries that moved
@@ -214,16 +233,12 @@ def _show(title: str, records: list[dict[Any, Any]]) -> None:
         row["rounding"] = row["rounding_norm"] and row["rounding_norm"] * row["relative"] / row["frobenius"]
     rows = [
         {
-            "layer": "–" if row["layer"] is None else str(row["layer"]),
-            "part": row["parameter"] or row["component"],
+            **_place_of(row),
             **{heading: number(digits)(row[key]) for key, (heading, digits) in shown.items()},
         }
         for row in records
     ]
-    columns = {"layer": "right", "part": "left"} | dict.fromkeys((heading for heading, _ in shown.values()), "right")
-    if not any(row["part"] for row in rows):
-        del columns["part"]
-    print_table(title, columns, rows, keys=1 + ("part" in columns))
+    _print(title, rows, [heading for heading, _ in shown.values()])
     note(
         "‖ΔW‖₂, the ranks, spectral shift and angle are medians over the matrices. Angle: the largest angle between "
         "the leading left singular spaces, in degrees. On largest: the share of the 10 % largest entries "
@@ -231,3 +246,17 @@ def _show(title: str, records: list[dict[Any, Any]]) -> None:
         + (RESTS_ON_ROUNDING if "rounding" in shown else ""),
         style="dim",
     )
+
+
+def _place_of(row: Mapping[Any, Any]) -> dict[str, str]:
+    return {
+        "layer": "–" if row["layer"] is None else str(row["layer"]),
+        "part": row["parameter"] or row["component"],
+    }
+
+
+def _print(title: str, rows: list[dict[str, str]], measures: list[str]) -> None:
+    columns = {"layer": "right", "part": "left"} | dict.fromkeys(measures, "right")
+    if not any(row["part"] for row in rows):
+        del columns["part"]
+    print_table(title, columns, rows, keys=1 + ("part" in columns))

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import lensrl
-from lensrl_cli.output import StudyArgument, note
+from lensrl_cli.output import Seed, StudyArgument, note
 
 
 class Dtype(StrEnum):
@@ -22,9 +22,7 @@ def export(
     study: StudyArgument,
     run: Annotated[str, typer.Argument(metavar="RUN", help="The run: full-rl, layer-20, the name of a set, base.")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to write. It must be new or empty.")],
-    seed: Annotated[
-        int | None, typer.Option("--seed", metavar="N", help="The training seed; by default the lowest.")
-    ] = None,
+    seed: Seed = None,
     dtype: Annotated[
         Dtype, typer.Option("--dtype", metavar="TYPE", help="float32 (exact), or bfloat16 or float16 (rounded).")
     ] = Dtype.float32,

@@ -18,6 +18,7 @@ from lensrl_cli.output import plain
 # A verb -> its line in `lensrl --help`. The function VERB in lensrl_cli/VERB.py does the work and has the full help.
 # A verb that Python reserves has an underscore there: import_.
 VERBS = {
+    "recipe": "Print a recipe with every setting.",
     "run": "Train, score and measure every run of a recipe.",
     "import": "Make a study of models that were trained elsewhere.",
     "contribution": "Show the contribution C_l of each layer, with intervals.",

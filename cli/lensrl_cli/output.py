@@ -47,10 +47,20 @@ Contributions = Annotated[
         "--contributions", metavar="FILE", help="Instead of STUDY: a CSV file with columns layer and contribution."
     ),
 ]
+StudyOrBase = Annotated[
+    str, typer.Argument(metavar="STUDY", parser=named, help="The folder of a study; before TRAINED, a base model.")
+]
+Trained = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="TRAINED",
+        show_default=False,
+        help="Instead of a study, two models: a base and what training made of it (folders or hub names).",
+    ),
+]
+Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="The training seed; by default the lowest.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 Csv = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Also write the table to FILE.")]
-
-
 ChosenLayers = Annotated[
     str | None, typer.Option("--layer", metavar="L", help="Only these rows: one layer 20, a range 0-7, a list 1,3,5.")
 ]

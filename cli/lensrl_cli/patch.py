@@ -14,6 +14,7 @@ from lensrl_cli.figure import FigureFile, FontSize, Title, Width, draw, look_of
 from lensrl_cli.output import (
     Csv,
     Json,
+    Seed,
     find_study,
     interval,
     note,
@@ -119,9 +120,7 @@ def patch(
     reverse: Annotated[
         bool, typer.Option("--reverse", help="Test necessity: put layers of the base into the RL model.")
     ] = False,
-    seed: Annotated[
-        int | None, typer.Option("--seed", metavar="N", help="The training seed; by default the lowest.")
-    ] = None,
+    seed: Seed = None,
     json: Json = False,
     csv: Csv = None,
     figure: FigureFile = None,

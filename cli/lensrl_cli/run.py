@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.text import Text
 
 import lensrl
-from lensrl.errors import LensrlError
+from lensrl.errors import LensrlError, NoGain
 from lensrl.recipe import parse_recipe
 from lensrl.recipe.task_tables import has_training
+from lensrl_cli.estimate import print_estimate
 from lensrl_cli.output import console, named_path
 from lensrl_cli.study_progress import StudyProgress
 
@@ -82,6 +84,12 @@ def run(
         typer.Option("--slurm", help="Write a Slurm script, a task for each run; sbatch options after --."),
     ] = False,
     submit: Annotated[bool, typer.Option("--submit", help="Hand the script of --slurm to sbatch.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Make nothing: print runs, disk and time, from a few measured steps.")
+    ] = False,
+    go_on: Annotated[
+        bool, typer.Option("--go-on", help="Train single layers although full RL gained nothing (on_no_gain).")
+    ] = False,
 ) -> None:
     """Train, score and measure every run of a recipe: the base, full RL, each layer alone, sets of layers.
 
@@ -134,11 +142,16 @@ def run(
             raise LensrlError("--slurm makes a task for each run: leave out --workers, --devices and --per-device")
         _slurm(recipes[0], loaded[0], folder, names, array_limit, options, submit=submit)
         return
+    if dry_run:
+        for path, recipe in zip(recipes, loaded, strict=True):
+            print_estimate(recipe, out if out is not None else path.with_suffix(""), names)
+        return
     engine = _on_ray(address, workers, devices, per_device) if place is Place.RAY else None
     engine = engine or _engine(workers, devices, per_device)
     with _ranks(devices_per_run):
         for path, recipe in zip(recipes, loaded, strict=True):
-            make_study(recipe, out if out is not None else path.with_suffix(""), names, engine)
+            folder = out if out is not None else path.with_suffix("")
+            make_study(recipe, folder, names, engine, go_on=go_on or recipe.on_no_gain == "go on")
 
 
 def _ranks(count: int | None) -> AbstractContextManager[None]:
@@ -225,10 +238,13 @@ def _with_resources(recipe: Recipe, **given: float | None) -> Recipe:
     return recipe.model_copy(update={"engine": engine})
 
 
-def make_study(recipe: Recipe, folder: Path, only: list[str] | None, engine: Engine | None = None) -> None:
+def make_study(
+    recipe: Recipe, folder: Path, only: list[str] | None, engine: Engine | None = None, *, go_on: bool = True
+) -> None:
     """Make the runs of a recipe that `folder` lacks, with a bar and a line for each.
 
-    Ctrl-C ends with exit code 130, SIGTERM with 143. Where ranks share a run out, rank 0 alone speaks.
+    Ctrl-C ends with exit code 130, SIGTERM with 143, and with 1 where full RL gained nothing, without `go_on`. Where
+    ranks share a run out, rank 0 alone speaks.
     """
     from lensrl.train import ranks
 
@@ -249,7 +265,11 @@ def make_study(recipe: Recipe, folder: Path, only: list[str] | None, engine: Eng
     progress = StudyProgress(recipe.rl.steps or 0, sets=recipe.sets)
     before = {number: signal.signal(number, progress.interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        lensrl.run_study(recipe, folder, progress, only=only, engine=engine).close()
+        lensrl.run_study(recipe, folder, progress, only=only, engine=engine, go_on=go_on).close()
+    except NoGain as error:
+        progress.stop()
+        console.print(Text(str(error), style="red"), soft_wrap=not console.is_terminal)
+        raise typer.Exit(1) from None
     except KeyboardInterrupt:
         progress.stop()
         by = " by SIGTERM" if progress.interrupted_by == signal.SIGTERM else ""

@@ -11,6 +11,7 @@ import typer
 import lensrl
 from lensrl.errors import LensrlError, StoreError
 from lensrl.show.words import METRIC_LABELS
+from lensrl_cli.completions import show_completions
 from lensrl_cli.output import Json, interval, named_path, note, number, print_json, print_table
 
 if TYPE_CHECKING:
@@ -28,7 +29,25 @@ def show(
             help="A study, a folder of studies, a run file, a patching result, or a dataset in a run file.",
         ),
     ],
+    item: Annotated[
+        str | None, typer.Option("--item", metavar="ID", help="Of --completions: this item alone, all of its samples.")
+    ] = None,
+    csv: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Of --completions: write a row a sample to FILE.")
+    ] = None,
     *,
+    completions: Annotated[
+        bool, typer.Option("--completions", help="What a run answered, beside what the base answered.")
+    ] = False,
+    wrong: Annotated[
+        bool, typer.Option("--wrong", help="Of --completions: items of which a sample scores under 1.")
+    ] = False,
+    changed: Annotated[
+        bool, typer.Option("--changed", help="Of --completions: items that score otherwise than in the base.")
+    ] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Of --completions: every item, every sample, long texts to their end.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """List the contents of a folder, a study or a run file; show the first rows of a dataset, or a patching result.
@@ -36,11 +55,25 @@ def show(
     Listings read headers only.
 
     Example: lensrl show runs/tiny/full-rl.seed-0.h5/deltas/4
+
+    Example: lensrl show runs/tiny/full-rl.seed-0.h5 --completions --changed
     """
     from lensrl.store.names import RECIPE_FILE
     from lensrl.store.patch import is_patch
 
     file = next((p for p in (path, *path.parents) if p.is_file()), None)
+    of_completions = {"--item": item is not None, "--wrong": wrong, "--changed": changed, "--full": full}
+    given = next((option for option, is_given in (of_completions | {"--csv": csv is not None}).items() if is_given), "")
+    if given and not completions:
+        raise LensrlError(f"{given} is an option of --completions: lensrl show {path} --completions {given}")
+    if completions:
+        if file is None or file != path or is_patch(file):
+            raise LensrlError(
+                f"--completions are of one run, and {path} is no run file: name one, {path}/full-rl.seed-0.h5"
+            )
+        with lensrl.open_run(file) as run:
+            show_completions(run, item=item, wrong=wrong, changed=changed, full=full, json=json, csv=csv)
+        return
     if file is not None and is_patch(file):
         if path != file:
             raise LensrlError(f"{file} is shown as a whole: lensrl show {file}")

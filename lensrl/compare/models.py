@@ -27,13 +27,14 @@ if TYPE_CHECKING:
 
 
 def compare_models(
-    base: Path | str, trained: Path | str, *, by: By = "parameter", on_progress: OnProgress | None = None
-) -> pd.DataFrame:
+    base: Path | str, trained: Path | str, *, by: By = "parameter", draws: int = 0,
+    on_progress: OnProgress | None = None,
+) -> pd.DataFrame:  # fmt: skip
     """Measure how training changed the weights, from two model folders or hub names. Nothing is kept.
 
     `trained` may be a LoRA adapter of PEFT, which is merged into the base (`lensrl.models.adapter`).
 
-    The columns are those of `lensrl.compare_weights`, which also explains `by`. Four columns follow:
+    The columns are those of `lensrl.compare_weights`, which also explains `by` and `draws`. Four columns follow:
 
     - `base_dtype`, `trained_dtype`: the types in which the weights of the row are stored;
     - `rounding_norm`: the norm of the errors of rounding to these types, of both models together, in the parameters
@@ -60,7 +61,7 @@ def compare_models(
     pair, stored = open_pair(str(base), str(trained)), []
     total = len({pair.blocks.part(name) for name in pair.names})
     kinds = Kinds(pair.base.dtypes, pair.trained.dtypes, exact=pair.trained.merged is not None)
-    table = weight_table(watch(_read_parts(pair), by, kinds, stored), by, total, on_progress)
+    table = weight_table(watch(_read_parts(pair), by, kinds, stored), by, total, on_progress, draws=draws)
     kept = add_precision(table, by, stored)
     table["common_rows"] = pd.array([_common_rows(pair, row) for row in table.itertuples()], dtype="Int64")
     vocabulary = pair.trained.vocabulary

@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from lensrl.compare.patching import OnProgress
 from lensrl.compare.precision import Kinds, Stored, add_precision, watch
+from lensrl.compare.random_direction import random_direction
 from lensrl.errors import LensrlError
 from lensrl.measures.trajectory import directness, directness_null, gram, linearity, linearity_null
 from lensrl.measures.weights import DeltaMetrics, SpectralMetrics, entry_metrics, join_metrics, spectral_metrics
@@ -39,6 +40,7 @@ def compare_weights(
     *,
     by: By = "parameter",
     seed: int | None = None,
+    draws: int = 0,
     on_progress: OnProgress | None = None,
 ) -> pd.DataFrame:
     """Measure how training changed the weights of a run. Columns: parameter, layer, component, and `DeltaMetrics`.
@@ -54,6 +56,9 @@ def compare_weights(
     row of its own, with the name of the part as component. `table.attrs["by_svd"]` names the parameters with a measure
     that needed a full SVD: the Gram matrices, which serve elsewhere, would have lost it (`lensrl.measures.spectra`).
 
+    With `draws`, each measure has a column beside it, `stable_rank_random`: its mean over as many random deltas with
+    the same norm in each parameter (`lensrl.compare.random_direction`).
+
     Three columns follow: `base_dtype` and `trained_dtype`, the types in which the two are stored, and `rounding_norm`,
     the norm that rounding to them would give alone (`lensrl.compare.precision`). It is 0 for a run that was trained
     here, and NaN where a file does not say which parameter was stored in which type.
@@ -68,7 +73,7 @@ def compare_weights(
     check_base(trained, base.name, base.fingerprint)
     stored: list[Stored] = []
     parts = watch(_parts_of(trained, base), by, _kinds(trained, base), stored)
-    table = weight_table(parts, by, len(trained.deltas), on_progress)
+    table = weight_table(parts, by, len(trained.deltas), on_progress, draws=draws)
     add_precision(table, by, stored)
     return table
 
@@ -105,7 +110,7 @@ class PartWeights(NamedTuple):
 
 
 def weight_table(
-    parts: Iterable[PartWeights], by: By, total: int = 0, on_progress: OnProgress | None = None
+    parts: Iterable[PartWeights], by: By, total: int = 0, on_progress: OnProgress | None = None, *, draws: int = 0
 ) -> pd.DataFrame:
     """Measure the change of every part: the table of `compare_weights`.
 
@@ -117,7 +122,7 @@ def weight_table(
     # One thread for each part: those of the linear algebra would wait for each other.
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(THREADS) as pool:
         for part in parts:
-            futures.append(pool.submit(_measure_part, part, by))
+            futures.append(pool.submit(_measure_with_control, part, by, draws))
             running.add(futures[-1])
             del part  # the pool alone holds it until it is measured
             if len(running) == THREADS:
@@ -125,7 +130,8 @@ def weight_table(
         while running:
             running = _wait_for_one(running, len(futures), total, on_progress)
     measured = sorted((future.result() for future in futures), key=lambda one: (isinstance(one.part, str), one.part))
-    table = pd.DataFrame([row for one in measured for row in one.rows], columns=WEIGHT_COLUMNS)
+    columns = WEIGHT_COLUMNS + [f"{name}_random" for name in DeltaMetrics._fields if draws]
+    table = pd.DataFrame([row for one in measured for row in one.rows], columns=columns)
     table.attrs["by_svd"] = [name for one in measured for name in one.by_svd]
     return table.astype({"layer": "Int64"})
 
@@ -148,6 +154,19 @@ def _wait_for_one(
     if on_progress is not None:
         on_progress("parts", started - len(left), total)
     return left
+
+
+def _measure_with_control(weights: PartWeights, by: By, draws: int) -> MeasuredPart:
+    """Measure a part, and as many random deltas in its place: their means stand at the end of each row."""
+    found = _measure_part(weights, by)
+    if not draws:
+        return found
+    drawn = [
+        _measure_part(weights._replace(after=random_direction(weights.before, weights.after, draw)), by).rows
+        for draw in range(draws)
+    ]
+    means = np.mean([[row[-len(DeltaMetrics._fields) :] for row in rows] for rows in drawn], axis=0)
+    return found._replace(rows=[(*row, *control) for row, control in zip(found.rows, means, strict=True)])
 
 
 def _measure_part(weights: PartWeights, by: By) -> MeasuredPart:

@@ -1,153 +1,95 @@
 """Calibration of the judge: how often claims are supported or contradicted on simulated studies with a known truth.
 
 `make calibrate` prints the tables of CALIBRATION.md. Each claim of `CLAIMS` says how it is tried (`Claim.trials`) and
-under which truths it is true.
+under which truths it is true. Counts are kept in a file, a line for a block of studies, so a run that was stopped goes
+on where it was.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from lensrl.judge import claims
-from lensrl.judge.findings import judge
-from lensrl.judge.measurements import MOST, Measurements, measure_noise
-from lensrl.judge.odd import ODD, odd_coverage, share_covered, shared_trends
-from lensrl.judge.simulation import TABLE_ERROR, TRUTHS, Draws, Trial, simulate
-from lensrl.measures.gains import Gains
-from lensrl.measures.halves import best_reaches, contributions_on_halves
+from lensrl.judge.counting import RATES, count, label, shares, sources
+from lensrl.judge.odd import ODD, odd_coverage, rivals, shared_trends, two_humps
+from lensrl.judge.simulation import TRUTHS, Trial
 
 STUDIES = 1_000
-KINDS = [  # layers, seeds, items; no seeds and no items: a table
-    (8, 0, 0), (8, 1, 500), (8, 3, 500), (28, 0, 0), (28, 1, 100), (28, 2, 500), (28, 3, 500), (28, 5, 2000),
-    (36, 3, 500),
+BLOCK = 100  # studies of a line in the file
+FILE = "runs/calibration/counts.jsonl"
+KINDS = [  # layers, seeds, items; no seeds and no items: a table. The most important come first
+    (28, 3, 500), (28, 0, 0), (8, 3, 500), (36, 3, 500), (8, 1, 500), (28, 2, 500), (28, 1, 100), (8, 0, 0),
+    (28, 5, 2000),
 ]  # fmt: skip
-VERDICTS = ("supported", "contradicted", "undetermined")
-RATES = {  # an error rate -> the verdict that it counts, and whether it counts where the claim is true
-    "false support": ("supported", False),
-    "false contradiction": ("contradicted", True),
-    "power": ("supported", True),
-    "contradicted": ("contradicted", False),  # rightly
-}
+
+Cell = tuple[str, int, int, int]  # truth, layers, seeds, items
+Block = tuple[str, int, int, int, int]  # and the number of the block
 
 
-def cell(truth: str, n_layers: int, seeds: int, items: int, studies: int, seed: int = 0) -> dict[str, float]:
-    """Simulate studies of one kind under one of the `TRUTHS`, and return the rates of all outcomes.
+def calibrate(
+    studies: int = STUDIES, kinds: Sequence[tuple[int, int, int]] = KINDS, *, file: str | Path = FILE
+) -> pd.DataFrame:
+    """Return `shares` of outcomes for every kind of study (layers, seeds, items) and every truth, one row each.
 
-    `CLAIM: VERDICT`, or `CLAIM, TRIAL: VERDICT`: the share of studies with this verdict, each claim judged alone. A
-    trial that these studies cannot test has no rate. With one of `RATES` in place of the verdict: the share among the
-    studies in which the claim is true, or false. `family`: the share of whole verdicts with any false claim, after
-    Holm's correction, with the first trial of every claim. `coverage`: how often the interval of C_l holds the truth.
-    `undefined`: the share of studies without a certain gain of full RL; the other rates leave these studies out.
+    Blocks that `file` holds are not counted again, unless the code has changed since (`sources`). A block is written
+    when it is complete. There is a process for each core that this process may use.
     """
-    rng = np.random.default_rng([seed, n_layers, seeds, items, *truth.encode()])
-    verdicts: Counter[tuple[str, str, bool | None]] = Counter()  # by trial, verdict, and whether the claim is true
-    tested: Counter[tuple[str, bool | None]] = Counter()
-    covered, defined, wrong = 0.0, 0, 0
-    for _ in range(studies):
-        profile = TRUTHS[truth](np.arange(n_layers) / (n_layers - 1), rng)
-        study = _measure_table(profile, rng) if seeds == 0 else _measure_study(profile, seeds, items, rng)
-        if study is None:
+    file, code, size = Path(file), sources(), min(BLOCK, studies)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    done = _read(file, code, size)
+    blocks = -(-studies // size)
+    cells: list[Cell] = [(truth, *kind) for kind in kinds for truth in TRUTHS]
+    missing: list[Block] = [(*cell, block) for cell in cells for block in range(blocks) if (*cell, block) not in done]
+    with file.open("a", encoding="utf-8") as lines, ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        if lines.tell():
+            lines.write("\n")  # the last line may be torn
+        made = {pool.submit(count, *of[:4], size, of[4]): of for of in missing}
+        for future in as_completed(made):
+            done[made[future]] = future.result()
+            lines.write(json.dumps({"code": code, "of": made[future], "counts": future.result()}) + "\n")
+            lines.flush()
+    found: dict[Cell, Counter[str]] = defaultdict(Counter)
+    for of, counts in done.items():
+        if of[4] < blocks:
+            found[of[:4]] += counts
+    index = pd.MultiIndex.from_tuples(cells, names=["truth", "layers", "seeds", "items"])
+    return pd.DataFrame([shares(found[cell]) for cell in cells], index=index)
+
+
+def _read(file: Path, code: str, size: int) -> dict[Block, Counter[str]]:
+    """Read the blocks of this size that this code has counted; a line that is not whole is left out."""
+    done: dict[Block, Counter[str]] = {}
+    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+        try:
+            block = json.loads(line)
+        except json.JSONDecodeError:
             continue
-        defined += 1
-        covered += share_covered(study.gains, profile)
-
-        # every claim, alone, on the study with the predictors that the trial plants; the first trials together
-        drawn = Draws(profile, study.contribution, seeds, rng)
-        first = []
-        for claim in claims.CLAIMS:
-            for trial in claim.trials:
-                if trial.only and truth not in trial.only:
-                    continue
-                finding = claim.find(replace(study, **trial.plant(drawn)))
-                first += [(trial, finding)] if trial is claim.trials[0] else []
-                if not finding.reason:
-                    name = _label(claim.name, trial.name)
-                    true = trial.is_true(truth, profile)
-                    tested[name, true] += 1
-                    verdicts[name, judge([finding])[0].verdict, true] += 1
-        judged = judge([finding for _, finding in first])
-        wrong += any(
-            _is_wrong(trial.is_true(truth, profile), f.verdict) for (trial, _), f in zip(first, judged, strict=True)
-        )
-    rates: dict[str, float] = {}
-    for name in dict.fromkeys(name for name, _ in tested):
-        every = sum(tested[name, true] for true in (True, False, None))
-        for verdict in VERDICTS:
-            rates[f"{name}: {verdict}"] = sum(verdicts[name, verdict, true] for true in (True, False, None)) / every
-        for rate, (verdict, true) in RATES.items():
-            if tested[name, true]:
-                rates[f"{name}: {rate}"] = verdicts[name, verdict, true] / tested[name, true]
-    count = max(defined, 1)
-    return rates | {"family": wrong / count, "coverage": covered / count, "undefined": 1 - defined / studies}
-
-
-def _is_wrong(true: bool | None, verdict: str) -> bool:
-    return true is not None and verdict == ("contradicted" if true else "supported")
-
-
-def _measure_study(profile: np.ndarray, seeds: int, items: int, rng: np.random.Generator) -> Measurements | None:
-    """Measure a simulated study: it has a profile, items and seeds, but no predictors and no other study.
-
-    None where full RL has no certain gain.
-    """
-    n = len(profile)
-    drawn = simulate(profile, seeds, items, rng).gains
-    benchmark = np.full(items, "items")
-    gains = Gains.from_items(drawn, tuple(benchmark.tolist()))
-    if 0 in gains.contrast(np.eye(n + 1)[-1]).interval():
-        return None
-    return Measurements(
-        np.arange(n),
-        n,
-        gains,
-        best=best_reaches(drawn, benchmark, MOST),
-        noise=measure_noise(gains),
-        halves=contributions_on_halves(drawn, benchmark),
-    )
-
-
-def _measure_table(profile: np.ndarray, rng: np.random.Generator) -> Measurements:
-    """Measure a simulated table: the profile with errors, and nothing else."""
-    n = len(profile)
-    return Measurements(np.arange(n), n, Gains.from_profile(profile + rng.normal(0, TABLE_ERROR, n)))
-
-
-def _label(claim: str, trial: str) -> str:
-    return f"{claim}, {trial}" if trial else claim
-
-
-def calibrate(studies: int = STUDIES, kinds: Sequence[tuple[int, int, int]] = KINDS) -> pd.DataFrame:
-    """Return the rates of `cell` for every kind of study (layers, seeds, items) and every truth, one row each."""
-    cells = [(truth, *kind, studies) for kind in kinds for truth in TRUTHS]
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
-        rates = list(pool.map(_cell, cells))
-    index = pd.MultiIndex.from_tuples([c[:4] for c in cells], names=["truth", "layers", "seeds", "items"])
-    return pd.DataFrame(rates, index=index)
-
-
-def _cell(arguments: tuple[str, int, int, int, int]) -> dict[str, float]:
-    return cell(*arguments)
+        if block["code"] == code and block["counts"]["studies"] == size:
+            done[tuple(block["of"])] = Counter(block["counts"])
+    return done
 
 
 def summary(rates: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Return one table for the intervals and one for each claim, with one row per kind of study (and trial).
 
-    Error rates are the largest over truths, and name the truth. Power is the smallest and the largest. `contradicted`
-    is the largest rate at which a claim that is false is contradicted. "–": no study of this kind can test the claim,
-    or no truth counts.
+    `studies` is the number of simulated studies of each truth; the smallest, where truths differ.
+    Error rates are the largest over truths, and name the truth. Power is the smallest and the largest. `rightly
+    contradicted` is the rate at which a claim that is false is contradicted. "–": no study of this kind can test the
+    claim, or no truth counts.
     """
     kinds = list(rates.groupby(level=["layers", "seeds", "items"], sort=False))
     overall = [
         _kind(kind)
         | {
+            "studies": f"{part['studies'].min():,.0f}",
             "coverage": _range(part["coverage"]),
             "undefined": f"{part['undefined'].max():.2f}",
             "family": _worst(part["family"].droplevel(["layers", "seeds", "items"])),
@@ -157,7 +99,9 @@ def summary(rates: pd.DataFrame) -> dict[str, pd.DataFrame]:
     tables = {"": pd.DataFrame(overall)}
     for claim in claims.CLAIMS:
         rows = [
-            _kind(kind) | {"trial": trial.name or "the study"} | _row(part, claim.name, trial)
+            _kind(kind)
+            | {"trial": trial.name or "the study", "studies": f"{part['studies'].min():,.0f}"}
+            | _row(part, claim.name, trial)
             for trial in claim.trials
             for kind, part in kinds
         ]
@@ -175,7 +119,7 @@ def _row(part: pd.DataFrame, claim: str, trial: Trial) -> dict[str, str]:
     by_truth = part.droplevel(["layers", "seeds", "items"])
     row = {}
     for rate in RATES:
-        column = f"{_label(claim, trial.name)}: {rate}"
+        column = f"{label(claim, trial.name)}: {rate}"
         shown = by_truth.reindex(columns=[column])[column].dropna()
         row[rate] = _worst(shown) if rate.startswith("false") else _range(shown)
     return row
@@ -204,14 +148,17 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def main() -> None:
-    """Print the tables as Markdown: `python -m lensrl.judge.calibration [STUDIES]`."""
+    """Print the tables as Markdown: `python -m lensrl.judge.calibration [STUDIES [FILE]]`."""
     studies = int(sys.argv[1]) if len(sys.argv) > 1 else STUDIES
-    print(f"{studies:,} simulated studies per truth and kind.\n")
-    for name, table in summary(calibrate(studies)).items():
+    file = Path(sys.argv[2] if len(sys.argv) > 2 else FILE)
+    print(f"Counts in {file}, of the sources {sources()}.\n")
+    for name, table in summary(calibrate(studies, file=file)).items():
         print(f"### {name}\n" if name else "### Intervals, and whole verdicts\n")
         print(markdown(table) + "\n")
     print("### Odd studies\n\n" + markdown(pd.DataFrame([odd_coverage(kind, studies) for kind in ODD])) + "\n")
-    print("### Shared trends\n\n" + markdown(shared_trends(studies)))
+    print("### Shared trends\n\n" + markdown(shared_trends(studies)) + "\n")
+    print("### Rivals\n\n" + markdown(rivals(studies)) + "\n")
+    print("### Two humps\n\n" + markdown(two_humps(studies)))
 
 
 if __name__ == "__main__":

@@ -1,22 +1,18 @@
-"""Calibration on odd ground: kinds of study in which C_l's interval may fail, and trends that two series share."""
+"""Calibration on odd ground: kinds of study in which C_l's interval may fail, shared trends, rivals, two humps."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from lensrl.judge.simulation import TRUTHS, drifting, simulate
+from lensrl.judge.relations import control
+from lensrl.judge.simulation import TRUTHS, drifting, share_covered, simulate
 from lensrl.measures.gains import CONFIDENCE, Gains
+from lensrl.measures.rise_and_fall import holds, rise_and_fall
 from lensrl.measures.trend import correlate_detrended
-
-
-def share_covered(gains: Gains, truth: np.ndarray) -> float:
-    """Return the share of layers whose Fieller interval holds the truth c: S_l - c S_full does not differ from 0."""
-    n = len(truth)
-    against_truth = gains.contrast(np.eye(n, n + 1) - truth[:, None] * np.eye(n + 1)[-1])
-    return float(np.mean(np.minimum(against_truth.p_above(), against_truth.p_below()) >= (1 - CONFIDENCE) / 2))
 
 
 class Odd(NamedTuple):
@@ -68,6 +64,7 @@ def odd_coverage(kind: Odd, studies: int) -> dict[str, object]:
     }
 
 
+LEVEL = (1 - CONFIDENCE) / 2  # one-sided
 NOISES = (0.02, 0.05, 0.1, 0.2)
 
 
@@ -98,7 +95,80 @@ def shared_trends(studies: int) -> pd.DataFrame:
             for noise in NOISES:
                 rng = np.random.default_rng([n, round(1000 * noise), *name.encode()])
                 pairs = [[a * trend + noise * drifting(n, rng, 0.3) for a in (1.0, 1.3)] for _ in range(studies)]
-                related = [correlate_detrended(np.arange(n), *pair).p_above < (1 - CONFIDENCE) / 2 for pair in pairs]
+                related = [correlate_detrended(np.arange(n), *pair).p_above < LEVEL for pair in pairs]
                 row[f"{noise:g}"] = f"{np.mean(related):.3f}"
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+RIVAL_ERRORS = (0.0, 0.1, 0.3)  # standard deviations of a rival's own error, in those of the rival
+_EFFECTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "straight line": lambda rival: rival,
+    "exponential": lambda rival: np.exp(rival / 1.5),
+    "threshold": lambda rival: 1.0 * (rival > 0.5),
+}
+
+
+def rivals(studies: int) -> pd.DataFrame:
+    """Return how often two series of 28 layers that a rival drives, and nothing else, are taken for related given it.
+
+    Both are the same effect of the rival with noise of 0.35 of its standard deviation, which drifts with memory 0.3.
+    """
+    rows, layers = [], np.arange(28)
+    for name, effect in _EFFECTS.items():
+        row: dict[str, object] = {"effect of the rival": name}
+        for error in RIVAL_ERRORS:
+            rng, related = np.random.default_rng([round(10 * error), *name.encode()]), []
+            for _ in range(studies):
+                rival = drifting(28, rng, 0.3)
+                driven = effect(rival)
+                x, y = (driven + 0.35 * driven.std() * drifting(28, rng, 0.3) for _ in range(2))
+                measured = {"rival": rival + error * rng.normal(size=28)}
+                related.append(control(layers, x, y, measured).p_above < LEVEL)
+            row[f"error {error:g}"] = f"{np.mean(related):.3f}"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+ERRORS = {28: 0.1, 36: 0.06}  # layers -> standard deviation of the error of C_l
+
+
+def two_humps(studies: int) -> pd.DataFrame:
+    """Return how often a profile is supported as one rise and fall, alone (one-sided, 2.5 %).
+
+    The profiles have two humps that come nearer, or one hump. Errors are independent.
+    """
+    rows = []
+    for name, profile in _HUMPS.items():
+        row: dict[str, object] = {"profile": name, "one hump?": "yes" if holds(_at(profile, 28)) else "no"}
+        for n, error in ERRORS.items():
+            rng = np.random.default_rng([n, *name.encode()])
+            drawn = _at(profile, n) + error * rng.normal(size=(studies, n))
+            supported = [rise_and_fall(np.arange(n), values).p_for < LEVEL for values in drawn]
+            row[f"{n} layers, errors {error:g}"] = f"{np.mean(supported):.3f}"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _at(profile: Callable[[np.ndarray], np.ndarray], n: int) -> np.ndarray:
+    return profile(np.arange(n) / (n - 1))
+
+
+def _pair(first: float) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a profile with humps at depths `first` and 1 - `first`."""
+
+    def profile(x: np.ndarray) -> np.ndarray:
+        one, other = (np.exp(-(((x - peak) / 0.08) ** 2) / 2) for peak in (first, 1 - first))
+        return 0.3 + 0.6 * (one + other)
+
+    return profile
+
+
+_HUMPS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    **{f"humps at {first:g} and {1 - first:g}": _pair(first) for first in (0.38, 0.35, 0.3, 0.22)},
+    "two plateaus": lambda x: 0.3 + 0.6 * (abs(abs(x - 0.5) - 0.25) < 0.12),
+    **{
+        name: lambda x, of=TRUTHS[name]: of(x, np.random.default_rng())
+        for name in ("hump", "slow rise", "flat top", "slope")
+    },
+}

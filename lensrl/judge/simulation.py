@@ -18,6 +18,8 @@ import numpy as np
 from jaxtyping import Float64
 from scipy.special import expit
 
+from lensrl.measures.gains import CONFIDENCE, Gains
+
 BASE_SCORE, FULL_GAIN = 0.45, 0.25
 DIFFICULTY, SEED = 1.2, 0.12  # standard deviations, in logits: of items; of a training seed
 TASTE, OWN_TASTE = 0.4, 0.6  # standard deviations of a run's taste, in logits: common to all seeds; of one seed
@@ -154,6 +156,13 @@ def simulate(
 
     gains = scores(skill[:, None] + shifts) - scores(base_skill[:, None])
     return Simulated(gains, contribution)
+
+
+def share_covered(gains: Gains, truth: np.ndarray) -> float:
+    """Return the share of layers whose Fieller interval holds the truth c: S_l - c S_full does not differ from 0."""
+    n = len(truth)
+    against_truth = gains.contrast(np.eye(n, n + 1) - truth[:, None] * np.eye(n + 1)[-1])
+    return float(np.mean(np.minimum(against_truth.p_above(), against_truth.p_below()) >= (1 - CONFIDENCE) / 2))
 
 
 def drifting(n: int, rng: np.random.Generator, memory: float = 0.6) -> Float64[np.ndarray, " layer"]:

@@ -219,7 +219,7 @@ class Gains:
 
         with np.errstate(divide="ignore", invalid="ignore"):
             value = self.contributions
-        low, high = _end(excess, value, -1), _end(excess, value, 1)
+        low, high = _ends(excess, value)
         return [Interval(*map(float, ends)) for ends in zip(value, low, high, strict=True)]
 
 
@@ -239,18 +239,19 @@ def _combined(squares: Sequence[np.ndarray], parts: Sequence[_Part]) -> tuple[np
     return np.asarray(np.sqrt(variance)), np.asarray(np.maximum(df, 1.0))
 
 
-def _end(excess: Callable[[np.ndarray], np.ndarray], start: np.ndarray, side: int) -> np.ndarray:
-    """Find the number on one side of `start` where `excess` crosses 0. `excess` is at most 0 at `start`.
+def _ends(excess: Callable[[np.ndarray], np.ndarray], start: np.ndarray) -> np.ndarray:
+    """Find the numbers below and above `start` where `excess` crosses 0. `excess` is at most 0 at `start`.
 
-    Returns an infinite number if there is no crossing.
+    A number is infinite if there is no crossing on its side.
     """
-    outside, within = np.full_like(start, 1e-3), np.ones(start.shape, bool)
+    side = np.array([[-1.0], [1.0]])
+    outside, within = np.full((2, *start.shape), 1e-3), np.ones((2, *start.shape), bool)
     for _ in range(40):
         within = ~(excess(start + side * outside) > 0)
         if not within.any():
             break
         outside = np.where(within, 2 * outside, outside)
-    inside = np.zeros_like(start)
+    inside = np.zeros_like(outside)
     for _ in range(34):
         middle = (inside + outside) / 2
         rejected = excess(start + side * middle) > 0

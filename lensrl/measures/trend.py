@@ -5,11 +5,18 @@ in common. A quadratic does not remove such trends. The trend here is
 
     b_0 + b_1 [first layer] + b_2 [last layer] + sum over k <= K of c_k cos(pi k u) + edges,    u = depth from 0 to 1
 
-K is at most a third of the number of layers. An edge is a step, or a decay from the first or the last layer, exp(-l /
-tau) with tau = 1, 2 or 4 layers: cosines fit neither. Each series chooses its own K, and its own edges, at most three,
-by the corrected Akaike criterion (Hurvich and Tsai 1989, doi:10.1093/biomet/76.2.297). The larger K and the edges of
-both are then removed from *both* series, so that neither series alone decides. End layers are odd ones in most
-measures: they are always left out.
+K is at most a third of the number of layers. An edge is a step, a bend (a straight line that begins at some layer), or
+a decay from the first or the last layer, exp(-l / tau) with tau = 1, 2 or 4 layers: cosines fit none of them. Each
+series chooses its own K and edges, at most four, by the corrected Akaike criterion (Hurvich and Tsai 1989,
+doi:10.1093/biomet/76.2.297). The larger K and the edges of both are then removed from *both* series, so that neither
+series alone decides. End layers are odd ones in most measures: they are always left out.
+
+No list of curves holds every trend. What is left of a series may be the misfit of its trend, and two series with one
+trend share the misfit. With u and v for the residuals of x and y, without their end layers, the coefficient is
+
+    r = u.v / sqrt((|u|^2 + (0.05 |x - mean|)^2) (|v|^2 + (0.05 |y - mean|)^2))
+
+So deviations count in full where they are well above a twentieth of the series, and for little below.
 
 A bump of a few layers that stands out of the noise in both series is no trend but a relation. With 28 layers this is so
 for a bump of five layers or fewer.
@@ -28,17 +35,18 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float64, Real
-from scipy import stats
+from scipy import special
 
 FEWEST_LAYERS = 24
-_MOST_EDGES = 3  # of one series: a plateau has two
+_MOST_EDGES = 4  # of one series: a plateau has two steps, or four bends
+_MISFIT = 0.05  # of a series' standard deviation: smaller deviations may be the misfit of its trend
 _DECAYS = (1.0, 2.0, 4.0)  # in layers, from either end
 _FIRST_STEP = 2  # a step has at least two layers before it, and two behind it or the last one, which is left out
 
 
 @dataclass(frozen=True)
 class Detrended:
-    """Pearson's coefficient of the residuals that a flexible trend in depth leaves of two series over `n` layers.
+    """The correlation of the residuals that a flexible trend in depth leaves of two series over `n` layers.
 
     `low` and `high` are the ends of the 95 % interval. `p_above` and `p_below` are one-sided, for the hypotheses that
     the true coefficient is at most 0 and at least 0. `shift_p` is two-sided, by circular shifts of the residuals: it
@@ -68,7 +76,9 @@ def correlate_detrended(
     given: Float[np.ndarray, " layer"] | None = None,
     confidence: float = 0.95,
 ) -> Detrended:
-    """Correlate x with y after removal of a trend in depth, and of `given`, from both (see the module).
+    """Correlate x with y after removal of a trend in depth (see the module), and of a cubic in `given`, from both.
+
+    A straight line in `given` would leave what both owe to it in a curve.
 
     p comes from Student's t. The interval is Fisher's, with standard error 1 / sqrt(df - 1). The degrees of freedom,
 
@@ -87,7 +97,7 @@ def correlate_detrended(
         )
     order = np.argsort(depth[finite], kind="stable")
     depth, x, y = depth[finite][order], x[finite][order], y[finite][order]
-    also = [] if given is None or np.ptp(given[finite]) == 0 else [given[finite][order]]
+    also = [] if given is None else _powers(given[finite][order])
 
     # each series chooses a trend; the union of both is removed from both
     places = tuple(np.asarray(depth, np.float64).tolist())
@@ -95,33 +105,37 @@ def correlate_detrended(
     waves = max(trend.waves for trend in chosen)
     edges = sorted({edge for trend in chosen for edge in trend.edges})
     columns = [*_columns(places, waves), *_edges(n)[edges], *also]
-    u, v = _residuals(columns, x), _residuals(columns, y)
+    u, v = _residuals(columns, x, y)
     if any(np.linalg.norm(left) <= 1e-9 * np.linalg.norm(whole) for left, whole in ((u, x), (v, y))):
         return _undefined(n, "a trend in depth leaves nothing of one of the two")
 
     # the coefficient, and the layers that the autocorrelation of both leaves
-    u, v = u / np.linalg.norm(u), v / np.linalg.norm(v)
+    floors = [_MISFIT * np.linalg.norm(left) for left in _residuals(columns[:3], x, y)]
+    common = autocorrelation(u / np.linalg.norm(u)) * autocorrelation(v / np.linalg.norm(v))
+    u, v = (left / math.hypot(np.linalg.norm(left), floor) for left, floor in zip((u, v), floors, strict=True))
     r = float(np.clip(u @ v, -1 + 1e-12, 1 - 1e-12))
-    common = autocorrelation(u) * autocorrelation(v)
     left = n - len(columns) - 1
     df = max(min(float(left), left * (1 - common) / (1 + common)), 1.0)
     t = r * math.sqrt(df / (1 - r * r))
-    reach = float(stats.norm.ppf((1 + confidence) / 2)) / math.sqrt(max(df - 1, 1e-9))
-    shifts = np.array([np.roll(u, k) @ v for k in range(n)])
+    reach = float(special.ndtri((1 + confidence) / 2)) / math.sqrt(max(df - 1, 1e-9))
+    shifts = u[np.arange(n) - np.arange(n)[:, None]] @ v  # a row for each circular shift of u
     kept = [c for i, c in enumerate(columns) if i not in (1, 2)]
-    u_ends, v_ends = _residuals(kept, x), _residuals(kept, y)
+    u_ends, v_ends = (
+        left / math.hypot(np.linalg.norm(left), floor)
+        for left, floor in zip(_residuals(kept, x, y), floors, strict=True)
+    )
     return Detrended(
         coefficient=r,
         low=math.tanh(math.atanh(r) - reach),
         high=math.tanh(math.atanh(r) + reach),
-        p_above=float(stats.t.sf(t, df)),
-        p_below=float(stats.t.cdf(t, df)),
+        p_above=float(special.stdtr(df, -t)),
+        p_below=float(special.stdtr(df, t)),
         shift_p=float(np.mean(np.abs(shifts) >= abs(r) - 1e-12)),
         n=n,
         df=df,
         waves=waves,
         edges=len(edges),
-        with_ends=float(u_ends @ v_ends / (np.linalg.norm(u_ends) * np.linalg.norm(v_ends))),
+        with_ends=float(u_ends @ v_ends),
         reason="",
     )
 
@@ -163,38 +177,54 @@ def _choose(values: Float[np.ndarray, " layer"], depth: tuple[float, ...]) -> _T
     For each number of waves, edges are added one at a time, each the edge that explains most of what is left. An edge
     counts as two parameters, its place or its length, and its height; the error variance is one.
     """
-    n, tiny = len(values), 1e-18 * float(values @ values) + 1e-300
+    return _best_trend(tuple(np.asarray(values, np.float64).tolist()), depth)
+
+
+@lru_cache(maxsize=256)
+def _best_trend(series: tuple[float, ...], depth: tuple[float, ...]) -> _Trend:
+    """Choose a trend; C_l meets many predictors and rivals, and its trend is chosen once."""
+    values, n, bases = np.array(series), len(series), _bases(depth)
+    tiny = 1e-18 * float(values @ values) + 1e-300
+    # all numbers of waves at once: what is left of the series, and of every edge
+    rest = np.stack([values - basis @ (basis.T @ values) for basis in bases.waves])
+    edges, row = bases.edges, np.arange(len(rest))
+    chosen = np.empty((_MOST_EDGES, len(rest)), int)
     best, least = _Trend(0, ()), math.inf
-    for waves, (basis, edges) in enumerate(_bases(depth)):
-        rest, columns = values - basis @ (basis.T @ values), edges
-        chosen: tuple[int, ...] = ()
-        for count in range(_MOST_EDGES + 1):
-            parameters = basis.shape[1] + 2 * count + 1
-            if n - parameters - 1 < 1:
-                break
-            left = max(float(rest @ rest), tiny)
-            criterion = n * math.log(left / n) + 2 * parameters * n / (n - parameters - 1)
-            if criterion < least:
-                best, least = _Trend(waves, chosen), criterion
-            # take the edge that explains most, and remove it from the rest and from the other edges
-            length = np.maximum((columns**2).sum(axis=0), 1e-9)
-            edge = int(((rest @ columns) ** 2 / length).argmax())
-            unit = columns[:, edge] / math.sqrt(length[edge])
-            rest, columns = rest - unit * (unit @ rest), columns - np.outer(unit, unit @ columns)
-            chosen = (*chosen, edge)
+    for count in range(_MOST_EDGES + 1):
+        parameters = bases.columns + 2 * count + 1
+        spare = n - parameters - 1
+        left = np.maximum((rest**2).sum(axis=1), tiny)
+        criterion = np.where(spare < 1, math.inf, n * np.log(left / n) + 2 * parameters * n / np.maximum(spare, 1))
+        waves = int(criterion.argmin())
+        if criterion[waves] < least:
+            best = _Trend(waves, tuple(chosen[:count, waves].tolist()))
+            least = float(criterion[waves])
+        if count == _MOST_EDGES:
+            break
+        # take the edge that explains most, and remove it from the rest and from the other edges
+        length = np.maximum((edges**2).sum(axis=1), 1e-9)
+        along = np.einsum("wl,wle->we", rest, edges)
+        chosen[count] = (along**2 / length).argmax(axis=1)
+        unit = edges[row, :, chosen[count]] / np.sqrt(length[row, chosen[count]])[:, None]
+        rest = rest - unit * (unit * rest).sum(axis=1, keepdims=True)
+        edges = edges - unit[:, :, None] * np.einsum("wl,wle->we", unit, edges)[:, None]
     return best
 
 
+class _Bases(NamedTuple):
+    """For each number of waves: an orthonormal basis without edges, its size, and what it leaves of every edge."""
+
+    waves: list[Float64[np.ndarray, "layer column"]]
+    columns: np.ndarray
+    edges: Float64[np.ndarray, "waves layer edge"]
+
+
 @lru_cache(maxsize=16)
-def _bases(
-    depth: tuple[float, ...],
-) -> list[tuple[Float64[np.ndarray, "layer column"], Float64[np.ndarray, "layer edge"]]]:
-    """Return, for each number of waves, an orthonormal basis without edges, and what it leaves of every edge."""
-    edges, bases = _edges(len(depth)).T, []
-    for waves in range(len(depth) // 3 + 1):
-        q, _ = np.linalg.qr(np.stack(_columns(depth, waves), axis=1))
-        bases.append((q, edges - q @ (q.T @ edges)))
-    return bases
+def _bases(depth: tuple[float, ...]) -> _Bases:
+    every = _edges(len(depth)).T
+    bases = [np.linalg.qr(np.stack(_columns(depth, waves), axis=1))[0] for waves in range(len(depth) // 3 + 1)]
+    edges = np.stack([every - q @ (q.T @ every) for q in bases])
+    return _Bases(bases, np.array([q.shape[1] for q in bases]), edges)
 
 
 def _columns(depth: tuple[float, ...], waves: int) -> list[np.ndarray]:
@@ -208,13 +238,25 @@ def _columns(depth: tuple[float, ...], waves: int) -> list[np.ndarray]:
 
 @lru_cache(maxsize=16)
 def _edges(n: int) -> Float64[np.ndarray, "edge layer"]:
-    """Return every step, and the decays from the first and from the last layer."""
+    """Return every step and every bend, and the decays from the first and from the last layer."""
     layer = np.arange(n)
+    bends = [np.maximum(layer - place, 0) / (n - place) for place in range(n - 2)]
     steps = [(layer >= place).astype(np.float64) for place in range(_FIRST_STEP, n - 1)]
-    return np.stack([*steps, *(np.exp(-from_end / tau) for from_end in (layer, layer[::-1]) for tau in _DECAYS)])
+    return np.stack(
+        [*steps, *bends, *(np.exp(-from_end / tau) for from_end in (layer, layer[::-1]) for tau in _DECAYS)]
+    )
 
 
-def _residuals(columns: list[np.ndarray], values: Float[np.ndarray, " layer"]) -> Float64[np.ndarray, " layer"]:
-    """Return what least squares on the columns leaves."""
+def _powers(values: Float[np.ndarray, " layer"]) -> list[Float64[np.ndarray, " layer"]]:
+    """Return the powers 1 to 3 of a series in standard units; fewer for a series of few different values."""
+    most = min(3, len(np.unique(values)) - 1)
+    if most < 1:
+        return []
+    z = (values - values.mean()) / values.std()
+    return [z**power for power in range(1, most + 1)]
+
+
+def _residuals(columns: list[np.ndarray], *series: Float[np.ndarray, " layer"]) -> list[Float64[np.ndarray, " layer"]]:
+    """Return what least squares on the columns leaves of each series."""
     q, _ = np.linalg.qr(np.stack(columns, axis=1))
-    return values - q @ (q.T @ values)
+    return [values - q @ (q.T @ values) for values in series]

@@ -38,7 +38,7 @@ from lensrl.models.prompts import Prompts
 from lensrl.models.tokenizer import check_ids, drop_final_end, load_tokenizer
 from lensrl.recipe import Prompt
 
-EMBEDDED = ("tiny:qwen3", "tiny:qwen2.5")
+EMBEDDED = ("tiny:qwen3", "tiny:qwen2.5", "tiny:qwen3-deep")
 _ADVICE = (
     "give a local folder with config.json, safetensors and tokenizer files, or a hub name that this machine can reach "
     "or has in its cache"
@@ -90,8 +90,8 @@ class Base:
 def load_base(name: str, prompt: Prompt | None = None) -> Base:
     """Load a base model and its tokenizer in fp32, without running code from a model folder.
 
-    `name` is an embedded model (`tiny:qwen3`, `tiny:qwen2.5`), a local folder, or a Hugging Face name. `prompt` is the
-    table `[prompt]` of a recipe. Where it asks for a chat, the token that ends an answer there also ends sampling.
+    `name` is an embedded model (`EMBEDDED`), a local folder, or a Hugging Face name. `prompt` is the table `[prompt]`
+    of a recipe. Where it asks for a chat, the token that ends an answer there also ends sampling.
 
     Raises LensrlError in one line for each of these:
 

@@ -25,6 +25,7 @@ from lensrl.models.references import batches, reference_logprobs
 from lensrl.models.rollouts import play
 from lensrl.models.sampler import SAMPLERS, Sampler
 from lensrl.recipe import Recipe
+from lensrl.store.completions import Completions, as_text
 from lensrl.store.write import Scores
 from lensrl.tasks import AgentTask, Item, Task, Texts, batch
 
@@ -58,7 +59,10 @@ def evaluate(
         return forced
     found = _sample(model, prompts, task, items, recipe, first)
     answer = found.answer if isinstance(task, batch.AnswerTask) else None
-    return replace(forced, score=found.score, length=found.length, truncated=found.truncated, answer=answer)
+    texts = Completions([item.prompt for item in items], [as_text(item.reference) for item in items], found.text)
+    return replace(
+        forced, score=found.score, length=found.length, truncated=found.truncated, answer=answer, completions=texts
+    )
 
 
 def sampled_scores(
@@ -100,6 +104,7 @@ class _Sampled:
     length: Int32[np.ndarray, "item sample"]
     truncated: Bool[np.ndarray, "item sample"]
     answer: Int64[np.ndarray, "item sample"]
+    text: list[list[str]]  # of each item, a text for each of its samples
 
 
 def _sample(
@@ -125,6 +130,7 @@ def _sample(
     shape = (len(items), max(kind.samples for kind in kinds))
     score, length = np.full(shape, np.nan, np.float32), np.zeros(shape, np.int32)
     truncated, answer = np.zeros(shape, bool), np.full(shape, NOT_KEPT, np.int64)
+    text: list[list[str]] = [[] for _ in items]
     for kind, places in kinds.items():
         generation = sampling_settings(
             ends, prompts.tokenizer, max_tokens=kind.tokens, temperature=kind.temperature, top_p=kind.top_p,
@@ -136,8 +142,9 @@ def _sample(
             keys = [(settings.seed, SCORING, first + place, sample) for place, sample in chunk]
             asked = [items[place] for place, _ in chunk]
             for where, outcome in zip(chunk, _outcomes(sampler, prompts, task, asked, generation, keys), strict=True):
-                score[where], length[where], truncated[where], answer[where] = outcome
-    return _Sampled(score, length, truncated, answer)
+                score[where], length[where], truncated[where], answer[where] = outcome[:4]
+                text[where[0]].append(outcome.text)
+    return _Sampled(score, length, truncated, answer, text)
 
 
 class _Sampling(NamedTuple):
@@ -155,6 +162,7 @@ class _Outcome(NamedTuple):
     length: int
     truncated: bool
     answer: int
+    text: str
 
 
 def _outcomes(
@@ -168,12 +176,14 @@ def _outcomes(
     """Sample one completion, or play one episode, of each item asked, and judge it."""
     if isinstance(task, AgentTask):
         played = play(sampler, prompts, task, asked, generation, keys)
-        return [_Outcome(rollout.score, rollout.length, not rollout.done, NOT_KEPT) for rollout in played]
+        return [_Outcome(r.score, r.length, not r.done, NOT_KEPT, as_text(r.texts)) for r in played]
     written = sampler.generate([prompts.ids(item) for item in asked], generation, keys)
     decoded = (str(prompts.tokenizer.decode(one.tokens, skip_special_tokens=True)) for one in written)
     texts = [prompts.said(text) for text in decoded]
-    judged = zip(batch.scores(task, asked, texts), written, batch.answers(task, asked, texts), strict=True)
-    return [_Outcome(score, len(one.tokens), not one.ended, _number(answer)) for score, one, answer in judged]
+    judged = zip(batch.scores(task, asked, texts), written, batch.answers(task, asked, texts), texts, strict=True)
+    return [
+        _Outcome(score, len(one.tokens), not one.ended, _number(answer), text) for score, one, answer, text in judged
+    ]
 
 
 def _number(answer: str | None) -> int:

@@ -27,6 +27,7 @@ class Rollout:
 
     `turn` holds the number of the turn in which the model wrote each token, and -1 for tokens of the environment.
     `logprobs` holds the log-probability of each token as it was sampled, and 0 for tokens of the environment.
+    `texts` holds the model's texts and the environment's in alternation, the model's first.
     `rewards` and `anchors` have one entry per turn of the model. `done` is False if the episode used up its turns
     without an end. `score` is the score after the last turn.
     """
@@ -36,6 +37,7 @@ class Rollout:
     tokens: list[int] = field(default_factory=list)
     turn: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
     anchors: list[Hashable] = field(default_factory=list)
     done: bool = False
@@ -86,6 +88,7 @@ def _take_turn(rollout: Rollout, episode: Episode, written: Written, prompts: Pr
     rollout.turn += [len(rollout.rewards)] * len(written.tokens)
     rollout.anchors.append(episode.anchor)
     answer = episode.step(prompts.action(text))
+    rollout.texts += [text] if answer.done and not answer.text else [text, answer.text]
     rollout.rewards.append(float(answer.reward))
     rollout.done, rollout.score = answer.done, float(episode.score)
     if not math.isfinite(rollout.rewards[-1] + rollout.score):

@@ -1,4 +1,4 @@
-"""Layers in words: `20`, `0-7`, `1,3,5`, `all`, `mid-3`, `full`.
+"""Layers in words: `20`, `0-7`, `1,3,5`, `all`, `all-but-7`, `mid-3`, `full`.
 
 A layer is a decoder block, counted from 0. The parts of a model outside the layers are `embed`, `final_norm` and
 `lm_head`. Functions here translate words into numbers of layers. They need only the number of layers, not a model.
@@ -15,6 +15,7 @@ from lensrl.errors import LensrlError, did_you_mean
 OUTSIDE = ("embed", "final_norm", "lm_head")
 
 WHOLE = "full"  # every parameter of the model, inside and outside the layers
+BUT = "all-but-"  # every layer of the model, without the layers that follow
 RANKED = ("top", "bottom")
 WORDS = (*RANKED, "mid", "random")
 
@@ -24,13 +25,16 @@ LayerSpec = int | str | Sequence[int | str]
 def parse_layers(spec: LayerSpec, n_layers: int) -> list[int]:
     """Parse `spec` into layers, sorted, each once.
 
-    >>> parse_layers("all", 4), parse_layers("0-2", 8), parse_layers([7, "1,3"], 8)
-    ([0, 1, 2, 3], [0, 1, 2], [1, 3, 7])
+    >>> parse_layers("all", 4), parse_layers("0-2", 8), parse_layers([7, "1,3"], 8), parse_layers("all-but-1,2", 4)
+    ([0, 1, 2, 3], [0, 1, 2], [1, 3, 7], [0, 3])
 
     Raises LensrlError for a word that is not a layer of a model with `n_layers` layers, or a range that runs backwards.
     """
     if isinstance(spec, int):
         words = [str(spec)]
+    elif isinstance(spec, str) and spec.startswith(BUT):
+        left_out = parse_layers(spec.removeprefix(BUT), n_layers)
+        return [layer for layer in range(n_layers) if layer not in left_out]
     elif isinstance(spec, str):
         words = spec.split(",")
     else:
@@ -68,13 +72,15 @@ def read_word(spec: LayerSpec) -> tuple[str, int] | None:
 
     Raises LensrlError for an unknown word.
     """
-    if not isinstance(spec, str) or not spec[:1].isalpha() or spec.split(",")[0] in ("all", WHOLE):
+    if not isinstance(spec, str) or not spec[:1].isalpha():
+        return None
+    if spec.startswith(BUT) or spec.split(",")[0] in ("all", WHOLE):
         return None
     found = re.fullmatch(r"(\w+)-(\d+)", spec)
     if found is None or found[1] not in WORDS:
         near = did_you_mean(re.split(r"[-_\d]", spec)[0], [*WORDS, WHOLE, "all"])
         raise LensrlError(
-            f"{spec!r} names no layers{near} (as in mid-3, random-3, top-3, bottom-3; full, all, 0-7, or a list)"
+            f"{spec!r} names no layers{near} (as in mid-3, random-3, top-3; full, all, all-but-7, 0-7, or a list)"
         )
     return found[1], int(found[2])
 

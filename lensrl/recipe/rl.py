@@ -47,6 +47,11 @@ class Rl(Table):
     - `"dapo"`: the loss of arXiv 2503.14476, a mean over all tokens of a step. Two other parts are settings:
       `clip_high` (0.28 in the paper) and `mask_truncated`. Dynamic sampling and the length penalty are not there.
     - `"gspo"`: arXiv 2507.18071. One ratio per completion. The paper clips at 3e-4 and 4e-4 (`clip`, `clip_high`).
+    - `"sft"`: no RL but its control, supervised fine-tuning on the references at the same budget. The completions of a
+      step are references, and each has the advantage 1.
+
+    `reward = "random"` is another control: a fair coin takes the place of each completion's reward. If C_l has the same
+    profile then, it is one of any training, and not of RL on this task.
 
     `lensrl.train.algorithms` gives their objectives. GRPO divides the loss of a completion by its length, Dr. GRPO by
     `max_completion_tokens`, and RLOO by nothing. This matters to `max_grad_norm`. With rewards in [0, 1], Dr. GRPO has
@@ -64,7 +69,8 @@ class Rl(Table):
     A table with the name of an algorithm (`rl.gigpo`) holds settings of this algorithm alone.
     """
 
-    algorithm: Literal["grpo", "dr_grpo", "gigpo", "rloo", "dapo", "gspo"] = "grpo"
+    algorithm: Literal["grpo", "dr_grpo", "gigpo", "rloo", "dapo", "gspo", "sft"] = "grpo"
+    reward: Literal["task", "random"] = "task"  # random: of each completion, 0 or 1 by a fair coin
     gigpo: Gigpo = Gigpo()
     steps: PositiveInt | None = 60  # rollouts; none where epochs are given
     epochs: PositiveInt | None = None  # passes over the training items, in place of steps

@@ -50,6 +50,7 @@ class LayerSet(Table):
     `layers` is anything that a recipe's `layers` may be, or one of these words:
 
     - `"full"`: every parameter of the model, as in full RL;
+    - `"all-but-7"`, `"all-but-0-3"`: every layer without these;
     - `"mid-K"`: the K layers in the middle of the depth;
     - `"random-K"`: K layers drawn by the set's name, so that two names give two draws;
     - `"top-K"`, `"bottom-K"`: the K layers with the highest or lowest C_l of `profile`.

@@ -7,6 +7,7 @@ in `lensrl.recipe.rl`.
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -117,9 +118,10 @@ class Also(Table):
 
 
 class Store(Table):
-    """Table `[store]`: what a run file keeps beside scores, curves and deltas."""
+    """Table `[store]`: what a run file keeps beside scores, completions of scoring, curves and deltas."""
 
     probe_items: PositiveInt = 32  # number of held-out items whose prompts and references form the probe set
+    training_completions: Annotated[int, Field(ge=0)] = 4  # kept of each of 20 training steps, spaced evenly
     snapshots: list[Share] = []  # shares of all steps after which deltas are also kept: [0.25, 0.5, 1.0]
     compression: Literal["none", "blosc2-zstd"] = "none"  # of deltas and activations; blosc2-zstd needs hdf5plugin
 
@@ -137,12 +139,13 @@ class Resources(Table):
 class Recipe(Table):
     """The top level of a recipe file: one study.
 
-    `model` is `tiny:qwen3`, `tiny:qwen2.5`, a local folder, or a Hugging Face name.
+    `model` is `tiny:qwen3`, `tiny:qwen2.5`, `tiny:qwen3-deep`, a local folder, or a Hugging Face name.
 
     `task` is a table, or only the name if the task needs no settings: `task = "arithmetic"`.
 
     `layers` names the single-layer runs. `sets` names further runs that train several layers together: a table whose
-    values are layers or `LayerSet`s, or a list of words that are their own names (`["mid-3", "random-3"]`).
+    values are layers or `LayerSet`s, or a list of words that are their own names (`["mid-3", "random-3"]`). In such a
+    list, `"pairs:3,7,9"` stands for the sets `pair-3-7`, `pair-3-9` and `pair-7-9`.
 
     `learning_rates` are further rates beside `rl.learning_rate`. Full RL and the single layers are trained at each of
     them too, so that no layer looks weak only because the one rate does not suit it.
@@ -154,6 +157,13 @@ class Recipe(Table):
       made in this way. A recipe goes on with such a study if it says so.
 
     `also` names further tasks on which every run is scored, for example code beside mathematics.
+
+    Every reference of the held-out items is judged by its own task when a study begins (`check_references`). Where
+    full RL has gained nothing, the command line stops before the single layers are trained (`on_no_gain`,
+    `lensrl.train.no_gain`). Both are no part of a study.
+
+    `report_to` shows training curves in TensorBoard, wandb or trackio while they grow (`lensrl.train.trackers`). It is
+    no part of a study, as `engine` is none.
 
     `checkpoints` names runs that were trained elsewhere: `full-rl`, `layer-20`, or a name of their own. A run that is
     named there is never trained here. It has the seeds of its checkpoints, whatever `seeds` says.
@@ -175,6 +185,13 @@ class Recipe(Table):
     rl: Rl = Rl()  # table [rl]: training
     evaluation: Evaluation = Evaluation()  # table [evaluation]: scoring
     store: Store = Store()  # table [store]: contents of run files
+    check_references: bool = Field(default=True, exclude=True)  # false: go on where over 5 % fail their own judge
+    on_no_gain: Literal["stop", "go on"] = Field(
+        default="stop", exclude=True
+    )  # before single layers, if full RL gained nothing
+    report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
+        default=[], exclude=True
+    )  # followed there; not kept
     engine: Resources = Field(default=Resources(), exclude=True)  # table [engine]: a worker of a cluster; not kept
 
     @model_validator(mode="before")
@@ -188,6 +205,11 @@ class Recipe(Table):
     def _task_by_name(cls, task: Any) -> Any:
         return {"name": task} if isinstance(task, str) else task
 
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def _one_tracker(cls, given: Any) -> Any:
+        return ([] if given == "none" else [given]) if isinstance(given, str) else given
+
     @field_validator("sets", mode="before")
     @classmethod
     def _sets_by_words(cls, sets: Any) -> Any:
@@ -195,8 +217,9 @@ class Recipe(Table):
             return sets
         if not all(isinstance(word, str) for word in sets):
             raise ValueError("a list of sets holds words such as 'mid-3'; sets of other layers need names: a table")
-        _refuse_duplicates("set", sets)
-        return {word: word for word in sets}
+        found = [pair for word in sets for pair in _expand_pairs(word)]
+        _refuse_duplicates("set", [name for name, _ in found])
+        return dict(found)
 
     @model_validator(mode="after")
     def _seeds_and_rates_once(self) -> Recipe:
@@ -236,14 +259,20 @@ class Recipe(Table):
         """Return the training steps after which the deltas are kept, sorted, of a run with `steps` steps."""
         return sorted({max(1, round(share * steps)) for share in self.store.snapshots})
 
+    def completion_steps(self, steps: int) -> list[int]:
+        """Return the training steps of which completions are kept, sorted: 20 of `steps`, spaced evenly."""
+        most = min(20, steps) if self.store.training_completions else 0
+        return sorted({1 + round(i * (steps - 1) / max(1, most - 1)) for i in range(most)})
+
     def measured(self) -> dict[str, Any]:
         """Return the settings that decide what a run measures, as JSON by their full names (`rl.kl_beta`).
 
         The settings that choose runs (`seeds`, `layers`, `sets`, `learning_rates`, `checkpoints`) are left out: a study
-        can be extended. So is `rl.checkpoint_every`, which no result depends on.
+        can be extended. So are `rl.checkpoint_every` and `store.training_completions`, which no result depends on.
         """
         runs = ("seeds", "layers", "sets", "learning_rates", "checkpoints")
-        exclude: dict[str, Any] = {**dict.fromkeys(runs, True), "rl": {"checkpoint_every"}}
+        exclude: dict[str, Any] = dict.fromkeys(runs, True)
+        exclude |= {"rl": {"checkpoint_every"}, "store": {"training_completions"}}
         return _flatten(self.model_dump(mode="json", exclude=exclude))
 
     def conflict(self, other: Recipe) -> str | None:
@@ -256,6 +285,18 @@ class Recipe(Table):
             if mine.get(key) != theirs.get(key):
                 return f"{key} is {theirs.get(key)!r} there and {mine.get(key)!r} here"
         return None
+
+
+def _expand_pairs(word: str) -> list[tuple[str, Any]]:
+    """Return the sets of a word of a list, by name: the word itself, or the pairs of `pairs:3,7,9`."""
+    kind, colon, layers = word.partition(":")
+    if not colon:
+        return [(word, word)]
+    numbers = [number.strip() for number in layers.split(",")]
+    if kind != "pairs" or len(numbers) < 2 or not all(number.isdecimal() for number in numbers):
+        raise ValueError(f"{word!r} names no pairs: write at least two layers, 'pairs:3,7'")
+    pairs = combinations(sorted(map(int, numbers)), 2)
+    return [(f"pair-{one}-{other}", [one, other]) for one, other in pairs]
 
 
 def _refuse_duplicates(what: str, values: list[Any]) -> None:

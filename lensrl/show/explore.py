@@ -95,10 +95,9 @@ def _stamps(paths: Sequence[Path]) -> object:
 
 class _Handler(BaseHTTPRequestHandler):
     boards: Sequence[Board]
-    server: ThreadingHTTPServer
 
     def do_GET(self) -> None:  # http.server's name
-        port = self.server.server_address[1]
+        port = self.connection.getsockname()[1]
         if self.headers.get("Host") not in {f"{name}:{port}" for name in NAMES}:
             self._answer(HTTPStatus.FORBIDDEN, "this server answers to 127.0.0.1 and localhost alone\n", "text/plain")
             return

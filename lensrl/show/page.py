@@ -77,7 +77,7 @@ def _whole(name: str, body: Markup, headings: Mapping[str, str], data: Mapping[s
     scripts = [*([vega()] if data["charts"] else []), _template("page.js")]
     return _environment().get_template("report.html.j2").render(
         name=name, body=body, headings=headings.items(), style=Markup(_template("page.css")), live=live,
-        data=as_json({"study": name, "live": live} | data),
+        data=as_json({"study": name, "live": live, **data}),
         scripts=[Markup(script) for script in scripts], policy=_policy(scripts, live),
     )  # fmt: skip
 
@@ -111,10 +111,9 @@ def vega() -> str:
     """Return Vega, Vega-Lite and Vega-Embed in one script, with the licence."""
     import vl_convert
 
-    return (
-        "/* Vega, Vega-Lite, Vega-Embed: Copyright (c) 2015-2025, University of Washington Interactive Data Lab, "
-        "BSD-3-Clause, https://github.com/vega */\n" + vl_convert.javascript_bundle().replace("</script", "<\\/script")
-    )
+    script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", "<\\/script")
+    licence = "Vega, Vega-Lite, Vega-Embed: Copyright (c) 2015-2025, University of Washington Interactive Data Lab"
+    return f"/* {licence}, BSD-3-Clause, https://github.com/vega */\n{script}"
 
 
 def _template(name: str) -> str:

@@ -10,11 +10,11 @@ import h5py
 
 from lensrl.store.file.checked import axis_names, check_tree, dataset_at, located
 
-_WEIGHTS_OF_A_PART = re.compile(r"((?:.*/)?(?:deltas|repairs)/[^/]+)/.*")
+_FOLDED = re.compile(r"((?:.*/)?(?:deltas|repairs)/[^/]+|(?:training_)?completions)/.*")
 
 
 class DatasetRow(NamedTuple):
-    """One dataset of a run file, or all weights of one part (`fold`)."""
+    """One dataset of a run file, or all weights of one part, or all arrays of completions (`fold`)."""
 
     dataset: str  # its name
     axes: str  # `item, sample`; empty for an axis
@@ -37,7 +37,7 @@ def list_contents(file: h5py.File) -> list[DatasetRow]:
 
 
 def fold(contents: Sequence[DatasetRow]) -> list[DatasetRow]:
-    """Return the contents at a glance: without axes, and with one row for the weights of each part.
+    """Return the contents at a glance: without axes, and with one row for the weights of each part, and for texts.
 
     The row of a part has the number of its arrays under `axes` and no shape. Its `dtype` is empty where the arrays
     differ: repairs are places (int64) and values (float32).
@@ -45,8 +45,8 @@ def fold(contents: Sequence[DatasetRow]) -> list[DatasetRow]:
     parts: dict[str, list[DatasetRow]] = {}
     for row in contents:
         if row.axes or not row.shape:  # everything but axes
-            weights = _WEIGHTS_OF_A_PART.fullmatch(row.dataset)
-            parts.setdefault(weights[1] if weights else row.dataset, []).append(row)
+            folded = _FOLDED.fullmatch(row.dataset)
+            parts.setdefault(folded[1] if folded else row.dataset, []).append(row)
     return [_folded(name, rows) for name, rows in parts.items()]
 
 

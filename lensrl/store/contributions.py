@@ -85,7 +85,7 @@ def set_contributions(runs: Runs, seed: int | None = None, *, by: ScoredBy = STU
     No row without sets. `seed=None`: see `lensrl.store.runs.Runs`. Raises LensrlError for a study without scores or
     without full RL.
     """
-    sets = _sets(runs)
+    sets = known_sets(runs)
     if not sets:
         return pd.DataFrame(columns=list(SET_COLUMNS))
     runs.check_scored()
@@ -100,7 +100,7 @@ def set_contributions(runs: Runs, seed: int | None = None, *, by: ScoredBy = STU
         if items not in rows_on:
             rows_on[items] = shares(
                 runs, alone | {name: name for name in sets}, seed,
-                items=None if items == "all" else _halves(runs, by)[1], by=by,
+                items=None if items == "all" else halves(runs, by)[1], by=by,
             )  # fmt: skip
         rows.append(
             {
@@ -142,7 +142,7 @@ def rate_control(runs: Runs, seed: int | None = None) -> pd.DataFrame:
         return pd.DataFrame(columns=list(RATE_COLUMNS))
     seeds = runs.seeds if seed is None else [seed]
     ends = {rates[0]: "lowest", rates[-1]: "highest"}
-    first, other = _halves(runs)
+    first, other = halves(runs)
     # Choose a rate for full RL and for each layer, on the first half.
     names: dict[str, str] = {}  # run -> the run at its best rate
     chosen: dict[str, Row] = {}
@@ -264,13 +264,13 @@ def _row_of_ratio(result: GainRatio, runs: Sequence[Run]) -> Row:
     return dict(zip(RATIO_COLUMNS, values, strict=True))
 
 
-def _sets(runs: Runs) -> dict[str, LayerSet]:
+def known_sets(runs: Runs) -> dict[str, LayerSet]:
     """Return the sets that the recipe asks for, and the sets of other runs in the folder, as those runs were made."""
     made = {name: run.layer_set for (name, _), run in runs.items()}
     return runs.recipe.sets | {name: layer_set for name, layer_set in made.items() if layer_set is not None}
 
 
-def _halves(runs: Runs, by: ScoredBy = STUDY_SCORE) -> tuple[Int[np.ndarray, " half"], Int[np.ndarray, " half"]]:
+def halves(runs: Runs, by: ScoredBy = STUDY_SCORE) -> tuple[Int[np.ndarray, " half"], Int[np.ndarray, " half"]]:
     """Return the places of the two halves of the items: one to choose on, one to measure on.
 
     Every benchmark is split alone, so the halves of a benchmark are the same whichever others stand beside it.

@@ -35,13 +35,15 @@ def provenance(
     checkpoint: Mapping[str, object] | None = None,
     generation: str | None = None,
     resumed: Sequence[int] = (),
+    references: Mapping[str, object] | None = None,
 ) -> dict[str, object]:
     """Return the provenance of a result that is made now: time, versions, git state, platform, and the arguments.
 
     `device` names the hardware. `dtypes` gives the dtypes of the master weights and of the computation. `items` gives
     the sha256 of the items of every split (`lensrl.tasks.digest`). `notes` says what loading changed about the base
     model. `checkpoint` describes the checkpoint that a run was taken from: source, revision, stored dtype. `generation`
-    says how completions were sampled. `resumed` names the steps from which training went on after an interruption.
+    says how completions were sampled. `references` counts those that were judged, and names those that failed their own
+    judge. `resumed` names the steps from which training went on after an interruption.
     """
     record: dict[str, object] = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -52,7 +54,7 @@ def provenance(
         "dtypes": dtypes,
     }
     given = {"items": items, "notes": [*notes], "checkpoint": checkpoint, "generation": generation}
-    given["resumed"] = [*resumed]
+    given |= {"resumed": [*resumed], "references": references}
     return record | {name: value for name, value in given.items() if value}
 
 

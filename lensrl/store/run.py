@@ -18,6 +18,12 @@ from lensrl.measures.item_scores import Samples, item_means
 from lensrl.measures.score import mean_score
 from lensrl.recipe import LayerSet
 from lensrl.recipe.layers import OUTSIDE
+from lensrl.store.completions import (
+    COMPLETIONS,
+    TRAINING_COMPLETIONS,
+    read_completions,
+    read_training_completions,
+)
 from lensrl.store.contents import fold, list_contents
 from lensrl.store.file.checked import (
     DAMAGE,
@@ -31,7 +37,7 @@ from lensrl.store.file.checked import (
     read_array,
     read_strings,
 )
-from lensrl.store.file.completeness import CHECKPOINT, DIVERGED, SITES, origin_of
+from lensrl.store.file.completeness import CHECKPOINT, COMPLETIONS_SINCE, DIVERGED, SITES, origin_of
 from lensrl.store.file.lazy import Deltas, LazyArray, Sites
 from lensrl.store.file.seal import Seal, dataset_holds, read_seal
 from lensrl.store.look import run_html, size
@@ -262,6 +268,41 @@ class Run:
             return pd.DataFrame(found)[own.reshape(-1)].reset_index(drop=True)
 
     @property
+    def has_completions(self) -> bool:
+        """False for a run that diverged, without scores of its own, or in a file of version 1 or 2."""
+        with located(self.file, COMPLETIONS):
+            return has(self.file, COMPLETIONS)
+
+    @property
+    def completions(self) -> pd.DataFrame:
+        """Every completion that was judged: one row per item and sample, further tasks (`also`) included.
+
+        Columns: benchmark, item, sample, prompt, reference, completion, score, tokens, finished. In a task in turns, a
+        completion is the transcript, with `> ` before each text of the model. Raises LensrlError for a run without
+        completions.
+        """
+        if not self.has_completions:
+            raise LensrlError(f"{self.path} has no completions: {self._no_completions()}")
+        with located(self.file, COMPLETIONS):
+            return read_completions(self.file)
+
+    @property
+    def training_completions(self) -> pd.DataFrame:
+        """A few completions of a few training steps: step, item, prompt, completion, reward, tokens, finished.
+
+        There are none where `store.training_completions` is 0, and in files of version 1 or 2.
+        """
+        with located(self.file, TRAINING_COMPLETIONS):
+            return read_training_completions(self.file)
+
+    def _no_completions(self) -> str:
+        if not self.has_weights:
+            return self.reason
+        if self.format_version < COMPLETIONS_SINCE and self.has_scores:
+            return f"its format version {self.format_version} kept none; move the file away and run its recipe again"
+        return "its study samples none"
+
+    @property
     def training(self) -> pd.DataFrame:
         """One row per training step, with the columns:
 
@@ -277,7 +318,10 @@ class Run:
         - `turns`, in a task in turns: the mean per episode;
         - `anchor_group_size`, under GiGPO: the mean number of turns taken in one state;
         - `shared_anchor_share`, under GiGPO: the share of turns whose state another turn of the group has, too;
-        - `sampler_mismatch`, where lensrl sampled: the mean |log p of the sampler - log p of the trainer|, in nats.
+        - `sampler_mismatch`, where lensrl sampled: the mean |log p of the sampler - log p of the trainer|, in nats;
+        - `clipped_share`, with several updates per rollout: the share of tokens outside the clip;
+        - `entropy`: of the next token at the sampled positions, mean, in nats;
+        - `kl`, where the loss has a KL term: to the base, in nats a token.
         """
         import pandas as pd
 

@@ -176,6 +176,12 @@ class Study:
 
         return set_contributions(self.runs, seed, by=ScoredBy(benchmark, score))
 
+    def set_interactions(self, seed: int | None = None) -> pd.DataFrame:
+        """Return what sets of layers do beyond their layers alone: see `interactions.set_interactions`."""
+        from lensrl.store.interactions import set_interactions
+
+        return set_interactions(self.runs, seed)
+
     def benchmarks(self) -> pd.DataFrame:
         """Return one row per benchmark, in the order of the items.
 
@@ -193,11 +199,27 @@ class Study:
             {"items": "sum", "samples": "first", "also": "first"}
         )
 
+    def completions(self, run: str = FULL, seed: int = 0) -> pd.DataFrame:
+        """Return the completions of a run beside those of the base: `Run.completions`, with further columns.
+
+        `base_completion` and `base_score` are of the same item and sample; `item_score` and `base_item_score` are means
+        over samples. Raises LensrlError where one of the two runs has no completions.
+        """
+        from lensrl.store.completions import beside
+
+        return beside(self[run, seed].completions, self[BASE].completions)
+
     def rate_control(self, seed: int | None = None) -> pd.DataFrame:
         """Return C_l with every layer, and full RL, at its best learning rate: see `contributions.rate_control`."""
         from lensrl.store.contributions import rate_control
 
         return rate_control(self.runs, seed)
+
+    def clipped_steps(self, seed: int | None = None) -> pd.DataFrame:
+        """Return how often and how much the gradients of each run were clipped: see `clipping.clipped_steps`."""
+        from lensrl.store.clipping import clipped_steps
+
+        return clipped_steps(self.runs, seed)
 
     def patches(self) -> pd.DataFrame:
         """Return every stored patching result, one row per metric: see `PatchResult.rows`.

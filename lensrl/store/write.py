@@ -16,13 +16,14 @@ from jaxtyping import Bool, Float32, Float64, Int32, Int64
 from lensrl.measures.item_scores import NOT_KEPT, item_means
 from lensrl.measures.score import mean_score
 from lensrl.recipe.layers import OUTSIDE
+from lensrl.store.completions import Completions, TrainingCompletion, write_completions, write_training_completions
 from lensrl.store.file.completeness import SITES
 from lensrl.store.file.deltas import Change, Parameter, Weights, write_deltas
 from lensrl.store.file.hdf5 import Compression, axis, create, create_file
 from lensrl.store.file.seal import write_seal
 
 RUN_FORMAT = "lensrl-run"
-RUN_VERSION = 2
+RUN_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ class Scores:
     Items may have different numbers of samples. In the places of samples that an item does not have, a score is NaN, a
     length 0, and `truncated` False.
 
+    `completions` holds the texts that were judged, with prompts and references.
+
     What was not measured is None: texts have no score, and scores that were made elsewhere come alone.
     """
 
@@ -74,6 +77,7 @@ class Scores:
     reference_logprob: Float32[np.ndarray, " item"] | None = None
     answer: Int64[np.ndarray, "item sample"] | None = None
     also: Bool[np.ndarray, " item"] | None = None
+    completions: Completions | None = None
 
 
 def joined(own: Scores, also: Sequence[Scores]) -> Scores:
@@ -95,6 +99,7 @@ def stacked(parts: Sequence[Scores]) -> Scores:
         return np.concatenate([np.concatenate([a.astype(dtype), f], axis=1) for a, f in zip(known, fill, strict=True)])
 
     answers = [part.answer for part in parts]
+    texts = [part.completions for part in parts if part.completions is not None]
     return Scores(
         item=[item for part in parts for item in part.item],
         benchmark=[name for part in parts for name in part.benchmark],
@@ -103,6 +108,13 @@ def stacked(parts: Sequence[Scores]) -> Scores:
         truncated=rows([part.truncated for part in parts], 0),
         reference_logprob=np.concatenate([p.reference_logprob for p in parts if p.reference_logprob is not None]),
         answer=None if all(answer is None for answer in answers) else rows(answers, NOT_KEPT),
+        completions=None
+        if len(texts) < len(parts)
+        else Completions(
+            [prompt for part in texts for prompt in part.prompt],
+            [reference for part in texts for reference in part.reference],
+            [samples for part in texts for samples in part.completion],
+        ),
     )
 
 
@@ -125,6 +137,7 @@ def write_run(
     after: Weights | None = None,
     snapshots: Mapping[int, Weights] | None = None,
     training: Mapping[str, Float64[np.ndarray, "step *rest"]] | None = None,
+    training_completions: Sequence[TrainingCompletion] = (),
     scores: Scores | None = None,
     probe: Probe | None = None,
     activations: Mapping[str, Float32[np.ndarray, "layer token feature"]] | None = None,
@@ -147,8 +160,12 @@ def write_run(
         axis(file, "parameter", [p.name for p in parameters])
         if training is not None:
             _write_training(file, training)
+        if training_completions:
+            write_training_completions(file, training_completions)
         if scores is not None:
             _write_scores(file, scores)
+        if scores is not None and scores.score is not None and scores.completions is not None:
+            write_completions(file, scores.completions, scores.score.shape[1])
         if probe is not None and activations is not None:
             _write_activations(file, probe, activations, header.compression)
         # The deltas, the largest part. They are hashed while they are written, so the seal need not read them again.

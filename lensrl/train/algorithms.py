@@ -15,6 +15,7 @@ probability over the new one. The algorithms differ in A_it and in the average:
     DAPO      1/sum_i|o_i| sum_i sum_t s_it      Yu et al. 2025, arXiv 2503.14476, eq. 8
     GSPO      1/B  sum_i 1/|o_i| sum_t s_it      Zheng et al. 2025, arXiv 2507.18071, eqs. 5 to 7, with the ratio of
                                                  the completion in place of rho_it: (prod_t rho_it)^(1/|o_i|)
+    SFT       1/B  sum_i 1/|o_i| sum_t s_it      no RL: o_i is the reference of its prompt, and A_it = 1
 
 With one update per step, the default, rho_it is 1: the clip never acts, and the gradient of s_it (without the KL) is
 A_it grad log p(token). With `rl.updates_per_rollout` above 1, the completions of a step are divided into mini-batches,
@@ -39,6 +40,9 @@ completion's log-probability is the sum over its tokens. There is no division by
 
 *DAPO* gives every token of a step the same weight, so a long completion counts more than a short one. Advantages are
 GRPO's. *GSPO* clips whole completions. On-policy its gradient is GRPO's.
+
+*SFT* is the control of all others. On-policy, its gradient is that of the mean log-probability of the references. A
+reference counts once for each completion of its group, so a step has as many different answers as prompts.
 
 For groups of n, RLOO's gradient is L n/(n - 1) times Dr. GRPO's. Adam removes this factor (beside its epsilon), so the
 two differ where `max_grad_norm` clips.
@@ -72,6 +76,8 @@ class Algorithm:
     turns. An algorithm without `in_turns` trains such a task on the rewards of whole episodes.
 
     `ratio` is TRL's `importance_sampling_level`: a ratio per token, or one per completion (`sequence`).
+
+    `on_references` trains on the references in the place of sampled completions.
     """
 
     loss_type: str
@@ -79,6 +85,11 @@ class Algorithm:
     advantages: Callable[..., np.ndarray] | None = None
     in_turns: bool = False
     ratio: Literal["token", "sequence"] = "token"
+    on_references: bool = False
+
+
+def _ones(rewards: Float64[np.ndarray, "row"], group: Any) -> Float64[np.ndarray, "row"]:
+    return np.ones(len(rewards))
 
 
 def _gigpo_total(*turns: Any, **settings: Any) -> Float64[np.ndarray, "turn"]:
@@ -92,16 +103,22 @@ ALGORITHMS = {  # the names are those of `rl.algorithm`
     "rloo": Algorithm("luspo", "none", rloo_advantages),  # TRL's name for the mean over completions of the token sums
     "dapo": Algorithm("dapo", "group"),
     "gspo": Algorithm("grpo", "group", ratio="sequence"),
+    "sft": Algorithm("grpo", "none", _ones, on_references=True),
 }
 
 
 def check_algorithm(recipe: Recipe, task: Task | AgentTask) -> None:
     """Raise RecipeError when a setting of `rl` does not fit the task.
 
-    These are an algorithm that needs a task in turns, and `mask_truncated` in a task in turns: TRL takes a completion
-    for truncated if it has no end of sequence, and an episode may end without one.
+    These are an algorithm that needs a task in turns; and in a task in turns, `sft`, `reward = "random"` and
+    `mask_truncated`: TRL takes a completion for truncated if it has no end of sequence, and an episode may end without.
     """
     name = recipe.rl.algorithm
+    control = "algorithm = 'sft'" if ALGORITHMS[name].on_references else "reward = 'random'"
+    if (ALGORITHMS[name].on_references or recipe.rl.reward == "random") and isinstance(task, AgentTask):
+        raise RecipeError(
+            f"rl.{control} is for tasks with one completion per prompt, and {recipe.task.name} is in turns"
+        )
     if recipe.rl.mask_truncated and isinstance(task, AgentTask):
         raise RecipeError(
             f"rl.mask_truncated is for tasks with one completion per prompt, and {recipe.task.name} is in turns; leave "

@@ -10,8 +10,17 @@ import numpy as np
 from jaxtyping import Float64
 
 from lensrl.recipe.layers import OUTSIDE
+from lensrl.store.completions import TrainingCompletion
 
-OPTIONAL_FIELDS = ("turns", "anchor_group_size", "shared_anchor_share", "clipped_share", "sampler_mismatch")
+OPTIONAL_FIELDS = (
+    "turns",
+    "anchor_group_size",
+    "shared_anchor_share",
+    "clipped_share",
+    "sampler_mismatch",
+    "entropy",
+    "kl",
+)
 
 
 @dataclass
@@ -28,7 +37,7 @@ class TrainingCurve:
     - `zero_spread_share`: share of groups whose rewards are all equal (such a group teaches nothing).
     - `step_time`: in seconds. `peak_memory`: in bytes, of the GPU where there is one, else of the process.
 
-    Five more are empty, and not stored, where they do not apply:
+    Seven more are empty, and not stored, where they do not apply:
 
     - `turns`: mean turns per episode, in a task in turns.
     - `anchor_group_size`: mean number of turns taken in one state, under GiGPO.
@@ -36,6 +45,13 @@ class TrainingCurve:
     - `clipped_share`: share of tokens (under GSPO, of completions) outside the clip, mean over the step's updates, with
       several updates per rollout. TRL's `clip_ratio/region_mean`.
     - `sampler_mismatch`: mean over tokens of |log p of the sampler - log p of the trainer|, in nats.
+    - `entropy`: of the next token at the sampled positions, at the sampling temperature, in nats; as TRL logs it, mean
+      over the step's updates.
+    - `kl`: to the base, per token in nats, by the estimator r - 1 - log r with r = p_base / p at the sampled tokens
+      (Schulman, "Approximating KL divergence", 2020). Only where `kl_beta` is not 0: without a KL term, nobody computes
+      the base's log-probabilities in training.
+
+    `completions` holds the completions that are kept of each step, as lists that JSON can say; most steps keep none.
     """
 
     n_layers: int
@@ -55,6 +71,9 @@ class TrainingCurve:
     shared_anchor_share: list[float] = field(default_factory=list)
     clipped_share: list[float] = field(default_factory=list)
     sampler_mismatch: list[float] = field(default_factory=list)
+    entropy: list[float] = field(default_factory=list)
+    kl: list[float] = field(default_factory=list)
+    completions: list[list[Any]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.reward_mean)
@@ -76,5 +95,9 @@ class TrainingCurve:
             if name in widths
             else np.array(values, np.float64)
             for name, values in vars(self).items()
-            if name != "n_layers" and (values or name not in OPTIONAL_FIELDS)
+            if name not in ("n_layers", "completions") and (values or name not in OPTIONAL_FIELDS)
         }
+
+    def kept(self) -> list[TrainingCompletion]:
+        """Return the completions that are kept, step by step."""
+        return [TrainingCompletion(*row) for rows in self.completions for row in rows]

@@ -1,11 +1,12 @@
 """The bytes of run files, known before they are made, and whether the disk holds them.
 
-    bytes of a run = (4 T + 8 KiB A) (1 + K) + 4 S L P D + 64 KiB
+    bytes of a run = (4 T + 8 KiB A) (1 + K) + 4 S L P D + 2 C + 64 KiB
 
 T: trained parameters, in A arrays, each with a header and axes. K: snapshots before the last step. S: sites of
-activations (3). L: layers. P: tokens of the probe set. D: width of the residual stream. 64 KiB stand for scores, curves
-and names. While a run is trained, its snapshots lie beside it a second time: 4 T K. A checkpoint of
-training (`lensrl.train.resume`) is not counted: it takes 12 T, twice while it is replaced, where there is room.
+activations (3). L: layers. P: tokens of the probe set. D: width of the residual stream. C: tokens of all completions of
+scoring, as if each were as long as it may be. 64 KiB stand for scores, curves and names. While a run is trained, its
+snapshots lie beside it a second time: 4 T K. A checkpoint of training (`lensrl.train.resume`) is not counted: it takes
+12 T, twice while it is replaced, where there is room.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from lensrl.store.look import size
 
 FLOAT = 4  # bytes
 SITES = 3
+TEXT = 2  # bytes of a token's text, compressed
 ARRAY = 8 << 10  # bytes of the headers and axes of a delta (7.6 kB in the embedded study)
 SMALL = 64 << 10  # bytes of scores, curves and names
 
@@ -32,11 +34,16 @@ class RunBytes:
     scratch: int = 0
 
 
-def run_bytes(trained: int, *, arrays: int, layers: int, width: int, tokens: int, snapshots: int = 0) -> RunBytes:
-    """Return the bytes of a run of `trained` parameters, without compression. `tokens` are those of the probe set."""
+def run_bytes(
+    trained: int, *, arrays: int, layers: int, width: int, tokens: int, sampled: int = 0, snapshots: int = 0
+) -> RunBytes:
+    """Return the bytes of a run of `trained` parameters, without compression of deltas and activations.
+
+    `tokens` are those of the probe set, `sampled` those of all completions of scoring at most.
+    """
     deltas = (FLOAT * trained + ARRAY * arrays) * (1 + snapshots)
     activations = FLOAT * SITES * layers * tokens * width
-    return RunBytes(deltas + activations + SMALL, FLOAT * trained * snapshots)
+    return RunBytes(deltas + activations + TEXT * sampled + SMALL, FLOAT * trained * snapshots)
 
 
 def check_disk(folder: Path, runs: Iterable[RunBytes]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from lensrl.errors import LensrlError
@@ -10,6 +11,9 @@ from lensrl.models.generation import learned_positions
 from lensrl.models.precision import inexact
 from lensrl.recipe import Recipe
 from lensrl.tasks import AgentTask, Item, Task, Texts
+from lensrl.tasks.gold import described
+
+MOST_FAILED = 0.05  # of the references
 
 
 def check_enough(task: Task | AgentTask, recipe: Recipe) -> None:
@@ -20,6 +24,30 @@ def check_enough(task: Task | AgentTask, recipe: Recipe) -> None:
             f"task {recipe.task.name} has {found} training items, fewer than the {needed} of a step: give it more, or "
             f"a smaller rl.prompts_per_step"
         )
+
+
+def check_several(items: Sequence[Item]) -> None:
+    """Raise LensrlError for a benchmark with a single held-out item: it has no interval."""
+    counts = Counter(item.benchmark for item in items)
+    alone = next((benchmark for benchmark, count in counts.items() if count == 1), None)
+    if alone is not None:
+        raise LensrlError(
+            f"benchmark {alone!r} has a single held-out item, which shows no precision: give it two or more, or leave "
+            f"it out (evaluation.items limits their number)"
+        )
+
+
+def check_references(failed: Sequence[Item], judged: int, recipe: Recipe) -> str:
+    """Return a line on the references that fail their own judge; empty where all pass.
+
+    Raises LensrlError for more than 5 %, unless `check_references` of the recipe is false.
+    """
+    if not failed:
+        return ""
+    line = described(failed, judged)
+    if recipe.check_references and len(failed) > MOST_FAILED * judged:
+        raise LensrlError(f"{line}; correct the task or its data, or write check_references = false into the recipe")
+    return line
 
 
 def check_checkpointing(base: Base, recipe: Recipe) -> None:

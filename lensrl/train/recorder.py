@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import time
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from jaxtyping import Float64
 
 from lensrl.models.blocks import Blocks
 from lensrl.recipe.layers import OUTSIDE
+from lensrl.tasks import Item
 from lensrl.train import ranks
 from lensrl.train.curve import TrainingCurve
 
@@ -36,14 +37,19 @@ class Recorder:
     of them sampled, so that all end a run at the same step. Time and memory are its own.
     """
 
-    def __init__(self, blocks: Blocks, *, group_size: int, updates: int = 1) -> None:
+    def __init__(
+        self, blocks: Blocks, *, group_size: int, updates: int = 1, kept_steps: Collection[int] = (), kept: int = 0
+    ) -> None:
+        """`kept` completions of each of the steps `kept_steps` are kept."""
         self.curve = TrainingCurve(blocks.n_layers)
         self._blocks = blocks
         self._group_size = group_size
         self._updates = updates
+        self._kept_steps, self._kept = kept_steps, kept
         self._squares: list[dict[int | str, float]] = []  # of the gradients of the step's updates so far, by part
         self._losses: list[float] = []  # of the step's updates so far
         self._clipped: list[float] = []
+        self._logged: dict[str, list[float]] = {}
         self._step_started = time.perf_counter()
         self._mismatch = torch.zeros(2, dtype=torch.float64)  # of the step so far: sum, and number of tokens
 
@@ -69,6 +75,29 @@ class Recorder:
         curve.zero_spread_share.append(float((np.ptp(groups, axis=1) == 0).mean()))
         curve.completion_length.append(float(np.mean(lengths)))
         curve.truncated_share.append(float(np.mean(truncated)))
+
+    def record_texts(
+        self,
+        items: Sequence[Item],
+        texts: Sequence[str],
+        rewards: Sequence[float],
+        lengths: Sequence[int],
+        truncated: Sequence[bool],
+    ) -> None:
+        """Keep some completions of a step, of prompts as different as can be. To be called after `record_completions`.
+
+        Rows stand group by group, so rows that are evenly spaced are of different groups.
+        """
+        step = len(self.curve)
+        if step not in self._kept_steps:
+            self.curve.completions.append([])
+            return
+        rows = ranks.gathered([
+            [step, item.id, item.prompt, text, float(reward), length, cut]
+            for item, text, reward, length, cut in zip(items, texts, rewards, lengths, truncated, strict=True)
+        ])  # fmt: skip
+        count = min(self._kept, len(rows))
+        self.curve.completions.append([rows[i * len(rows) // count] for i in range(count)])
 
     def record_turns(self, counts: Sequence[int]) -> None:
         """Record the number of turns of each episode of a step."""
@@ -113,23 +142,32 @@ class Recorder:
         if not np.isfinite(total):
             raise Diverged(f"the gradient is not finite at step {len(self.curve.grad_norm)}")
 
-    def update_ends(self, loss: float, *, clipped_share: float = 0.0) -> bool:
+    def update_ends(
+        self, loss: float, *, clipped_share: float = 0.0, entropy: float | None = None, kl: float | None = None
+    ) -> bool:
         """Record the end of an update, and of the step after its last update. Returns whether the step has ended.
+
+        Every number is a mean over the step's updates in the curve; None has no column.
 
         Raises Collapsed when the recent reward is far below the reward at the start.
         """
         self._losses.append(loss)
         self._clipped.append(clipped_share)
+        for name, value in (("entropy", entropy), ("kl", kl)):
+            if value is not None:
+                self._logged.setdefault(name, []).append(value)
         if len(self._losses) < self._updates:
             return False
         curve = self.curve
         curve.loss.append(_mean(self._losses))
         if self._updates > 1:  # with one update, the policy is the sampled policy, and nothing is clipped
             curve.clipped_share.append(_mean(self._clipped))
+        for name, values in self._logged.items():
+            getattr(curve, name).append(_mean(values))
         total, tokens = np.sum(ranks.gathered([self._mismatch.tolist()]), axis=0).tolist()
         if tokens:
             curve.sampler_mismatch.append(total / tokens)
-        self._squares, self._losses, self._clipped = [], [], []
+        self._squares, self._losses, self._clipped, self._logged = [], [], [], {}
         curve.step_time.append(time.perf_counter() - self._step_started)
         curve.peak_memory.append(
             float(torch.cuda.max_memory_allocated())

@@ -26,6 +26,7 @@ from lensrl.models.references import batches
 from lensrl.models.rollouts import Rollout, play
 from lensrl.models.sampler import SAMPLERS
 from lensrl.recipe import Recipe, Rl
+from lensrl.store.completions import as_text
 from lensrl.tasks import AgentTask, Item, Task, batch
 from lensrl.train import ranks
 from lensrl.train.algorithms import ALGORITHMS
@@ -86,8 +87,11 @@ class Completions:
             temperature=recipe.rl.temperature, top_p=recipe.rl.top_p, top_k=recipe.rl.top_k,
         )  # fmt: skip
         self._settings.remove_invalid_values = True  # as in `grpo_config`
+        self._of_prompt = {prompts.text(item): item for item in self._items.values()}
         by_trl = recipe.generation == "generate" and recipe.rl.rollout_batch is None
         self.rollout_func = None if by_trl else self._rollout
+        if ALGORITHMS[recipe.rl.algorithm].on_references:
+            self.rollout_func = self._references
 
     def _rollout(self, prompts: list[str], trainer: Any) -> dict[str, Any]:
         """Complete the prompts of a step, `rl.rollout_batch` at a time."""
@@ -103,18 +107,34 @@ class Completions:
             "logprobs": [one.logprobs for one in found] if found[0].logprobs else None,
         }
 
+    def _references(self, prompts: list[str], trainer: Any) -> dict[str, Any]:
+        """Return the references of the prompts, cut at the token limit, in the place of completions."""
+        ids = [self._prompts.tokens(prompt) for prompt in prompts]
+        forced = [self._prompts.forced(self._of_prompt[prompt])[0] for prompt in prompts]
+        limit = self._rl.max_completion_tokens
+        answers = [whole[len(prompt) :][:limit] for prompt, whole in zip(ids, forced, strict=True)]
+        return {"prompt_ids": ids, "completion_ids": answers, "logprobs": None}
+
     def prompts(self) -> Dataset:
         return Dataset.from_list([{"id": i, "prompt": self._prompts.text(item)} for i, item in self._items.items()])
 
     def tokens(self, prompt: str) -> list[int]:
         return self._prompts.tokens(prompt)
 
-    def reward(self, completions: list[str], completion_ids: list[list[int]], id: list[str], **_: Any) -> list[float]:
+    def reward(
+        self, completions: list[str], completion_ids: list[list[int]], id: list[str], **given: Any
+    ) -> list[float]:
         limit = self._rl.max_completion_tokens
         truncated = [len(ids) >= limit and ids[-1] not in self._stop_tokens for ids in completion_ids]
         said = [self._prompts.said(completion) for completion in completions]
-        self._rewards = batch.rewards(self._task, [self._items[i] for i in id], said)
-        self._recorder.record_completions(self._rewards, [len(ids) for ids in completion_ids], truncated)
+        items, lengths = [self._items[i] for i in id], [len(ids) for ids in completion_ids]
+        if self._rl.reward == "random":
+            step = given["trainer_state"].global_step  # TRL's; a run that was resumed goes on with its own coins
+            self._rewards = np.random.default_rng([self._seed, step]).integers(0, 2, len(id)).astype(float).tolist()
+        else:
+            self._rewards = batch.rewards(self._task, items, said)
+        self._recorder.record_completions(self._rewards, lengths, truncated)
+        self._recorder.record_texts(items, said, self._rewards, lengths, truncated)
         return self._rewards
 
     def advantages(self, width: int) -> torch.Tensor | None:
@@ -173,10 +193,11 @@ class Episodes:
         }
 
     def reward(self, completions: list[str], completion_ids: list[list[int]], id: list[str], **_: Any) -> list[float]:
-        rewards = self._episode_rewards()
-        self._recorder.record_completions(
-            rewards, [rollout.length for rollout in self._rollouts], [not rollout.done for rollout in self._rollouts]
-        )
+        rewards, played = self._episode_rewards(), self._rollouts
+        lengths, truncated = [rollout.length for rollout in played], [not rollout.done for rollout in played]
+        self._recorder.record_completions(rewards, lengths, truncated)
+        texts = [as_text(rollout.texts) for rollout in played]
+        self._recorder.record_texts([rollout.item for rollout in played], texts, rewards, lengths, truncated)
         self._recorder.record_turns([len(rollout.rewards) for rollout in self._rollouts])
         return rewards
 

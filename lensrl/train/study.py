@@ -13,11 +13,11 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from lensrl.errors import LensrlError, Taken, did_you_mean
+from lensrl.errors import LensrlError, NoGain, Taken, did_you_mean
 from lensrl.recipe import LayerSet, Recipe, read_kept_recipe
-from lensrl.recipe.runs import BASE, RunSpec, plan
+from lensrl.recipe.runs import BASE, FULL, RunSpec, plan
 from lensrl.store.file.atomic import begun, new_file, remove_litter
 from lensrl.store.file.claim import is_being_written
 from lensrl.store.file.training import remove_trained
@@ -30,6 +30,7 @@ from lensrl.train.choose import choose_sets
 from lensrl.train.disk import check_disk
 from lensrl.train.engine import Engine, Here
 from lensrl.train.job import Job, is_made
+from lensrl.train.no_gain import why_no_gain
 from lensrl.train.watch import NoWatcher, Watcher
 
 if TYPE_CHECKING:
@@ -45,11 +46,14 @@ def run_study(
     *,
     only: str | Sequence[str] | None = None,
     engine: Engine | None = None,
+    go_on: bool = True,
 ) -> Study:
     """Make every run of `recipe` that `folder` lacks, and return the study.
 
     `only` names the runs to make, as `full-rl` (with every seed) or `layer-3.seed-1`; the study keeps the whole recipe.
-    `engine` makes the runs; by default this process does, one after another (`lensrl.train.engine.Here`).
+    `engine` makes the runs; by default this process does, one after another (`lensrl.train.engine.Here`). Without
+    `go_on`, the base and full RL are made first, and NoGain is raised where full RL gained nothing. With it, `watcher`
+    notes this at the end.
 
     Before any training, raises LensrlError when the folder holds a study of another recipe or of another base model, or
     a damaged file; for a disk without room for the missing runs; for sets that the model cannot have; for a checkpoint
@@ -66,7 +70,7 @@ def run_study(
         _take_part(recipe)
     else:
         with ranks.led():
-            _make(recipe, folder, watcher or NoWatcher(), only, engine)
+            _make(recipe, folder, watcher or NoWatcher(), only, engine, go_on=go_on)
     return Study(folder)
 
 
@@ -80,12 +84,52 @@ def _take_part(recipe: Recipe) -> None:
 
 
 def _make(
-    recipe: Recipe, folder: Path, watcher: Watcher, only: str | Sequence[str] | None, engine: Engine | None
+    recipe: Recipe,
+    folder: Path,
+    watcher: Watcher,
+    only: str | Sequence[str] | None,
+    engine: Engine | None,
+    *,
+    go_on: bool,
 ) -> None:
     """Make a study: plan, check, and let an engine make what is missing."""
     ranks.check_ranks(recipe)
     if ranks.world() > 1 and engine is not None:
         raise LensrlError("one run on several devices and an engine cannot be combined yet: leave one of them out")
+    planned = plan_study(recipe, folder, only)
+    missing, workshop = planned.missing, planned.workshop
+    if workshop is not None:
+        if not run_path(folder, BASE, 0).exists() and (line := workshop.check_references()):
+            watcher.noted(line)
+        if recipe.store.compression == "none":  # else the bytes are not known before
+            check_disk(folder, [workshop.bytes_of(job.spec) for job in missing if not is_being_written(job.path)])
+    # Nothing is wrong with the recipe: keep it, and make the runs.
+    _keep_recipe(planned.recipe, folder)
+    remove_litter(folder)
+    remove_trained(folder)
+    for line in workshop.notes if workshop is not None else ():
+        watcher.noted(line)
+    watcher.planned(planned.specs, [job.spec for job in missing])
+    if missing:
+        engine = engine or Here(workshop)
+        del workshop, planned  # an engine elsewhere needs the memory
+        _make_runs(engine, missing, watcher, folder, recipe.seeds, go_on=go_on or only is not None)
+
+
+class Planned(NamedTuple):
+    """What a study lacks. `recipe` has its sets chosen; `workshop` is open where runs are missing."""
+
+    recipe: Recipe
+    specs: list[RunSpec]
+    missing: list[Job]
+    workshop: Workshop | None
+
+
+def plan_study(recipe: Recipe, folder: Path, only: str | Sequence[str] | None = None) -> Planned:
+    """Check a recipe against its folder and its base, and find the runs that are missing. Writes nothing.
+
+    Raises LensrlError as `run_study` does.
+    """
     _check_recipe(recipe, folder)
     # 1. The number of layers, the base's fingerprint and the items: from base.h5, else from the model and the task.
     workshop: Workshop | None = None
@@ -107,19 +151,28 @@ def _make(
     if missing:
         workshop = workshop or _open_workshop(recipe, folder)
         workshop.check_runs([job.spec for job in missing])
-        if recipe.store.compression == "none":  # else the bytes are not known before
-            check_disk(folder, [workshop.bytes_of(job.spec) for job in missing if not is_being_written(job.path)])
-    # 3. Nothing is wrong with the recipe: keep it, and make the runs.
-    _keep_recipe(recipe, folder)
-    remove_litter(folder)
-    remove_trained(folder)
-    for line in workshop.notes if workshop is not None else ():
-        watcher.noted(line)
-    watcher.planned(specs, [job.spec for job in missing])
-    if missing:
-        engine = engine or Here(workshop)
-        del workshop  # an engine elsewhere needs the memory
-        engine.make(missing, watcher)
+    return Planned(recipe, specs, missing, workshop)
+
+
+def _make_runs(
+    engine: Engine, jobs: Sequence[Job], watcher: Watcher, folder: Path, seeds: Sequence[int], *, go_on: bool
+) -> None:
+    """Make all runs. Without `go_on`, stop after full RL where it gained nothing."""
+    first = [job for job in jobs if job.spec.name in (BASE, FULL)]
+    rest = [job for job in jobs if job not in first]
+    if go_on or all(job.spec.checkpoint is not None for job in rest):
+        engine.make(jobs, watcher)
+        if first and (why := why_no_gain(folder, seeds)):
+            watcher.noted(why)
+        return
+    if first:
+        engine.make(first, watcher)
+    if why := why_no_gain(folder, seeds):
+        raise NoGain(
+            f"{why}. The other {len(rest)} runs are not made: the same command with --go-on makes them (in the recipe: "
+            f"on_no_gain = 'go on')"
+        )
+    engine.make(rest, watcher)
 
 
 def named(specs: list[RunSpec], only: Sequence[str] | None) -> list[RunSpec]:

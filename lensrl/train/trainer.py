@@ -102,12 +102,15 @@ def train(
     count_positions(model)
     if chosen:
         stop_backward(model.get_submodule(f"{base.blocks.prefix}.{chosen[0]}"))
-    recorder = Recorder(base.blocks, group_size=recipe.rl.completions_per_prompt, updates=recipe.rl.updates_per_rollout)
+    steps, updates = recipe.rl.steps_on(len(task.items("train"))), recipe.rl.updates_per_rollout
+    recorder = Recorder(
+        base.blocks, group_size=recipe.rl.completions_per_prompt, updates=updates,
+        kept_steps=recipe.completion_steps(steps), kept=recipe.store.training_completions,
+    )  # fmt: skip
     sampling_kind = Episodes if isinstance(task, AgentTask) else Completions
     sampling = sampling_kind(task, recipe, model, base.prompts, recorder, seed=seed)  # pyright: ignore[reportArgumentType]
 
     # Where an earlier process of the same run has come to.
-    steps, updates = recipe.rl.steps_on(len(task.items("train"))), recipe.rl.updates_per_rollout
     found = None if checkpoints is None else checkpoints.find(model, () if snapshots is None else snapshots.steps)
     if found is not None:
         recorder.curve.extend(found.state["curve"])
@@ -263,7 +266,10 @@ class _StepCallback(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if logs and "loss" in logs:  # the summary at the end of training has none
-            whole = self._recorder.update_ends(float(logs["loss"]), clipped_share=float(logs["clip_ratio/region_mean"]))
+            whole = self._recorder.update_ends(
+                float(logs["loss"]), clipped_share=float(logs["clip_ratio/region_mean"]),
+                entropy=logs.get("entropy"), kl=logs.get("kl"),
+            )  # fmt: skip
             if whole and self._on_step is not None:
                 self._on_step(self._recorder.curve)
 

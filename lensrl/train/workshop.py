@@ -8,6 +8,7 @@ from __future__ import annotations
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
 
@@ -34,7 +35,8 @@ from lensrl.store.file.training import kept_with_checkpoint, training_folder
 from lensrl.store.origin import check_base, check_items, package_versions, provenance
 from lensrl.store.run import Run
 from lensrl.store.write import Header, Scores, joined, stacked, write_run
-from lensrl.tasks import Item, Texts, check_benchmarks, evaluation_items, load_also, load_task
+from lensrl.tasks import AgentTask, Item, Texts, check_benchmarks, evaluation_items, load_also, load_task
+from lensrl.tasks.gold import failed_references
 from lensrl.tasks.harness import Harness
 from lensrl.train import ranks
 from lensrl.train.adopt import open_checkpoint, record_of
@@ -44,9 +46,17 @@ from lensrl.train.config import compute_dtype, frozen_in_bf16
 from lensrl.train.curve import TrainingCurve
 from lensrl.train.disk import RunBytes, run_bytes
 from lensrl.train.job import Job, run_recipe
-from lensrl.train.preflight import check_checkpointing, check_enough, check_fits, check_frozen_dtype
+from lensrl.train.preflight import (
+    check_checkpointing,
+    check_enough,
+    check_fits,
+    check_frozen_dtype,
+    check_references,
+    check_several,
+)
 from lensrl.train.resume import Checkpoints
 from lensrl.train.snapshots import Snapshots
+from lensrl.train.trackers import check_trackers, followed
 from lensrl.train.trainer import OnStep, Training, train
 from lensrl.train.watch import Watcher
 
@@ -57,6 +67,7 @@ class Workshop:
     def __init__(self, recipe: Recipe) -> None:
         if recipe.store.compression != "none":
             compression_plugin()  # missed now, not after an hour of training
+        check_trackers(recipe.report_to)
         self.recipe = recipe  # without its sets chosen: a job has these
         self.task = load_task(recipe)
         self.items = evaluation_items(self.task, recipe)
@@ -69,6 +80,8 @@ class Workshop:
             self.probed = probe_items(self.items, recipe.store.probe_items)
         # Scores that were made elsewhere are paired now, before any model is loaded.
         self.harness = Harness(recipe.task) if isinstance(recipe.task, HarnessTask) else None
+        if not isinstance(self.task, Texts):
+            check_several([*self.items, *also_items])
         if self.harness is not None:
             for checkpoint in (c for run in recipe.checkpoints.values() for c in run.seeds.values()):
                 self.harness.read(checkpoint.scores)
@@ -120,6 +133,22 @@ class Workshop:
             )
         return lines
 
+    @cached_property
+    def failed_references(self) -> list[Item]:
+        """The held-out items whose reference fails its own judge, those of further tasks included."""
+        tasks = [(self.task, self.items), *self.also]
+        return [item for task, items in tasks if not isinstance(task, Texts) for item in failed_references(task, items)]
+
+    def check_references(self) -> str:
+        """Return a line on references that fail their own judge; empty without any. Raises LensrlError for many."""
+        return check_references(self.failed_references, len(self._scored_items), self.recipe)
+
+    @property
+    def _scored_items(self) -> list[Item]:
+        return (
+            [] if isinstance(self.task, Texts) else [*self.items, *(item for _, items in self.also for item in items)]
+        )
+
     def check_runs(self, specs: Sequence[RunSpec]) -> None:
         """Raise LensrlError for a run that would train nothing, and for a checkpoint that cannot be its run."""
         in_run = self.base.blocks.trains
@@ -150,7 +179,20 @@ class Workshop:
             layers=self.base.blocks.n_layers,
             width=self.base.model.config.get_text_config().hidden_size,
             tokens=tokens,
+            sampled=self._sampled_tokens(),
             snapshots=snapshots,
+        )
+
+    def _sampled_tokens(self) -> int:
+        """The tokens of all completions of scoring, as if each were as long as it may be."""
+        if isinstance(self.task, Texts):
+            return 0
+        return sum(
+            (task.max_turns if isinstance(task, AgentTask) else 1)
+            * self.recipe.evaluation.of(item.benchmark).samples
+            * self.recipe.evaluation_tokens(item.benchmark)
+            for task, items in [(self.task, self.items), *self.also]
+            for item in items
         )
 
     def check_same(self, run: Run) -> None:
@@ -208,7 +250,7 @@ class Workshop:
         *,
         status: str = "completed",
         reason: str = "",
-        training: Mapping[str, np.ndarray] | None = None,
+        curve: TrainingCurve | None = None,
         snapshots: Mapping[int, Mapping[str, np.ndarray]] | None = None,
         snapshot_steps: Sequence[int] = (),
         checkpoint: Mapping[str, object] | None = None,
@@ -236,7 +278,8 @@ class Workshop:
             ),
             self.parameters, self.before,
             after=None if weights is None else {name: w.numpy() for name, w in weights.items()}, snapshots=snapshots,
-            training=training, scores=scores, probe=self.probe,
+            training=None if curve is None else curve.arrays(),
+            training_completions=() if curve is None else curve.kept(), scores=scores, probe=self.probe,
             activations=activations,
         )  # fmt: skip
 
@@ -276,6 +319,7 @@ class Workshop:
         steps = recipe.rl.steps_on(len(self.task.items("train")))
 
         def on_step(curve: TrainingCurve) -> None:
+            show(curve)
             watcher.stepped(spec, curve)
             tell(job.path, f"step {len(curve)}/{steps}, reward {curve.reward_mean[-1]:.3f}")
 
@@ -288,11 +332,15 @@ class Workshop:
         if ranks.world() > 1:  # no checkpoints are kept there, and none is gone on from
             checkpoints = None
             shutil.rmtree(folder, ignore_errors=True)
-        training = self._trained(job, on_step, snapshots=snapshots, checkpoints=checkpoints)
+        config = recipe.measured() | {"run": spec.name, "seed": spec.seed}
+        with followed(self.recipe.report_to, job.folder.absolute(), job.path.stem, folder, config) as show:
+            training = self._trained(job, on_step, snapshots=snapshots, checkpoints=checkpoints)
         status, reason, curve = training.status, training.reason, training.curve
         if status == "diverged":  # its weights are not numbers: the curve is all there is to keep
             header = self._header(job, status=status, reason=reason, resumed=training.resumed)
-            write_run(path, header, self.parameters, self.before, training=curve.arrays())
+            write_run(
+                path, header, self.parameters, self.before, training=curve.arrays(), training_completions=curve.kept()
+            )
             return
         kept = snapshots.weights(self.before)
         resumed = training.resumed
@@ -300,7 +348,7 @@ class Workshop:
         weights = _weights(training)
         del training  # on a GPU the trained model would stand beside its copies
         self.keep(
-            job, path, weights, watcher, status=status, reason=reason, training=curve.arrays(), snapshots=kept,
+            job, path, weights, watcher, status=status, reason=reason, curve=curve, snapshots=kept,
             snapshot_steps=sorted({*kept, *ended}), resumed=resumed,
         )  # fmt: skip
 
@@ -380,8 +428,15 @@ class Workshop:
                 generation=None if isinstance(self.task, Texts) else self.recipe.generation,
                 checkpoint=checkpoint,
                 resumed=resumed,
+                references=self._references() if spec.name == BASE else None,
             ),
         )
+
+    def _references(self) -> dict[str, object] | None:
+        if not self._scored_items:
+            return None
+        failed = [f"{item.benchmark}/{item.id}" for item in self.failed_references]
+        return {"judged": len(self._scored_items), "failed": failed}
 
 
 def _weights(training: Training) -> dict[str, torch.Tensor]:

@@ -23,6 +23,7 @@ from lensrl.train.watch import Watcher
 RECIPE = """\
 model = "tiny:qwen3"
 layers = [0]
+on_no_gain = "go on"
 [task]
 name = "arithmetic"
 [rl]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lensrl import LensrlError, Study, along_training, compare_weights, open_study
+from lensrl.models.base import load_base
 from tests.store.synthetic import add_run, make_study
 
 
@@ -37,6 +38,22 @@ def test_a_layer_is_all_its_weights_laid_end_to_end(small_study: Study) -> None:
     matrices = parameters[(parameters["layer"] == 4) & (parameters["component"] == "mlp")]
     chosen = parts[(parts["layer"] == 4) & (parts["component"] == "mlp")].iloc[0]
     assert chosen["stable_rank"] == pytest.approx(matrices["stable_rank"].median())
+
+
+def test_random_deltas_have_the_norm_and_what_random_matrices_have_by_theory(small_study: Study) -> None:
+    """The largest singular value of an m x n matrix of normal numbers is about sqrt(m) + sqrt(n)."""
+    table = compare_weights(small_study, "layer-3", draws=4)
+    assert table.drop(columns=table.filter(like="_random").columns).equals(compare_weights(small_study, "layer-3"))
+    np.testing.assert_allclose(table["frobenius_random"], table["frobenius"], rtol=1e-3)
+    matrices = table[table["spectral"].notna()]
+    shapes = [load_base("tiny:qwen3").weights[name].shape for name in matrices["parameter"]]
+    expected = [m * n / (np.sqrt(m) + np.sqrt(n)) ** 2 for m, n in shapes]
+    np.testing.assert_allclose(matrices["stable_rank_random"], expected, rtol=0.1)
+    assert (matrices["stable_rank"] < 0.7 * matrices["stable_rank_random"]).all(), "trained deltas are of low rank"
+    np.testing.assert_allclose(matrices["overlap_largest_random"], 0.1, atol=0.02)
+    layer = compare_weights(small_study, "layer-3", by="layer", draws=4).iloc[0]
+    assert layer["stable_rank_random"] == pytest.approx(matrices["stable_rank_random"].median(), rel=0.1)
+    assert layer["frobenius_random"] == pytest.approx(layer["frobenius"], rel=1e-3)
 
 
 def test_a_seed_that_is_not_there_is_named(small_study: Study) -> None:

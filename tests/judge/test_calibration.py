@@ -11,8 +11,9 @@ from scipy import stats
 
 from lensrl import open_study, verdict, write_report
 from lensrl.judge import calibration, claims, odd, simulation
-from lensrl.judge.calibration import cell, main, summary
+from lensrl.judge.calibration import calibrate, main, summary
 from lensrl.judge.claims import CLAIMS, Claim
+from lensrl.judge.counting import VERDICTS, cell, sources
 from lensrl.judge.findings import Finding
 from lensrl.judge.measurements import Measurements
 from lensrl.judge.simulation import BASE_SCORE, FULL_GAIN, TRUTHS, Trial, simulate
@@ -101,7 +102,7 @@ def test_verdicts_of_a_trial_are_all_of_its_studies(rates: dict[str, dict[str, f
         for claim in CLAIMS:
             for trial in claim.trials:
                 name = f"{claim.name}, {trial.name}" if trial.name else claim.name
-                verdicts = [found[f"{name}: {v}"] for v in calibration.VERDICTS if f"{name}: {v}" in found]
+                verdicts = [found[f"{name}: {v}"] for v in VERDICTS if f"{name}: {v}" in found]
                 assert not verdicts or sum(verdicts) == pytest.approx(1)
 
 
@@ -148,13 +149,32 @@ def test_the_truth_of_a_shape_is_that_of_its_definition() -> None:
     assert true[8] - chance == humps | {"odd ends", "close humps"}, "an end is a fifth, and no valley lies between"
 
 
-def made_up(studies: int) -> pd.DataFrame:
+def test_a_run_that_was_stopped_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(calibration, "TRUTHS", ["constant", "hump"])
+    monkeypatch.setattr(calibration, "BLOCK", 2)
+    file, kinds = tmp_path / "new" / "counts.jsonl", [(8, 0, 0)]
+    whole = calibrate(4, kinds, file=file)
+    assert whole["studies"].tolist() == [4, 4]
+    assert whole.loc[("hump", 8, 0, 0), "middle: power"] == pytest.approx(
+        np.mean([cell("hump", 8, 0, 0, 2, block)["middle: power"] for block in range(2)])
+    )
+    lines = file.read_text().splitlines()
+    assert len(lines) == 4
+    other_code = lines[1].replace(sources(), "0" * 12)
+    file.write_text("\n".join([lines[0], other_code, lines[2], lines[3][:-30]]))
+    pd.testing.assert_frame_equal(calibrate(4, kinds, file=file), whole)
+    again = file.read_text().splitlines()
+    assert again[:4] == [lines[0], other_code, lines[2], lines[3][:-30]]
+    assert sorted(again[4:]) == sorted([lines[1], lines[3]]), "only the blocks that were lost or are of other code"
+
+
+def made_up(studies: int, *, file: Path) -> pd.DataFrame:
     """Rates of two kinds of study under every truth, in place of the simulations."""
-    assert studies == 7
+    assert (studies, file) == (7, Path("counts"))
     rows, index = [], []
     for seeds in (1, 3):
         for i, truth in enumerate(TRUTHS):
-            row = {"coverage": 0.9 + 0.001 * i, "undefined": 0.01 * i, "family": 0.001 * i}
+            row = {"coverage": 0.9 + 0.001 * i, "undefined": 0.01 * i, "family": 0.001 * i, "studies": 7}
             # a claim is true or false under a truth: the other rates are missing
             row["middle: power" if truth in HUMPS else "middle: false support"] = 0.01 * i
             row |= {"stability: false support": 0.0} if seeds > 1 else {}
@@ -164,7 +184,7 @@ def made_up(studies: int) -> pd.DataFrame:
 
 
 def test_the_summary_names_the_worst_truth_and_ranges_over_those_with_power() -> None:
-    tables = summary(made_up(7))
+    tables = summary(made_up(7, file=Path("counts")))
     assert list(tables) == ["", *(claim.name for claim in CLAIMS)]
     names = list(TRUTHS)
     overall = tables[""].to_dict("records")[1]
@@ -186,11 +206,11 @@ def test_the_tables_are_printed_as_markdown(
 ) -> None:
     monkeypatch.setattr(calibration, "calibrate", made_up)
     monkeypatch.setattr(calibration, "ODD", odd.ODD[:1])
-    monkeypatch.setattr("sys.argv", ["calibration", "7"])
+    monkeypatch.setattr("sys.argv", ["calibration", "7", "counts"])
     main()
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("7 simulated studies per truth and kind")
-    assert "| layers | seeds | items | coverage | undefined | family |" in lines
+    assert sources() in lines[0]
+    assert "| layers | seeds | items | studies | coverage | undefined | family |" in lines
     assert f"### {CLAIMS[0].name}" in lines
     for i, line in enumerate(lines):
         if line.startswith("| layers"):
@@ -236,7 +256,7 @@ def test_a_ninth_claim_is_one_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     smallest = min(tested, key=lambda claim: min(claim.p_for, claim.p_against))
     assert smallest.p == pytest.approx(2 * min(smallest.p_for, smallest.p_against) * len(tested)), "Holm counts it"
     rates = cell("high", 8, 1, 80, 5)
-    assert sum(rates[f"last layer: {name}"] for name in calibration.VERDICTS) == pytest.approx(1)
+    assert sum(rates[f"last layer: {name}"] for name in VERDICTS) == pytest.approx(1)
     table = pd.DataFrame([rates], index=pd.MultiIndex.from_tuples([("high", 8, 1, 80)], names=INDEX))
     assert summary(table)["last layer"]["power"].tolist() == [f"{rates['last layer: supported']:.3f}"]
 

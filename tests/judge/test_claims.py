@@ -286,8 +286,8 @@ def test_a_relation_survives_the_rival_that_hurts_it_most_and_names_it() -> None
     assert verdict(tracks(DEPTH, c, {"growth": rival + 0.2 * drawn(34)})) == "supported"
     assert verdict(taken) == "undetermined"
     assert "given bypass, the rival that hurts most" in taken.note
-    kept = tracks(DEPTH, c, {"growth": own + 0.2 * drawn(34)}, rivals=rivals)
-    assert verdict(kept) == "supported"
+    kept = [tracks(DEPTH, c, {"growth": own + 0.2 * drawn(seed)}, rivals=rivals) for seed in range(40, 50)]
+    assert [verdict(found) for found in kept].count("supported") >= 7
     itself = control(DEPTH, rival, c, {"bypass": rival})
     assert (itself.rival, itself.p_above, itself.p_below) == ("bypass", 1.0, 1.0)
     assert (

@@ -35,6 +35,7 @@ SHARED = {
     "hump": np.exp(-(((X - 0.5) / 0.17) ** 2) / 2),
     "decay": np.exp(-DEPTH / 2),
     "plateau and decay": 1.0 * ((X > 0.2) & (X < 0.7)) + np.exp(-DEPTH / 2),
+    "ramps": np.clip(np.minimum(X / 0.25, (1 - X) / 0.25), 0, 1),
     "first layer": 1.0 * (DEPTH == 0),
     "last layer": 1.0 * (DEPTH == 27),
 }
@@ -75,6 +76,34 @@ def test_what_both_take_from_a_rival_is_no_relation_given_the_rival() -> None:
     assert given <= 6
 
 
+def test_a_curve_of_a_rival_is_no_relation_given_the_rival() -> None:
+    """The exponential is no cubic."""
+    rng, found = np.random.default_rng(5), {"shared": 0, "own": 0}
+    for _ in range(60):
+        rival = drifting(28, rng, 0.3)
+        x, y = (np.exp(rival / 1.5) + 0.35 * drifting(28, rng, 0.3) for _ in range(2))
+        own = drifting(28, rng, 0.3)
+        found["shared"] += correlate_detrended(DEPTH, x, y, given=rival).p_above < 0.025
+        found["own"] += correlate_detrended(DEPTH, x + own, y + own, given=rival).p_above < 0.025
+    assert found["shared"] <= 6
+    assert found["own"] > 50
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_a_rival_of_few_values_is_removed_as_its_groups(levels: int) -> None:
+    rng = np.random.default_rng(6)
+    x, y = rng.normal(size=(2, 28))
+    rival = np.arange(28) % levels * 1.7
+    groups = [(rival == value).astype(float) for value in np.unique(rival)]
+    found = correlate_detrended(DEPTH, x, y, given=rival)
+    trends = [_choose(values, tuple(DEPTH)) for values in (x, y)]
+    edges = sorted({edge for trend in trends for edge in trend.edges})
+    columns = [*_columns(tuple(DEPTH), max(t.waves for t in trends)), *_edges(28)[edges], *groups]
+    left = [v - np.stack(columns, 1) @ np.linalg.lstsq(np.stack(columns, 1), v)[0] for v in (x, y)]
+    lengths = [np.sqrt(u @ u + 0.05**2 * 26 * values[1:-1].var()) for u, values in zip(left, (x, y), strict=True)]
+    assert found.coefficient == pytest.approx(left[0] @ left[1] / (lengths[0] * lengths[1]), abs=1e-9)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_the_coefficient_is_the_partial_correlation_given_the_trend_of_both(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -85,7 +114,8 @@ def test_the_coefficient_is_the_partial_correlation_given_the_trend_of_both(seed
     design = np.stack([*_columns(places, max(t.waves for t in trends)), *_edges(28)[edges]], axis=1)
     u, v = (values - design @ np.linalg.pinv(design) @ values for values in (x, y))
     found = correlate_detrended(DEPTH, x, y)
-    assert found.coefficient == pytest.approx(np.corrcoef(u, v)[0, 1])
+    floors = [0.05**2 * 26 * values[1:-1].var() for values in (x, y)]
+    assert found.coefficient == pytest.approx(u @ v / np.sqrt((u @ u + floors[0]) * (v @ v + floors[1])))
     assert (found.waves, found.edges, found.n) == (max(t.waves for t in trends), len(edges), 28)
     assert abs(u[0]) < 1e-9, "the end layers have no part in it"
     assert abs(v[-1]) < 1e-9

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lensrl.errors import LensrlError
-from lensrl.models.base import EMBEDDED, Base, load_base
+from lensrl.models.base import EMBEDDED, Base, find_source, load_base
 
 
 def test_the_embedded_base_is_a_small_qwen3_in_fp32(base: Base) -> None:
@@ -25,6 +25,14 @@ def test_the_other_embedded_base_is_as_large_and_of_another_family() -> None:
     assert base.blocks.n_layers == 8
     assert 0.8e6 < sum(w.numel() for w in base.weights.values()) < 1.2e6
     assert base.blocks.part("lm_head.weight") == "lm_head", "embeddings are not tied"
+
+
+def test_the_deep_embedded_base_has_three_times_the_layers_and_a_small_file() -> None:
+    base = load_base("tiny:qwen3-deep")
+    assert type(base.model).__name__ == "Qwen3ForCausalLM"
+    assert base.blocks.n_layers == 24
+    assert 1e6 < sum(w.numel() for w in base.weights.values()) < 1.6e6
+    assert sum(path.stat().st_size for path in Path(find_source("tiny:qwen3-deep")).iterdir()) < 8e6
 
 
 @pytest.mark.parametrize("name", EMBEDDED)

@@ -22,6 +22,8 @@ from lensrl.recipe.runs import layer_run, rate_run, run_layer, run_rate
         ("0-2,1-3", [0, 1, 2, 3]),
         ("all", [0, 1, 2, 3, 4, 5, 6, 7]),
         ([6, "0-1", "1"], [0, 1, 6]),
+        ("all-but-7", [0, 1, 2, 3, 4, 5, 6]),
+        ("all-but-0-3,7", [4, 5, 6]),
         ([], []),
     ],
 )
@@ -67,6 +69,7 @@ def test_spelling_layers_is_the_inverse_of_parsing_them(layers: list[int]) -> No
         ("top-2", [3, 6]),
         ("bottom-3", [0, 1, 7]),
         ("0-1,5", [0, 1, 5]),
+        ("all-but-2-6", [0, 1, 7]),
         ([7, 2], [2, 7]),
         ("full", None),
     ],
@@ -104,7 +107,7 @@ def test_an_unknown_word_names_the_known_ones(word: str, near: str) -> None:
     with pytest.raises(LensrlError) as caught:
         read_word(word)
     assert str(caught.value).startswith(f"{word!r} names no layers{near}")
-    assert "mid-3, random-3, top-3, bottom-3; full, all, 0-7, or a list" in str(caught.value)
+    assert "mid-3, random-3, top-3; full, all, all-but-7, 0-7, or a list" in str(caught.value)
 
 
 @given(st.integers(0, 1000), st.floats(1e-9, 1e3))

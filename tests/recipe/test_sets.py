@@ -47,6 +47,13 @@ def test_a_list_of_words_names_each_set_after_its_word(tmp_path: Path) -> None:
     assert recipe.sets == {"mid-3": LayerSet(layers="mid-3"), "random-2": LayerSet(layers="random-2")}
 
 
+def test_pairs_of_a_list_are_sets_of_two_layers(tmp_path: Path) -> None:
+    recipe = load(tmp_path, 'sets = ["pairs:9,3,7", "all-but-2"]\n')
+    assert {name: one.layers for name, one in recipe.sets.items()} == {
+        "pair-3-7": [3, 7], "pair-3-9": [3, 9], "pair-7-9": [7, 9], "all-but-2": "all-but-2",
+    }  # fmt: skip
+
+
 def test_the_recipe_of_a_study_made_before_there_were_words_still_loads(tmp_path: Path) -> None:
     kept = json.loads(Recipe.model_validate({"model": "tiny:qwen3", "task": {"name": "arithmetic"}}).model_dump_json())
     del kept["learning_rates"]
@@ -85,6 +92,8 @@ def test_what_was_chosen_is_kept_and_does_not_set_recipes_at_odds(tmp_path: Path
         ("sets.a = 3.5", r"sets\.a\.layers: .* integer"),
         ("sets.a = { layers = 3, chosen = { layers = [1] } }", r"sets\.a\.chosen is found by the study"),
         ('sets = ["mid-3", "mid-3"]', r"sets: sets \['mid-3', 'mid-3'\] name a set twice"),
+        ('sets = ["pairs:3"]', r"sets: 'pairs:3' names no pairs: write at least two layers"),
+        ('sets = ["pairs:3,7", "pairs:7,3"]', r"name a set twice"),
         ("sets = [3]", r"sets: a list of sets holds words"),
         ("learning_rates = [1e-6]", r"toml: learning rates \[1e-06, 1e-06\] name a learning rate twice"),
         ("learning_rates = [1e-4, 0.0]", r"learning_rates\.1: .* greater than 0"),

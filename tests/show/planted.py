@@ -12,12 +12,16 @@ from lensrl.recipe import Recipe
 from lensrl.recipe.runs import BASE, FULL, layer_run
 from lensrl.store.file.deltas import Parameter
 from lensrl.store.names import PATCH_FOLDER, RECIPE_FILE, run_path
-from lensrl.store.patch import PatchKey, PatchResult, write_patch
+from lensrl.store.patch import PatchKey, PatchResult, What, write_patch
 from lensrl.store.run import Run
 from lensrl.store.write import Probe, Scores
 from tests.store.synthetic import header, parameter, write_run
 
 MATRICES = {"q": "attn", "k": "attn", "v": "attn", "o": "attn", "gate": "mlp", "up": "mlp", "down": "mlp"}
+METRICS: dict[What, tuple[str, ...]] = {
+    "weights": ("score", "reference_logprob"),
+    "activations": ("reference_logprob", "logit_difference"),
+}
 PROVENANCE = {"created": "a day", "device": "none", "git": "none", "versions": {}}
 SAMPLES, STEPS = 4, 120
 
@@ -122,10 +126,7 @@ def _patches(folder: Path, n_layers: int, seeds: Sequence[int], share: np.ndarra
             with Run(run_path(folder, name, seed)) as run:
                 sources[name] = run.run_id
         for layer in range(n_layers):
-            for what, metrics in (
-                ("weights", ("score", "reference_logprob")),
-                ("activations", ("reference_logprob", "logit_difference")),
-            ):
+            for what, metrics in METRICS.items():
                 for donor, into in ((FULL, BASE), (BASE, FULL)):
                     start, end = (0.0, 1.0) if into == BASE else (1.0, 0.0)
                     value = start + (end - start) * float(share[layer]) / 3

@@ -10,6 +10,7 @@ import numpy as np
 
 from lensrl.recipe import Recipe
 from lensrl.recipe.runs import BASE, run_layer
+from lensrl.store.completions import Completions, TrainingCompletion
 from lensrl.store.file.atomic import new_file
 from lensrl.store.file.deltas import Parameter
 from lensrl.store.names import RECIPE_FILE, run_path
@@ -96,7 +97,23 @@ def score_arrays(
         length=length,
         truncated=length % 2 == 0,
         reference_logprob=-np.arange(n_items, dtype=np.float32),
+        completions=texts(n_items, score.shape[1]),
     )
+
+
+def texts(items: int, samples: int) -> Completions:
+    """Prompts, references and completions, of one byte a character and of several; the first completion is empty."""
+    completions = [["é" * (row * samples + sample) for sample in range(samples)] for row in range(items)]
+    return Completions([f"{row}+1=" for row in range(items)], [str(row + 1) for row in range(items)], completions)
+
+
+def training_texts() -> list[TrainingCompletion]:
+    """Two completions of the first step, and one of the third."""
+    return [
+        TrainingCompletion(1, "item-7", "1+1=", "2", 1.0, 2, truncated=False),
+        TrainingCompletion(1, "item-8", "1+2=", "語", 0.0, 5, truncated=True),
+        TrainingCompletion(3, "item-7", "1+1=", "", 0.0, 1, truncated=False),
+    ]
 
 
 def probe() -> Probe:
@@ -135,6 +152,7 @@ def write_full_run(path: Path) -> None:
         before_weights(),
         after=after_weights([p.name for p in PARAMETERS[:5]]),
         training=training(),
+        training_completions=training_texts(),
         scores=score_arrays(np.array([[0.0, 1.0], [1.0, 1.0], [0.25, 0.5]]), ["easy", "easy", "hard"]),
         probe=probe(),
         activations=activations(),

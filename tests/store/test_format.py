@@ -73,7 +73,7 @@ def agents_run(tmp_path: Path) -> Path:
     recipe = Recipe.model_validate({
         "model": "tiny:qwen3", "task": {"name": "corridor", "max_turns": 2}, "layers": [],
         "rl": {"algorithm": "gigpo", "steps": 1, "prompts_per_step": 2, "completions_per_prompt": 2,
-               "max_completion_tokens": 4, "updates_per_rollout": 2},
+               "max_completion_tokens": 4, "updates_per_rollout": 2, "kl_beta": 0.01},
         "evaluation": {"items": 2, "samples": 1, "arithmetic": {"samples": 2, "max_completion_tokens": 3}},
         "also": [{"task": "arithmetic"}], "store": {"probe_items": 1},
     })  # fmt: skip

@@ -173,7 +173,7 @@ FORGED: dict[str, tuple[Edit, str]] = {
     "a run that was not trained": (both(gone("training"), says("status", "collapsed")), "no training"),
     "a run without scores": (gone("scores"), "no scores"),
     "weights of a run that diverged": (
-        both(gone("scores", "probe", "activations"), says("status", "diverged")), "deltas is there"),
+        both(gone("scores", "completions", "probe", "activations"), says("status", "diverged")), "deltas is there"),
     "activations of nothing": (gone("probe"), "no probe"),
     "a site of its own": (moved("activations/attn_out", "activations/other"), "activations/other"),
 }  # fmt: skip
@@ -237,7 +237,7 @@ def test_a_curve_and_a_score_as_an_own_task_has_them_are_good(path: Path) -> Non
 
 def test_a_run_that_diverged_may_have_nothing_but_its_curve(path: Path) -> None:
     with resealed(path) as file:
-        for name in ("scores", "probe", "activations", "deltas", "repairs", "snapshots"):
+        for name in ("scores", "completions", "probe", "activations", "deltas", "repairs", "snapshots"):
             del file[name]
         for name in ("changed", "norm"):
             dataset(file, f"parameters/{name}")[...] = 0

@@ -43,8 +43,12 @@ def test_only_a_task_in_turns_fits_every_algorithm(algorithm: str) -> None:
         asked = recipe(algorithm, name)
         if algorithm == "gigpo" and name == "arithmetic":
             with pytest.raises(
-                RecipeError, match="task arithmetic has none; use grpo, dr_grpo, rloo, dapo, gspo, or a task in turns"
+                RecipeError,
+                match="task arithmetic has none; use grpo, dr_grpo, rloo, dapo, gspo, sft, or a task in turns",
             ):
+                check_algorithm(asked, task)
+        elif algorithm == "sft" and name == "corridor":
+            with pytest.raises(RecipeError, match=r"rl\.algorithm = 'sft' is for tasks with one completion per prompt"):
                 check_algorithm(asked, task)
         else:
             check_algorithm(asked, task)

@@ -25,6 +25,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900 + 60 * TRIALS)]  # se
 RECIPE = """\
 model = "tiny:qwen3"
 layers = "all"
+on_no_gain = "go on"
 [task]
 name = "arithmetic"
 [rl]

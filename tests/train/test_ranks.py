@@ -76,6 +76,7 @@ def norm(tensors: Sequence[torch.Tensor]) -> float:
 STUDY = """\
 model = "tiny:qwen3"
 layers = [3]
+on_no_gain = "go on"
 [task]
 name = "arithmetic"
 [rl]

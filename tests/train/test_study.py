@@ -194,7 +194,7 @@ def test_a_run_that_diverges_is_kept_with_its_curve_and_the_study_goes_on(tmp_pa
 def test_a_killed_study_keeps_finished_runs_and_continues(tmp_path: Path) -> None:
     folder, recipe = tmp_path / "killed", tmp_path / "killed.toml"
     recipe.write_text(
-        'model = "tiny:qwen3"\nlayers = [0]\n'
+        'model = "tiny:qwen3"\nlayers = [0]\non_no_gain = "go on"\n'
         '[task]\nname = "arithmetic"\n'
         "[rl]\nsteps = 300\nmax_completion_tokens = 5\n"
         "[evaluation]\nitems = 16\nsamples = 1\n"

@@ -86,6 +86,7 @@ def command(process: int) -> str:
 LONG = """\
 model = "tiny:qwen3"
 layers = [0, 1]
+on_no_gain = "go on"
 [task]
 name = "arithmetic"
 [rl]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -134,7 +135,7 @@ def run_colours(runs: list[str]) -> dict[str, str]:
     from matplotlib.colors import to_hex
 
     layers = [layer for run in runs if (layer := run_layer(run)) is not None]
-    shade = depth_colours(layers)
+    shade: Any = depth_colours(layers)
     apart = itertools.cycle(("#d97b29", "#8a63b3", "#b87f95"))
     found = {}
     for run in runs:
@@ -213,7 +214,7 @@ def overlap(study: Study, table: pd.DataFrame) -> Chart | None:
     axes = [{"field": field, "type": "nominal", "sort": order, "title": None,
              "axis": {"labelOverlap": True}} for field in ("other", "run")]  # fmt: skip
     axes[0]["axis"] = {"labelOverlap": True, "labelAngle": -60}
-    cells = heat(*axes, "overlap", "overlap", tooltips(columns), height=440)
+    cells = heat(axes[0], axes[1], "overlap", "overlap", tooltips(columns), height=440)
     return Chart(rows[[*columns, "seed"]], cells, columns, {"seed": "seed"}, square=True, table=False)
 
 

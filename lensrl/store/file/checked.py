@@ -32,6 +32,7 @@ LOCKING = (None, False, True)  # all values of h5py's argument `locking`
 DAMAGE = (OSError, KeyError, OverflowError, RuntimeError, ValueError, TypeError)
 
 _BLOSC2 = 32026  # registered number of the HDF5 filter
+_MOST_DEFLATED = 1032  # times: deflate makes no data smaller than this
 _LEAST_BLOSC2 = 32  # bytes of a compressed chunk: at least its header
 
 
@@ -195,9 +196,12 @@ def check_dataset(dataset: h5py.Dataset) -> None:
     else:
         count = math.prod(-(-n // c) for n, c in zip(dataset.shape, dataset.chunks, strict=True))
         fine = dataset.id.get_num_chunks() == count and itemsize * math.prod(dataset.chunks) <= LARGEST_CHUNK
-        if any(plan.get_filter(i)[0] == _BLOSC2 for i in range(plan.get_nfilters())):
+        filters = {plan.get_filter(i)[0] for i in range(plan.get_nfilters())}
+        if _BLOSC2 in filters:
             compression_plugin()
             fine = fine and stored >= count * _LEAST_BLOSC2
+        elif h5py.h5z.FILTER_DEFLATE in filters:
+            fine = fine and stored * _MOST_DEFLATED >= declared
         else:
             fine = fine and stored >= declared
     if not fine:

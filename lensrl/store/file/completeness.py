@@ -1,7 +1,7 @@
 """Which groups and datasets a run file must have, by the kind of the run and by its algorithm.
 
 The tables here are the tables of `runs/FORMAT.md`, section "Which of them are there". They hold for every version of
-the format.
+the format. Completions are there from version 3 on.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ GROUPS: dict[str, dict[Kind, Need]] = {
     "scores": {"base": "MUST", "trained": "MUST", "adopted": "MUST", "diverged": "MUST NOT"},
     "probe": {"base": "MUST", "trained": "MUST", "adopted": "MUST", "diverged": "MUST NOT"},
     "activations": {"base": "MUST", "trained": "MUST", "adopted": "MUST", "diverged": "MUST NOT"},
+    "completions": {"base": "MUST", "trained": "MUST", "adopted": "MUST", "diverged": "MUST NOT"},
     "training": {"base": "MUST NOT", "trained": "MUST", "adopted": "MUST NOT", "diverged": "MUST"},
+    "training_completions": {"base": "MUST NOT", "trained": "MAY", "adopted": "MUST NOT", "diverged": "MAY"},
     "deltas": {"base": "MUST NOT", "trained": "MAY", "adopted": "MAY", "diverged": "MUST NOT"},
     "repairs": {"base": "MUST NOT", "trained": "MAY", "adopted": "MAY", "diverged": "MUST NOT"},
     "snapshots": {"base": "MUST NOT", "trained": "MAY", "adopted": "MAY", "diverged": "MUST NOT"},
@@ -39,17 +41,42 @@ COLUMNS = ("reward_mean", "reward_std", "loss", "grad_norm", "layer_grad_norm", 
 COLUMNS_OF_TURNS = ("turns",)  # where the task is in turns
 COLUMNS_OF_GIGPO = ("anchor_group_size", "shared_anchor_share")
 COLUMNS_OF_SAMPLER = ("sampler_mismatch",)  # where lensrl sampled, from version 0.3 on
+COLUMNS_OF_LOGS = ("entropy", "kl")  # from version 0.3 on; kl where the loss has a KL term
 COLUMNS_OF_UPDATES = ("clipped_share",)  # where a rollout has several updates
 COLUMNS_OF_ALGORITHM = {"gigpo": (*COLUMNS_OF_TURNS, *COLUMNS_OF_GIGPO)}  # its tasks are in turns
 SCORES = ("score", "length", "truncated", "reference_logprob")
 MAY_SCORES = ("answer", "also")  # where the task names answers; where the recipe has further tasks
 SCORES_OF_TASK = {"texts": ("reference_logprob",), "harness": ("score",)}  # of any other task: all of SCORES
 SITES = ("block_out", "attn_out", "mlp_out")
+OF_SAMPLING = ("completions", "training_completions")
+COMPLETIONS_SINCE = 3  # version of the format
 
-DATASETS = {  # pattern of a group -> the datasets that a group of this name must have, if it is there
+# Pattern of a group -> the datasets that a group of this name must have, if it is there.
+DATASETS: dict[str, tuple[str, ...]] = {
     "parameters": ("part", "component", "size", "changed", "norm", "base_norm"),
     "scores": ("benchmark",),  # and the columns of its task
+    "completions": (
+        "text",
+        "completion_start",
+        "completion_size",
+        "prompt_start",
+        "prompt_size",
+        "reference_start",
+        "reference_size",
+    ),
     "training": COLUMNS,
+    "training_completions": (
+        "text",
+        "completion_start",
+        "completion_size",
+        "prompt_start",
+        "prompt_size",
+        "train_step",
+        "train_item",
+        "reward",
+        "length",
+        "truncated",
+    ),
     "probe": ("token_id", "prompt", "position", "text"),
     "activations": SITES[:1],  # and the others, unless attribute `sites` says which of them the model has
     r"snapshots/\d+": ("changed", "norm"),
@@ -63,7 +90,10 @@ def check_complete(file: h5py.File, groups: Iterable[str]) -> None:
     Raises KeyError for the first group or dataset that is missing, ValueError for the first that must not be there.
     """
     kind = _kind(file)
+    _check_completions(file)
     for group, needs in GROUPS.items():
+        if group in OF_SAMPLING and not _keeps_completions(file):
+            continue
         if needs[kind] == "MUST" and not has(file, group):
             raise KeyError(f"there is no {group}, and {_described(kind)}")
         if needs[kind] == "MUST NOT" and has(file, group):
@@ -154,6 +184,21 @@ def _check_columns_of_task(file: h5py.File) -> None:
     for column in MAY_SCORES if str(task) in SCORES_OF_TASK else ():
         if has(file, f"scores/{column}"):
             raise ValueError(f"scores/{column} is there, and the task is {task}")
+
+
+def _keeps_completions(file: h5py.File) -> bool:
+    """Whether a run's completions are kept: from version 3 on, where lensrl samples."""
+    task = _named_in_recipe(file, "task", "name")
+    return int(attribute(file, "format_version")) >= COMPLETIONS_SINCE and str(task) not in SCORES_OF_TASK
+
+
+def _check_completions(file: h5py.File) -> None:
+    """Check that there are no completions where none are kept."""
+    for group in OF_SAMPLING:
+        if has(file, group) and not _keeps_completions(file):
+            task, version = _named_in_recipe(file, "task", "name"), int(attribute(file, "format_version"))
+            why = f"format version {version} has none" if version < COMPLETIONS_SINCE else f"the task is {task}"
+            raise ValueError(f"{group} is there, and {why}")
 
 
 def _algorithm(file: h5py.File) -> object:

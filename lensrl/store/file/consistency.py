@@ -23,6 +23,7 @@ from lensrl.store.file.completeness import CHECKPOINT, TRAINING, check_complete,
 from lensrl.store.file.deltas import sum_of_squares
 from lensrl.store.file.exact import flat
 from lensrl.store.file.layout import DELTA, REPAIRS, Names, check_names
+from lensrl.store.file.texts import Texts
 
 CHOICES = {  # attribute -> its allowed values
     "status": ("completed", "collapsed", "diverged"),
@@ -62,6 +63,7 @@ def _check_run(file: h5py.File, names: Names) -> None:
     check_complete(file, names.groups)
     _check_filters(file, names.datasets)
     _check_snapshots(file)
+    _check_texts(file)
     # The deltas of the run are below the root of the file, the deltas of a snapshot below snapshots/STEP.
     parameters = _read_parameters(file)
     for root in ("", *(f"{group}/" for group in names.groups if re.fullmatch(r"snapshots/\d+", group))):
@@ -182,6 +184,27 @@ def _check_filters(file: h5py.File, names: Sequence[str]) -> None:
         plan = dataset_at(file, name).id.get_create_plist()
         if any(plan.get_filter(i)[0] >= FIRST_PLUGIN for i in range(plan.get_nfilters())):
             raise ValueError(f"{name} is compressed, and attribute compression says that nothing is")
+
+
+def _check_texts(file: h5py.File) -> None:
+    """Check that every completion, prompt and reference lies in the texts of its group, and is UTF-8.
+
+    A sample that is not there has no text, and a completion of training is of a step of the curve.
+    """
+    for group in ("completions", "training_completions"):
+        if has(file, group):
+            texts = Texts(group_at(file, group))
+            for name in members(group_at(file, group)):
+                if name.endswith("_start"):
+                    texts.column(name.removesuffix("_start"))
+    if has(file, "completions"):
+        absent = ~np.isfinite(read_array(file, "scores/score"))
+        if any(read_array(file, f"completions/completion_{of}")[absent].any() for of in ("start", "size")):
+            raise ValueError("completions holds texts of samples that are not there")
+    if has(file, "training_completions"):
+        steps, last = read_array(file, "training_completions/train_step"), len(dataset_at(file, "step"))
+        if not ((steps >= 1) & (steps <= last)).all() or (np.diff(steps) < 0).any():
+            raise ValueError(f"training_completions/train_step does not ascend from 1 to at most {last}")
 
 
 def _check_snapshots(file: h5py.File) -> None:

@@ -27,7 +27,8 @@ ALIGNED_FROM = 1 << 16  # bytes: a larger dataset begins on a page
 PAGE = 1 << 12
 ENCODING = "_Encoding"  # the attribute by which netCDF marks texts: without it, xarray takes them for bytes
 
-Compression = Literal["none", "blosc2-zstd"]
+Compression = Literal["none", "blosc2-zstd"]  # of deltas and activations
+Filter = Literal["none", "blosc2-zstd", "deflate"]  # deflate is a part of HDF5, and needs no plugin
 
 
 @contextmanager
@@ -80,7 +81,7 @@ def axis(group: h5py.Group, name: str, labels: Sequence[Any] | np.ndarray | int)
 
 
 def create(
-    group: h5py.Group, name: str, data: Any, axes: Sequence[str] = (), compression: Compression = "none"
+    group: h5py.Group, name: str, data: Any, axes: Sequence[str] = (), compression: Filter = "none"
 ) -> h5py.Dataset:
     """Write a dataset with checksums, in chunks of about 1 MiB, and attach the named axes."""
     array = encode_strings(data)
@@ -98,7 +99,7 @@ def create_empty(
     shape: tuple[int, ...],
     dtype: np.dtype,
     axes: Sequence[str],
-    compression: Compression = "none",
+    compression: Filter = "none",
 ) -> h5py.Dataset:
     """Make a dataset without values, in chunks of `chunk_shape` with checksums, and attach the named axes.
 
@@ -107,6 +108,8 @@ def create_empty(
     filters: dict[str, Any] = {}
     if math.prod(shape) and shape:
         filters = {"chunks": chunk_shape(shape, dtype.itemsize), "fletcher32": True, "fill_time": "never"}
+        if compression == "deflate":
+            filters |= {"compression": "gzip", "compression_opts": 4}
         if compression == "blosc2-zstd":
             filters |= compression_plugin().Blosc2("zstd", filters=compression_plugin().Blosc2.BITSHUFFLE)
             filters["rdcc_nbytes"] = 1  # no cache: values are read back from the file (h5py ignores 0)

@@ -16,6 +16,7 @@ from lensrl.store.file.checked import attribute, axis_names, check_tree, dataset
 from lensrl.store.file.completeness import (
     COLUMNS,
     COLUMNS_OF_GIGPO,
+    COLUMNS_OF_LOGS,
     COLUMNS_OF_SAMPLER,
     COLUMNS_OF_TURNS,
     COLUMNS_OF_UPDATES,
@@ -41,15 +42,16 @@ REPAIRS = r"(snapshots/\d+/)?repairs/(\d+|embed|final_norm|lm_head)/[^/]+"
 
 _PARTS = r"(/(\d+|embed|final_norm|lm_head)"
 GROUPS = re.compile(
-    rf"scores|training|parameters|probe|activations|metrics|snapshots(/\d+)?"
+    rf"scores|completions|training_completions|training|parameters|probe|activations|metrics|snapshots(/\d+)?"
     rf"|(snapshots/\d+/)?(deltas{_PARTS})?|repairs{_PARTS}(/[^/]+)?)?)"
 )
 
-OF_STEPS = (*COLUMNS, *COLUMNS_OF_TURNS, *COLUMNS_OF_GIGPO, *COLUMNS_OF_UPDATES, *COLUMNS_OF_SAMPLER)
+OF_STEPS = (*COLUMNS, *COLUMNS_OF_TURNS, *COLUMNS_OF_GIGPO, *COLUMNS_OF_UPDATES, *COLUMNS_OF_SAMPLER, *COLUMNS_OF_LOGS)
 
 RULES = {
     "lensrl-run": _rules(
-        (r"layer|sample|token|feature|step", (), "int32"),
+        (r"layer|sample|token|feature|step|byte", (), "int32"),
+        (r"(training_)?completions/block|training_completions/kept", (), "int32"),
         (r"((snapshots/\d+/)?deltas/)?(row|column|entry|repair|axis\d+)_\d+", (), "int32"),  # in version 1 at the root
         (REPAIRS + "/repair", (), "int32"),
         (r"outside|item|parameter", (), "string"),
@@ -63,6 +65,14 @@ RULES = {
         (r"training/layer_grad_norm", ("step", "layer"), "float64"),
         (r"training/outside_grad_norm", ("step", "outside"), "float64"),
         (rf"training/({'|'.join(OF_STEPS)})", ("step",), "float64"),
+        (r"(training_)?completions/text", ("block", "byte"), "uint8"),
+        (r"completions/completion_(start|size)", ("item", "sample"), "int64"),
+        (r"completions/(prompt|reference)_(start|size)", ("item",), "int64"),
+        (r"training_completions/(completion|prompt)_(start|size)", ("kept",), "int64"),
+        (r"training_completions/(train_step|length)", ("kept",), "int32"),
+        (r"training_completions/train_item", ("kept",), "string"),
+        (r"training_completions/reward", ("kept",), "float64"),
+        (r"training_completions/truncated", ("kept",), "uint8"),
         (r"parameters/(part|component)", ("parameter",), "string"),
         (r"parameters/(size|changed)|snapshots/\d+/changed", ("parameter",), "int64"),
         (r"parameters/(norm|base_norm)|snapshots/\d+/norm", ("parameter",), "float64"),

@@ -5,6 +5,7 @@ folder that appears whole or not at all (`lensrl.store.file.atomic.new_folder`):
 
     step-40/        the checkpoint after step 40 (`lensrl.train.resume`)
     snapshot-20/    the weights after step 20 (`lensrl.train.snapshots`)
+    progress.jsonl  the training curve so far, a line a step (`lensrl.train.trackers`); this one grows
 """
 
 from __future__ import annotations

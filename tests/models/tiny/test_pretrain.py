@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,11 @@ from transformers import AutoModelForCausalLM
 
 from lensrl.models.base import load_base
 from lensrl.models.tiny import pretrain
-from lensrl.models.tiny.pretrain import character_tokenizer, configuration, sampled_accuracy
+from lensrl.models.tiny.pretrain import SIZES, batch, character_tokenizer, configuration, sampled_accuracy
 
-FOLDERS = {family: Path(str(resources.files("lensrl.models.tiny") / family)) for family in ("qwen3", "qwen2.5")}
+FOLDERS = {family: Path(str(resources.files("lensrl.models.tiny") / family)) for family in SIZES}
 RECORDS = {family: json.loads((folder / "pretraining.json").read_text()) for family, folder in FOLDERS.items()}
-CLASSES = {"qwen3": "Qwen3ForCausalLM", "qwen2.5": "Qwen2ForCausalLM"}
+CLASSES = {"qwen3": "Qwen3ForCausalLM", "qwen2.5": "Qwen2ForCausalLM", "qwen3-deep": "Qwen3ForCausalLM"}
 families = pytest.mark.parametrize("family", FOLDERS)
 
 
@@ -65,15 +67,29 @@ def test_the_shipped_weights_are_those_of_the_configuration(family: str) -> None
     assert all(tensor.dtype == torch.float32 and tensor.isfinite().all() for tensor in tensors.values())
 
 
-def test_an_unknown_family_is_named_with_the_known_one() -> None:
-    with pytest.raises(SystemExit, match=r"unknown family 'qwen4'; known: qwen3, qwen2\.5"):
-        configuration("qwen4", character_tokenizer())
+def test_an_unknown_model_is_refused_with_the_known_ones(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["pretrain", "qwen4", "--out", "x"])
+    with pytest.raises(SystemExit):
+        pretrain.main()
+    assert re.search("invalid choice: 'qwen4'.*qwen3.*qwen2.5.*qwen3-deep", capsys.readouterr().err)
+
+
+def test_prompts_carry_loss_only_where_they_should() -> None:
+    tokenizer, documents = character_tokenizer(), ["47+38=75", "10+10=20"]
+    whole, answers = batch(tokenizer, documents)["labels"], batch(tokenizer, documents, "=")["labels"]
+    assert [tokenizer.decode(row[row >= 0]) for row in whole] == [f"{text}<eos>" for text in documents]
+    assert [tokenizer.decode(row[row >= 0]) for row in answers] == ["75<eos>", "20<eos>"]
+    (lines,) = batch(tokenizer, ["1:5 4:11 7:17 x:2*x+3"], " x:")["labels"]
+    assert tokenizer.decode(lines[lines >= 0]) == "2*x+3<eos>"
 
 
 @pytest.mark.usefixtures("one_thread")
 def test_the_script_writes_a_folder_that_loads_and_has_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "made"
-    monkeypatch.setattr(pretrain, "DOCUMENTS", {"addition": 8, "expression": 4, "corridor": 1})
+    fewer = replace(SIZES["qwen3"], documents={"addition": 8, "expression": 4, "corridor": 1})
+    monkeypatch.setitem(SIZES, "qwen3", fewer)
     monkeypatch.setattr(pretrain, "sampled_accuracy", lambda model, tokenizer, *, seed: {"addition": seed / 4})
     monkeypatch.setattr(sys, "argv", ["pretrain", "qwen3", "--out", str(out), "--steps", "2", "--seed", "3"])
     pretrain.main()
@@ -101,4 +117,5 @@ def test_the_shipped_model_is_as_right_as_its_record_and_has_room_to_improve(fam
     accuracy = sampled_accuracy(base.model, tokenizer, seed=0)
     assert accuracy == pytest.approx(RECORDS[family]["sampled_accuracy"], abs=0.03)
     assert set(accuracy) == {"addition", "expression", "corridor"}
-    assert all(0.3 <= share <= 0.65 for share in accuracy.values()), accuracy
+    least = {("qwen3-deep", "expression"): 0.1}  # it was pre-trained on few expressions
+    assert all(least.get((family, world), 0.3) <= share <= 0.65 for world, share in accuracy.items()), accuracy

@@ -13,6 +13,7 @@ from lensrl.store.file.checked import dataset_at, group_at
 from lensrl.store.file.completeness import (
     COLUMNS,
     COLUMNS_OF_GIGPO,
+    COLUMNS_OF_LOGS,
     COLUMNS_OF_SAMPLER,
     COLUMNS_OF_TURNS,
     COLUMNS_OF_UPDATES,
@@ -38,15 +39,15 @@ from tests.store.synthetic import (
 from tests.store.test_format import RUN, table
 
 KINDS = ("base", "trained", "adopted", "diverged")
-OPTIONAL_COLUMNS = (*COLUMNS_OF_TURNS, *COLUMNS_OF_GIGPO, *COLUMNS_OF_UPDATES, *COLUMNS_OF_SAMPLER)
+OPTIONAL_COLUMNS = (*COLUMNS_OF_TURNS, *COLUMNS_OF_GIGPO, *COLUMNS_OF_UPDATES, *COLUMNS_OF_SAMPLER, *COLUMNS_OF_LOGS)
 MAY_BE_ABSENT = {
     "training/turns", "training/anchor_group_size", "training/shared_anchor_share", "training/clipped_share",
-    "training/sampler_mismatch",
+    "training/sampler_mismatch", "training/entropy", "training/kl",
 }  # fmt: skip
-DATASETS = [
-    row[0] for row in table(RUN, "dataset")
-    if row[0].partition("/")[0] in ("scores", "training", "parameters", "probe", "activations")
-]  # fmt: skip
+TABLES = {
+    "scores", "completions", "training", "training_completions", "parameters", "probe", "activations",
+}  # fmt: skip
+DATASETS = [row[0] for row in table(RUN, "dataset") if row[0].partition("/")[0] in TABLES]
 NEEDED = [name for name in DATASETS if name not in {*MAY_BE_ABSENT, "scores/answer", "scores/also"}]
 NEEDS = {
     (group.strip("`"), kind): need
@@ -69,7 +70,7 @@ def run_of(kind: str, folder: Path) -> Path:
         write_full_run(folder / "full-rl.seed-3.h5")
         with resealed(folder / "full-rl.seed-3.h5") as file:
             file.attrs["origin"] = "checkpoint"
-            del file["training"]
+            del file["training"], file["training_completions"]
         return folder / "full-rl.seed-3.h5"
     if kind == "base":
         return add_run(folder, "base", {"only": [0.0, 1.0]})
@@ -121,7 +122,7 @@ def test_the_table_of_groups_is_that_of_the_description() -> None:
 
 def test_the_columns_are_those_of_a_training_curve_and_of_the_description() -> None:
     columns = {*COLUMNS, *OPTIONAL_COLUMNS}
-    assert columns == vars(TrainingCurve(1)).keys() - {"n_layers"}
+    assert columns == vars(TrainingCurve(1)).keys() - {"n_layers", "completions"}
     assert {f"training/{name}" for name in columns} == {name for name in DATASETS if name.startswith("training/")}
     assert {f"training/{name}" for name in OPTIONAL_COLUMNS} == MAY_BE_ABSENT
 

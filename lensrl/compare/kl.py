@@ -1,0 +1,144 @@
+"""How far each run went from the base: KL divergence on completions of held-out items, and entropy.
+
+For completions y that a run samples after a prompt x, with q the run and p the base,
+
+    KL(q || p) = E_y sum_t KL(q(. | x, y_<t) || p(. | x, y_<t))
+
+by the chain rule. Each summand is exact over the vocabulary; only y is sampled. This has less variance than the mean of
+log q(y) - log p(y), and the same expectation. A completion ends with its end of sequence, or at the token limit.
+
+Two runs with one score may be far from each other in KL: C_l compares gains, and the KL divergence is their price.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from transformers import PreTrainedModel
+
+from lensrl.compare.patching import OnProgress
+from lensrl.compare.patching.graft import run_weights
+from lensrl.errors import LensrlError
+from lensrl.models.base import Base, load_base, pick_device
+from lensrl.models.generation import pad_id, sampling_settings, stop_tokens
+from lensrl.models.noise import SCORING
+from lensrl.models.references import LOGITS, batches
+from lensrl.models.sampler import SAMPLERS
+from lensrl.recipe.runs import BASE, run_layer
+from lensrl.store.names import order
+from lensrl.store.origin import check_base
+from lensrl.store.study import Study
+from lensrl.tasks import AgentTask, Item, Texts, evaluation_items, load_task
+
+KL_COLUMNS = ["run", "layer", "seed", "gain", "kl", "low", "high", "entropy", "base_entropy"]
+NORMAL_95 = 1.959964
+
+
+class Divergence(NamedTuple):
+    """Of one completion: KL(run || base) in nats, and the mean entropy of both per token, in nats."""
+
+    kl: float
+    entropy: float
+    base_entropy: float
+
+
+def kl_to_base(
+    study: Study, *, seed: int | None = None, items: int | None = None, on_progress: OnProgress | None = None
+) -> pd.DataFrame:
+    """Measure KL(run || base) of every run with weights, on one completion of each held-out item of the study's task.
+
+    `items` takes the first so many; None takes all. Columns: run; layer, <NA> for other runs than single layers; seed;
+    gain of the score over the base; kl, in nats a completion, with its 95 % interval over items, low and high;
+    entropy and base_entropy, of both policies along the run's completions, in nats a token. Sampling is at temperature
+    1, from the whole distribution: other settings would sample another policy.
+
+    Raises LensrlError for a task in turns, for texts, and when the base model is not the study's.
+    """
+    recipe = study.recipe
+    task = load_task(recipe)
+    if isinstance(task, AgentTask | Texts):
+        raise LensrlError(f"KL is measured on completions, and task {recipe.task.name!r} has none")
+    base, asked = load_base(recipe.model, recipe.prompt), evaluation_items(task, recipe)[:items]
+    device, score = pick_device(), study[BASE].score
+    before = base.fresh(device=device).eval()
+    wanted = [run for run in study.runs.values() if run.name != BASE and run.has_weights and seed in (None, run.seed)]
+    rows = []
+    for done, run in enumerate(sorted(wanted, key=lambda run: order(run.name, run.seed))):
+        check_base(run, base.name, base.fingerprint)
+        found = divergences(
+            base.fresh(run_weights(run, base), device=device).eval(), before, base, asked,
+            max_tokens={name: recipe.evaluation_tokens(name) for name in {item.benchmark for item in asked}},
+            seed=recipe.evaluation.seed, generation=recipe.generation, batch=recipe.evaluation.batch,
+        )  # fmt: skip
+        kl, entropy, base_entropy = np.array(found).T
+        error = NORMAL_95 * kl.std(ddof=1) / math.sqrt(len(kl)) if len(kl) > 1 else math.nan
+        middle = float(kl.mean())
+        rows.append(
+            (run.name, run_layer(run.name), run.seed, run.score - score, middle, middle - error, middle + error,
+             float(entropy.mean()), float(base_entropy.mean()))
+        )  # fmt: skip
+        if on_progress is not None:
+            on_progress("runs", done + 1, len(wanted))
+    return pd.DataFrame(rows, columns=KL_COLUMNS).astype({"layer": "Int64"})
+
+
+@torch.no_grad()
+def divergences(
+    model: PreTrainedModel,
+    before: PreTrainedModel,
+    base: Base,
+    items: Sequence[Item],
+    *,
+    max_tokens: dict[str, int],
+    seed: int,
+    generation: str,
+    batch: int,
+) -> list[Divergence]:
+    """Sample a completion of each item from `model`, and compare `model` with `before` along it."""
+    sampler, ends = SAMPLERS[generation](model, base.tokenizer), stop_tokens(model, base.tokenizer)
+    found: dict[int, Divergence] = {}
+    for benchmark, limit in max_tokens.items():
+        settings = sampling_settings(ends, base.tokenizer, max_tokens=limit, temperature=1.0)
+        places = [place for place, item in enumerate(items) if item.benchmark == benchmark]
+        for chunk in batches(places, batch):
+            prompts = [base.prompts.ids(items[place]) for place in chunk]
+            torch.manual_seed(seed)
+            written = sampler.generate(prompts, settings, [(seed, SCORING, place, 0) for place in chunk])
+            rows = [(prompt, one.tokens) for prompt, one in zip(prompts, written, strict=True)]
+            width = max(len(prompt) + len(tokens) for prompt, tokens in rows)
+            few = max(1, LOGITS // (2 * width * model.config.get_text_config().vocab_size))
+            compared = [
+                one for part in batches(rows, few) for one in _compare(model, before, part, pad_id(base.tokenizer))
+            ]
+            found |= dict(zip(chunk, compared, strict=True))
+    return [found[place] for place in range(len(items))]
+
+
+def _compare(
+    model: PreTrainedModel, before: PreTrainedModel, rows: Sequence[tuple[list[int], list[int]]], pad: int
+) -> list[Divergence]:
+    """Compare two models at the positions that predict a token of a completion. Rows are right-padded."""
+    width = max(len(prompt) + len(tokens) for prompt, tokens in rows)
+    ids = torch.full((len(rows), width), pad, device=model.device)
+    mask = torch.zeros_like(ids)
+    for i, (prompt, tokens) in enumerate(rows):
+        whole = [*prompt, *tokens]
+        ids[i, : len(whole)] = torch.tensor(whole)
+        mask[i, : len(whole)] = 1
+    after, old = (
+        m(input_ids=ids, attention_mask=mask, use_cache=False).logits.log_softmax(-1) for m in (model, before)
+    )
+    kl = (after.exp() * (after - old)).sum(-1)
+    entropy, old_entropy = (-(each.exp() * each).sum(-1) for each in (after, old))
+    found = []
+    for i, (prompt, tokens) in enumerate(rows):
+        said = slice(len(prompt) - 1, len(prompt) + len(tokens) - 1)
+        found.append(
+            Divergence(float(kl[i, said].sum()), float(entropy[i, said].mean()), float(old_entropy[i, said].mean()))
+        )
+    return found

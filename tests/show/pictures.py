@@ -1,0 +1,34 @@
+"""Take the pictures of the report for the README: python -m tests.show.pictures STUDY (make pictures)."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from lensrl import open_study, write_report
+from tests.show.browser import browser
+
+RUNS = Path(__file__).parents[2] / "runs"
+TOP, CHART = "report-top.png", "report-chart.png"
+
+
+def take(study: Path, into: Path = RUNS) -> list[Path]:
+    """Save the top of the report, and the chart of its training curves in the dark. Needs Chromium."""
+    with TemporaryDirectory() as folder, open_study(study) as opened, browser() as page:
+        report = write_report(opened, Path(folder) / "report.html")
+        page.open(report.as_uri(), width=1400, height=880)
+        page.draw_all()
+        page.value("document.querySelectorAll('details').forEach((one) => (one.open = false)), scrollTo(0, 0)")
+        page.picture(into / TOP, whole=False)
+        page.open(report.as_uri(), width=1000, height=480, dark=True)
+        page.draw_all()
+        page.value("document.querySelector('[data-chart=training]').scrollIntoView({block: 'center'})")
+        page.picture(into / CHART, whole=False)
+        assert page.problems == []
+    return [into / TOP, into / CHART]
+
+
+if __name__ == "__main__":
+    for path in take(Path(sys.argv[1])):
+        print(path)
