@@ -129,7 +129,10 @@ def _olympiad_gold(row: Row, where: str) -> Gold:
     named = [(value, f"final_answer.{number}") for number, value in enumerate(row["final_answer"] or [""])]
     answers = [read_text(value, key, where, column="answer") for value, key in named]
     forms = tuple(re.sub(r"^\$([^$]*)\$$", r"\1", gold_answer(answer)).strip() for answer in answers)
-    if row.get("is_multiple_answer") and len(forms) > 1:
+    several = row.get("is_multiple_answer")
+    if several not in (None, True, False):
+        raise RecipeError(f"{where}: is_multiple_answer must be true or false; it is {several!r}")
+    if several and len(forms) > 1:
         forms = (", ".join(forms),)  # all of them, in any order
     given = str(row.get("error") or "")
     try:

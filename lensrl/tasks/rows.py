@@ -68,6 +68,8 @@ def pick_key(row: Row, keys: tuple[str, ...], where: str) -> str:
     for key in keys:
         if row_field(row, key) is not None:
             return key
+    if empty := [key for key in keys if key in row]:
+        raise RecipeError(f"{where}: {empty[0]} is null")
     raise RecipeError(f"{where}: none of the keys {', '.join(keys)}; it has {', '.join(row)}")
 
 

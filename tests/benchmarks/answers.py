@@ -21,7 +21,7 @@ from math_verify import parse, verify
 from lensrl.tasks.answers import same_answer
 from tests.tasks.test_verdicts import GOLDS, VERDICTS, published, spoken
 
-OTHERS = 15  # of each GSM8K answer
+OTHERS = 40  # of each GSM8K answer
 
 
 class Pair(NamedTuple):
@@ -62,10 +62,11 @@ def forms() -> Iterator[Pair]:
 
 
 def gsm8k() -> Iterator[Pair]:
-    """Yield every answer with itself and with others, in a box, in prose, in tags and within a solution in turn."""
+    """Yield every answer with itself in a box, in prose, in tags and in its solution, and with others, in turn so."""
     draw, published_pairs, turns = random.Random(0), published(), itertools.cycle(range(6))
     for gold, solution in published_pairs:
-        for other, its_solution in ((gold, solution), *draw.sample(published_pairs, OTHERS)):
+        yield from (Pair(gold, text, True) for text in (*spoken(gold), solution))
+        for other, its_solution in draw.sample(published_pairs, OTHERS):
             text = (*spoken(other), its_solution)[next(turns)]
             yield Pair(gold, text, float(gold.replace(",", "")) == float(other.replace(",", "")))
 

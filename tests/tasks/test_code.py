@@ -133,7 +133,7 @@ CONTINUATIONS = {
     f"```python\n{WHOLE.replace('add', 'plus')}\n```": 0,
     "    return a - b": 0,
     "": 0,
-    "return a + b": 0,
+    "return a + b": 1,  # a tokenizer or a strip() took the indentation
     "I do not know.": 0,
     "    pass\ndef check(candidate): pass": 0,
     "```python\ndef add(a, b):\n    pass\ndef check(candidate):\n    pass\n```": 0,

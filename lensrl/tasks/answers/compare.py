@@ -48,6 +48,7 @@ def _answer(text: str) -> str:
         return text.strip()
     text = re.sub(r"(?<![ap]\.m)(?<!\\ldots)(?<!\.\.)[.,;]$", "", cleaned(text)).strip()
     text = re.sub(r"^(?:at|on)\s+(?=\w)", "", text)
+    text = re.sub(r"(?:(?:the )?limit )?does not exist|D\.?N\.?E\.?", "does not exist", text)
     lead = _LEAD.match(text)
     if lead and len(split_answer(text)) == 1 and not kinds.option(text) and not regions.region(text):
         text = text[lead.end() :]

@@ -34,6 +34,7 @@ _DENIED = re.compile(r"\b(?:not|no|never|less|more|fewer|least|most|than|cannot|
 _DISPLAY = re.compile(r"\\\[\s*|\s*\\\]|\\[()]|\$\$\s*(?=[^\s$])|\s*\$\$")
 _NUMBER = re.compile(r"\d")
 _DIGITS = r"(?<![\d,.])\d[\d,.]*"
+_TIME = r"(?:weeks?|days?|hours?|hrs?|minutes?|mins?|seconds?|secs?)\b"
 _WHOLE = re.compile(
     "|".join(
         (
@@ -41,6 +42,8 @@ _WHOLE = re.compile(
             rf"\bbetween\s+\\?\$?{_DIGITS}\s+and\s+\\?\$?\d[\d,.]*",
             rf"{_DIGITS}\s+to\s+\$?\d[\d,.]*(?:\s+[a-z]+)?",  # 3 to 4 hours
             r"(?<![\d,.])\d{1,3}(?: \d{3})+(?!\d)",  # 10 000
+            r"(?<![\d,./])\d{1,3} \d{1,2}/\d{1,2}(?![\d/])",  # 1 1/2
+            rf"{_DIGITS}\s+{_TIME}(?:,?\s+(?:and\s+)?\d[\d,.]*\s+{_TIME})*",  # 3 hours and 30 minutes
             rf"{_DIGITS}(?:(?:\s*:\s*\d+)+|\s+(?:hundred|thousand|million|billion|trillion)\b|\s*(?:\\?%|percent\b))",
         )
     ),
@@ -62,6 +65,10 @@ def answers_in(completion: str) -> list[str]:
     if marked is not None:
         return [marked, *_stated(unmarked(marked))]
     text = _DISPLAY.sub("$", unmarked(_CALCULATED.sub("", text))).strip()
+    if len(set(re.findall(r"\(([A-J])\)", text))) > 1 and re.search(r"\w\.\s", text):
+        # It talks about several options: "(A) is too small. Thus (D)."
+        last = re.search(r"(\([A-J]\))\W*\Z", text)
+        return _stated(text) or ([last[1]] if last else _last_number(text))
     return _stated(text) or [*([text] if len(text) <= LONGEST else []), *_last_number(text)]
 
 

@@ -137,6 +137,15 @@ def _has(tree: Node, function: str) -> bool:
     return tree[:2] == ("call", function) or any(_has(part, function) for part in tree if isinstance(part, tuple))
 
 
+def has_pi(formula: Formula) -> bool:
+    r"""Return whether a formula holds \pi."""
+    return _holds(formula.tree, ("pi",))
+
+
+def _holds(tree: Node, node: Node) -> bool:
+    return tree == node or any(_holds(part, node) for part in tree if isinstance(part, tuple))
+
+
 def _last_digit(text: str) -> Fraction | None:
     match = re.fullmatch(
         r"\s*[-+]?\s*(?:[\d,]*)\.(\d+)\s*(?:e([-+]?\d{1,4})|(?:\\times|\\cdot|\*|x)\s*10\s*\^\s*\{?\s*([-+]?\d{1,4})\s*\}?)?\s*",

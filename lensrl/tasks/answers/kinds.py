@@ -128,6 +128,7 @@ def range_(text: str) -> Range | None:
             r"(?:from\s+)?(?P<low>.+?)\s*(?:--|\bto\b|\\sim(?![A-Za-z])|~|through)\s*(?P<high>.+)", text, re.IGNORECASE
         )
         or re.fullmatch(r"(?P<low>\\?\$?\d[\d,.]*)(?P<sign>-)(?P<high>\\?\$?\d[\d,.]*(?:\s*%|\s+[A-Za-z].*)?)", text)
+        or re.fullmatch(r"(?P<low>\d[\d,.]*) (?P<sign>-) (?P<high>\d[\d,.]*\s+[A-Za-z]{2,}.*)", text)  # 5 - 10 years
     )
     low, high = (quantity(match["low"]), quantity(match["high"])) if match else (None, None)
     if not match or low is None or high is None:

@@ -145,13 +145,15 @@ def _same_brackets(gold: Bracketed, answer: Bracketed) -> bool:
 
 _TEMPERATURES = {(("degree", 1),), (("celsius", 1),)}, {(("degree", 1),), (("fahrenheit", 1),)}
 _CONSTANTS = {"C", "c", "K", "k", "C_1", "c_1"}  # of integration
+_INTEGERS = {"k", "n", "m"}  # of the solutions of a trigonometric equation
 
 
 def _same_formulas(gold: formula.Formula, answer: formula.Formula) -> bool:
     if formula.has(gold, "ln") and not formula.has(gold, "log"):
         answer = formula.natural(answer)
     ours, theirs = gold.symbols - answer.symbols, answer.symbols - gold.symbols
-    if len(ours) == len(theirs) == 1 and ours | theirs <= _CONSTANTS:
+    names = ours | theirs
+    if len(ours) == len(theirs) == 1 and (names <= _CONSTANTS or (names <= _INTEGERS and formula.has_pi(gold))):
         answer = formula.renamed(answer, *theirs, *ours)
     return formula.same(gold, answer)
 

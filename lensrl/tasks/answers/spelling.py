@@ -58,6 +58,15 @@ _COMMAND = re.compile(rf"\\({'|'.join(sorted(_NAMES, key=len, reverse=True))})(?
 _PLAIN = {"<", ">", "[", "]", "|", "*", ":", "$", "^", "_", "i", "j"}
 _GROUP = r"((?:[^{}]|\{[^{}]*\})*?)"
 _INFIX = re.compile(rf"\{{{_GROUP}\\(over|choose)(?![A-Za-z]){_GROUP}\}}")  # {3 \over 4}
+_OVER = re.compile(r"((?:[^={}]*=)?)([^={}]*\\(?:over|choose)(?![A-Za-z])[^={}]*)")  # 3 \over 4, without braces
+_PRIMES = re.compile(r"\^\s*(?:\{\s*((?:\\prime\s*)+)\}|(\\prime)(?![A-Za-z]))")
+_DOTTED = re.compile(r"(?<=\.)(\d*)\\dot\s*\{?\s*(\d)\s*\}?(?:(\d*)\\dot\s*\{?\s*(\d)\s*\}?)?")  # 0.1\dot{6}
+# Units of one letter that is also a symbol: a font and a space before it say that it is a unit.
+_UNIT_LETTER = re.compile(
+    r"(?<=[\d}])(?=(?:\s|~|\\[,; ]|\\(?:text|textrm|mathrm|rm)\s*\{(?:\s|~|\\[,; ]))(?:\s|~|\\[,; ])*)"
+    r"(?:\s|~|\\[,; ])*\\(?:text|textrm|mathrm)\s*\{(?:\s|~|\\[,; ])*([ACFHT])\s*\}(?!\s*[_^(\w])"
+)
+_UNIT_NAMES = {"A": "ampere", "C": "coulomb", "F": "farad", "H": "henry", "T": "tesla"}
 _CHOSEN = re.compile(  # C(5, 2), {}_5C_2, C_5^2
     r"\bC\s*\(\s*(\d{1,4})\s*,\s*(\d{1,4})\s*\)|(?:\{\s*\}\s*)?[_^]\s*\{?(\d{1,4})\}?\s*C\s*_\s*\{?(\d{1,4})\}?"
     r"|\bC\s*_\s*\{?(\d{1,4})\}?\s*\^\s*\{?(\d{1,4})\}?"
@@ -81,7 +90,7 @@ _LOOKS = re.compile(
     r"|protect|strut|hfill|centering|nobreak)(?![A-Za-z])\s*(?:\.(?!\d))?"
 )
 _COLOURED = re.compile(r"\\(?:color|textcolor|colorbox|definecolor)\s*(?:\[[^\]]*\])?\s*\{[^{}]*\}")
-_FONT_GROUP = re.compile(rf"\\(?:{_FONTS})\*?\s*\{{([^{{}}]*)\}}")
+_FONT_GROUP = re.compile(rf"\\(?:{_FONTS})\*?\s*\{{((?:[^{{}}]|\^\{{-?\d\}})*)\}}")  # also \mathrm{s^{-1}}
 _FONT_LETTER = re.compile(rf"\\(?:{_FONTS})\s*([A-Za-z0-9](?![A-Za-z])|\\[A-Za-z]+)")
 _DEGREE = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\degree(?![A-Za-z])")
 # 1{,}000, 10,\!000, 1\,000, 1 000 -> 1,000: groups of three digits, at most three before them
@@ -103,6 +112,9 @@ def cleaned(answer: str) -> str:
     text = unmarked(answer).replace("\\\\", _ROW)  # the end of a row
     text = _GROUPS.sub(lambda match: re.sub(r"\D+", ",", match[0]), text)
     text = _unicode(text)
+    text = _PRIMES.sub(lambda match: "'" * match[0].count("prime"), text)
+    text = _DOTTED.sub(r"\1\\overline{\2\3\4}", text)
+    text = _UNIT_LETTER.sub(lambda match: f" {_UNIT_NAMES[match[1]]}", text)
     text = text.replace(r"\&", " and ").replace("<=", r"\le ").replace(">=", r"\ge ")
     text = re.sub(r"(?<![\d)!])\s*!=", r"\\ne ", text)  # but 3!=6
     text = re.sub(r"\\mathbb\s*\{?\s*R\s*\}?|\\Bbb\s*\{?R\}?", r"\\reals ", text)
@@ -110,6 +122,8 @@ def cleaned(answer: str) -> str:
     text = re.sub(rf"{_ROW}\s*$", "", _LOOKS.sub("", text))
     text = re.sub(_SPACE, lambda match: "" if match[0] == r"\!" else " ", text)
     text = _COMMAND.sub(lambda match: _renamed(match[1]), text)
+    if bare := _OVER.fullmatch(text):
+        text = f"{bare[1]}{{{bare[2]}}}"
     text = _INFIX.sub(lambda match: rf"\{'frac' if match[2] == 'over' else 'binom'}{{{match[1]}}}{{{match[3]}}}", text)
     # Fonts and boxes, from the inside out.
     for _ in range(8):

@@ -22,7 +22,22 @@ _METRES = {
 }
 _GRAMS = {"mg": "0.001", "g": "1", "kg": "1000", "t": "1000000", "lb": "453.59237", "oz": "28.349523125"}
 _SECONDS = {"ms": "0.001", "s": "1", "min": "60", "h": "3600", "day": "86400", "week": "604800"}
-_LITRES = {"ml": "0.001", "cl": "0.01", "l": "1", "gal": "3.785411784", "qt": "0.946352946", "pt": "0.473176473"}
+_LITRES = {
+    "ml": "1e-6", "cl": "1e-5", "l": "1e-3", "gal": "3.785411784e-3", "qt": "0.946352946e-3", "pt": "0.473176473e-3"
+}  # fmt: skip
+# Units of several dimensions, in metres, grams and seconds: a newton is 1,000 g m/s^2.
+_DERIVED = {
+    "volume": (("length", 3),),
+    "N": (("mass", 1), ("length", 1), ("time", -2)),
+    "J": (("mass", 1), ("length", 2), ("time", -2)),
+    "W": (("mass", 1), ("length", 2), ("time", -3)),
+    "Pa": (("mass", 1), ("length", -1), ("time", -2)),
+    "Hz": (("time", -1),),
+}
+_PHYSICS = {
+    name: {name: size, f"k{name}": f"{size}e3", f"M{name}": f"{size}e6"}
+    for name, size in {"N": "1000", "J": "1000", "W": "1000", "Pa": "1000", "Hz": "1"}.items()
+}
 _SINGLE = (
     "month",
     "year",
@@ -40,7 +55,7 @@ _KNOWN: dict[str, tuple[str, Fraction]] = {
     name: (dimension, Fraction(size))
     for dimension, table in (
         ("length", _METRES | {"mi": "1609.344"}), ("mass", _GRAMS), ("time", _SECONDS), ("volume", _LITRES),
-        ("money", {"dollar": "1", "cent": "0.01"}), *((name, {name: "1"}) for name in _SINGLE),
+        ("money", {"dollar": "1", "cent": "0.01"}), *_PHYSICS.items(), *((name, {name: "1"}) for name in _SINGLE),
     )
     for name, size in table.items()
 }  # fmt: skip
@@ -55,6 +70,8 @@ _SYNONYMS = {
         "ml": "milliliter millilitre mL",
         "l": "liter litre L", "gal": "gallon", "qt": "quart", "pt": "pint",
         "dollar": "usd buck", "euro": "eur", "sterling": "gbp", "rupee": "inr", "rad": "radian", "degree": "deg",
+        "J": "joule", "kJ": "kilojoule", "N": "newton", "kN": "kilonewton", "W": "watt", "kW": "kilowatt",
+        "Pa": "pascal", "Hz": "hertz",
         "%": "percent pct", "mi/h": "mph", "km/h": "kph kmh kmph", "ft/s": "fps", "m/s": "mps",
         "square": "sq", "cubic": "cu", "^2": "squared", "^3": "cubed",
         "child": "children", "person": "people", "man": "men", "woman": "women", "mouse": "mice", "goose": "geese",
@@ -85,6 +102,9 @@ _AFTER = re.compile(
 _OF_LATEX = {"degree": "degree", "cdot": " ", "Omega": "ohm", "mu": "micro"}
 _LATEX_UNIT = re.compile(rf"\\({'|'.join(_OF_LATEX)})(?![A-Za-z])\s*")
 _PIECE = re.compile(r"(?:^|,|\band\b|\s)+\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\.?(?=[\s,]|$)")
+
+_ANGLE = re.compile(r"(\d+)\s*\\degree\s*(\d+(?:\.\d+)?)\s*'(?:\s*(\d+(?:\.\d+)?)\s*(?:''|\")?)?")
+_FEET = re.compile(r"(\d+)\s*'\s*(\d+(?:\.\d+)?)\s*(?:''|\")?")
 
 
 class Quantity(NamedTuple):
@@ -145,7 +165,15 @@ def _with_rest(number: str, match: re.Match[str]) -> Quantity | None:
 
 
 def compound(text: str) -> Quantity | None:
-    """Read `7 hours and 30 minutes`: two or more quantities of one dimension, as one in the unit of size 1."""
+    r"""Read `7 hours and 30 minutes`: two or more quantities of one dimension, as one in the unit of size 1.
+
+    `10\degree 30'` is 10.5 degrees, and `5'8''` is 5 feet and 8 inches.
+    """
+    if angle := _ANGLE.fullmatch(text):
+        degrees, minutes, seconds = (Fraction(number or 0) for number in angle.groups())
+        return Quantity(str(degrees + minutes / 60 + seconds / 3600), _unit("degree"))
+    if feet := _FEET.fullmatch(text):
+        text = f"{feet[1]} ft {feet[2]} in"
     pieces = _PIECE.findall(text)
     if len(pieces) < 2 or _PIECE.sub("", text).strip():
         return None
@@ -182,10 +210,8 @@ def _unit(words: str) -> Unit | None:
         sign = -1 if factor["over"] else sign
         kind, own, power = *_KNOWN.get(factor["word"], ("", Fraction(1))), sign * int(factor["power"] or 1)
         known = known and bool(kind)
-        if kind == "volume":  # a litre is a cubic decimetre
-            kind, own, power = "length", Fraction(1, 10), 3 * power
-            size *= _KNOWN[factor["word"]][1] ** (power // 3)
-        dimensions[kind] = dimensions.get(kind, 0) + power
+        for dimension, times in _DERIVED.get(kind, ((kind, 1),)):
+            dimensions[dimension] = dimensions.get(dimension, 0) + times * power
         size *= own**power
     if text[at:].strip():
         return None
