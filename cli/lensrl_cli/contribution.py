@@ -98,12 +98,12 @@ def contribution(
             left_out = rates is None and bool(opened.recipe.learning_rates)
             together = opened.set_interactions(seed) if own else None
             clipped = opened.clipped_steps(seed)
-            if own and seed is None and opened.layers:
-                warnings = contribution_warnings(opened)
-                warnings += [said] if (said := sharpening(opened)) else []
             table = sets.iloc[:0]
             if opened.layers or not len(sets):
                 table = opened.contributions(seed, benchmark=benchmark, score=score)
+            if own and seed is None and opened.layers:
+                warnings = contribution_warnings(opened)
+                warnings += [said] if (said := sharpening(opened)) else []
             scores = opened.scores(benchmark=benchmark, score=score)
             if seed is not None:
                 scores = scores[(scores["seed"] == seed) | (scores["run"] == "base")]

@@ -71,12 +71,12 @@ def import_(
     Example: lensrl import base-model rl-model --layer-20 layer-20-model --out runs/mine
     """  # fmt: skip
     models = {name: trained}
-    for run, model in _pairs("--run", runs):
+    for run, model in _pairs("--run", "MODEL", runs):
         if run in models:
             raise LensrlError(f"two models are {run}: seeds of one run need a recipe, checkpoints.{run}.seed-1 = '...'")
         models[run] = model
     made: dict[str, list[str]] = {}
-    for run, file in _pairs("--scores", scores):
+    for run, file in _pairs("--scores", "FILE", scores):
         made.setdefault(run, []).append(file)
     recipe = lensrl.import_recipe(
         base, models, task=task, test=test or [], texts=texts, scores=made or None, metric=metric, filter=filter
@@ -87,12 +87,12 @@ def import_(
     note("next: " + ", ".join(f"lensrl {verb}" for verb in [*next_, *([f"contribution {out}"] if scored else [])]))
 
 
-def _pairs(option: str, given: Sequence[str] | None) -> list[tuple[str, str]]:
-    """Split every `RUN=PLACE`."""
+def _pairs(option: str, kind: str, given: Sequence[str] | None) -> list[tuple[str, str]]:
+    """Split every `RUN=MODEL` of `--run`, or `RUN=FILE` of `--scores`."""
     pairs = []
     for text in given or []:
         run, equals, place = text.partition("=")
         if not (run and equals and place):
-            raise typer.BadParameter(f"{option} {text}: write {option} RUN=PLACE, such as {option} layer-20=FOLDER")
+            raise typer.BadParameter(f"{option} {text}: write {option} RUN={kind}, such as {option} layer-20={kind}")
         pairs.append((run, place))
     return pairs

@@ -76,8 +76,8 @@ def _title(exported: Exported) -> Iterator[str]:
         yield ""
         yield (
             f"A graft: {spell_parts(exported.parts)} of the run {_code(run.name)}, all else of the run "
-            f"{_code(into.name)}. Both runs belong to the study {study} (seed {seed}), which trains {base}. The graft "
-            f"itself was not trained."
+            f"{_code(into.name)}. Both runs belong to the study {study} (seed {seed}) of {base}. The graft itself "
+            f"was not trained."
         )
     else:
         yield f"# {_code(run.name)} of {study}"

@@ -38,7 +38,7 @@ def compare_models(
 
     - `base_dtype`, `trained_dtype`: the types in which the weights of the row are stored;
     - `rounding_norm`: the norm of the errors of rounding to these types, of both models together, in the parameters
-      that moved (`lensrl.measures.weights.rounding_norm`). A `frobenius` near or below it may be mostly rounding.
+      that moved (`lensrl.measures.rounding.rounding_norm`). A `frobenius` near or below it may be mostly rounding.
       Where training started from the stored base itself, only the second model has errors, and this norm is too
       large: by a factor of sqrt(2) where both have one type;
     - `common_rows`: of embeddings and heads with more rows in one of the two models, as padding gives them, the first

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import numpy as np
 import pandas as pd
 
-from lensrl.measures.weights import rounding_norm
+from lensrl.measures.rounding import rounding_norm
 
 
 class Part(Protocol):

@@ -20,24 +20,20 @@ these measures are medians over the experts that changed.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float
 from scipy.linalg import subspace_angles
 
+from lensrl.measures.rounding import round_to_bf16
 from lensrl.measures.spectra import Matrix
+from lensrl.measures.support import support_overlaps
 
 LEADING = 16  # leading singular vectors to compare; at most half of the matrix's singular vectors
-SUPPORT = 0.1  # share of entries that counts as the update's support, and as W's largest or smallest
 TOLERANCE = 1e-6  # relative error of a measure, above which Gram matrices give way to an SVD
 ANGLE = 1e-9  # the same for angles near 0, in radians
 ENTRIES = 2**16  # entries of a block that stays in a core's cache
-LARGE = 2**20  # entries of a block that is counted in 2**16 bins
-
-# Type -> binary digits of its significand, and the exponent of its smallest number.
-PRECISION = {"bfloat16": (8, -133), "float16": (11, -24)}
 
 
 class DeltaMetrics(NamedTuple):
@@ -51,7 +47,7 @@ class DeltaMetrics(NamedTuple):
     `spectral_shift`: || s(W') - s(W) ||_2 / || s(W) ||_2.
     `left_angle`, `right_angle`: the largest principal angles, in degrees.
     `overlap_largest`: of the 10 % of entries with the largest |D|, the share among the 10 % with the largest |W|.
-    `overlap_smallest`: the same with the smallest |W|. Both overlaps are `SUPPORT` = 0.1 by chance.
+    `overlap_smallest`: the same with the smallest |W|. Both overlaps are 0.1 by chance.
     """
 
     frobenius: float
@@ -137,7 +133,7 @@ def entry_metrics(before: Float[np.ndarray, "..."], after: Float[np.ndarray, "..
         weight_cosine=float(squares[3]) / lengths if lengths else math.nan,
         changed_share=changed / old.size,
         changed_share_bf16=changed_bf16 / old.size,
-        **_support_overlaps(old, new, moved=bool(changed > 0)),
+        **support_overlaps(old, new, moved=bool(changed > 0)),
     )
 
 
@@ -174,34 +170,6 @@ def _median(values: list[float]) -> float:
     """Return the median of the numbers among `values`; NaN where there is none."""
     numbers = [value for value in values if not math.isnan(value)]
     return float(np.median(numbers)) if numbers else math.nan
-
-
-def round_to_bf16(array: Float[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
-    """Round to the nearest bfloat16 numbers, ties to even, and return them as fp32."""
-    bits = np.asarray(array, np.float32).view(np.uint32)
-    return np.asarray((bits + 0x7FFF + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)).view(np.float32)
-
-
-def rounding_norm(weights: Float[np.ndarray, "..."], dtype: str) -> float:
-    """Return the norm that the errors of rounding weights to bfloat16 or float16 have: sqrt(sum u^2 / 12).
-
-    u is the distance between two neighbouring numbers of the type at each weight; the error is uniform over it. For
-    other types, the result is 0. A weight that is 0 counts at the smallest u of the type.
-
-    The difference of two rounded weights has independent errors where the true change is at least u. Where it is far
-    smaller, most entries do not move, and the others move by u: the difference is smaller than the two norms together,
-    and still mostly rounding.
-    """
-    if dtype not in PRECISION:
-        return 0.0
-    digits, smallest = PRECISION[dtype]
-    # Few exponents occur: count them in the bits of fp32 (8 bits, biased by 126 here), and sum over them in float64.
-    flat, counts = np.asarray(weights, np.float32).reshape(-1), np.zeros(256)
-    for start in range(0, flat.size, ENTRIES):
-        bits = flat[start : start + ENTRIES].view(np.uint32)
-        counts += np.bincount((bits >> 23) & 0xFF, minlength=256)
-    spacing = np.ldexp(1.0, np.maximum(np.arange(256) - 126 - digits, smallest))
-    return math.sqrt(float(np.sum(counts * spacing**2)) / 12)
 
 
 def _spectrum_of_delta(delta: Matrix) -> tuple[float, float, float, bool]:
@@ -247,69 +215,6 @@ def _angles(w: Matrix, changed: Matrix, k: int) -> tuple[float, float, bool]:
     one, other = w.leading(k, exact=True), changed.leading(k, exact=True)
     left, right = (float(subspace_angles(*pair).max()) for pair in zip(one[:2], other[:2], strict=True))
     return math.degrees(left), math.degrees(right), True
-
-
-def _support_overlaps(old: Float[np.ndarray, " entry"], new: Float[np.ndarray, " entry"], *, moved: bool) -> dict:
-    """Return the shares of the update's support among W's largest and smallest entries.
-
-    Entries are ranked by |W| and by |D|, D rounded to the type of the weights. Where entries are tied at the border of
-    a set, as in weights of bfloat16, each of them belongs to the set with the share of them that fits into it. This is
-    the mean over all orders of the tied entries.
-    """
-    count = round(SUPPORT * old.size)
-    if count == 0 or not moved:
-        return dict.fromkeys(("overlap_largest", "overlap_smallest"), math.nan)
-    starts = range(0, old.size, LARGE)
-    (support,) = _borders(lambda: (np.abs(new[i : i + LARGE] - old[i : i + LARGE]) for i in starts), old.size - count)
-    smallest, largest = _borders(lambda: (np.abs(old[i : i + LARGE]) for i in starts), count - 1, old.size - count)
-    # Members of two sets at once: entry by entry, in blocks.
-    above = np.zeros((2, 3, 3))  # (largest or smallest, place in the support, place in the set of |W|)
-    for start in range(0, old.size, ENTRIES):
-        w, d = np.abs(old[start : start + ENTRIES]), np.abs(new[start : start + ENTRIES] - old[start : start + ENTRIES])
-        moved_most = 3 * _places(d, support)
-        for number, places in enumerate((_places(w, largest), 2 - _places(w, smallest))):
-            above[number] += np.bincount(moved_most + places, minlength=9).reshape(3, 3)
-    shares = []
-    for table in above:
-        rows, columns = (_memberships(sums, count) for sums in (table.sum(1), table.sum(0)))
-        shares.append(float(rows @ table @ columns) / count)
-    return {"overlap_largest": shares[0], "overlap_smallest": shares[1]}
-
-
-def _borders(blocks: Callable[[], Iterable[Float[np.ndarray, " entry"]]], *ranks: int) -> list[float]:
-    """Return the values at ranks in ascending order, of values that are not negative, in blocks of one type.
-
-    The bits of such numbers have the order of the numbers. Their first 16 bits are counted, then the next 16 bits of
-    the numbers that share those of the value, and so on: no copy of all values is needed.
-    """
-    dtype = next(iter(blocks())).dtype
-    bits = 8 * dtype.itemsize
-    found = [0] * len(ranks)  # the bits of each value that are known
-    left = [*ranks]  # the rank among the numbers that share them
-    for shift in range(bits - 16, -1, -16):
-        counts = {known: np.zeros(2**16, np.int64) for known in found}
-        for block in blocks():
-            numbers = block.view(f"u{dtype.itemsize}")
-            digits = (numbers >> shift) & 0xFFFF
-            for known, table in counts.items():
-                shared = digits if shift == bits - 16 else digits[numbers >> (shift + 16) == known]
-                table += np.bincount(shared, minlength=2**16)
-        for row, known in enumerate(found):
-            ends = counts[known].cumsum()
-            digit = int(np.searchsorted(ends, left[row], side="right"))
-            left[row] -= int(ends[digit - 1]) if digit else 0
-            found[row] = known << 16 | digit
-    return np.array(found, f"u{dtype.itemsize}").view(dtype).tolist()
-
-
-def _places(sizes: Float[np.ndarray, " entry"], border: float) -> np.ndarray:
-    """Return 0 below the border, 1 on it, 2 above it."""
-    return (sizes >= border).astype(np.int8) + (sizes > border)
-
-
-def _memberships(counts: np.ndarray, size: int) -> np.ndarray:
-    """Return the share of a set of `size` entries to which entries below, on and above its border belong."""
-    return np.array([0.0, (size - counts[2]) / counts[1], 1.0])
 
 
 def _is_matrix(array: np.ndarray) -> bool:

@@ -58,7 +58,12 @@ def import_recipe(
     elif task is not None:
         if task in ("math", "code") and not _listed(test):
             raise LensrlError(f"task {task!r} has no items: give a file of them, --test FILE")
-        benchmarks = {Path(one).name.split(".")[0]: str(one) for one in _listed(test)}
+        benchmarks: dict[str, str] = {}
+        for one in map(str, _listed(test)):
+            benchmark = Path(one).name.split(".")[0]
+            if benchmark in benchmarks:
+                raise LensrlError(f"test {benchmarks[benchmark]} and {one} would both be {benchmark!r}: rename a file")
+            benchmarks[benchmark] = one
         table = {"name": task} | ({"test": benchmarks} if benchmarks else {})
     else:
         table = {"name": "texts", **file}

@@ -20,6 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lensrl.compare.patching import OnProgress
+from lensrl.show.charts.chart import packed
 from lensrl.show.sections import content
 from lensrl.show.words import number, p_value, typeset
 from lensrl.store.file.atomic import new_file
@@ -65,7 +66,10 @@ def render(
     known = content(study, layers, on_progress)
     body = _environment().get_template("sections.html.j2").render(known | {"heading": heading})
     charts = {name: chart.as_data() for name, chart in known["charts"].items()}
-    return _whole(study.name, Markup(body), headings, {"charts": charts}, live)
+    data = {"charts": charts}
+    if known["answers"] is not None:
+        data["completions"] = packed(known["answers"].rows)
+    return _whole(study.name, Markup(body), headings, data, live)
 
 
 def render_message(name: str, message: str, *, live: str) -> str:

@@ -20,6 +20,7 @@ from lensrl.recipe.runs import BASE, FULL
 from lensrl.show import page_tables, pictures, plot
 from lensrl.show.charts import of_models, of_scores
 from lensrl.show.charts.chart import Chart
+from lensrl.show.completions import answers, examples, in_words
 from lensrl.show.pictures import LOOK, picture
 from lensrl.show.readings import reading, sharpened
 from lensrl.show.words import METRIC_LABELS
@@ -46,6 +47,7 @@ def content(
     patches = with_context(study.patches(), study)
     pairs = _overlaps(study) if scored else pd.DataFrame()
 
+    answered = answers(study)
     charts = _charts(study, scored, verdict, table, correlations, patches, pairs)
     drawn = _drawn(study, scored, verdict, contributions, table, correlations, patches, pairs, layers)
     made: dict[str, Any] = {}
@@ -56,6 +58,9 @@ def content(
     shares = scored and FULL in study
     return {name: made[name] for name in drawn} | {
         "charts": {name.removeprefix("chart "): made[name] for name in charts if made[name] is not None},
+        "answers": answered,
+        "examples": examples(answered) if answered else [],
+        "answers_reading": in_words(answered) if answered else "",
         "study": study,
         "recipe": study.recipe,
         "settings": json.dumps(study.recipe.model_dump(mode="json"), indent=2),

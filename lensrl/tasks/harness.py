@@ -178,7 +178,8 @@ def _check_pairs(found: dict[Key, Row], asked: Sequence[Key], file: Path, base: 
                     f"{base}: score both models with the same prompts and answers"
                 )
             raise RecipeError(f"samples {file} lack an item of {base}: doc_hash {key[0][:12]}; score the same items")
-    extra = next((row for key, row in found.items() if key not in {*asked}), None)
+    known = {*asked}
+    extra = next((row for key, row in found.items() if key not in known), None)
     if extra is not None:
         raise RecipeError(
             f"samples {file} hold an item that {base} lacks: doc_id {extra['doc_id']} (doc_hash "

@@ -13,7 +13,7 @@ import math
 import torch
 
 from lensrl.errors import LensrlError
-from lensrl.measures.weights import PRECISION, rounding_norm
+from lensrl.measures.rounding import PRECISION, rounding_norm
 from lensrl.models.adapter import MergedAdapter, open_weights
 from lensrl.models.base import Base
 from lensrl.models.checkpoint import CheckpointWeights, stored_dtypes

@@ -13,7 +13,7 @@ import torch
 from lensrl import Study, compare_models, compare_weights, predictors, run_study
 from lensrl.compare.precision import Kinds, Stored, add_precision, watch
 from lensrl.compare.weights import PartWeights, weight_table
-from lensrl.measures.weights import rounding_norm
+from lensrl.measures.rounding import rounding_norm
 from lensrl.models.base import load_base
 from lensrl.show.figures.layers import draw_weights
 from lensrl.show.figures.style import canvas

@@ -11,15 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lensrl.measures.weights import (
-    SPECTRAL,
-    SUPPORT,
-    DeltaMetrics,
-    _borders,
-    delta_metrics,
-    round_to_bf16,
-    rounding_norm,
-)
+from lensrl.measures.rounding import round_to_bf16, rounding_norm
+from lensrl.measures.support import SUPPORT, _borders
+from lensrl.measures.weights import SPECTRAL, DeltaMetrics, delta_metrics
 
 
 def weight(seed: int = 0, shape: tuple[int, ...] = (48, 32)) -> np.ndarray:
@@ -122,8 +116,9 @@ def test_the_experts_of_a_mixture_are_measured_one_by_one() -> None:
 def test_blocks_of_entries_give_the_measures_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     w, d = weight(), 0.01 * weight(1)
     whole = delta_metrics(w, w + d)
-    monkeypatch.setattr("lensrl.measures.weights.ENTRIES", 100)
-    monkeypatch.setattr("lensrl.measures.weights.LARGE", 70)
+    for module in ("weights", "support"):
+        monkeypatch.setattr(f"lensrl.measures.{module}.ENTRIES", 100)
+    monkeypatch.setattr("lensrl.measures.support.LARGE", 70)
     assert delta_metrics(w, w + d) == pytest.approx(whole, rel=1e-12)
     sizes, support = np.abs(w.ravel()), np.abs((w + d) - w).ravel()
     chosen, largest = ({*np.argsort(key)[-154:].tolist()} for key in (support, sizes))

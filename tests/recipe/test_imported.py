@@ -69,6 +69,10 @@ def test_scores_made_elsewhere_go_to_their_runs(here: Path) -> None:
     ("given", "complaint"),
     [
         ({"task": "math"}, "task 'math' has no items: give a file of them, --test FILE"),
+        (
+            {"task": "math", "test": ["a/test.jsonl", "b/test.jsonl"]},
+            "a/test.jsonl and b/test.jsonl would both be 'test'",
+        ),
         ({"test": "a.jsonl"}, "test a.jsonl is of no task: say which, --task math"),
         ({"task": "arithmetic", "texts": "t.txt"}, "scores the models on its own items: leave out texts"),
         ({"task": "arithmetic", "scores": {"base": "b.jsonl"}}, "leave out scores, or leave out the task"),

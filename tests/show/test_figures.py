@@ -325,6 +325,13 @@ def test_the_deltas_of_both_kinds_are_drawn_in_view(layers: int) -> None:
     assert is_in_view(axes, marked(axes, "o") | marked(axes, "s"))
 
 
+def test_the_largest_of_changes_that_are_alike_is_not_cut_off() -> None:
+    table = by_matrix(8).drop_duplicates("layer").assign(parameter="")
+    table["relative"] = np.linspace(0.0148, 0.0167, 8)
+    axes = drawn_by(draw_weights, table).axes[0]
+    assert axes.get_ylim() == (0, pytest.approx(1.06 * 0.0167))
+
+
 def test_few_curves_are_drawn_as_their_running_means_with_names_at_their_ends() -> None:
     runs = curves(8)
     axes = drawn_by(draw_training, runs, window=5).axes[0]

@@ -137,3 +137,17 @@ def test_a_verdict_is_shown_whole_and_escaped(copied: Path, monkeypatch: pytest.
         claim.statement in page.text and claim.rejected() in page.text for claim in planted.claims if not claim.reason
     )
     assert re.search(r"[−\d.]+\N{NO-BREAK SPACE}\[[−\d.]+,\N{NO-BREAK SPACE}[−\d.]+\]", page.text)
+
+
+def test_the_page_shows_what_changed_in_the_answers(copied: Path) -> None:
+    with open_study(copied) as study:
+        rows = study.completions("full-rl")
+        page = read(copied)
+    moved = rows[rows["item_score"] != rows["base_item_score"]].drop_duplicates(["benchmark", "item"])
+    assert len(moved), "the small study changes answers"
+    first = moved.iloc[0]
+    shown = page.text[page.text.rindex("What the models answer") :]  # after the list of contents
+    for text in (first["prompt"], first["completion"], first["base_completion"]):
+        assert text.strip() in shown
+    better = (moved["item_score"] > moved["base_item_score"]).sum()
+    assert f"answers {better} better than the base and {len(moved) - better} worse" in shown

@@ -107,7 +107,7 @@ def test_a_figure_by_benchmark_and_score_shows_their_contributions(study: Study)
     table = study.contributions(benchmark="carry", score="vote")
     axes = lensrl.plot.contributions(study, benchmark="carry", score="vote")
     assert "carry, majority vote" in axes.get_title(loc="left")
-    drawn = [point for line in axes.lines for point in line.get_ydata()]
+    drawn = [point for line in axes.lines for point in np.asarray(line.get_ydata())]
     drawn += [float(y) for each in axes.collections for _, y in np.asarray(each.get_offsets())]
     assert all(np.isclose(drawn, value).any() for value in table["contribution"].dropna())
 

@@ -187,7 +187,8 @@ def draw_weights(
         alone = inside["rounding_norm"] * inside["relative"] / inside["frobenius"]
         median = alone.groupby(inside["layer"].astype(int)).median()
         axes.plot(median.index, median, ":", color=MUTED, label="rounding alone")
-    axes.set_ylim(0, None)
+    top = axes.dataLim.y1  # the margin is a share of the whole axis: that of values alike would cut the highest mark
+    axes.set_ylim(0, 1.06 * top if np.isfinite(top) and top > 0 else None)
     axes.set_ylabel(MEASURES.get(measure, measure))
     if len(axes.get_legend_handles_labels()[1]) > 1:
         legend_above(axes)

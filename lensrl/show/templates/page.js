@@ -205,11 +205,60 @@ function ask(section) {
   return one;
 }
 
+// ---------------------------------------------------------------- completions
+
+function completions(place) {
+  const PAGE = 8;
+  const rows = unpack(data.completions);
+  let start = 0;
+  const select = (name, label, values) => {
+    const made = make("select", { name, onchange: () => { start = 0; draw(); } }, ...values.map((value) => make("option", {}, value)));
+    return [made, make("label", {}, label, made)];
+  };
+  const different = (name) => [...new Set(rows.map((row) => row[name]))];
+  const [run, runLabel] = select("run", "run", different("run"));
+  const [benchmark, benchmarkLabel] = select("benchmark", "benchmark", ["all", ...different("benchmark")]);
+  const [change, changeLabel] = select("change", "items", ["changed", "better", "worse", "wrong", "all"]);
+  const search = make("input", { type: "search", name: "search", placeholder: "search", oninput: () => { start = 0; draw(); } });
+  const list = make("div");
+  const turn = make("div", { class: "controls" });
+  place.replaceChildren(make("div", { class: "controls" }, runLabel, ...(different("benchmark").length > 1 ? [benchmarkLabel] : []), changeLabel, search), list, turn);
+
+  const wanted = (row) => row.run === run.value && (benchmark.value === "all" || row.benchmark === benchmark.value)
+    && { changed: row.change !== "same", better: row.change === "better", worse: row.change === "worse", wrong: row.score < 1, all: true }[change.value]
+    && (!search.value || [row.prompt, row.reference, row.base, row.answer].some((text) => text.toLowerCase().includes(search.value.toLowerCase())));
+  const answer = (text, score) => make("pre", { class: score >= 1 ? "right" : "wrong", title: `score ${shown(score, 2)}` }, text || " ");
+
+  function item(samples) {
+    const [first] = samples;
+    const column = (title, text, score) => make("div", {}, make("b", {}, title), ...samples.map((row) => answer(row[text], row[score])));
+    return make("article", { class: "item" },
+      make("p", { class: "muted" }, `${first.benchmark}, ${first.item}: ${first.change === "same" ? "same score" : first.change}`),
+      make("pre", {}, first.prompt), make("p", {}, "reference ", make("code", {}, first.reference)),
+      make("div", { class: "sides" }, column("base", "base", "base_score"), column(`${first.run}, seed ${first.seed}`, "answer", "score")));
+  }
+
+  function draw() {
+    const items = new Map();
+    const chosen = new Set(rows.filter(wanted).map((row) => `${row.benchmark}\n${row.item}`));
+    for (const row of rows) {
+      const key = `${row.benchmark}\n${row.item}`;
+      if (row.run === run.value && chosen.has(key)) items.set(key, [...(items.get(key) ?? []), row]);
+    }
+    list.replaceChildren(...[...items.values()].slice(start, start + PAGE).map(item));
+    const step = (by, label, possible) => make("button", { type: "button", ...(possible ? {} : { disabled: "" }), onclick: () => { start += by; draw(); place.scrollIntoView(); } }, label);
+    turn.replaceChildren(step(-PAGE, "Back", start > 0), step(PAGE, "On", start + PAGE < items.size),
+      make("span", { class: "muted" }, items.size ? `${start + 1} to ${Math.min(start + PAGE, items.size)} of ${items.size} items` : "No such item."));
+  }
+  draw();
+}
+
 // ---------------------------------------------------------------- the page
 
 const sections = [...document.querySelectorAll("[data-chart]")];
 document.querySelectorAll("table").forEach(sortable);
 const asked = new Map(sections.map((section) => [section, ask(section)]));
+if (data.completions) completions(document.getElementById("completions"));
 themeButton();
 const near = new IntersectionObserver((entries) => {
   for (const { target, isIntersecting } of entries) {
