@@ -54,8 +54,6 @@ def show(
 
     Listings read headers only.
 
-    Example: lensrl show runs/tiny/full-rl.seed-0.h5/deltas/4
-
     Example: lensrl show runs/tiny/full-rl.seed-0.h5 --completions --changed
     """
     from lensrl.store.names import RECIPE_FILE

@@ -86,7 +86,7 @@ def test_an_interrupt_that_a_library_swallows_is_raised_again_at_the_next_step(
 ) -> None:
     asked = []
 
-    def swallowing(recipe: Recipe, folder: Path, watcher: Watcher, *, only: object, engine: object) -> None:
+    def swallowing(recipe: Recipe, folder: Path, watcher: Watcher, **options: object) -> None:
         with suppress(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
         asked.append("step")

@@ -247,7 +247,7 @@ def test_a_ninth_claim_is_one_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         assert "a note of its own; " in said
         assert "no gain" in said
         assert judged.as_dict()["claims"][-1]["claim"] == "last layer"
-    monkeypatch.setattr("lensrl.show.page.judge", lambda _: of_table)
+    monkeypatch.setattr("lensrl.show.sections.judge", lambda _: of_table)
     with open_study(small_study_folder) as study:
         page = write_report(study, tmp_path / "report.html").read_text(encoding="utf-8")
     assert "The last layer gains.<br>" in page

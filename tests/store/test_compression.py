@@ -33,7 +33,7 @@ from tests.store.synthetic import (
 
 pytest.importorskip("hdf5plugin")
 
-BLOSC2, FLETCHER32 = 32026, 3  # registered numbers of the HDF5 filters
+DEFLATE, BLOSC2, FLETCHER32 = 1, 32026, 3  # registered numbers of the HDF5 filters
 CHANGED = [p.name for p in PARAMETERS[:5]]
 
 
@@ -107,7 +107,10 @@ def test_deltas_and_activations_are_compressed_and_checked_and_nothing_else_is(t
     assert none.keys() == packed.keys()
     large = {name for name in none if name.startswith(("deltas/", "snapshots/2/deltas/", "activations/"))}
     assert "snapshots/2/deltas/0/attn.q.weight" in large
-    for name in none:
+    texts = {name for name in none if name in ("completions/text", "training_completions/text")}  # always deflated
+    for name in texts:
+        assert set(none[name]) == set(packed[name]) == {DEFLATE, FLETCHER32}, name
+    for name in none.keys() - texts:
         single = name == "deltas/1/scale"
         contiguous = "deltas/" in name
         assert none[name] == ([] if contiguous else [FLETCHER32]), name
