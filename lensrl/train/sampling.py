@@ -130,7 +130,9 @@ class Completions:
         items, lengths = [self._items[i] for i in id], [len(ids) for ids in completion_ids]
         if self._rl.reward == "random":
             step = given["trainer_state"].global_step  # TRL's; a run that was resumed goes on with its own coins
-            self._rewards = np.random.default_rng([self._seed, step]).integers(0, 2, len(id)).astype(float).tolist()
+            self._rewards = (
+                np.random.default_rng([self._seed, step, ranks.rank()]).integers(0, 2, len(id)).astype(float).tolist()
+            )
         else:
             self._rewards = batch.rewards(self._task, items, said)
         self._recorder.record_completions(self._rewards, lengths, truncated)
