@@ -278,8 +278,8 @@ def test_a_recipe_names_the_task_and_its_limits() -> None:
     ("change", "message"),
     [
         ({"test": None}, r"neither test \(HumanEval\) nor test_list \(MBPP\); it has task_id, prompt, "),
-        ({"prompt": None}, "none of the keys prompt; it has "),
-        ({"canonical_solution": None}, "none of the keys canonical_solution; it has "),
+        ({"prompt": None}, "prompt is null"),
+        ({"canonical_solution": None}, "canonical_solution is null"),
         ({"entry_point": "a b"}, "entry_point 'a b' is not the name of a function"),
         ({"entry_point": 3}, "entry_point must be text; it is 3"),
         ({"test_list": "assert True"}, "none of the keys code; it has "),

@@ -62,8 +62,12 @@ def test_two_ranks_train_as_one_process(trained: Path, base: Base, case: str) ->
     assert norm([two[n] - one[n] for n in one]) < 1e-4 * norm([one[n] - base.weights[n] for n in one])
     alone, shared = (dict(np.load(trained / name / f"{case}.rank-0.npz")) for name in ("one", "two"))
     assert alone.keys() == shared.keys()
-    for column in alone.keys() - {"step_time", "peak_memory"}:
+    for column in alone.keys() - {"step_time", "peak_memory", "entropy"}:
         np.testing.assert_allclose(shared[column], alone[column], rtol=1e-4, atol=1e-6, err_msg=column)
+    # TRL averages the entropy over micro-batches, and two ranks cut a step into other ones.
+    np.testing.assert_allclose(
+        shared["entropy"], alone["entropy"], rtol=0.1 if case in ("micro-batches", "checkpointing") else 1e-4
+    )
     of_counts = ("reward_mean", "reward_std", "zero_spread_share", "completion_length", "truncated_share")
     assert all((alone[column] == shared[column]).all() for column in of_counts)
     assert norm([one[n] - base.weights[n] for n in one]) > 1e-4 * norm([*one.values()]), "something was learned"
