@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
@@ -208,7 +209,7 @@ def cka(
 
 
 def cka_map(
-    study: Study,
+    source: Study | np.ndarray,
     one: str = BASE,
     other: str = FULL,
     *,
@@ -218,12 +219,16 @@ def cka_map(
     title: str | None = None,
     look: Look | None = None,
 ) -> Axes:
-    """Draw the debiased CKA of every layer of run `one` with every layer of run `other`."""
-    values = compare_layers(study, one, other, site=site, seed=seed)
-    title = f"{study.name}: CKA of all layers" if title is None else title
+    """Draw the debiased CKA of every layer of run `one` with every layer of run `other`.
+
+    `source` is a study, or a matrix of `lensrl.compare_layers`.
+    """
+    values = compare_layers(source, one, other, site=site, seed=seed) if isinstance(source, Study) else source
+    if title is None and isinstance(source, Study):
+        title = f"{source.name}: CKA of all layers"
     axes = ax or _own(look, wide=5.2, high=4.4, square=True)
     with _style(look):
-        return _layers.draw_cka_map(axes, values, one, other, title=title, look=look)
+        return _layers.draw_cka_map(axes, values, one, other, title=title or "", look=look)
 
 
 def overlap(

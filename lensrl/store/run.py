@@ -157,7 +157,7 @@ class Run:
             kept = str(attribute(self.file, "sites")).split(",") if "sites" in self.file.attrs else SITES
         return [f"activations at {s} are left out: some layers have none that is known" for s in SITES if s not in kept]
 
-    @property
+    @cached_property
     def has_training(self) -> bool:
         """False for the base, and for a run that was taken from a checkpoint: they have no training curve."""
         with located(self.file, "training"):
@@ -168,13 +168,13 @@ class Run:
         """False for a run that diverged. The weights of the base are those of its model: it has no deltas."""
         return self.status != DIVERGED
 
-    @property
+    @cached_property
     def has_scores(self) -> bool:
         """False for a run that diverged, and in a study that compares models on texts: it scores nothing."""
         with located(self.file, "scores"):
             return has(self.file, "scores") and has(self.file, "scores/score")
 
-    @property
+    @cached_property
     def has_activations(self) -> bool:
         """False for a run that diverged."""
         with located(self.file, "activations"):
@@ -228,8 +228,12 @@ class Run:
     def samples(self) -> Samples:
         """Return the scores of every sample of every item, those of further tasks included, in the order of the file.
 
-        Raises LensrlError for a run without scores.
+        They are read once. Raises LensrlError for a run without scores.
         """
+        return self._samples
+
+    @cached_property
+    def _samples(self) -> Samples:
         with located(self.file, "scores"):
             group = self._group("scores", "no scores")
             read = {name: self._read(group, name) for name in ("length", "truncated", "answer") if has(group, name)}
@@ -267,7 +271,7 @@ class Run:
             own = np.isfinite(score) & ~self._also(group, n_items)[:, None]
             return pd.DataFrame(found)[own.reshape(-1)].reset_index(drop=True)
 
-    @property
+    @cached_property
     def has_completions(self) -> bool:
         """False for a run that diverged, without scores of its own, or in a file of version 1 or 2."""
         with located(self.file, COMPLETIONS):
@@ -323,6 +327,10 @@ class Run:
         - `entropy`: of the next token at the sampled positions, mean, in nats;
         - `kl`, where the loss has a KL term: to the base, in nats a token.
         """
+        return self._training.copy()
+
+    @cached_property
+    def _training(self) -> pd.DataFrame:
         import pandas as pd
 
         with located(self.file, "training"):
@@ -340,6 +348,10 @@ class Run:
         Columns: parameter, layer (<NA> outside the layers), part, component, size (entries), norm (of the delta),
         base_norm, relative_norm (norm / base_norm), changed_share (the share of entries whose bits changed).
         """
+        return self._delta_norms.copy()
+
+    @cached_property
+    def _delta_norms(self) -> pd.DataFrame:
         import pandas as pd
 
         with located(self.file, "parameters"):
@@ -364,6 +376,10 @@ class Run:
 
         `rounding_norm` is the norm that rounding alone would give; 0 for a run trained here, NaN where it is unknown.
         """
+        return self._layer_delta_norms.copy()
+
+    @cached_property
+    def _layer_delta_norms(self) -> pd.DataFrame:
         table = self.delta_norms().dropna(subset=["layer"])
         squares = (table[["norm", "base_norm"]] ** 2).groupby(table["layer"].astype(int)).sum() ** 0.5
         squares["relative_norm"] = squares["norm"] / squares["base_norm"]
@@ -400,6 +416,10 @@ class Run:
     @property
     def probe(self) -> pd.DataFrame:
         """One row per token of the probe set: token_id, prompt, position, text."""
+        return self._probe.copy()
+
+    @cached_property
+    def _probe(self) -> pd.DataFrame:
         import pandas as pd
 
         with located(self.file, "probe"):
