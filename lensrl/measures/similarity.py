@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -186,11 +187,12 @@ def cka_map(
     `sequence` and `pairs` are those of `cka_interval`, which also says when a value is NaN. Of `xs`, one layer at a
     time is held. Raises ValueError as `linear_cka`.
     """
-    sequences = Sequences(sequence)
-    other = [Features(_checked(ys[0], layer)[1], sequences) for layer in ys]
+    sequences, rest = Sequences(sequence), iter(xs)
+    first = next(rest)
+    other = [Features(_checked(first, layer)[1], sequences) for layer in ys]
     of_ys = np.array([_own_hsic(layer, pairs, jackknife=False).whole for layer in other])
     rows = []
-    for x in xs:
+    for x in chain([first], rest):
         one = Features(_checked(ys[0], x)[1], sequences)
         cross = np.array([hsic_value(one, layer, pairs) for layer in other])
         rows.append(_ratio(cross, _own_hsic(one, pairs, jackknife=False).whole, of_ys))

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 
 from lensrl.recipe.runs import BASE, FULL
 from lensrl.show import plot
+from lensrl.show.figures.compact import compact
 from lensrl.show.figures.patching import is_map, reading_of
 from lensrl.show.figures.style import svg
 from lensrl.show.tables import Representations, training_curves
@@ -25,7 +26,7 @@ LOOK = Look(title=False, shown=False)  # headings and sentences of the page take
 def picture(axes: Axes) -> Markup:
     figure = axes.get_figure(root=True)
     assert figure is not None
-    return Markup(svg(figure))
+    return Markup(compact(svg(figure)))
 
 
 def training(study: Study, layers: Collection[int] | None) -> list[Markup]:

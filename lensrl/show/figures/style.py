@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
@@ -205,8 +206,8 @@ def _said(figure: Figure) -> tuple[str, str]:
 def svg(figure: Figure) -> str:
     """Return the figure as an <svg> element, with its title and its description for screen readers."""
     text = io.StringIO()
-    with house_style():
-        figure.savefig(text, format="svg", metadata={"Date": None})
+    with house_style():  # `savefig` would lay out and draw everything twice
+        FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None})
     return _described(text.getvalue(), figure, whole=False)
 
 
