@@ -41,7 +41,7 @@ from lensrl.show.figures import patching as _patching
 from lensrl.show.figures import scatter as _scatter
 from lensrl.show.figures import training as _training
 from lensrl.show.figures import verdict as _verdict
-from lensrl.show.figures.style import canvas, house_style, save_figure, width_for
+from lensrl.show.figures.style import canvas, house_style, name_in_file, save_figure, width_for
 from lensrl.show.tables import By, contributions_by_seed, norms_by_seed, stored_norms, training_curves, with_intervals
 from lensrl.show.words import SET_LABELS, Look, score_in_words
 from lensrl.store.patch import What
@@ -361,6 +361,7 @@ def predictor_panels(
             _scatter.draw_scatter(axes, table, name, PREDICTORS[name], correlations, scale=False, look=look)
     for axes in drawn[len(names) :]:
         axes.remove()
+    name_in_file(drawn[0], f"{study.name}: contributions and predictors")
     return drawn[: len(names)]
 
 

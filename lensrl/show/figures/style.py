@@ -195,6 +195,11 @@ def entitle(axes: Axes, title: str, description: str, look: Look | None = None) 
     return axes
 
 
+def name_in_file(axes: Axes, title: str) -> None:
+    """Give the Axes, whose description is known, a title that is kept in the file and not drawn."""
+    axes.set_label(f"{title}\n{str(axes.get_label()).partition(chr(10))[2]}")
+
+
 def _said(figure: Figure) -> tuple[str, str]:
     """Return the title and the description of a figure, from those of its Axes."""
     labels = [str(axes.get_label()).partition("\n") for axes in figure.axes if "\n" in str(axes.get_label())]
