@@ -25,8 +25,8 @@ from lensrl.judge.simulation import TRUTHS, Trial
 STUDIES = 1_000
 BLOCK = 100  # studies of a line in the file
 FILE = "runs/calibration/counts.jsonl"
-KINDS = [  # layers, seeds, items; no seeds and no items: a table. The most important come first
-    (28, 3, 500), (28, 0, 0), (8, 3, 500), (36, 3, 500), (8, 1, 500), (28, 2, 500), (28, 1, 100), (8, 0, 0),
+KINDS = [  # layers, seeds, items; no seeds and no items: a table. The quick ones come first
+    (8, 3, 500), (8, 1, 500), (28, 0, 0), (8, 0, 0), (28, 1, 100), (28, 3, 500), (36, 3, 500), (28, 2, 500),
     (28, 5, 2000),
 ]  # fmt: skip
 
