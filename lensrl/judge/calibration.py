@@ -19,7 +19,7 @@ import pandas as pd
 
 from lensrl.judge import claims
 from lensrl.judge.counting import RATES, count, label, shares, sources
-from lensrl.judge.odd import ODD, odd_coverage, rivals, shared_trends, two_humps
+from lensrl.judge.odd import ODD, drifting_errors, odd_coverage, rivals, shared_trends, two_humps
 from lensrl.judge.simulation import TRUTHS, Trial
 
 STUDIES = 1_000
@@ -158,7 +158,8 @@ def main() -> None:
     print("### Odd studies\n\n" + markdown(pd.DataFrame([odd_coverage(kind, studies) for kind in ODD])) + "\n")
     print("### Shared trends\n\n" + markdown(shared_trends(studies)) + "\n")
     print("### Rivals\n\n" + markdown(rivals(studies)) + "\n")
-    print("### Two humps\n\n" + markdown(two_humps(studies)))
+    print("### Two humps\n\n" + markdown(two_humps(studies)) + "\n")
+    print("### Errors that drift\n\n" + markdown(drifting_errors(studies)))
 
 
 if __name__ == "__main__":
