@@ -1,4 +1,4 @@
-"""Calibration on odd ground: odd studies, in which the interval of C_l may fail, shared trends, rivals, humps, drift."""
+"""Calibration on odd ground: odd studies, where the interval of C_l may fail; shared trends, rivals, humps, drift."""
 
 from __future__ import annotations
 
