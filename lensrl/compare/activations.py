@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float64, Int
 
+from lensrl.compare.patching import OnProgress
+from lensrl.compare.progress import with_bar
 from lensrl.errors import LensrlError, did_you_mean
 from lensrl.measures.hsic import LEAST, Pairs
 from lensrl.measures.similarity import cka_interval, cka_map, mean_cosine, procrustes_distance, relative_l2
@@ -22,6 +24,7 @@ REPRESENTATION_COLUMNS = [
 ]  # fmt: skip
 
 
+@with_bar("activations")
 def compare_activations(
     study: Study,
     one: str = BASE,
@@ -31,6 +34,7 @@ def compare_activations(
     seed: int | None = None,
     first_token: bool = False,
     pairs: Pairs = "sequence",
+    on_progress: OnProgress | None = None,
 ) -> pd.DataFrame:
     """Compare the activations of two runs on the probe set: one row per layer of the model.
 
@@ -56,7 +60,14 @@ def compare_activations(
     pair = _find_pair(study, one, other, seed=seed, site=site, first_token=first_token, pairs=pairs)
     whole = pair if first_token else _find_pair(study, one, other, seed=seed, site=site, first_token=True, pairs=pairs)
     kept = np.isin(whole.tokens, pair.tokens)
-    return representation_table(map(whole.at, range(study.n_layers)), whole.sequence, kept, pairs=pairs)
+
+    def layers() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for layer in range(study.n_layers):
+            if on_progress is not None:
+                on_progress("layers", layer, study.n_layers)
+            yield whole.at(layer)
+
+    return representation_table(layers(), whole.sequence, kept, pairs=pairs)
 
 
 def representation_table(

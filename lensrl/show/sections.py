@@ -49,14 +49,21 @@ class Measured(NamedTuple):
     seen: Representations
 
 
-def measure(study: Study) -> Measured:
-    """Measure a study for its page."""
+def measure(study: Study, on_progress: OnProgress | None = None) -> Measured:
+    """Measure a study for its page. `on_progress(step, done, total)` is called before each of four measurements."""
+
+    def begins(done: int) -> None:
+        if on_progress is not None:
+            on_progress("measurements", done, 4)
+
+    begins(0)
     contributions, table, correlations = pd.DataFrame(), pd.DataFrame(), pd.DataFrame()
     verdict, undecided, nothing = None, "", ""
     try:
         verdict = judge(study)
     except LensrlError as error:
         undecided = str(error)
+    begins(1)
     try:
         contributions = study.contributions()
         table = predictors(study) if verdict is None else verdict.predictors
@@ -64,19 +71,21 @@ def measure(study: Study) -> Measured:
     except LensrlError as error:
         nothing = str(error)
     scored = study[BASE].has_scores
+    patches = with_context(study.patches(), study)
+    begins(2)
+    pairs = _overlaps(study) if scored else pd.DataFrame()
+    begins(3)
+    seen = representations(study) if scored else Representations({}, {}, "")
     return Measured(
-        study, scored, verdict, undecided, nothing, contributions, table, correlations,
-        patches=with_context(study.patches(), study),
-        pairs=_overlaps(study) if scored else pd.DataFrame(),
-        seen=representations(study) if scored else Representations({}, {}, ""),
-    )  # fmt: skip
+        study, scored, verdict, undecided, nothing, contributions, table, correlations, patches, pairs, seen
+    )
 
 
 def content(
     study: Study, layers: Collection[int] | None = None, on_progress: OnProgress | None = None
 ) -> dict[str, Any]:
     """Return the variables of the page's template. A section without content is empty."""
-    found = measure(study)
+    found = measure(study, on_progress)
     verdict, scored, contributions = found.verdict, found.scored, found.contributions
     answered = answers(study)
     charts, drawn = _charts(found), _drawn(found, layers)
