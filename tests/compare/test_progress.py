@@ -25,27 +25,31 @@ def outer(*, on_progress: OnProgress | None = None) -> int:
     return inner()
 
 
-@pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> pytest.CaptureFixture[str]:
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    return capsys
+def look_on(patched: pytest.MonkeyPatch) -> None:
+    patched.setattr(sys.stderr, "isatty", lambda: True)
 
 
-def test_a_terminal_gets_one_bar_and_a_call_inside_none(terminal: pytest.CaptureFixture[str]) -> None:
+def test_a_terminal_gets_one_bar_and_a_call_inside_none(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look_on(monkeypatch)
     assert outer() == 1
-    drawn = terminal.readouterr()
+    drawn = capsys.readouterr()
     assert "outer, layers" in drawn.err
     assert "inner" not in drawn.err
     assert drawn.out == ""
     inner()
-    assert "inner, parts" in terminal.readouterr().err  # alone, it has a bar
+    assert "inner, parts" in capsys.readouterr().err  # alone, it has a bar
 
 
-def test_who_draws_the_progress_gets_it_and_no_bar_is_drawn(terminal: pytest.CaptureFixture[str]) -> None:
+def test_who_draws_the_progress_gets_it_and_no_bar_is_drawn(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look_on(monkeypatch)
     seen: list[tuple[str, int, int]] = []
     outer(on_progress=lambda *step: seen.append(step))
     assert seen == [("layers", 0, 3), ("layers", 1, 3), ("layers", 2, 3)]
-    assert terminal.readouterr().err == ""
+    assert capsys.readouterr().err == ""
 
 
 def test_a_pipe_gets_nothing(capsys: pytest.CaptureFixture[str]) -> None:
