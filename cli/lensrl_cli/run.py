@@ -79,6 +79,9 @@ def run(
         int | None, typer.Option("--array-limit", metavar="N", min=1, help="Tasks of --slurm that run at once.")
     ] = None,
     *,
+    shard: Annotated[
+        bool, typer.Option("--shard", help="With --devices-per-run: share the weights out as well, by FSDP2.")
+    ] = False,
     slurm: Annotated[
         bool,
         typer.Option("--slurm", help="Write a Slurm script, a task for each run; sbatch options after --."),
@@ -127,13 +130,15 @@ def run(
     for path in (out, *(path.with_suffix("") for path in recipes if out is None)):
         if path is not None and path.is_file():
             raise LensrlError(f"{path} is a file and the study needs a folder: name one with --out DIR")
-    loaded = [_with_resources(lensrl.load_recipe(path), num_cpus=num_cpus, num_gpus=num_gpus) for path in recipes]
+    resources = {"num_cpus": num_cpus, "num_gpus": num_gpus, "shard": shard or None}
+    loaded = [_with_resources(lensrl.load_recipe(path), **resources) for path in recipes]
     of_ray = {"--address": address, "--num-cpus": num_cpus, "--num-gpus": num_gpus}
     given = next((option for option, value in of_ray.items() if value is not None), None)
     if place is not Place.RAY and given is not None:
         raise LensrlError(f"{given} is for a Ray cluster: add --engine ray")
-    if devices_per_run is not None and (slurm or place is Place.RAY or (workers, devices, per_device) != (None,) * 3):
-        raise LensrlError("--devices-per-run cannot be combined with --workers, --devices, --engine or --slurm yet")
+    of_one_run = "--shard" if shard else "--devices-per-run" if devices_per_run is not None else None
+    if of_one_run and (slurm or place is Place.RAY or (workers, devices, per_device) != (None,) * 3):
+        raise LensrlError(f"{of_one_run} cannot be combined with --workers, --devices, --engine or --slurm yet")
     if slurm:
         folder = out if out is not None else recipes[0].with_suffix("")
         if place is Place.RAY:

@@ -127,13 +127,14 @@ class Store(Table):
 
 
 class Resources(Table):
-    """Table `[engine]`: what a worker of a cluster gets (`lensrl.train.on_ray`).
+    """Table `[engine]`: what a worker of a cluster gets (`lensrl.train.on_ray`), and a run on several devices.
 
     It is no part of a study: the folder of the study does not keep it, and it may change between two commands.
     """
 
     num_cpus: Amount = 1.0  # CPUs of a worker; where it computes on the CPU, also its threads
     num_gpus: Amount | None = None  # GPUs of a worker; 0.5: two workers share one; None: 1 where the cluster has GPUs
+    shard: bool = False  # true: the devices of one run share its weights out (`lensrl.models.shards`)
 
 
 class Recipe(Table):

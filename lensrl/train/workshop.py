@@ -172,8 +172,7 @@ class Workshop:
         elif spec.name == BASE or isinstance(self.task, Texts):
             snapshots = 0
         else:
-            steps = self.recipe.rl.steps_on(len(self.task.items("train")))
-            snapshots = len({*self.recipe.snapshot_steps(steps)} - {steps})
+            snapshots = len(self._snapshot_steps(self.recipe))
         return run_bytes(
             0 if spec.name == BASE else sum(sizes),
             arrays=0 if spec.name == BASE else len(sizes),
@@ -227,7 +226,9 @@ class Workshop:
         if job.spec.name == BASE:
             self._scores(job, self.base.fresh(device=self.device))
             return
-        training = self._trained(job)
+        recipe = run_recipe(job)
+        snapshots = Snapshots(None, self._snapshot_steps(recipe)) if recipe.engine.shard else None
+        training = self._trained(job, snapshots=snapshots)
         if training.status != "diverged":
             self._scores(job, self.base.fresh(_weights(training), device=self.device))
 
@@ -326,7 +327,7 @@ class Workshop:
             tell(job.path, f"step {len(curve)}/{steps}, reward {curve.reward_mean[-1]:.3f}")
 
         folder = training_folder(job.path)
-        snapshots = Snapshots(folder, {*recipe.snapshot_steps(steps)} - {steps}, self.base.weights)
+        snapshots = Snapshots(folder, self._snapshot_steps(recipe), self.base.weights)
         checkpoints = Checkpoints(
             folder, self.conditions.origin(job), every=recipe.rl.checkpoint_every,
             note=lambda line: watcher.noted(f"{spec.name} seed {spec.seed}: {line}"),
@@ -353,6 +354,11 @@ class Workshop:
             job, path, weights, watcher, status=status, reason=reason, curve=curve, snapshots=kept,
             snapshot_steps=sorted({*kept, *ended}), resumed=resumed,
         )  # fmt: skip
+
+    def _snapshot_steps(self, recipe: Recipe) -> set[int]:
+        """Return the steps after which snapshots are kept: the last step is the run itself."""
+        steps = recipe.rl.steps_on(len(self.task.items("train")))
+        return {*recipe.snapshot_steps(steps)} - {steps}
 
     def _trained(
         self,

@@ -1,8 +1,9 @@
 """A program that ranks run: train in several ways, and keep the weights and the curve that come out.
 
-All but the last case train on given completions; the last one plays episodes.
+All but the first case train on given completions; the first one plays episodes. With `shards`, the ranks share the
+weights out.
 
-torchrun --nproc-per-node 2 -m tests.train.on_ranks FOLDER
+torchrun --nproc-per-node 2 -m tests.train.on_ranks FOLDER [shards]
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from lensrl.models.histories import Written
 from lensrl.models.noise import Row
 from lensrl.models.sampler import SAMPLERS, Pieces
 from lensrl.recipe import CorridorTask, Recipe, Rl
+from lensrl.recipe.settings import Resources
 from lensrl.tasks.arithmetic import Arithmetic
 from lensrl.tasks.corridor import Corridor
 from lensrl.train import ranks
@@ -68,14 +70,16 @@ def with_rl(recipe: Recipe, **settings: Any) -> Recipe:
     return recipe.model_copy(update={"rl": Rl.model_validate(recipe.rl.model_dump() | settings)})
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, *, shards: bool) -> None:
     """Train every case, and write the weights and the curve of this rank."""
+    resources = {"engine": Resources(shard=shards)}
     base = load_base("tiny:qwen3")
-    recipe = with_rl(SMALL, algorithm="gigpo", steps=2, max_completion_tokens=4, kl_beta=0)
+    small = SMALL.model_copy(update=resources)
+    recipe = with_rl(small, algorithm="gigpo", steps=2, max_completion_tokens=4, kl_beta=0)
     keep(train(base, Corridor(CorridorTask(name="corridor")), recipe, layers=[3], seed=0), folder, "episodes")
     SAMPLERS["pieces"] = Given
     for name, (settings, layers) in CASES.items():
-        keep(train(base, OfText(), with_rl(SMALL, steps=STEPS, **settings), layers=layers, seed=0), folder, name)
+        keep(train(base, OfText(), with_rl(small, steps=STEPS, **settings), layers=layers, seed=0), folder, name)
 
 
 def keep(done: Training, folder: Path, name: str) -> None:
@@ -85,4 +89,4 @@ def keep(done: Training, folder: Path, name: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), shards="shards" in sys.argv)
