@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lensrl.compare.adapter import save_adapter
     from lensrl.compare.export import LoadedModel, graft, load_model, save_pretrained
     from lensrl.compare.heads import compare_heads
+    from lensrl.compare.hooks import Activations, activations, load_bridge
     from lensrl.compare.kl import kl_to_base
     from lensrl.compare.models import compare_model_activations, compare_models
     from lensrl.compare.patching.additivity import additivity_table
@@ -44,12 +45,14 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 _HOMES = {  # public name -> the module that defines it, or the package that holds it as a module
+    "Activations": "lensrl.compare.hooks",
     "LensrlError": "lensrl.errors",
     "LoadedModel": "lensrl.compare.export",
     "Run": "lensrl.store.run",
     "Study": "lensrl.store.study",
     "StudyAgreement": "lensrl.judge.agreement",
     "Verdict": "lensrl.judge.verdict",
+    "activations": "lensrl.compare.hooks",
     "additivity_table": "lensrl.compare.patching.additivity",
     "agree": "lensrl.judge.agreement",
     "along_training": "lensrl.compare.weights",
@@ -64,6 +67,7 @@ _HOMES = {  # public name -> the module that defines it, or the package that hol
     "graft": "lensrl.compare.export",
     "import_recipe": "lensrl.recipe.imported",
     "kl_to_base": "lensrl.compare.kl",
+    "load_bridge": "lensrl.compare.hooks",
     "load_model": "lensrl.compare.export",
     "load_recipe": "lensrl.recipe",
     "open_run": "lensrl.store.run",
@@ -85,12 +89,14 @@ _HOMES = {  # public name -> the module that defines it, or the package that hol
 }
 
 __all__ = [
+    "Activations",
     "LensrlError",
     "LoadedModel",
     "Run",
     "Study",
     "StudyAgreement",
     "Verdict",
+    "activations",
     "additivity_table",
     "agree",
     "along_training",
@@ -105,6 +111,7 @@ __all__ = [
     "graft",
     "import_recipe",
     "kl_to_base",
+    "load_bridge",
     "load_model",
     "load_recipe",
     "open_run",

@@ -1,7 +1,7 @@
 """Models leave a study: the weights of a run, or of a graft, as a transformers model or as a Hugging Face folder.
 
 - `load_model(run)` and `graft(study, layers=[20])` return a model and its tokenizer, ready to generate.
-- `save_pretrained(study, "full-rl", folder)` writes the folder. `Run` has no method for it: a run file knows no model.
+- `save_pretrained(study, "full-rl", folder)` writes the folder. `run.save_pretrained(folder)` calls it.
 
 The weights are base + deltas, which is exact: an fp32 folder opens to the trained weights bit for bit. The folder also
 has the config, the tokenizer files and the generation config of the base, and a model card (`model_card`).

@@ -103,14 +103,14 @@ def compare_model_activations(
     from lensrl.models.adapter import open_weights
     from lensrl.models.base import find_source, load_base, pick_device
     from lensrl.models.bridge import SITES, capture, probe_set
-    from lensrl.models.references import check_positions
+    from lensrl.models.references import check_positions, references
     from lensrl.models.vocabulary import check_vocabulary
 
     if site not in SITES:
         raise LensrlError(f"no activations at {site!r}{did_you_mean(site, SITES)}")
     items = Texts(None if texts is None else Path(texts)).items("test")
     loaded = load_base(str(base))
-    check_positions(loaded.model, loaded.prompts, items)
+    check_positions(loaded.model, references(loaded.prompts, items).ids.shape[1])
     probe = probe_set(loaded.prompts, items)
     kept = probe.position >= (0 if first_token else 1)
     check_sequences(probe.prompt[kept], pairs, "built-in texts" if texts is None else str(texts), "give more texts")

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lensrl.errors import LensrlError, reason
 from lensrl.models.prompts import Prompts
-from lensrl.models.references import references, teacher_batch
+from lensrl.models.references import references, row_batch
 from lensrl.store.write import Probe
 from lensrl.tasks import Item
 
@@ -79,17 +79,21 @@ def sites_of(bridge: TransformerBridge, n_layers: int) -> list[str]:
 def probe_set(prompts: Prompts, items: Sequence[Item]) -> Probe:
     """Return the tokens of the items' prompts and references, one entry per token, without padding."""
     teacher = references(prompts, items)
-    prompt, position = torch.nonzero(teacher.mask, as_tuple=True)
-    ids = teacher.ids[prompt, position]
+    return probe_of(prompts, teacher.ids, teacher.mask)
+
+
+def probe_of(prompts: Prompts, ids: torch.Tensor, mask: torch.Tensor) -> Probe:
+    """Return tokens `ids` (item, token), one entry per token, without padding. `mask` is the attention mask."""
+    prompt, position = torch.nonzero(mask, as_tuple=True)
+    kept = ids[prompt, position]
     return Probe(
-        token_id=ids.numpy().astype(np.int32),
+        token_id=kept.numpy().astype(np.int32),
         prompt=prompt.numpy().astype(np.int32),
         position=position.numpy().astype(np.int32),
-        text=[str(prompts.tokenizer.decode([i])) for i in ids.tolist()],
+        text=[str(prompts.tokenizer.decode([i])) for i in kept.tolist()],
     )
 
 
-@torch.no_grad()
 def capture(
     model: PreTrainedModel, prompts: Prompts, items: Sequence[Item], n_layers: int, *, batch: int = 32
 ) -> dict[str, Float32[np.ndarray, "layer token feature"]]:
@@ -98,15 +102,23 @@ def capture(
     Returns one array (layer, token, feature) per site that every layer has. The tokens are the tokens of `probe_set`,
     in its order. The bridge takes `model` over: do not use the model afterwards.
     """
+    teacher = references(prompts, items)
+    return capture_tokens(model, prompts, teacher.ids, teacher.mask, n_layers, batch=batch)
+
+
+@torch.no_grad()
+def capture_tokens(
+    model: PreTrainedModel, prompts: Prompts, ids: torch.Tensor, mask: torch.Tensor, n_layers: int, *, batch: int = 32
+) -> dict[str, Float32[np.ndarray, "layer token feature"]]:
+    """Capture the same on tokens `ids` (item, token) with their attention mask: see `capture`."""
     bridge = boot(model, prompts.tokenizer)
-    teacher = references(prompts, items).to(model.device)
     hooks = {name: [site(layer, name) for layer in range(n_layers)] for name in sites_of(bridge, n_layers)}
     wanted = {hook for names in hooks.values() for hook in names}
     parts: dict[str, list[np.ndarray]] = {name: [] for name in hooks}
-    for start in range(0, len(items), size := teacher_batch(prompts, items, batch)):
+    for start in range(0, len(ids), size := row_batch(prompts, ids.shape[1], batch)):
         rows = slice(start, start + size)
-        mask = teacher.mask[rows]
-        _, cache = run_with_cache(bridge, teacher.ids[rows], mask, wanted)
+        kept = mask[rows].to(model.device)
+        _, cache = run_with_cache(bridge, ids[rows].to(model.device), kept, wanted)
         for name, names in hooks.items():
-            parts[name].append(torch.stack([cache[hook][mask.bool()] for hook in names]).float().cpu().numpy())
+            parts[name].append(torch.stack([cache[hook][kept.bool()] for hook in names]).float().cpu().numpy())
     return {name: np.concatenate(chunks, axis=1) for name, chunks in parts.items()}

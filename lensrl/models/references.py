@@ -45,16 +45,23 @@ def references(prompts: Prompts, items: Sequence[Item]) -> References:
     """
     forced = [prompts.forced(item) for item in items]
     rows = [ids for ids, _ in forced]
-    # Right-pad. The mark of a token moves to the position that predicts it, one to the left.
-    width = max(len(row) for row in rows)
-    ids = torch.full((len(rows), width), pad_id(prompts.tokenizer))
-    mask = torch.zeros(len(rows), width, dtype=torch.long)
-    answer = torch.zeros(len(rows), width - 1, dtype=torch.bool)
+    ids, mask = right_padded(rows, pad_id(prompts.tokenizer))
+    # The mark of a token moves to the position that predicts it, one to the left.
+    answer = torch.zeros(len(rows), ids.shape[1] - 1, dtype=torch.bool)
     for i, (row, written) in enumerate(forced):
-        ids[i, : len(row)] = torch.tensor(row)
-        mask[i, : len(row)] = 1
         answer[i, : len(row) - 1] = torch.tensor(written[1:])
     return References(ids, mask, answer)
+
+
+def right_padded(rows: Sequence[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return rows of tokens as one tensor (row, token), padded on the right, and their attention mask."""
+    width = max(len(row) for row in rows)
+    ids = torch.full((len(rows), width), pad)
+    mask = torch.zeros(len(rows), width, dtype=torch.long)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row)
+        mask[i, : len(row)] = 1
+    return ids, mask
 
 
 def reference_logprobs(
@@ -92,13 +99,13 @@ def keeps_logits(kind: type[PreTrainedModel]) -> bool:
     return "logits_to_keep" in inspect.signature(kind.forward).parameters
 
 
-def check_positions(model: PreTrainedModel, prompts: Prompts, items: Sequence[Item]) -> None:
-    """Raise LensrlError where a prompt with its reference outgrows a model's table of positions."""
-    limit, longest = learned_positions(model), references(prompts, items).ids.shape[1]
+def check_positions(model: PreTrainedModel, longest: int) -> None:
+    """Raise LensrlError where `longest`, the tokens of the longest row, outgrows a model's table of positions."""
+    limit = learned_positions(model)
     if limit is not None and longest > limit:
         raise LensrlError(
-            f"the model has {limit} positions, fewer than the {longest} of the longest text or prompt with its "
-            f"reference; choose shorter ones"
+            f"the model has {limit} positions, fewer than the {longest} tokens of the longest text or prompt; choose "
+            f"shorter ones"
         )
 
 
@@ -111,7 +118,11 @@ def answer_batch(model: PreTrainedModel, prompts: Prompts, items: Sequence[Item]
 
 def teacher_batch(prompts: Prompts, items: Sequence[Item], batch: int) -> int:
     """Return the items per forward pass with logits at all positions: `batch`, or fewer, for LOGITS numbers."""
-    width = references(prompts, items).ids.shape[1]
+    return row_batch(prompts, references(prompts, items).ids.shape[1], batch)
+
+
+def row_batch(prompts: Prompts, width: int, batch: int) -> int:
+    """Return the same for rows of `width` tokens."""
     return max(1, min(batch, LOGITS // (width * len(prompts.tokenizer))))
 
 

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -43,9 +44,10 @@ from lensrl.store.file.seal import Seal, dataset_holds, read_seal
 from lensrl.store.look import run_html, size
 from lensrl.store.write import RUN_FORMAT, RUN_VERSION
 
-if TYPE_CHECKING:  # both are imported where they are used: opening a run does without them
+if TYPE_CHECKING:  # all are imported where they are used: opening a run does without them
     import pandas as pd
     import xarray
+    from transformer_lens.model_bridge import TransformerBridge
 
 MOST_LAYERS = 10_000  # far more than any model has, and few enough to list at once
 
@@ -429,6 +431,22 @@ class Run:
         from lensrl.store.file.tree import open_tree
 
         return open_tree(self.path, self.file)
+
+    # A run file knows no model. The next two methods ask the front door of the package, which does.
+
+    def save_pretrained(self, folder: str | Path, **options: Any) -> Path:
+        """Write the model of this run as a Hugging Face folder: `lensrl.save_pretrained`, which explains `options`.
+
+        They are `dtype`, and for a graft of this run's layers `layers` and `into`. Raises as it does, and for a file
+        outside the folder of its study.
+        """
+        lensrl = import_module("lensrl")
+        with lensrl.open_study(self.path.parent) as study:
+            return lensrl.save_pretrained(study, self.name, folder, seed=self.seed, **options)
+
+    def bridge(self) -> TransformerBridge:
+        """Return the model of this run as a TransformerBridge of TransformerLens: `lensrl.load_bridge`."""
+        return import_module("lensrl").load_bridge(self)
 
     def close(self) -> None:
         self.file.close()

@@ -128,6 +128,21 @@ def test_families_and_tied_embeddings(family: str, tmp_path: Path) -> None:
     assert len(stored) == len(moved), "tied weights are stored once"
 
 
+def test_a_run_writes_its_own_seed(base: Base, uneven_seeds: Study, tmp_path: Path) -> None:
+    run = uneven_seeds["full-rl", 1]
+    folder = run.save_pretrained(tmp_path / "whole")
+    assert same(opened(folder), run_weights(run, base))
+    assert not same(opened(folder), run_weights(uneven_seeds["full-rl", 0], base))
+    grafted = run.save_pretrained(tmp_path / "graft", layers=7, into="base", dtype="bfloat16")
+    assert card_of(grafted)[1].count("bfloat16")
+    run.close()
+    with lensrl.open_run(shutil.copy(run.path, tmp_path / "alone.h5")) as alone:
+        assert same(lensrl.load_model(alone).model, run_weights(alone, base)), "a model needs the run's file alone"
+        with pytest.raises(LensrlError, match=r"not a study: it has no recipe\.json"):
+            alone.save_pretrained(tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
 def test_load_model_is_ready_to_generate(base: Base, small_study: Study) -> None:
     run = small_study["full-rl"]
     model, tokenizer = lensrl.load_model(run)
