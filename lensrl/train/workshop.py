@@ -165,8 +165,10 @@ class Workshop:
 
     def bytes_of(self, spec: RunSpec) -> RunBytes:
         """Return the bytes that a run will take on the disk, at most: compression makes a file smaller."""
-        in_run, tokens = self.base.blocks.trains, len(self.probe.token_id)
-        sizes = [p.size for p in self.parameters if in_run(p.name, spec.layers, spec.component)]
+        in_run, keep = self.base.blocks.trains, self.recipe.store.keep
+        tokens = len(self.probe.token_id) if keep == "all" else 0
+        kept = keep != "norms" and spec.name != BASE
+        sizes = [p.size for p in self.parameters if kept and in_run(p.name, spec.layers, spec.component)]
         if spec.checkpoint is not None:
             snapshots = max(0, len(spec.checkpoint.snapshots) - 1)
         elif spec.name == BASE or isinstance(self.task, Texts):
@@ -174,8 +176,8 @@ class Workshop:
         else:
             snapshots = len(self._snapshot_steps(self.recipe))
         return run_bytes(
-            0 if spec.name == BASE else sum(sizes),
-            arrays=0 if spec.name == BASE else len(sizes),
+            sum(sizes),
+            arrays=len(sizes),
             layers=self.base.blocks.n_layers,
             width=self.base.model.config.get_text_config().hidden_size,
             tokens=tokens,
@@ -272,7 +274,8 @@ class Workshop:
         # Scores before activations: TransformerLens changes the attention of its model in place.
         model = base.fresh(weights, device=self.device)
         scores = self._scores(job, model)
-        activations = capture(model, base.prompts, self.probed, base.blocks.n_layers)
+        keep = self.recipe.store.keep
+        activations = capture(model, base.prompts, self.probed, base.blocks.n_layers) if keep == "all" else None
         write_run(
             path,
             self.conditions.header(
@@ -283,7 +286,7 @@ class Workshop:
             after=None if weights is None else {name: w.numpy() for name, w in weights.items()}, snapshots=snapshots,
             training=None if curve is None else curve.arrays(),
             training_completions=() if curve is None else curve.kept(), scores=scores, probe=self.probe,
-            activations=activations,
+            activations=activations, norms_alone=keep == "norms",
         )  # fmt: skip
 
     def _scores(self, job: Job, model: PreTrainedModel) -> Scores:
