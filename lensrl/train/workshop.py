@@ -27,7 +27,7 @@ from lensrl.recipe import Checkpoint, HarnessTask, Recipe
 from lensrl.recipe.runs import BASE, RunSpec, set_run, trains
 from lensrl.recipe.task_tables import has_training
 from lensrl.store.file.atomic import new_file
-from lensrl.store.file.claim import tell
+from lensrl.store.file.claim import duration, tell
 from lensrl.store.file.deltas import Parameter, frobenius
 from lensrl.store.file.hdf5 import compression_plugin
 from lensrl.store.file.training import kept_with_checkpoint, training_folder
@@ -327,7 +327,8 @@ class Workshop:
         def on_step(curve: TrainingCurve) -> None:
             show(curve)
             watcher.stepped(spec, curve)
-            tell(job.path, f"step {len(curve)}/{steps}, reward {curve.reward_mean[-1]:.3f}")
+            left = float(np.median(curve.step_time)) * (steps - len(curve))
+            tell(job.path, f"step {len(curve)}/{steps}, reward {curve.reward_mean[-1]:.3f}, {duration(left)} left")
 
         folder = training_folder(job.path)
         snapshots = Snapshots(folder, self._snapshot_steps(recipe), self.base.weights)
