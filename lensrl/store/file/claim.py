@@ -64,7 +64,7 @@ class Claim:
         return f"process {self.process} on {self.host}" if self.host else "an unknown process"
 
     def in_words(self) -> str:
-        """Who writes, since when, and how far: `process 4711 on node3 for 12 min: step 40/200, reward 0.310, 9 min left`."""
+        """Who writes, since when, and how far: `process 4711 on node3 for 12 min: step 4/9, reward 0.3, 9 min left`."""
         if self.is_living:
             state = f": {self.state}" if self.state else ""
             return f"{self.writer} for {duration(time.time() - self.since)}{state}"
