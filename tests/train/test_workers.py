@@ -116,7 +116,7 @@ def test_with_the_command_all_workers_end(tmp_path: Path, how: signal.Signals) -
         [sys.executable, "-m", "lensrl_cli.main", "run", "study.toml", "--workers", "2"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
     )  # fmt: skip
-    folder, until = tmp_path / "study", time.monotonic() + 240
+    folder, until = tmp_path / "study", time.monotonic() + 480
     claims = [folder / name for name in ("full-rl.seed-0.h5", "layer-0.seed-0.h5")]
     try:
         while not all((c := read_claim(path)) is not None and "step" in c.state for path in claims):
@@ -126,7 +126,7 @@ def test_with_the_command_all_workers_end(tmp_path: Path, how: signal.Signals) -
         workers = children(started.pid)
         assert len(workers) == 2
         os.kill(started.pid, how)
-        output, errors = started.communicate(timeout=60)
+        output, errors = started.communicate(timeout=240)
     finally:
         started.kill()
     while any("lensrl.train.workers" in command(worker) for worker in workers):
