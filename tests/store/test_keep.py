@@ -62,11 +62,11 @@ def test_files_without_deltas_and_activations_are_good(mixed: Path) -> None:
 
 
 def test_what_needs_the_rest_says_so_in_a_line(mixed: Path) -> None:
-    with open_study(mixed) as study:
-        with pytest.raises(
-            LensrlError, match=r"run .full-rl. has no deltas: it was made with store\.keep = .norms.; run"
-        ):
-            patch(study, layers=[3])
+    with (
+        open_study(mixed) as study,
+        pytest.raises(LensrlError, match=r"run .full-rl. has no deltas: it was made with store\.keep = .norms.; run"),
+    ):
+        patch(study, layers=[3])
     for words in (["cka", mixed], ["deltas", mixed], ["patch", mixed, "--from", "full-rl", "--layer", "all"]):
         done = lensrl(*words)
         assert done.returncode == 2
