@@ -210,6 +210,10 @@ class Trainer(ResumableTrainer):
         self._boosted_ids = {id(parameter) for parameter in boosted}
         self._factor = factor
 
+    def _move_model_to_device(self, model: torch.nn.Module, device: torch.device) -> None:
+        if not is_sharded(model):  # shards are on their devices, and torch cannot swap their storage
+            super()._move_model_to_device(model, device)
+
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """Split every parameter group into its parameters at the learning rate and its boosted ones."""
         optimizer = super().create_optimizer(model)
