@@ -202,7 +202,8 @@ class Trainer(ResumableTrainer):
         self.beta = args.beta = beta
         self.ref_model = BaseInPlace(model) if beta else None  # pyright: ignore[reportAttributeAccessIssue]
         if is_sharded(model):
-            # accelerate would share the model out a second time, with DistributedDataParallel.
+            # accelerate knows FSDP of its own alone, none on a CPU, and refuses to wrap shards in
+            # DistributedDataParallel. As for evaluation, it wraps nothing.
             self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
         self._logprobs: torch.Tensor | None = None  # the trainer's, of the latest micro-batch
         self._sampling = sampling
