@@ -125,7 +125,7 @@ class Store(Table):
     and spectra need deltas, and CKA needs activations. C_l and the claims of the verdict on norms need neither.
     """
 
-    keep: Literal["all", "deltas", "norms"] = "all"
+    keep: Literal["all", "deltas", "norms"] = "all"  # deltas: no activations; norms: neither, and norms of deltas alone
     probe_items: PositiveInt = 32  # number of held-out items whose prompts and references form the probe set
     training_completions: Annotated[int, Field(ge=0)] = 4  # kept of each of 20 training steps, spaced evenly
     snapshots: list[Share] = []  # shares of all steps after which deltas are also kept: [0.25, 0.5, 1.0]
