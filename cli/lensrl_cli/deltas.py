@@ -119,6 +119,7 @@ def deltas(
                 table = lensrl.compare_weights(
                     opened, name, by=unit, seed=seed, draws=drawn_deltas, on_progress=on_progress
                 )
+            compared = f"{name} equals the base"
             rounded = checkpoint_note([opened.runs.find_scored(name, seed)])
             heading, drawn = f"Weight deltas of {name}, {opened.name}", f"{opened.name}: weight deltas of {name}"
     else:
@@ -127,10 +128,10 @@ def deltas(
             raise typer.BadParameter(f"two models have no runs: leave out {option}, or give a study alone")
         with progress_bars("weights,", quiet=json) as on_progress:
             table = lensrl.compare_models(study, trained, by=unit, draws=drawn_deltas, on_progress=on_progress)
-        rounded = _precision(table.attrs)
+        compared, rounded = f"{trained} equals {study}", _precision(table.attrs)
         heading = drawn = f"Weight deltas from {study} to {trained}"
     by_svd = table.attrs["by_svd"]
-    same = f"{trained or name} equals {study if trained else 'the base'} in every tensor." if table.empty else ""
+    same = f"{compared} in every tensor." if table.empty else ""
     if by == By.matrix:
         table = table[table["spectral"].notna()]
     table = chosen_rows(table, layer, sort)
