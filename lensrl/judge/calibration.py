@@ -19,14 +19,14 @@ import pandas as pd
 
 from lensrl.judge import claims
 from lensrl.judge.counting import RATES, count, label, shares, sources
-from lensrl.judge.odd import ODD, odd_coverage, rivals, shared_trends, two_humps
+from lensrl.judge.odd import ODD, drifting_errors, odd_coverage, rivals, shared_trends, two_humps
 from lensrl.judge.simulation import TRUTHS, Trial
 
 STUDIES = 1_000
 BLOCK = 100  # studies of a line in the file
 FILE = "runs/calibration/counts.jsonl"
-KINDS = [  # layers, seeds, items; no seeds and no items: a table. The most important come first
-    (28, 3, 500), (28, 0, 0), (8, 3, 500), (36, 3, 500), (8, 1, 500), (28, 2, 500), (28, 1, 100), (8, 0, 0),
+KINDS = [  # layers, seeds, items; no seeds and no items: a table. The quick ones come first
+    (8, 3, 500), (8, 1, 500), (28, 0, 0), (8, 0, 0), (28, 1, 100), (28, 3, 500), (36, 3, 500), (28, 2, 500),
     (28, 5, 2000),
 ]  # fmt: skip
 
@@ -158,7 +158,8 @@ def main() -> None:
     print("### Odd studies\n\n" + markdown(pd.DataFrame([odd_coverage(kind, studies) for kind in ODD])) + "\n")
     print("### Shared trends\n\n" + markdown(shared_trends(studies)) + "\n")
     print("### Rivals\n\n" + markdown(rivals(studies)) + "\n")
-    print("### Two humps\n\n" + markdown(two_humps(studies)))
+    print("### Two humps\n\n" + markdown(two_humps(studies)) + "\n")
+    print("### Errors that drift\n\n" + markdown(drifting_errors(studies)))
 
 
 if __name__ == "__main__":

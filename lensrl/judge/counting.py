@@ -27,10 +27,6 @@ RATES = {  # an error rate -> the verdict that it counts, and whether it counts 
     "power": ("supported", True),
     "rightly contradicted": ("contradicted", False),
 }
-_CODE = (
-    "judge/claims.py", "judge/counting.py", "judge/evidence.py", "judge/findings.py", "judge/measurements.py",
-    "judge/relations.py", "judge/simulation.py", "measures/*.py",
-)  # fmt: skip
 _SAID = {True: "true", False: "false", None: "either"}
 
 
@@ -108,15 +104,27 @@ def label(claim: str, trial: str) -> str:
 
 
 def sources() -> str:
-    """Return a digest of the code that decides the counts. Comments, docstrings and layout do not change it."""
+    """Return a digest of the code that decides the counts: this module and what it imports from `judge` and `measures`.
+
+    Comments, docstrings and layout do not change it.
+    """
     digest, house = hashlib.sha256(), Path(__file__).parents[1]
-    for pattern in _CODE:
-        for file in sorted(house.glob(pattern)):
-            tree = ast.parse(file.read_text(encoding="utf-8"))
-            for node in ast.walk(tree):
-                if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
-                    del node.body[0]
-            digest.update(ast.dump(tree).encode())
+    open_, read = [Path(__file__)], set[Path]()
+    trees: dict[str, str] = {}
+    while open_:
+        file = open_.pop()
+        read.add(file)
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
+                del node.body[0]
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("lensrl.judge", "lensrl.measures")):
+                place = house.parent.joinpath(*str(node.module).split("."))
+                named = [place / f"{alias.name}.py" for alias in node.names] if place.is_dir() else []
+                open_ += [new for new in (*named, place.with_suffix(".py")) if new.is_file() and new not in read]
+        trees[file.relative_to(house).as_posix()] = ast.dump(tree)
+    for name in sorted(trees):
+        digest.update(trees[name].encode())
     return digest.hexdigest()[:12]
 
 

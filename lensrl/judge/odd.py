@@ -1,4 +1,4 @@
-"""Calibration on odd ground: kinds of study in which C_l's interval may fail, shared trends, rivals, two humps."""
+"""Calibration on odd ground: odd studies, where the interval of C_l may fail; shared trends, rivals, humps, drift."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lensrl.judge.relations import control
-from lensrl.judge.simulation import TRUTHS, drifting, share_covered, simulate
+from lensrl.judge.simulation import ROUGH, TRUTHS, drifting, share_covered, simulate
 from lensrl.measures.gains import CONFIDENCE, Gains
 from lensrl.measures.rise_and_fall import holds, rise_and_fall
 from lensrl.measures.trend import correlate_detrended
@@ -146,6 +146,31 @@ def two_humps(studies: int) -> pd.DataFrame:
             drawn = _at(profile, n) + error * rng.normal(size=(studies, n))
             supported = [rise_and_fall(np.arange(n), values).p_for < LEVEL for values in drawn]
             row[f"{n} layers, errors {error:g}"] = f"{np.mean(supported):.3f}"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def drifting_errors(studies: int) -> pd.DataFrame:
+    """Return the worst error rates of the shape, alone (one-sided, 2.5 %), in tables whose errors drift over depth.
+
+    The errors have a standard deviation of 0.1 and are a first-order autoregressive series. No truth has chance in it.
+    """
+    rows = []
+    for memory in (0.0, 0.6, 0.9):
+        rates: dict[bool, dict[str, float]] = {True: {}, False: {}}
+        for name, profile in TRUTHS.items():
+            if name in ROUGH:
+                continue
+            rng = np.random.default_rng([int(10 * memory), *name.encode()])
+            truth = profile(np.arange(28) / 27, rng)
+            found = [rise_and_fall(np.arange(28), truth + 0.1 * drifting(28, rng, memory)) for _ in range(studies)]
+            true = holds(truth)
+            wrong = [(one.p_against if true else one.p_for) < LEVEL for one in found]
+            rates[true][name] = float(np.mean(wrong))
+        row: dict[str, object] = {"memory": f"{memory:g}"}
+        for true, said in ((False, "false support"), (True, "false contradiction")):
+            worst = max(rates[true], key=lambda name: rates[true][name])
+            row[said] = f"{rates[true][worst]:.3f} ({worst})"
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -1,8 +1,8 @@
 """Whether a profile rises over depth and then falls, without a family of curves.
 
 The profile is y_l = m_l + e_l. Neighbouring errors may be alike: e is a first-order autoregressive series. Let A before
-B before C be stretches of layers that do not overlap, each at least a fifth of the layers long, and m(A) the mean of m
-over A.
+B before C be stretches of layers that do not overlap, and m(A) the mean of m over A. A stretch has a fifth of the
+layers (rounded, at least two layers) or twice as many.
 
     rise    the largest m(B) - m(A)
     fall    the largest m(B) - m(C)
@@ -11,8 +11,8 @@ The profile *rises and then falls* if one stretch B lies above a stretch before 
 by at least `LEAST`, and no valley is half as deep. Plateaus, steps, slow rises and fast falls are all allowed; only the
 order counts. `holds` decides this for a profile without errors.
 
-A valley is a stretch of a tenth of the layers or more that lies below one before it and below one behind it. A shallow
-dip belongs to a broad hump; a dip half as deep as the smaller of rise and fall makes two humps of one.
+A valley is a stretch of a tenth of the layers, or 2, 4 ... times as many, that lies below one before it and one behind.
+A shallow dip belongs to a broad hump; a dip half as deep as the smaller of rise and fall makes two humps of one.
 
     for        T = max over B of min(max over A of t(A, B), max over C of t(B, C)),
                t(A, B) = (y(B) - y(A) - LEAST) / (s sqrt(1/|A| + 1/|B|))
@@ -31,7 +31,7 @@ The null keeps the residuals' autocorrelation: constant profiles are drawn with 
 density), the same regression is fitted to them, and profiles whose residuals have about the observed autocorrelation
 count most. A profile with two humps has residuals that drift, and is judged by a wider null.
 
-p for the claim is 1 where a valley shows: where it is deeper than in seven of ten null profiles with nearly independent
+p for the claim is 1 where a valley shows: where it is deeper than in half of the null profiles with nearly independent
 errors. Its scatter is the known error, or the smaller of two roughnesses, that above and the one with the mean of
 squares. This is a guard, not a test with an error rate of its own: the calibration counts which valleys show.
 
@@ -54,7 +54,7 @@ LEAST = 0.05  # of full RL's gain: smaller changes over depth are no rise and no
 FEWEST_LAYERS = 6
 DRAWS = 3_000
 _SHORTEST, _SHORTEST_VALLEY = 1 / 5, 1 / 10  # of the layers, in a stretch
-_VALLEY = 0.3  # p below which a valley shows
+_VALLEY = 0.5  # p below which a valley shows
 _TOO_DEEP = 0.5  # of the smaller of rise and fall: a valley from here on makes two humps
 _NEARLY_WHITE = 0.2  # memory of errors that are nearly independent
 _KERNEL = 0.08  # standard deviation, in units of the autocorrelation of residuals
