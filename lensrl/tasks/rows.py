@@ -77,7 +77,8 @@ def _is_there(row: Row, path: str) -> bool:
     """Return whether a row has a field, null or not."""
     parent, _, name = path.rpartition(".")
     inside = row_field(row, parent) if parent else row
-    return path in row or (isinstance(inside, dict) and name in inside)
+    places = [str(place) for place in range(len(inside))] if isinstance(inside, list) else inside
+    return path in row or (isinstance(places, dict | list) and name in places)
 
 
 def row_field(row: Row, path: str) -> Any:

@@ -169,6 +169,11 @@ def test_a_recipe_names_the_fields_of_other_rows(tmp_path: Path) -> None:
     assert item.prompt.startswith("1+1?" + ASKED)
 
 
+def test_a_null_in_a_named_list_is_refused_by_its_path(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"line 1: parts\.1 is null\Z"):
+        read(tmp_path, {"question": "1+1?", "parts": ["2", None]}, answer="parts.1")
+
+
 def test_columns_are_a_table_of_the_recipe() -> None:
     columns = {"question": "problem", "answer": "reward_model.ground_truth"}
     task = {"name": "math", "train": "a.jsonl", "test": {"a": "a.jsonl"}, "columns": columns}
