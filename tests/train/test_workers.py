@@ -59,6 +59,7 @@ class Killer(NoWatcher):
             os.waitid(os.P_PID, self.maker_of_base, os.WEXITED | os.WNOWAIT)
 
 
+@pytest.mark.slow
 def test_the_run_of_a_killed_worker_is_made_by_another_and_all_data_are_those_of_one_process(
     small_study_folder: Path, tmp_path: Path
 ) -> None:
@@ -109,6 +110,7 @@ probe_items = 2
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_with_the_command_all_workers_end(tmp_path: Path, how: signal.Signals) -> None:
     (tmp_path / "study.toml").write_text(LONG)
