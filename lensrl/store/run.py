@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lensrl.errors import LensrlError
 from lensrl.recipe.layers import OUTSIDE
 from lensrl.store.contents import fold, list_contents
 from lensrl.store.file.checked import (
@@ -19,6 +20,7 @@ from lensrl.store.file.checked import (
     located,
     members,
 )
+from lensrl.store.file.completeness import keep_of
 from lensrl.store.file.lazy import Deltas, LazyArray, Sites
 from lensrl.store.file.seal import dataset_holds
 from lensrl.store.look import run_html, size
@@ -49,9 +51,20 @@ class Run(RunScores):
         with located(self.file, "training"):
             return has(self.file, "training")
 
+    @property
+    def keep(self) -> str:
+        """What the file keeps of the model: `all`, `deltas` without activations, or `norms` without both."""
+        with located(self.file, "its recipe"):
+            return keep_of(self.file)
+
+    @property
+    def has_deltas(self) -> bool:
+        """False for a run that diverged, and for one that keeps the norms of its deltas alone. The base needs none."""
+        return self.has_weights and self.keep != "norms"
+
     @cached_property
     def has_activations(self) -> bool:
-        """False for a run that diverged."""
+        """False for a run that diverged, and for one that leaves them out (`keep`)."""
         with located(self.file, "activations"):
             return has(self.file, "activations")
 
@@ -140,7 +153,9 @@ class Run(RunScores):
 
     @property
     def deltas(self) -> Deltas:
-        """Weight deltas by part: `run.deltas[4]`, `run.deltas["embed"]`."""
+        """Weight deltas by part: `run.deltas[4]`, `run.deltas["embed"]`. Raises LensrlError where `keep` is norms."""
+        if self.keep == "norms" and self.layers:
+            raise LensrlError(f"run {self.name!r} has no deltas: {self._left_out()}")
         return Deltas(self.file, self.n_layers, self._seal)
 
     @property
@@ -227,6 +242,9 @@ class Run(RunScores):
 
     def __repr__(self) -> str:
         return f"<Run {self.name} seed {self.seed} of {self.study}: {self.status}, score {self.score:.3f}>"
+
+    def _left_out(self) -> str:
+        return f"it was made with store.keep = {self.keep!r}; run the recipe with keep = 'all' into another folder"
 
 
 def open_run(path: str | Path) -> Run:

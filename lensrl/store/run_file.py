@@ -25,7 +25,7 @@ from lensrl.store.file.checked import (
     read_array,
     read_strings,
 )
-from lensrl.store.file.completeness import CHECKPOINT, DIVERGED, SITES, origin_of
+from lensrl.store.file.completeness import CHECKPOINT, DIVERGED, LEFT_OUT, SITES, origin_of
 from lensrl.store.file.seal import Seal, read_seal
 from lensrl.store.write import RUN_FORMAT, RUN_VERSION
 
@@ -155,6 +155,8 @@ class RunFile:
         with located(self.file, name):
             if has(self.file, name):
                 return group_at(self.file, name)
+        if name in LEFT_OUT.get(self.keep, ()) and self.has_weights:
+            raise LensrlError(f"run {self.name!r} has {absence}: {self._left_out()}")
         taken = "it was taken from a checkpoint" if self.origin == CHECKPOINT else "the base is not trained"
         raise LensrlError(f"run {self.name!r} has {absence}: {self.reason or taken}")
 

@@ -146,18 +146,19 @@ class Materials:
 
     def bytes_of(self, spec: RunSpec) -> RunBytes:
         """Return the bytes that a run will take on the disk, at most: compression makes a file smaller."""
-        in_run, tokens = self.base.blocks.trains, len(self.probe.token_id)
-        sizes = [p.size for p in self.parameters if in_run(p.name, spec.layers, spec.component)]
+        in_run, keep = self.base.blocks.trains, self.recipe.store.keep
+        tokens = len(self.probe.token_id) if keep == "all" else 0
+        kept = keep != "norms" and spec.name != BASE
+        sizes = [p.size for p in self.parameters if kept and in_run(p.name, spec.layers, spec.component)]
         if spec.checkpoint is not None:
             snapshots = max(0, len(spec.checkpoint.snapshots) - 1)
         elif spec.name == BASE or isinstance(self.task, Texts):
             snapshots = 0
         else:
-            steps = self.recipe.rl.steps_on(len(self.task.items("train")))
-            snapshots = len({*self.recipe.snapshot_steps(steps)} - {steps})
+            snapshots = len(self._snapshot_steps(self.recipe))
         return run_bytes(
-            0 if spec.name == BASE else sum(sizes),
-            arrays=0 if spec.name == BASE else len(sizes),
+            sum(sizes),
+            arrays=len(sizes),
             layers=self.base.blocks.n_layers,
             width=self.base.model.config.get_text_config().hidden_size,
             tokens=tokens,

@@ -16,10 +16,10 @@ from transformers import PreTrainedModel
 from lensrl.errors import LensrlError
 from lensrl.models.bridge import capture
 from lensrl.models.evaluate import evaluate
-from lensrl.recipe import Checkpoint
+from lensrl.recipe import Checkpoint, Recipe
 from lensrl.recipe.runs import BASE
 from lensrl.store.file.atomic import new_file
-from lensrl.store.file.claim import tell
+from lensrl.store.file.claim import duration, tell
 from lensrl.store.file.training import kept_with_checkpoint, training_folder
 from lensrl.store.write import Scores, joined, stacked, write_run
 from lensrl.tasks import Texts
@@ -65,7 +65,9 @@ class Workshop(Materials):
         if job.spec.name == BASE:
             self._scores(job, self.base.fresh(device=self.device))
             return
-        training = self._trained(job)
+        recipe = run_recipe(job)
+        snapshots = Snapshots(None, self._snapshot_steps(recipe)) if recipe.engine.shard else None
+        training = self._trained(job, snapshots=snapshots)
         if training.status != "diverged":
             self._scores(job, self.base.fresh(_weights(training), device=self.device))
 
@@ -109,7 +111,8 @@ class Workshop(Materials):
         # Scores before activations: TransformerLens changes the attention of its model in place.
         model = base.fresh(weights, device=self.device)
         scores = self._scores(job, model)
-        activations = capture(model, base.prompts, self.probed, base.blocks.n_layers)
+        keep = self.recipe.store.keep
+        activations = capture(model, base.prompts, self.probed, base.blocks.n_layers) if keep == "all" else None
         write_run(
             path,
             self.conditions.header(
@@ -120,7 +123,7 @@ class Workshop(Materials):
             after=None if weights is None else {name: w.numpy() for name, w in weights.items()}, snapshots=snapshots,
             training=None if curve is None else curve.arrays(),
             training_completions=() if curve is None else curve.kept(), scores=scores, probe=self.probe,
-            activations=activations,
+            activations=activations, norms_alone=keep == "norms",
         )  # fmt: skip
 
     def _scores(self, job: Job, model: PreTrainedModel) -> Scores:
@@ -161,10 +164,11 @@ class Workshop(Materials):
         def on_step(curve: TrainingCurve) -> None:
             show(curve)
             watcher.stepped(spec, curve)
-            tell(job.path, f"step {len(curve)}/{steps}, reward {curve.reward_mean[-1]:.3f}")
+            left = float(np.median(curve.step_time)) * (steps - len(curve))
+            tell(job.path, f"step {len(curve)}/{steps}, reward {curve.reward_mean[-1]:.3f}, {duration(left)} left")
 
         folder = training_folder(job.path)
-        snapshots = Snapshots(folder, {*recipe.snapshot_steps(steps)} - {steps}, self.base.weights)
+        snapshots = Snapshots(folder, self._snapshot_steps(recipe), self.base.weights)
         checkpoints = Checkpoints(
             folder, self.conditions.origin(job), every=recipe.rl.checkpoint_every,
             note=lambda line: watcher.noted(f"{spec.name} seed {spec.seed}: {line}"),
@@ -191,6 +195,11 @@ class Workshop(Materials):
             job, path, weights, watcher, status=status, reason=reason, curve=curve, snapshots=kept,
             snapshot_steps=sorted({*kept, *ended}), resumed=resumed,
         )  # fmt: skip
+
+    def _snapshot_steps(self, recipe: Recipe) -> set[int]:
+        """Return the steps after which snapshots are kept: the last step is the run itself."""
+        steps = recipe.rl.steps_on(len(self.task.items("train")))
+        return {*recipe.snapshot_steps(steps)} - {steps}
 
     def _trained(
         self,

@@ -46,8 +46,5 @@ def _gold(gold: str) -> str:
     marked = final_answer(gold)
     if marked is not None:
         return marked
-    return (
-        answers_in(gold)[0]
-        if re.search(r"\banswers?\b\s+(?:is|are)\b", unmarked(gold), re.IGNORECASE)
-        else gold.strip()
-    )
+    says_so = re.search(r"\banswers?\b\s+(?:is|are)\b", unmarked(gold), re.IGNORECASE)
+    return next(iter(answers_in(gold) if says_so else ()), gold.strip())
