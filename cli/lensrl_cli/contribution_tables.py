@@ -42,7 +42,11 @@ def show_study(name: str, table: pd.DataFrame, scores: pd.DataFrame, clipped: pd
     base, full = (scores.loc[scores["run"] == run, "score"].mean() for run in ("base", "full-rl"))
     first = table.sort_values("seeds", ascending=False).iloc[0]
     gain = f"{number()(first['denominator'])} ({interval(first['denominator_low'], first['denominator_high'], 3)})"
-    note(f"base {number()(base)}, full RL {number()(full)}, gain {gain}; seeds {table['seeds'].max()}")
+    compared, trained = first["seeds"], scores.loc[scores["run"] == "full-rl", "score"].count()
+    if 0 < compared < trained:  # the gain is that of the seeds that single layers have, too
+        full = base + first["denominator"]
+    seeds = f"{compared} of full RL's {trained}" if compared < trained else compared
+    note(f"base {number()(base)}, full RL {number()(full)}, gain {gain}; seeds {seeds}")
     if was_clipped:
         note_clipped(clipped)
 

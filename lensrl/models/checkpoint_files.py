@@ -53,6 +53,8 @@ def find_folder(place: ModelPlace) -> tuple[Path, str]:
                 f"{what(place)} is a folder, and revision = {place.revision!r} is of a hub name: leave it out"
             )
         return folder, ""
+    if folder.is_file():
+        raise LensrlError(f"{place.model} is a file; give the folder with config.json and safetensors")
     if place.model.startswith((".", "/", "~")) or place.model.count("/") != 1:
         raise LensrlError(f"no checkpoint folder at {place.model}; give a folder with config.json and safetensors")
     try:

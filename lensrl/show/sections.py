@@ -21,6 +21,7 @@ from lensrl.show import page_tables, pictures, plot
 from lensrl.show.charts import of_models, of_scores
 from lensrl.show.charts.chart import Chart
 from lensrl.show.completions import answers, examples, in_words
+from lensrl.show.figures.scatter import drawable
 from lensrl.show.pictures import LOOK, picture
 from lensrl.show.readings import reading, sharpened
 from lensrl.show.tables import Representations, representations
@@ -152,6 +153,7 @@ def _drawn(found: Measured, layers: Collection[int] | None) -> Mapping[str, Call
     study, scored, verdict, table = found.study, found.scored, found.verdict, found.table
     known: Any = {"table": table, "correlations": found.correlations, "look": LOOK}
     has_profile, correlated, has_pairs = len(found.contributions), len(found.correlations), len(found.pairs)
+    varied = correlated and drawable(table, PREDICTORS)  # with a single layer nothing differs
     has_deltas = len(table) and table["relative_delta_full"].notna().any()
     return {
         "profile": lambda: picture(plot.contributions(study, title="", look=LOOK)) if has_profile else "",
@@ -170,7 +172,7 @@ def _drawn(found: Measured, layers: Collection[int] | None) -> Mapping[str, Call
         "overlap": lambda: picture(plot.overlap(study, found.pairs, title="", look=LOOK)) if has_pairs else "",
         "teams": lambda: page_tables.team_rows(study) if scored else [],
         "coefficients": lambda: picture(plot.predictors(study, **known)) if correlated else "",
-        "scatter": lambda: picture(plot.predictor_panels(study, **known)[0]) if correlated else "",
+        "scatter": lambda: picture(plot.predictor_panels(study, **known)[0]) if varied else "",
     }
 
 

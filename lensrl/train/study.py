@@ -188,8 +188,15 @@ def named(specs: list[RunSpec], only: Sequence[str] | None) -> list[RunSpec]:
 
 
 def _check_recipe(recipe: Recipe, folder: Path) -> None:
-    """Raise LensrlError when the folder holds a study that measures something else, or one of its runs is begun."""
+    """Raise LensrlError when the folder holds a study that measures something else, or one of its runs is begun.
+
+    A file, or the folder of a model, is no place for a study either.
+    """
     kept = folder / RECIPE_FILE
+    if folder.is_file():
+        raise LensrlError(f"{folder} is a file and the study needs a folder: name one with --out")
+    if (folder / "config.json").is_file() and not kept.exists():
+        raise LensrlError(f"{folder} is the folder of a model (it has a config.json); choose another folder with --out")
     runs = (path for path in begun(folder) if path.suffix == ".h5")
     # Before its first run begins, the recipe of a study may still be corrected.
     if kept.exists() and (any(folder.glob("*.h5")) or any(map(is_being_written, runs))):

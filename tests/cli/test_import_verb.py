@@ -100,6 +100,12 @@ def test_scores_of_the_harness_give_the_contribution(folder: Path) -> None:
     base, full, layer = (np.mean(SCORES[run]) for run in SCORES)
     assert row["contribution"] == pytest.approx((layer - base) / (full - base), abs=1e-6)
     assert row["low"] < row["contribution"] < row["high"]
+    # One layer has a contribution: no predictor differs between layers.
+    done = lensrl("report", folder / "runs" / "harness")
+    assert (done.returncode, done.stderr) == (0, "")
+    done = lensrl("correlate", folder / "runs" / "harness", "--panels", "--figure", folder / "panels.png")
+    assert done.returncode == 2
+    assert "no predictor differs between layers" in done.stderr
     # Results that changed are another study's: their hash is kept.
     file = folder / "layer-3.jsonl"
     file.write_text(file.read_text().replace('"acc": 0', '"acc": 1'))
@@ -131,6 +137,9 @@ def test_with_a_task_the_models_are_scored(folder: Path) -> None:
         (["full", "--out", "x", "--scores", "s.jsonl"], "write --scores RUN=FILE, such as --scores layer-20=FILE"),
         (["l3", "--out", "x", "--as", "layer-2"], "said to train layer 2, and in .* moved, too"),
         (["nowhere", "--out", "x"], "no checkpoint folder at nowhere"),
+        (["full/model.safetensors", "--out", "x"], "full/model.safetensors is a file; give the folder"),
+        (["full", "--out", "full/config.json"], "full/config.json is a file and the study needs a folder"),
+        (["full", "--out", "l3"], "l3 is the folder of a model"),
         (["full", "--out", "x", "--layer-9", "l3"], "layer 9 is out of range"),
     ],
 )

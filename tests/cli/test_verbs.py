@@ -13,6 +13,7 @@ import pytest
 
 from lensrl import compare_activations, open_study
 from lensrl.compare.predictors import PREDICTORS
+from tests.store.synthetic import add_run, make_study, solved_by_half
 
 SHIPPED = Path(__file__).parents[2] / "runs"
 
@@ -20,6 +21,19 @@ SHIPPED = Path(__file__).parents[2] / "runs"
 def lensrl(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "lensrl_cli.main", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300)
+
+
+def test_the_gain_is_of_the_seeds_that_are_compared(tmp_path: Path) -> None:
+    study = make_study(tmp_path / "two-seeds")
+    add_run(study, "base", solved_by_half(8, 8))
+    add_run(study, "full-rl", solved_by_half(18, 18), seed=0)
+    add_run(study, "full-rl", solved_by_half(8, 8), seed=1)
+    add_run(study, "layer-1", solved_by_half(13, 13), seed=0)
+    done = lensrl("contribution", study)
+    assert re.search(r"base 0\.400, full RL 0\.900, gain 0\.500 .*; seeds 1 of full RL's 2", done.stdout), done.stdout
+    add_run(study, "layer-1", solved_by_half(8, 8), seed=1)
+    done = lensrl("contribution", study)
+    assert re.search(r"base 0\.400, full RL 0\.650, gain 0\.250 .*; seeds 2\n", done.stdout), done.stdout
 
 
 def test_contribution_json_is_one_object_per_layer_and_set(small_study_folder: Path) -> None:

@@ -122,10 +122,15 @@ def predictor_panels(
     correlations: pd.DataFrame | None = None,
     look: Look | None = None,
 ) -> list[Axes]:
-    """Draw C_l against several predictors, by default all that differ between layers, as small multiples."""
+    """Draw C_l against several predictors, by default all that differ between layers, as small multiples.
+
+    Raises LensrlError where none differs, as with a single layer.
+    """
     table = predictor_table(study) if table is None else table
     correlations = correlate_study(study, table) if correlations is None else correlations
     names = _scatter.drawable(table, PREDICTORS) if names is None else names
+    if not names:
+        raise LensrlError(f"{study.path}: no predictor differs between layers with a contribution: nothing to draw")
     wide = 9.0 if look is None or look.width is None else look.width
     columns = max(1, min(len(names), int(wide / 2.9)))
     rows = -(-len(names) // columns)
