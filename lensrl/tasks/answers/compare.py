@@ -19,6 +19,7 @@ PARTS = 60
 _NAMED = re.compile(r"^([A-Za-z]{3,}(?: [A-Za-z]+){0,3}) (?=\\?\$?\s*\d)")  # width 5, length 10
 _TIMES = re.compile(r"\s*\\times(?![A-Za-z])\s*|(?<=\d)\s*[xX]\s*(?=\d)|(?<=[A-Za-z.]) [xX] (?=\d)")
 _LEAD = re.compile(r"^[A-Za-z][A-Za-z' ]{0,60}?(?:\s+(?:is|are|was|equals|be)\b\s*[:=]?|\s*:)\s*(?=\S)", re.IGNORECASE)
+_CONDITION = re.compile(r",?\s*\(\s*([A-Za-z] ?\\in(?![A-Za-z])[^()]{1,40})\)$")  # k\pi (k \in Z)
 
 
 def same(gold: str, answer: str) -> bool:
@@ -56,6 +57,8 @@ def _answer(text: str) -> str:
     text = in_digits(re.sub(r"^(?:at|on)\s+(?=\w)", "", text))
     text = re.sub(r"(^|[,;=] |\b(?:and|or|is) )(?:negative|minus) (?=[\d\\.])", r"\1-", text)
     text = re.sub(r"(?:(?:the )?limit )?does not exist|D\.?N\.?E\.?", "does not exist", text)
+    text = re.sub(r"^(?:there are )?infinitely many(?: (?:real )?solutions)?$", "infinitely many", text, flags=re.I)
+    text = _CONDITION.sub(r", \1", text)
     lead = _LEAD.match(text)
     if lead and len(split_answer(text)) == 1 and not kinds.option(text) and not regions.region(text):
         text = text[lead.end() :]
