@@ -95,7 +95,7 @@ def _check_weights(weights: Opened, spec: RunSpec, base: Base) -> None:
                 f"{what(weights.place)}: {name} holds a NaN or an infinity: its training diverged or its file is "
                 f"damaged; give an earlier checkpoint, or copy it again"
             )
-        if everything or blocks.trains(name, spec.layers) or blocks.part(name) in spec.allow:
+        if everything or blocks.trains(name, spec.layers, outside={*spec.outside, *spec.allow}):
             continue
         # As integers: 0.0 and -0.0 differ in a bit.
         if not torch.equal(before.view(torch.int32), after.view(torch.int32)):

@@ -50,8 +50,10 @@ from lensrl.train.preflight import (
     check_enough,
     check_fits,
     check_frozen_dtype,
+    check_outside,
     check_references,
     check_several,
+    head_is_tied,
 )
 from lensrl.train.resume import Checkpoints
 from lensrl.train.snapshots import Snapshots
@@ -114,6 +116,9 @@ class Workshop:
         if samples and not drops_ended(self.base.model, pad_id(self.base.tokenizer)):
             notes.append(f"{self.recipe.model}: {CARRIED}")
         notes += self._sizes_of_lora()
+        both = [name for name, one in self.recipe.sets.items() if "embed" in one.layers_and_outside[1]]
+        if both and head_is_tied(self.base):
+            notes.append(f"{self.recipe.model}: its lm_head is its embed, so sets.{both[0]} trains both")
         given = len(self.task.items("test"))
         if isinstance(self.task, Texts) and given > len(self.items):
             notes.append(f"the first {len(self.items)} of {given} texts are used (evaluation.items)")
@@ -154,7 +159,8 @@ class Workshop:
         """Raise LensrlError for a run that would train nothing, and for a checkpoint that cannot be its run."""
         in_run = self.base.blocks.trains
         for spec in specs:
-            if spec.layers != () and not any(in_run(name, spec.layers, spec.component) for name in self.before):
+            check_outside(spec, self.base)
+            if spec.layers and not any(in_run(name, spec.layers, spec.component) for name in self.before):
                 raise LensrlError(f"sets.{spec.name}: {self.recipe.model} has no {spec.trained}: its blocks have none")
         for spec in specs:
             if spec.lora is not None:
@@ -166,7 +172,7 @@ class Workshop:
     def bytes_of(self, spec: RunSpec) -> RunBytes:
         """Return the bytes that a run will take on the disk, at most: compression makes a file smaller."""
         in_run, tokens = self.base.blocks.trains, len(self.probe.token_id)
-        sizes = [p.size for p in self.parameters if in_run(p.name, spec.layers, spec.component)]
+        sizes = [p.size for p in self.parameters if in_run(p.name, spec.layers, spec.component, spec.outside)]
         if spec.checkpoint is not None:
             snapshots = max(0, len(spec.checkpoint.snapshots) - 1)
         elif spec.name == BASE or isinstance(self.task, Texts):
@@ -366,8 +372,8 @@ class Workshop:
         assert not isinstance(self.task, Texts)
         spec = job.spec
         return train(
-            self.base, self.task, run_recipe(job), layers=spec.layers, component=spec.component, boost=spec.boost,
-            factor=spec.factor, lora=spec.lora, seed=spec.seed, device=self.device,
+            self.base, self.task, run_recipe(job), layers=spec.layers, component=spec.component, outside=spec.outside,
+            boost=spec.boost, factor=spec.factor, lora=spec.lora, seed=spec.seed, device=self.device,
             on_step=on_step, snapshots=snapshots, checkpoints=checkpoints,
         )  # fmt: skip
 
