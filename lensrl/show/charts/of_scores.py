@@ -97,7 +97,9 @@ def training(study: Study) -> Chart | None:
     found = []
     for seed in study.seeds:
         for name, curve in training_curves(study, seed):
-            known = [column for column in [*CURVES, "kl", "entropy", "clipped_share"] if column in curve]
+            known = [
+                column for column in [*CURVES, "kl", "entropy", "sampler_mismatch", "clipped_share"] if column in curve
+            ]
             every = -(-len(curve) // POINTS)
             smooth = curve[known].rolling(SMOOTH, min_periods=1).mean().assign(step=curve["step"])
             means = smooth.groupby(np.arange(len(curve)) // every).mean()
