@@ -21,6 +21,7 @@ from lensrl.show import page_tables, pictures, plot
 from lensrl.show.charts import of_models, of_scores
 from lensrl.show.charts.chart import Chart
 from lensrl.show.completions import answers, examples, in_words
+from lensrl.show.controls import controls
 from lensrl.show.pictures import LOOK, picture
 from lensrl.show.readings import reading, sharpened
 from lensrl.show.words import METRIC_LABELS
@@ -129,6 +130,7 @@ def _drawn(
         "additivity": lambda: page_tables.additivity(study, patches),
         "benchmarks": lambda: page_tables.benchmarks(study),
         "further": lambda: page_tables.further_tasks(study) if scored else {},
+        "controls": lambda: controls(study) if scored else {},
         "others": lambda: page_tables.other_scores(study) if scored else {},
         "sharpened": lambda: sharpened(study) if scored else [],
         "overlap": lambda: picture(plot.overlap(study, pairs, title="", look=LOOK)) if len(pairs) else "",
