@@ -73,7 +73,7 @@ def _clipping(rows: pd.DataFrame, study: Study) -> list[str]:
         f"{100 * alone.min():.0f} to {100 * alone.max():.0f} % (median {100 * alone.median():.0f} %)."
     )
     uneven = full["clipped_share"] - alone.median() > 0.25
-    return [said + (" The layers and full RL are not trained alike: max_grad_norm = 'none' shows C_l without it."
+    return [said + (" The layers and full RL are not trained alike: rl.max_grad_norm = 'none' trains them without it."
                     if uneven else "")]  # fmt: skip
 
 
