@@ -42,7 +42,7 @@ def show_overlap(study: str, run: str, seed: int | None, *, json: bool, csv: Pat
         for layer in sorted(joined["layer"].unique())
     ]
     print_table(f"Overlap of the entries that moved most, {run}, {name}", dict.fromkeys(rows[0], "right"), rows)
-    chance = ", ".join(f"{part['chance'].mean():.3g}" for _, part in joined.groupby("share"))
+    chance = ", ".join(f"{part['chance'].mean():.2g}" for _, part in joined.groupby("share"))
     note(
         f"Of the entries of ΔW with the largest |ΔW|, the share that is among the largest of the other, too; {chance} "
         "by chance. Places in two layers have no common meaning: the overlap with the next layer is that of shapes.",
