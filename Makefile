@@ -1,6 +1,6 @@
 # Every target works from a fresh clone: it makes .venv and installs what it needs, once.
 
-.PHONY: demo pictures matrix test test-cluster lint types bench calibrate install clean
+.PHONY: demo pictures matrix test test-slow test-cluster lint types bench calibrate install clean
 .DEFAULT_GOAL := help
 
 BIN := .venv/bin
@@ -12,6 +12,7 @@ help:
 	@echo "make pictures  the report's pictures for the README, of the demo's study (needs Chromium)"
 	@echo "make matrix two families x algorithms and tasks, and whether they agree on the layers: half an hour"
 	@echo "make test   lint, types, tests"
+	@echo "make test-slow  every shipped recipe in small, runs that are killed, workers, analyses as notebooks: minutes"
 	@echo "make test-cluster  eight processes on one study; 20 kills of workers and commands; two nodes of Ray; one run on two ranks: minutes"
 	@echo "make bench  run files against safetensors and sha256, CKA against torch-cka, analyses of 0.6B models, start-up, several workers, as ratios; maths verdicts: an hour"
 	@echo "make calibrate how often the verdicts err, on simulated studies"
@@ -51,11 +52,15 @@ types: install
 test: lint types
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile  # a core each: models this small use no more
 
+# What takes minutes: every shipped recipe in small, runs and workers that are killed, analyses as notebooks.
+test-slow: install
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow -n auto --maxprocesses 8 --dist load
+
 # Many processes on one study; workers and commands killed at random moments; two nodes of Ray, one of which dies; one
 # run on two ranks. TRIALS=500 for a long night.
 TRIALS := 20
 test-cluster: install
-	OMP_NUM_THREADS=1 TRIALS=$(TRIALS) $(BIN)/pytest -m cluster tests/train
+	OMP_NUM_THREADS=1 TRIALS=$(TRIALS) $(BIN)/pytest -m cluster --timeout 3600 tests/train
 
 bench: install
 	$(BIN)/python -m tests.benchmarks.store

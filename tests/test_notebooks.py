@@ -69,6 +69,7 @@ def test_the_figures_and_results_of_a_study_in_a_notebook(beside: Path, monkeypa
     assert all(len(text) < MOST for output in outputs for text in texts(output))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("analysis", ["heads_and_matrices", "cka_over_depth"])
 def test_an_analysis_opens_from_where_it_lies_and_draws(
     analysis: str, beside: Path, monkeypatch: pytest.MonkeyPatch

@@ -109,6 +109,8 @@ def cka(
         print_json(table.to_dict("records"))
     else:
         _show(heading, table)
+        if whole.attrs.get("same_weights"):
+            note(f"{trained} equals {study} in every tensor.", style="yellow")
     if csv is not None:
         write_csv(table, csv)
     if layers_map:

@@ -128,6 +128,7 @@ def deltas(
                 table = lensrl.compare_weights(
                     opened, name, by=unit, seed=seed, draws=drawn_deltas, on_progress=on_progress
                 )
+            compared = f"{name} equals the base"
             rounded = checkpoint_note([opened.runs.find_scored(name, seed)])
             heading, drawn = f"Weight deltas of {name}, {opened.name}", f"{opened.name}: weight deltas of {name}"
     else:
@@ -136,9 +137,10 @@ def deltas(
             raise typer.BadParameter(f"two models have no runs: leave out {option}, or give a study alone")
         with progress_bars("weights,", quiet=json) as on_progress:
             table = lensrl.compare_models(study, trained, by=unit, draws=drawn_deltas, on_progress=on_progress)
-        rounded = _precision(table.attrs)
+        compared, rounded = f"{trained} equals {study}", _precision(table.attrs)
         heading = drawn = f"Weight deltas from {study} to {trained}"
     by_svd = table.attrs["by_svd"]
+    same = f"{compared} in every tensor." if table.empty else ""
     if by == By.matrix:
         table = table[table["spectral"].notna()]
     table = chosen_rows(table, layer, sort)
@@ -147,7 +149,7 @@ def deltas(
         print_json(records)
     else:
         _show(heading, records)
-        if control is not None:
+        if control is not None and records:
             _show_random(records, draws)
         if by_svd:
             count, first = len(by_svd), by_svd[0]
@@ -156,8 +158,8 @@ def deltas(
                 f"A full SVD took the place of Gram matrices there.",
                 style="dim",
             )
-        if rounded:
-            note(rounded, style="yellow")
+        for said in filter(None, (same, rounded)):
+            note(said, style="yellow")
     if csv is not None:
         write_csv(table, csv)
     draw(figure, lambda: lensrl.plot.deltas(table, measure=measure, title=drawn, look=look))
@@ -248,6 +250,8 @@ def _show(title: str, records: list[dict[Any, Any]]) -> None:
         for row in records
     ]
     _print(title, rows, [heading for heading, _ in shown.values()])
+    if not rows:
+        return
     note(
         "‖ΔW‖₂, the ranks, spectral shift and angle are medians over the matrices. Angle: the largest angle between "
         "the leading left singular spaces, in degrees. On largest: the share of the 10 % largest entries "

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 def overlap(
     study: StudyArgument,
-    k: Annotated[int, typer.Option("--best", metavar="K", min=1, help="How many layers vote together.")] = 3,
+    k: Annotated[
+        int | None,
+        typer.Option("--best", metavar="K", min=1, help="How many layers vote together; 3, or as many as the samples."),
+    ] = None,
     benchmark: Annotated[str | None, typer.Option("--benchmark", metavar="NAME", help="One benchmark, or all.")] = None,
     *,
     json: Json = False,

@@ -33,6 +33,14 @@ class Place(Enum):
     RAY = "ray"
 
 
+class Keep(Enum):
+    """Parts of a model that a run may keep (`store.keep`)."""
+
+    ALL = "all"
+    DELTAS = "deltas"
+    NORMS = "norms"
+
+
 def run(
     recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE", help="TOML files, such as runs/tiny.toml.")],
     out: Annotated[
@@ -79,6 +87,13 @@ def run(
         int | None, typer.Option("--array-limit", metavar="N", min=1, help="Tasks of --slurm that run at once.")
     ] = None,
     *,
+    shard: Annotated[
+        bool, typer.Option("--shard", help="With --devices-per-run: share the weights out as well, by FSDP2.")
+    ] = False,
+    keep: Annotated[
+        Keep | None,
+        typer.Option("--keep", help="Of each run: deltas without activations, or norms without both (store.keep)."),
+    ] = None,
     slurm: Annotated[
         bool,
         typer.Option("--slurm", help="Write a Slurm script, a task for each run; sbatch options after --."),
@@ -127,13 +142,20 @@ def run(
     for path in (out, *(path.with_suffix("") for path in recipes if out is None)):
         if path is not None and path.is_file():
             raise LensrlError(f"{path} is a file and the study needs a folder: name one with --out DIR")
-    loaded = [_with_resources(lensrl.load_recipe(path), num_cpus=num_cpus, num_gpus=num_gpus) for path in recipes]
+    said = {
+        "engine": {"num_cpus": num_cpus, "num_gpus": num_gpus, "shard": shard or None},
+        "store": {"keep": keep and keep.value},
+    }
+    loaded = [_with_options(lensrl.load_recipe(path), said) for path in recipes]
     of_ray = {"--address": address, "--num-cpus": num_cpus, "--num-gpus": num_gpus}
     given = next((option for option, value in of_ray.items() if value is not None), None)
     if place is not Place.RAY and given is not None:
         raise LensrlError(f"{given} is for a Ray cluster: add --engine ray")
-    if devices_per_run is not None and (slurm or place is Place.RAY or (workers, devices, per_device) != (None,) * 3):
-        raise LensrlError("--devices-per-run cannot be combined with --workers, --devices, --engine or --slurm yet")
+    of_one_run = "--shard" if shard else "--devices-per-run" if devices_per_run is not None else None
+    if of_one_run and (slurm or place is Place.RAY or (workers, devices, per_device) != (None,) * 3):
+        raise LensrlError(f"{of_one_run} cannot be combined with --workers, --devices, --engine or --slurm yet")
+    if slurm and keep is not None:
+        raise LensrlError(f"--slurm hands the recipe on as it is: write keep = {keep.value!r} under [store] in it")
     if slurm:
         folder = out if out is not None else recipes[0].with_suffix("")
         if place is Place.RAY:
@@ -226,16 +248,15 @@ def _slurm(
     console.print(done.stdout.strip(), markup=False)
 
 
-def _with_resources(recipe: Recipe, **given: float | None) -> Recipe:
-    """Return the recipe with options in place of settings of its table `[engine]`."""
-    said = {name: value for name, value in given.items() if value is not None}
-    if not said:
-        return recipe
-    option = f"--{[*said][-1].replace('_', '-')}"
-    engine = parse_recipe(
-        {**recipe.model_dump(mode="json"), "engine": recipe.engine.model_dump() | said}, option
-    ).engine
-    return recipe.model_copy(update={"engine": engine})
+def _with_options(recipe: Recipe, given: dict[str, dict[str, float | str | None]]) -> Recipe:
+    """Return the recipe with options in place of settings of its tables: table -> setting -> value, None: not given."""
+    for table, settings in given.items():
+        said = {name: value for name, value in settings.items() if value is not None}
+        if said:
+            option = f"--{[*said][-1].replace('_', '-')}"
+            whole = recipe.model_dump(mode="json") | {table: getattr(recipe, table).model_dump() | said}
+            recipe = recipe.model_copy(update={table: getattr(parse_recipe(whole, option), table)})
+    return recipe
 
 
 def make_study(

@@ -93,7 +93,7 @@ def compare_model_activations(
 
     `texts` is a .txt file with a text a line or a .jsonl file with {"text": ...}; by default the texts of
     `lensrl.tasks.texts.BUILT_IN`. The columns, `site`, `first_token` and `pairs` are those of
-    `lensrl.compare_activations`.
+    `lensrl.compare_activations`. `table.attrs["same_weights"]` says whether the models are one and the same.
 
     Both models are in memory in fp32, one of them twice. The tokenizer is the base's. Raises LensrlError as
     `compare_models`, for texts that are too few or cannot be read, and for models that TransformerLens does not know.
@@ -126,7 +126,9 @@ def compare_model_activations(
     )
     if site not in x:
         raise LensrlError(f"{base} has no activations at {site!r} in some layers{did_you_mean(site, x)}")
-    return representation_table(zip(x[site], y[site], strict=True), probe.prompt, kept, pairs=pairs)
+    table = representation_table(zip(x[site], y[site], strict=True), probe.prompt, kept, pairs=pairs)
+    table.attrs["same_weights"] = all(same_bits(loaded.weights[name].numpy(), w.numpy()) for name, w in weights.items())
+    return table
 
 
 def _read_parts(pair: Pair) -> Iterator[PartWeights]:

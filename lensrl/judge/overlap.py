@@ -21,6 +21,7 @@ from lensrl.store.scored_by import ScoredBy
 from lensrl.store.study import Study
 
 PAIRS = ["kind", "run", "other", "seed", "other_seed", "overlap", "low", "high", "run_solves", "other_solves"]
+USUAL = 3  # layers together
 TEAMS = ["team", "layers", "k", "layer_score", "full_score", "difference", "low", "high", "items", "seeds", "reason"]
 
 
@@ -56,9 +57,10 @@ def overlaps(study: Study, *, benchmark: str | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=PAIRS)
 
 
-def teams(study: Study, k: int = 3, *, benchmark: str | None = None) -> pd.DataFrame:
+def teams(study: Study, k: int | None = None, *, benchmark: str | None = None) -> pd.DataFrame:
     """Compare k samples of the k best single layers, one of each, with k samples of full RL: union and vote.
 
+    By default k is 3, or less where an item has fewer samples of full RL or the study fewer layers, but at least 2.
     The layers are chosen by their mean score on one half of the items, over all seeds, and measured on the other half.
     One row for `union` (solved by at least one) and one for `vote` (the most frequent answer). Columns: team, layers
     (a tuple), k; layer_score and full_score; difference with its 95 % interval over items and seeds; items, seeds;
@@ -74,6 +76,9 @@ def teams(study: Study, k: int = 3, *, benchmark: str | None = None) -> pd.DataF
     layers = {layer: study.runs.of(layer_run(layer), scored=True) for layer in study.layers}
     seeds = sorted(set(full).intersection(*(set(runs) for runs in layers.values() if runs)))
     known = {layer: runs for layer, runs in layers.items() if runs}
+    if k is None:
+        counts = [by.samples(full[seed], base, other).there.sum(axis=1).min() for seed in seeds]
+        k = max(2, min(USUAL, len(known), *map(int, counts)))
     if not seeds or len(known) < k:
         raise LensrlError(
             f"{k} layers together need {k} layers with scores, and {study.path} has {len(known)}"

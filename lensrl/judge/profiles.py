@@ -56,8 +56,9 @@ def paired_gains(study: Study) -> PairedGains:
     if len(layers) < FEWEST_LAYERS:
         rest = table[table["status"] != "defined"]
         why = f" ({rest['status'].iloc[0]}: {rest['reason'].iloc[0]})" if len(rest) else ""
+        counted = "1 layer has" if len(layers) == 1 else f"{len(layers)} layers have"
         raise LensrlError(
-            f"{study.path}: {len(layers)} layers have a contribution that is defined{why}, at least {FEWEST_LAYERS} "
+            f"{study.path}: {counted} a contribution that is defined{why}, at least {FEWEST_LAYERS} "
             f"are needed; see lensrl contribution {study.path}"
         )
 

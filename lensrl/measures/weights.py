@@ -148,7 +148,7 @@ def spectral_metrics(before: Float[np.ndarray, "..."], after: Float[np.ndarray, 
     if not _is_matrix(before):
         return SpectralMetrics(*[math.nan] * 6, by_svd=())
     w, changed = Matrix(before), Matrix(after)
-    spectral, stable_rank, effective_rank, ranks_by_svd = _spectrum_of_delta(Matrix(after, before))
+    spectral, stable_rank, effective_rank, ranks_by_svd = spectrum_of_delta(Matrix(after, before))
     shift, shift_by_svd = _spectral_shift(w, changed)
     left, right, angles_by_svd = _angles(w, changed, min(LEADING, min(before.shape) // 2))
     by_svd = {"effective_rank": ranks_by_svd, "spectral_shift": shift_by_svd, "angle": angles_by_svd}
@@ -172,7 +172,7 @@ def _median(values: list[float]) -> float:
     return float(np.median(numbers)) if numbers else math.nan
 
 
-def _spectrum_of_delta(delta: Matrix) -> tuple[float, float, float, bool]:
+def spectrum_of_delta(delta: Matrix) -> tuple[float, float, float, bool]:
     """Return the spectral norm, the stable and the effective rank, and whether they come from an SVD."""
     s, error = delta.singular_values()
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -25,11 +25,11 @@ from lensrl.errors import LensrlError
 from lensrl.models.base import Base
 from lensrl.models.checkpoint_files import find_folder, open_files, parse_config, read_config, what
 from lensrl.models.checkpoint_match import Source, ends, match
+from lensrl.models.folder import DTYPES, quantised_message
 from lensrl.models.loading import VALUE_HEAD
 from lensrl.models.skeleton import Skeleton
 from lensrl.recipe import ModelPlace
 
-DTYPES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}  # safetensors' names -> torch's
 DEPTH = ("num_hidden_layers", "n_layer", "num_layers")  # names of the number of layers in configurations
 # Settings of a configuration that change no logit of a model whose tensors fit. `max_window_layers` acts through
 # `layer_types`, which are compared.
@@ -98,7 +98,11 @@ class CheckpointWeights(Mapping[str, np.ndarray]):
                 self.vocabulary = Vocabulary(expected[0], shape[0])
                 self.resized.add(name)
             elif shape != expected:
-                raise LensrlError(f"{what(place)}: {source.keys[0]} has the shape {shape}, the base's has {expected}")
+                turned = ", which is its transpose" if shape == expected[::-1] else ""
+                raise LensrlError(
+                    f"{what(place)}: {source.keys[0]} has the shape {shape}, the base's has {expected}{turned}; give "
+                    f"the folder as transformers saves it"
+                )
             self.dtypes[name] = kind
             entries[kind] += base.weights[name].numel()
         self.dtype = " and ".join(kind for kind, _ in entries.most_common())
@@ -109,9 +113,7 @@ class CheckpointWeights(Mapping[str, np.ndarray]):
         kinds = {part.dtype: part.key for part in parts}
         unknown = next((kind for kind in kinds if kind not in DTYPES), None)
         if unknown is not None:
-            raise LensrlError(
-                f"{what(self.place)} is quantised ({kinds[unknown]} is stored as {unknown}): give one in bf16 or fp32"
-            )
+            raise LensrlError(quantised_message(what(self.place), kinds[unknown], unknown))
         shapes = [torch.empty(part.shape, device="meta") for part in parts]
         return tuple(source.join(name, shapes, self._model).shape), " and ".join(DTYPES[kind] for kind in kinds)
 

@@ -49,7 +49,9 @@ def find_folder(place: ModelPlace) -> tuple[Path, str]:
     folder = Path(place.model).expanduser()
     if folder.is_dir():
         if place.revision is not None:
-            raise LensrlError(f"{what(place)} is a folder, and revision = {place.revision!r} is of a hub name")
+            raise LensrlError(
+                f"{what(place)} is a folder, and revision = {place.revision!r} is of a hub name: leave it out"
+            )
         return folder, ""
     if place.model.startswith((".", "/", "~")) or place.model.count("/") != 1:
         raise LensrlError(f"no checkpoint folder at {place.model}; give a folder with config.json and safetensors")

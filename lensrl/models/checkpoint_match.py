@@ -71,7 +71,10 @@ def match(
         matched[head] = matched[embed]
     heads = {alias for alias, name in names.items() if name == head and alias != embed} if head == embed else set()
     if not tied and heads and not heads & {*renamed.values()}:
-        raise LensrlError(f"{what(place)} lacks {min(heads)}, and its config.json says tie_word_embeddings = false")
+        raise LensrlError(
+            f"{what(place)} lacks {min(heads)}, and its config.json says tie_word_embeddings = false; give the folder "
+            f"with its head, or set tie_word_embeddings to true there if the head is the embedding"
+        )
     # Nothing may be left over but a table that the base computes itself, or the value head of PPO.
     buffers = {name for name, _ in model.named_buffers()}
     known = {*names, *buffers}

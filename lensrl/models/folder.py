@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from lensrl.errors import LensrlError, reason
 
 WEIGHTS, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
+DTYPES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}  # safetensors' names -> torch's
 _POINTER = b"version https://git-lfs"
 _VERL, _DCP, _ZERO = "model_world_size_*_rank_*.pt", "*.distcp", "*mp_rank_*"
 _CLASSIFIERS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "RewardModel")
@@ -167,12 +168,21 @@ def _check_safetensors(folder: Path, called: str) -> None:
         if pointer:
             raise LensrlError(f"{called}: {name} is a pointer of Git LFS; type git lfs pull in the folder")
         try:
-            with safe_open(path, "pt"):  # reads the header alone, and compares it with the size of the file
-                pass
+            with safe_open(path, "pt") as file:  # reads the header alone, and compares it with the size of the file
+                kinds = {key: file.get_slice(key).get_dtype() for key in file.keys() if key.endswith(".weight")}  # noqa: SIM118
         except SafetensorError as error:
             raise LensrlError(
                 f"{called}: {name} is damaged or cut short ({reason(error)}); copy or download it again"
             ) from None
+        # transformers would take the codes of a quantised matrix for its weights.
+        for key, kind in kinds.items():
+            if kind not in DTYPES:
+                raise LensrlError(quantised_message(called, key, kind))
+
+
+def quantised_message(called: str, key: str, kind: str) -> str:
+    """Return the refusal of a tensor that is stored as `kind`, a type of quantised weights."""
+    return f"{called} is quantised ({key} is stored as {kind}): deltas need full weights; give one in bf16 or fp32"
 
 
 def _check_other_weights(folder: Path, called: str) -> None:

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from lensrl.errors import LensrlError
 from lensrl.models.blocks import Blocks
+from lensrl.models.shards import whole
 from lensrl.recipe import Lora
 
 NAME = "default"  # PEFT's own name for an adapter
@@ -70,7 +71,7 @@ def trained_weights(model: nn.Module, before: Mapping[str, torch.Tensor]) -> dic
         name: module for name, module in model.named_modules() if isinstance(module, nn.Module) and _is_adapter(module)
     }
     if not adapted:
-        return {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+        return {name: whole(p.detach()).cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
     deltas = {f"{name}.weight": module.get_delta_weight(NAME).float().cpu() for name, module in adapted.items()}  # pyright: ignore
     return {name: before[name] + delta for name, delta in deltas.items()}
 

@@ -118,8 +118,14 @@ class Also(Table):
 
 
 class Store(Table):
-    """Table `[store]`: what a run file keeps beside scores, completions of scoring, curves and deltas."""
+    """Table `[store]`: what a run file keeps beside scores, completions of scoring and curves.
 
+    `keep` says what is kept of the model: `"all"`, `"deltas"` without activations, or `"norms"`, the norms of deltas
+    without deltas and activations. Analyses that need what is left out say so in a line. Patching with weights, export
+    and spectra need deltas, and CKA needs activations. C_l and the claims of the verdict on norms need neither.
+    """
+
+    keep: Literal["all", "deltas", "norms"] = "all"  # deltas: no activations; norms: neither, and norms of deltas alone
     probe_items: PositiveInt = 32  # number of held-out items whose prompts and references form the probe set
     training_completions: Annotated[int, Field(ge=0)] = 4  # kept of each of 20 training steps, spaced evenly
     snapshots: list[Share] = []  # shares of all steps after which deltas are also kept: [0.25, 0.5, 1.0]
@@ -127,13 +133,14 @@ class Store(Table):
 
 
 class Resources(Table):
-    """Table `[engine]`: what a worker of a cluster gets (`lensrl.train.on_ray`).
+    """Table `[engine]`: what a worker of a cluster gets (`lensrl.train.on_ray`), and a run on several devices.
 
     It is no part of a study: the folder of the study does not keep it, and it may change between two commands.
     """
 
     num_cpus: Amount = 1.0  # CPUs of a worker; where it computes on the CPU, also its threads
     num_gpus: Amount | None = None  # GPUs of a worker; 0.5: two workers share one; None: 1 where the cluster has GPUs
+    shard: bool = False  # true: the devices of one run share its weights out (`lensrl.models.shards`)
 
 
 class Recipe(Table):
@@ -228,6 +235,18 @@ class Recipe(Table):
         return self
 
     @model_validator(mode="after")
+    def _keeps_what_it_compares(self) -> Recipe:
+        keep = self.store.keep
+        if keep != "all" and self.task.name == "texts":
+            raise ValueError(
+                f"store.keep = {keep!r}: a study of task 'texts' is there for its activations; leave it out"
+            )
+        followed = self.store.snapshots or any(c.snapshots for r in self.checkpoints.values() for c in r.seeds.values())
+        if keep == "norms" and followed:
+            raise ValueError("store.keep = 'norms' leaves out the deltas that snapshots keep: leave one of them out")
+        return self
+
+    @model_validator(mode="after")
     def _has_what_its_task_needs(self) -> Recipe:
         if not self.seeds and not self.checkpoints:
             raise ValueError("seeds = [] trains nothing: give a seed, or name trained models under [checkpoints]")
@@ -268,11 +287,12 @@ class Recipe(Table):
         """Return the settings that decide what a run measures, as JSON by their full names (`rl.kl_beta`).
 
         The settings that choose runs (`seeds`, `layers`, `sets`, `learning_rates`, `checkpoints`) are left out: a study
-        can be extended. So are `rl.checkpoint_every` and `store.training_completions`, which no result depends on.
+        can be extended. So are `rl.checkpoint_every`, `store.training_completions` and `store.keep`, which no result
+        depends on.
         """
         runs = ("seeds", "layers", "sets", "learning_rates", "checkpoints")
         exclude: dict[str, Any] = dict.fromkeys(runs, True)
-        exclude |= {"rl": {"checkpoint_every"}, "store": {"training_completions"}}
+        exclude |= {"rl": {"checkpoint_every"}, "store": {"training_completions", "keep"}}
         return _flatten(self.model_dump(mode="json", exclude=exclude))
 
     def conflict(self, other: Recipe) -> str | None:

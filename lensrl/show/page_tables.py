@@ -99,7 +99,7 @@ def further_tasks(study: Study) -> dict[str, Any]:
 
 
 def team_rows(study: Study) -> list[dict[Hashable, Any]]:
-    """Return the rows of `lensrl.teams` for three layers; none where the study has fewer."""
+    """Return the rows of `lensrl.teams`; none where the study has fewer than two layers."""
     try:
         return teams(study).to_dict("records")
     except LensrlError:

@@ -81,7 +81,7 @@ def parts(study: Study) -> list[dict[str, Any]]:
     """Draw which matrices, and which components, of each layer full RL changed, for every seed."""
     sections = []
     for seed, run in study.runs.of(FULL).items():
-        if not run.has_weights or not (run.delta_norms()["norm"] > 0).any():
+        if not run.has_deltas or not (run.delta_norms()["norm"] > 0).any():
             continue
         drawn = [
             picture(plot.deltas(study, by=by, seed=seed, title="", look=LOOK)) for by in ("parameter", "component")

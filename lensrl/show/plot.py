@@ -147,7 +147,7 @@ def deltas(
     if measure not in table:
         raise LensrlError(f"no measure {measure!r} in this table{did_you_mean(measure, map(str, table))}")
     if not table["layer"].notna().any():
-        raise LensrlError(f"{run} changed no layer: there is nothing to draw")
+        raise LensrlError(f"{run if isinstance(source, Study) else 'training'} changed no layer: nothing to draw")
     count = int(table["layer"].max()) + 1
     axes = ax or _own(look, wide=width_for(count))
     with _style(look):

@@ -38,7 +38,7 @@ from lensrl.store.file.checked import (
     read_array,
     read_strings,
 )
-from lensrl.store.file.completeness import CHECKPOINT, COMPLETIONS_SINCE, DIVERGED, SITES, origin_of
+from lensrl.store.file.completeness import CHECKPOINT, COMPLETIONS_SINCE, DIVERGED, LEFT_OUT, SITES, keep_of, origin_of
 from lensrl.store.file.lazy import Deltas, LazyArray, Sites
 from lensrl.store.file.seal import Seal, dataset_holds, read_seal
 from lensrl.store.look import run_html, size
@@ -171,6 +171,17 @@ class Run:
         return self.status != DIVERGED
 
     @property
+    def keep(self) -> str:
+        """What the file keeps of the model: `all`, `deltas` without activations, or `norms` without both."""
+        with located(self.file, "its recipe"):
+            return keep_of(self.file)
+
+    @property
+    def has_deltas(self) -> bool:
+        """False for a run that diverged, and for one that keeps the norms of its deltas alone. The base needs none."""
+        return self.has_weights and self.keep != "norms"
+
+    @property
     def has_scores(self) -> bool:
         """False for a run that diverged, and in a study that compares models on texts: it scores nothing."""
         with located(self.file, "scores"):
@@ -178,7 +189,7 @@ class Run:
 
     @property
     def has_activations(self) -> bool:
-        """False for a run that diverged."""
+        """False for a run that diverged, and for one that leaves them out (`keep`)."""
         with located(self.file, "activations"):
             return has(self.file, "activations")
 
@@ -377,7 +388,9 @@ class Run:
 
     @property
     def deltas(self) -> Deltas:
-        """Weight deltas by part: `run.deltas[4]`, `run.deltas["embed"]`."""
+        """Weight deltas by part: `run.deltas[4]`, `run.deltas["embed"]`. Raises LensrlError where `keep` is norms."""
+        if self.keep == "norms" and self.name != BASE:
+            raise LensrlError(f"run {self.name!r} has no deltas: {self._left_out()}")
         return Deltas(self.file, self.n_layers, self._seal)
 
     @property
@@ -488,8 +501,13 @@ class Run:
         with located(self.file, name):
             if has(self.file, name):
                 return group_at(self.file, name)
+        if name in LEFT_OUT.get(self.keep, ()) and self.has_weights:
+            raise LensrlError(f"run {self.name!r} has {absence}: {self._left_out()}")
         taken = "it was taken from a checkpoint" if self.origin == CHECKPOINT else "the base is not trained"
         raise LensrlError(f"run {self.name!r} has {absence}: {self.reason or taken}")
+
+    def _left_out(self) -> str:
+        return f"it was made with store.keep = {self.keep!r}; run the recipe with keep = 'all' into another folder"
 
     def _json(self, name: str) -> dict[str, Any]:
         with located(self.file, name):

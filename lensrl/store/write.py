@@ -18,7 +18,7 @@ from lensrl.measures.score import mean_score
 from lensrl.recipe.layers import OUTSIDE
 from lensrl.store.completions import Completions, TrainingCompletion, write_completions, write_training_completions
 from lensrl.store.file.completeness import SITES
-from lensrl.store.file.deltas import Change, Parameter, Weights, write_deltas
+from lensrl.store.file.deltas import Change, Parameter, Weights, measure_changes, write_deltas
 from lensrl.store.file.hdf5 import Compression, axis, create, create_file
 from lensrl.store.file.seal import write_seal
 
@@ -141,11 +141,13 @@ def write_run(
     scores: Scores | None = None,
     probe: Probe | None = None,
     activations: Mapping[str, Float32[np.ndarray, "layer token feature"]] | None = None,
+    norms_alone: bool = False,
 ) -> None:
     """Write a complete run file at `path`, which is the partial file of `new_file`.
 
     `before` and `after` are the weights of the base and of the run. `snapshots` maps a step to the weights after this
-    step. A diverged run leaves out the arguments that it does not have. Raises OSError when the disk is full, and
+    step. A diverged run leaves out the arguments that it does not have. With `norms_alone`, deltas are measured and not
+    kept. Raises OSError when the disk is full, and
     StoreError when weights are not finite or when the written deltas do not read back bit for bit.
     """
     # `/` is the end of training: its deltas stand at the root of the file.
@@ -170,7 +172,9 @@ def write_run(
             _write_activations(file, probe, activations, header.compression)
         # The deltas, the largest part. They are hashed while they are written, so the seal need not read them again.
         changes, digests = [Change(0.0, 0)] * len(parameters), {}
-        for name, weights in trees.items():
+        if norms_alone and after is not None:
+            changes = measure_changes(parameters, before, after)
+        for name, weights in trees.items() if not norms_alone else ():
             root = file.require_group(name)
             written, hashed = write_deltas(
                 root, path, parameters, before=before, after=weights, compression=header.compression

@@ -68,9 +68,17 @@ def pick_key(row: Row, keys: tuple[str, ...], where: str) -> str:
     for key in keys:
         if row_field(row, key) is not None:
             return key
-    if empty := [key for key in keys if key in row]:
+    if empty := [key for key in keys if _is_there(row, key)]:
         raise RecipeError(f"{where}: {empty[0]} is null")
     raise RecipeError(f"{where}: none of the keys {', '.join(keys)}; it has {', '.join(row)}")
+
+
+def _is_there(row: Row, path: str) -> bool:
+    """Return whether a row has a field, null or not."""
+    parent, _, name = path.rpartition(".")
+    inside = row_field(row, parent) if parent else row
+    places = [str(place) for place in range(len(inside))] if isinstance(inside, list) else inside
+    return path in row or (isinstance(places, dict | list) and name in places)
 
 
 def row_field(row: Row, path: str) -> Any:

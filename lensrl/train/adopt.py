@@ -40,7 +40,11 @@ def open_checkpoint(spec: RunSpec, base: Base) -> tuple[Opened, dict[int, Opened
     }
     for opened in (weights, *snapshots.values()):
         check_vocabulary(opened, base)
-        _check_weights(opened, spec, base)
+        if not _check_weights(opened, spec, base) and opened is weights:  # an early snapshot may equal it
+            raise LensrlError(
+                f"checkpoints.{spec.name}: {weights.place.spelled} equals the base, {base.name}, in every tensor: "
+                f"nothing was trained there, or the base is named twice; name the trained model"
+            )
     return weights, snapshots
 
 
@@ -84,9 +88,12 @@ def _open(place: ModelPlace, base: Base) -> Opened:
     return open_weights(place, base, before=base.weights, fill=base.weights)
 
 
-def _check_weights(weights: Opened, spec: RunSpec, base: Base) -> None:
-    """Raise LensrlError for the first parameter that is not finite, or that moved and is said not to have moved."""
-    blocks = base.blocks
+def _check_weights(weights: Opened, spec: RunSpec, base: Base) -> bool:
+    """Return whether any parameter moved.
+
+    Raises LensrlError for the first parameter that is not finite, or that moved and is said not to have moved.
+    """
+    blocks, any_moved = base.blocks, False
     everything = spec.layers is None or len(spec.layers) == blocks.n_layers
     for name, before in base.weights.items():
         after = torch.from_numpy(weights[name])
@@ -95,10 +102,10 @@ def _check_weights(weights: Opened, spec: RunSpec, base: Base) -> None:
                 f"{what(weights.place)}: {name} holds a NaN or an infinity: its training diverged or its file is "
                 f"damaged; give an earlier checkpoint, or copy it again"
             )
-        if everything or blocks.trains(name, spec.layers, outside={*spec.outside, *spec.allow}):
-            continue
         # As integers: 0.0 and -0.0 differ in a bit.
-        if not torch.equal(before.view(torch.int32), after.view(torch.int32)):
+        moved = not torch.equal(before.view(torch.int32), after.view(torch.int32))
+        any_moved = any_moved or moved
+        if moved and not (everything or blocks.trains(name, spec.layers, outside={*spec.outside, *spec.allow})):
             part = blocks.part(name)
             cure = "name the run for what it trained" if isinstance(part, int) else f"allow it, allow = [{part!r}]"
             rounded = _equal_when_rounded(before, after, weights)
@@ -107,6 +114,7 @@ def _check_weights(weights: Opened, spec: RunSpec, base: Base) -> None:
                 f"checkpoints.{spec.name}: the run is said to train {spec.trained}, and in {weights.place.spelled} "
                 f"{name} moved, too{why}"
             )
+    return any_moved
 
 
 def _equal_when_rounded(before: torch.Tensor, after: torch.Tensor, weights: Opened) -> str:

@@ -73,7 +73,7 @@ class Conditions:
         dtypes["log-probabilities and activations"] = "float32"
         hardware = torch.cuda.get_device_name() if self.device == "cuda" else f"cpu {platform.machine()}"
         if ranks.world() > 1 and checkpoint is None:
-            hardware = f"{ranks.world()} x {hardware}"
+            hardware = f"{ranks.world()} x {hardware}" + (", weights in shards" if self.recipe.engine.shard else "")
         return Header(
             study=job.folder.resolve().name,
             run=spec.name,

@@ -9,7 +9,8 @@
     writes the file, and the next job      ->    writes nothing
 
 Training is data parallel (torch's DistributedDataParallel, through TRL): each rank holds the whole model, samples and
-judges the completions of its share of a step's prompts, and all apply the mean gradient. What ends a run, and the
+judges the completions of its share of a step's prompts, and all apply the mean gradient. With `--shard`, each rank
+holds a part of the weights, gradients and moments between steps (`lensrl.models.shards`). What ends a run, and the
 training curve, are computed from the values of all ranks, so each rank comes to the same decision.
 """
 
@@ -67,7 +68,10 @@ def check_launcher() -> None:
         return
     other = next((name for key, name in OTHERS.items() if os.environ.get(key, "").lower() in ("1", "true")), None)
     if other is not None:
-        raise LensrlError(f"{other} is not supported: runs are shared out data-parallel, with torchrun")
+        raise LensrlError(
+            f"accelerate's {other} is not supported: type lensrl run RECIPE --devices-per-run {count}, with --shard "
+            f"for a model that does not fit one device"
+        )
     missing = [name for name in LAUNCHED if name not in os.environ]
     if missing:
         raise LensrlError(
@@ -80,7 +84,11 @@ def check_ranks(recipe: Recipe) -> None:
     """Raise LensrlError for a recipe whose runs cannot be shared out over the ranks."""
     count, rl = world(), recipe.rl
     if count == 1:
+        if recipe.engine.shard:
+            raise LensrlError("--shard shares the weights of a run out over its devices: add --devices-per-run 2")
         return
+    if recipe.engine.shard and (lora := next((name for name, s in recipe.sets.items() if s.lora), None)):
+        raise RecipeError(f"sets.{lora}: LoRA adapters are not put in shards; leave the set or --shard out")
     if recipe.generation != "pieces":
         raise RecipeError(f"generation = {recipe.generation!r} samples on one device; {count} ranks need 'pieces'")
     if rl.checkpoint_every is not None:

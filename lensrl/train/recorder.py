@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float64
 
 from lensrl.models.blocks import Blocks
+from lensrl.models.shards import is_sharded, local
 from lensrl.recipe.layers import OUTSIDE
 from lensrl.tasks import Item
 from lensrl.train import ranks
@@ -125,15 +126,17 @@ class Recorder:
         for name, parameter in model.named_parameters():
             if parameter.grad is not None:
                 part = self._blocks.part(name)
-                squares[part] = (
-                    squares.get(part, torch.zeros((), device=parameter.device)) + parameter.grad.square().sum()
-                )
+                square = local(parameter.grad).square().sum()
+                squares[part] = squares.get(part, torch.zeros_like(square)) + square
         # One row a step: a later update of the same step replaces the row.
         curve = self.curve
         if self._squares:
             for column in (curve.layer_grad_norm, curve.outside_grad_norm, curve.grad_norm):
                 column.pop()
-        self._squares.append({part: float(square) for part, square in squares.items()})
+        of_ranks = [{part: float(square) for part, square in squares.items()}]
+        if is_sharded(model):  # else every rank has the whole gradient
+            of_ranks = ranks.gathered(of_ranks)
+        self._squares.append({part: sum(squares[part] for squares in of_ranks) for part in squares})
         norms = {part: _mean([update[part] for update in self._squares]) ** 0.5 for part in squares}
         curve.layer_grad_norm.append([norms.get(layer, 0.0) for layer in range(self._blocks.n_layers)])
         curve.outside_grad_norm.append([norms.get(part, 0.0) for part in OUTSIDE])

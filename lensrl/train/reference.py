@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from lensrl.models.shards import is_sharded, local
+
 
 class BaseInPlace:
     """Holds the base's values of the parameters that train, and puts them back for a forward pass.
@@ -18,11 +20,16 @@ class BaseInPlace:
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self._base = {p: p.detach().clone() for p in model.parameters() if p.requires_grad}
+        self._base = {p: local(p.detach()).clone() for p in model.parameters() if p.requires_grad}
+        self._sharded = is_sharded(model)
 
     @contextmanager
     def put_back(self) -> Iterator[None]:
         """Give the trained parameters the base's values. Storage changes hands, and nothing is copied."""
+        if self._sharded:
+            with self._copied():
+                yield
+            return
         trained = {parameter: parameter.data for parameter in self._base}
         try:
             for parameter, values in self._base.items():
@@ -31,6 +38,18 @@ class BaseInPlace:
         finally:
             for parameter, values in trained.items():
                 parameter.data = values
+
+    @contextmanager
+    def _copied(self) -> Iterator[None]:
+        """Copy the base's values into the shards, and the trained ones back: shards must keep their storage."""
+        trained = {parameter: local(parameter.detach()).clone() for parameter in self._base}
+        try:
+            for parameter, values in self._base.items():
+                local(parameter.detach()).copy_(values)
+            yield
+        finally:
+            for parameter, values in trained.items():
+                local(parameter.detach()).copy_(values)
 
 
 def stop_backward(block: torch.nn.Module) -> None:

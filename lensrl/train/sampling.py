@@ -25,6 +25,7 @@ from lensrl.models.prompts import Prompts
 from lensrl.models.references import batches
 from lensrl.models.rollouts import Rollout, play
 from lensrl.models.sampler import SAMPLERS
+from lensrl.models.shards import gathered
 from lensrl.recipe import Recipe, Rl
 from lensrl.store.completions import as_text
 from lensrl.tasks import AgentTask, Item, Task, batch
@@ -231,10 +232,14 @@ def step_rows(seed: int, trainer: Any, count: int) -> list[Row]:
 
 @contextmanager
 def sampling_mode(model: PreTrainedModel) -> Iterator[None]:
-    """Put a model out of training mode. With gradient checkpointing, training mode keeps no keys and values."""
+    """Put a model out of training mode, and gather its shards.
+
+    With gradient checkpointing, training mode keeps no keys and values.
+    """
     model.eval()
     try:
-        yield
+        with gathered(model):
+            yield
     finally:
         model.train()
 

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from lensrl.models.lora import trained_weights
+from lensrl.models.shards import whole
 from lensrl.store.file.atomic import new_folder
 from lensrl.store.file.training import snapshot_path
 
@@ -20,9 +21,14 @@ WEIGHTS = "weights.safetensors"
 
 
 class Snapshots:
-    """Keeps the trained parameters of a model after each of `steps`: one folder per step in `folder`."""
+    """Keeps the trained parameters of a model after each of `steps`: one folder per step in `folder`.
 
-    def __init__(self, folder: Path, steps: Collection[int], before: Mapping[str, torch.Tensor] | None = None) -> None:
+    Without a folder, it keeps nothing: another rank does, and weights in shards are gathered for it.
+    """
+
+    def __init__(
+        self, folder: Path | None, steps: Collection[int], before: Mapping[str, torch.Tensor] | None = None
+    ) -> None:
         self._folder = folder
         self.steps = steps
         self._before = before or {}  # the base's weights, to which adapters are added
@@ -30,14 +36,21 @@ class Snapshots:
 
     def keep(self, step: int, model: PreTrainedModel) -> None:
         """Save the trained parameters if `step` is one of the steps to keep. To be called after every step."""
-        if step in self.steps:
-            path = snapshot_path(self._folder, step)
-            with new_folder(path) as partial:  # on the disk before the checkpoint that rests on it
-                save_file(trained_weights(model, self._before), partial / WEIGHTS)
-            self._kept[step] = path / WEIGHTS
+        if step not in self.steps:
+            return
+        if self._folder is None:
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    whole(parameter.detach())
+            return
+        path = snapshot_path(self._folder, step)
+        with new_folder(path) as partial:  # on the disk before the checkpoint that rests on it
+            save_file(trained_weights(model, self._before), partial / WEIGHTS)
+        self._kept[step] = path / WEIGHTS
 
     def go_on(self, step: int) -> None:
         """Take over the snapshots up to `step` that an earlier process kept."""
+        assert self._folder is not None
         self._kept = {kept: snapshot_path(self._folder, kept) / WEIGHTS for kept in self.steps if kept <= step}
 
     def weights(self, before: Mapping[str, Float32[np.ndarray, "..."]]) -> dict[int, KeptWeights]:

@@ -8,6 +8,7 @@ TRL's settings are those of `lensrl.train.config`.
 
 from __future__ import annotations
 
+import gc
 import inspect
 import logging
 import tempfile
@@ -15,6 +16,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -27,6 +29,7 @@ from lensrl.models.base import Base
 from lensrl.models.blocks import train_only
 from lensrl.models.lora import add_lora, trained_weights
 from lensrl.models.precision import any_shape, lower_frozen
+from lensrl.models.shards import copy_whole, is_sharded, shard, whole
 from lensrl.recipe import Lora, Recipe, Trained
 from lensrl.recipe.layers import Outside
 from lensrl.tasks import AgentTask, Task
@@ -99,14 +102,17 @@ def train(
     train_only(model, base.blocks, chosen, component, outside)
     if lora is not None and chosen:
         add_lora(model, base.blocks, chosen, lora, seed=seed)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    limit = recipe.rl.gradient_limit(trained, sum(weights.numel() for weights in base.weights.values()))
     if frozen_in_bf16(base, recipe, device):
         lower_frozen(model)
-    model.to(device)  # pyright: ignore[reportArgumentType]
+    if recipe.engine.shard:
+        shard(model, base.blocks, device)
+    else:
+        model.to(device)  # pyright: ignore[reportArgumentType]
     count_positions(model)
     if chosen and "embed" not in outside:
         stop_backward(model.get_submodule(f"{base.blocks.prefix}.{chosen[0]}"))
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    limit = recipe.rl.gradient_limit(trained, sum(weights.numel() for weights in base.weights.values()))
     steps, updates = recipe.rl.steps_on(len(task.items("train"))), recipe.rl.updates_per_rollout
     recorder = Recorder(
         base.blocks, group_size=recipe.rl.completions_per_prompt, updates=updates,
@@ -154,7 +160,13 @@ def train(
             status, reason = "diverged", str(error)
 
     # Checks, because a study compares runs only if each trained for its whole budget and moved nothing else.
-    if lora is not None:
+    if is_sharded(model):
+        shards, model = model, base.fresh()
+        copy_whole(shards, model)
+        del trainer, sampling, shards  # a device has no room for both
+        gc.collect()
+        model.to(device)  # pyright: ignore[reportArgumentType]
+    elif lora is not None:
         model = base.fresh(base.weights | trained_weights(model, base.weights), device=device)
     if status == "completed" and len(recorder.curve) != steps:
         raise RuntimeError(f"training ended after {len(recorder.curve)} of {steps} steps")
@@ -194,11 +206,19 @@ class Trainer(ResumableTrainer):
         )
         self.beta = args.beta = beta
         self.ref_model = BaseInPlace(model) if beta else None  # pyright: ignore[reportAttributeAccessIssue]
+        if is_sharded(model):
+            # accelerate knows FSDP of its own alone, none on a CPU, and refuses to wrap shards in
+            # DistributedDataParallel. As for evaluation, it wraps nothing.
+            self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
         self._logprobs: torch.Tensor | None = None  # the trainer's, of the latest micro-batch
         self._sampling = sampling
         self._recorder = recorder
         self._boosted_ids = {id(parameter) for parameter in boosted}
         self._factor = factor
+
+    def _move_model_to_device(self, model: torch.nn.Module, device: torch.device) -> None:
+        if not is_sharded(model):  # shards are on their devices, and torch cannot swap their storage
+            super()._move_model_to_device(model, device)
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """Split every parameter group into its parameters at the learning rate and its boosted ones."""
@@ -246,7 +266,8 @@ class Trainer(ResumableTrainer):
 
     def _clip_grad_norm(self, model: torch.nn.Module) -> torch.Tensor | None:
         self._recorder.record_gradients(self.accelerator.unwrap_model(model))
-        return super()._clip_grad_norm(model)
+        norm = super()._clip_grad_norm(model)
+        return None if norm is None else whole(norm)
 
 
 class _StepCallback(TrainerCallback):

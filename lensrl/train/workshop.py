@@ -27,7 +27,7 @@ from lensrl.recipe import Checkpoint, HarnessTask, Recipe
 from lensrl.recipe.runs import BASE, RunSpec, set_run, trains
 from lensrl.recipe.task_tables import has_training
 from lensrl.store.file.atomic import new_file
-from lensrl.store.file.claim import tell
+from lensrl.store.file.claim import duration, tell
 from lensrl.store.file.deltas import Parameter, frobenius
 from lensrl.store.file.hdf5 import compression_plugin
 from lensrl.store.file.training import kept_with_checkpoint, training_folder
@@ -171,18 +171,20 @@ class Workshop:
 
     def bytes_of(self, spec: RunSpec) -> RunBytes:
         """Return the bytes that a run will take on the disk, at most: compression makes a file smaller."""
-        in_run, tokens = self.base.blocks.trains, len(self.probe.token_id)
-        sizes = [p.size for p in self.parameters if in_run(p.name, spec.layers, spec.component, spec.outside)]
+        in_run, keep = self.base.blocks.trains, self.recipe.store.keep
+        tokens = len(self.probe.token_id) if keep == "all" else 0
+        kept = keep != "norms" and spec.name != BASE
+        trained = [p for p in self.parameters if in_run(p.name, spec.layers, spec.component, spec.outside)]
+        sizes = [p.size for p in trained if kept]
         if spec.checkpoint is not None:
             snapshots = max(0, len(spec.checkpoint.snapshots) - 1)
         elif spec.name == BASE or isinstance(self.task, Texts):
             snapshots = 0
         else:
-            steps = self.recipe.rl.steps_on(len(self.task.items("train")))
-            snapshots = len({*self.recipe.snapshot_steps(steps)} - {steps})
+            snapshots = len(self._snapshot_steps(self.recipe))
         return run_bytes(
-            0 if spec.name == BASE else sum(sizes),
-            arrays=0 if spec.name == BASE else len(sizes),
+            sum(sizes),
+            arrays=len(sizes),
             layers=self.base.blocks.n_layers,
             width=self.base.model.config.get_text_config().hidden_size,
             tokens=tokens,
@@ -233,7 +235,9 @@ class Workshop:
         if job.spec.name == BASE:
             self._scores(job, self.base.fresh(device=self.device))
             return
-        training = self._trained(job)
+        recipe = run_recipe(job)
+        snapshots = Snapshots(None, self._snapshot_steps(recipe)) if recipe.engine.shard else None
+        training = self._trained(job, snapshots=snapshots)
         if training.status != "diverged":
             self._scores(job, self.base.fresh(_weights(training), device=self.device))
 
@@ -277,7 +281,8 @@ class Workshop:
         # Scores before activations: TransformerLens changes the attention of its model in place.
         model = base.fresh(weights, device=self.device)
         scores = self._scores(job, model)
-        activations = capture(model, base.prompts, self.probed, base.blocks.n_layers)
+        keep = self.recipe.store.keep
+        activations = capture(model, base.prompts, self.probed, base.blocks.n_layers) if keep == "all" else None
         write_run(
             path,
             self.conditions.header(
@@ -288,7 +293,7 @@ class Workshop:
             after=None if weights is None else {name: w.numpy() for name, w in weights.items()}, snapshots=snapshots,
             training=None if curve is None else curve.arrays(),
             training_completions=() if curve is None else curve.kept(), scores=scores, probe=self.probe,
-            activations=activations,
+            activations=activations, norms_alone=keep == "norms",
         )  # fmt: skip
 
     def _scores(self, job: Job, model: PreTrainedModel) -> Scores:
@@ -329,10 +334,11 @@ class Workshop:
         def on_step(curve: TrainingCurve) -> None:
             show(curve)
             watcher.stepped(spec, curve)
-            tell(job.path, f"step {len(curve)}/{steps}, reward {curve.reward_mean[-1]:.3f}")
+            left = float(np.median(curve.step_time)) * (steps - len(curve))
+            tell(job.path, f"step {len(curve)}/{steps}, reward {curve.reward_mean[-1]:.3f}, {duration(left)} left")
 
         folder = training_folder(job.path)
-        snapshots = Snapshots(folder, {*recipe.snapshot_steps(steps)} - {steps}, self.base.weights)
+        snapshots = Snapshots(folder, self._snapshot_steps(recipe), self.base.weights)
         checkpoints = Checkpoints(
             folder, self.conditions.origin(job), every=recipe.rl.checkpoint_every,
             note=lambda line: watcher.noted(f"{spec.name} seed {spec.seed}: {line}"),
@@ -359,6 +365,11 @@ class Workshop:
             job, path, weights, watcher, status=status, reason=reason, curve=curve, snapshots=kept,
             snapshot_steps=sorted({*kept, *ended}), resumed=resumed,
         )  # fmt: skip
+
+    def _snapshot_steps(self, recipe: Recipe) -> set[int]:
+        """Return the steps after which snapshots are kept: the last step is the run itself."""
+        steps = recipe.rl.steps_on(len(self.task.items("train")))
+        return {*recipe.snapshot_steps(steps)} - {steps}
 
     def _trained(
         self,

@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from modeldelta.core.weight_diff import analyze_delta
 from rich.console import Console
 from rich.table import Table
 from scipy.linalg import subspace_angles
@@ -34,7 +35,8 @@ from scipy.special import stdtrit
 
 from lensrl.compare.patching.graft import graft_logprobs, holding
 from lensrl.measures.similarity import cka_interval, procrustes_distance
-from lensrl.measures.weights import delta_metrics
+from lensrl.measures.spectra import Matrix
+from lensrl.measures.weights import delta_metrics, entry_metrics, spectrum_of_delta
 from lensrl.models.base import load_base
 from lensrl.models.references import reference_logprobs
 from lensrl.tasks import Item
@@ -56,6 +58,11 @@ def main() -> None:
     arguments = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 160)
     table = Table("what", "ours", "peer", "ratio", "wanted", box=None, pad_edge=False, header_style="dim")
+    names = ("numpy", "scipy", "torch", "transformers", "modeldelta")
+    console.print(
+        f"{os.cpu_count()} cores, {arguments.rounds} rounds in turns; {arguments.layers} layers; "
+        + ", ".join(f"{name} {version(name)}" for name in names)
+    )
     with contextlib.ExitStack() as stack:
         folder = arguments.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lensrl-bench-")))
         parts: dict[str, Callable[[], Iterator[Row]]] = {
@@ -64,16 +71,11 @@ def main() -> None:
             "grafts": lambda: graft_rows(make_pair("0.6B", folder, layers=arguments.layers), arguments.rounds),
             "deltas": lambda: delta_rows(make_pair("0.6B", folder, layers=arguments.layers)),
         }
+        stack.callback(lambda: console.print(table))  # after an error, too: the rows so far took long
         for name, rows in parts.items():
             if arguments.only in (None, name):
                 for row in rows():
                     table.add_row(*row)
-    names = ("numpy", "scipy", "torch", "transformers", "modeldelta")
-    console.print(
-        f"{os.cpu_count()} cores, {arguments.rounds} rounds in turns; {arguments.layers} layers; "
-        + ", ".join(f"{name} {version(name)}" for name in names)
-    )
-    console.print(table)
 
 
 def in_turns(what: str, ours: Job, peer: Job, rounds: int, wanted: float, far: Callable[[Any, Any], str]) -> Row:
@@ -93,7 +95,7 @@ def in_turns(what: str, ours: Job, peer: Job, rounds: int, wanted: float, far: C
 
 
 def matrix_rows(rounds: int) -> Iterator[Row]:
-    """All measures of one matrix, beside three full SVDs."""
+    """All measures of one matrix, beside three full SVDs; and those that modeldelta has, too, beside modeldelta."""
     rng = np.random.default_rng(0)
     for rows, columns in ((3072, 1024), (2048, 2048)):
         before = 0.02 * rng.standard_normal((rows, columns), np.float32)
@@ -108,6 +110,17 @@ def matrix_rows(rounds: int) -> Iterator[Row]:
             lambda before=before, after=after: delta_metrics(before, after),
             lambda before=before, after=after: three_svds(before.astype(float), after.astype(float)),
             rounds, 8, far,
+        )  # fmt: skip
+    for rows, columns in ((3072, 1024), (1024, 1024)):
+        before = 0.02 * rng.standard_normal((rows, columns), np.float32)
+        after = before + np.float32(1e-4) * rng.standard_normal((rows, columns), np.float32)
+        yield in_turns(
+            f"size and spectrum of the change of {rows:,} x {columns:,}; peer: modeldelta",
+            lambda before=before, after=after: (entry_metrics(before, after), spectrum_of_delta(Matrix(after, before))),
+            # modeldelta subtracts in place
+            lambda before=before, after=after: analyze_delta(torch.from_numpy(before), torch.from_numpy(after.copy())),
+            rounds, 3,
+            lambda ours, peer: f"effective ranks differ by {abs(ours[1][2] / peer['effective_rank'] - 1):.0e}",
         )  # fmt: skip
 
 
@@ -220,7 +233,8 @@ def differences(ours: list[dict[str, Any]], peer: list[dict[str, Any]]) -> str:
     """Say how far apart the measures that both have are, at most: relative differences over all parameters."""
     rows = {row["parameter"]: row for row in ours}
     found: dict[str, float] = {}
-    for other in peer:
+    assert all(other["frob_norm"] == 0 for other in peer if other["name"] not in rows), "a change that we overlook"
+    for other in (one for one in peer if one["name"] in rows):
         row = rows[other["name"]]
         pairs = {"norm": (row["frobenius"], other["frob_norm"])}
         if other["has_svd"]:

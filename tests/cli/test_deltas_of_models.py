@@ -47,3 +47,16 @@ def test_deltas_of_two_models_refuse_in_one_line(words: list[str], complaint: st
     assert done.returncode == 2
     assert re.search(complaint, done.stderr)
     assert done.stderr.count("\n") == 1
+
+
+def test_a_model_beside_itself_is_named_so(tmp_path: Path) -> None:
+    for verb in ("deltas", "cka"):
+        done = lensrl(verb, "tiny:qwen3", "tiny:qwen3")
+        assert done.returncode == 0, done.stderr
+        assert "tiny:qwen3 equals tiny:qwen3 in every tensor." in done.stdout
+    load_base("tiny:qwen3").model.save_pretrained(tmp_path / "same")
+    done = lensrl("import", "tiny:qwen3", "same", "--out", "x", cwd=tmp_path)
+    assert done.returncode == 2
+    assert re.search("checkpoints.full-rl: .*same equals the base, tiny:qwen3, in every tensor", done.stderr)
+    assert done.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["same"]

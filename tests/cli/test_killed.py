@@ -11,6 +11,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pytest
 
 from lensrl import load_recipe, open_study, run_study, verify
 from lensrl.store.file.training import latest_step, training_folder
@@ -60,6 +61,7 @@ def data(path: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_full_rl_that_is_killed_twice_ends_in_the_file_of_a_run_that_was_not(tmp_path: Path) -> None:
     study, recipe = tmp_path / "study", tmp_path / "study.toml"
     recipe.write_text(RECIPE)

@@ -63,7 +63,16 @@ WRONG: dict[str, tuple[Callable[[dict[str, torch.Tensor]], object], dict[str, An
         "lacks model.embed_tokens.weight and 89 more: .*a name that DistributedDataParallel gave; rename: python -c",
     ),
     "missing": (lambda t: t.pop(MATRIX), {}, f"lacks {MATRIX}: it was saved or copied in part"),
-    "shape": (lambda t: t.update({MATRIX: t[MATRIX][:-1]}), {}, f"{MATRIX} has the shape .*, the base's has .*\\)$"),
+    "shape": (
+        lambda t: t.update({MATRIX: t[MATRIX][:-1]}),
+        {},
+        f"{MATRIX} has the shape .*, the base's has .*\\); give the folder",
+    ),
+    "transposed": (
+        lambda t: t.update({MATRIX: t[MATRIX].T.contiguous()}),
+        {},
+        "the base's has .*, which is its transpose; give the folder as transformers saves it",
+    ),
     "padded": (
         lambda t: t.update({EMBED: torch.cat([t[EMBED]] * 2)}),
         {},
@@ -80,7 +89,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, torch.Tensor]], object], dict[str, An
     ),
     "quantised": (dict, {"quantization_config": {"quant_method": "gptq", "bits": 4}}, r"is quantised \(gptq,"),
     "integers": (lambda t: t.update({MATRIX: t[MATRIX].to(torch.int8)}), {}, "is quantised .* stored as I8"),
-    "no head": (dict, {"tie_word_embeddings": False}, "lacks lm_head.weight, .* tie_word_embeddings = false"),
+    "no head": (dict, {"tie_word_embeddings": False}, "lacks lm_head.weight, .* = false; give the folder"),
     "two heads": (
         lambda t: t.update({"lm_head.weight": t[EMBED] * 1.01}),
         {},

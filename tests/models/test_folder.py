@@ -83,6 +83,7 @@ def test_model_shards_beside_weights_are_refused_as_either_may_be_meant(tmp_path
     assert "verl" in refusal(folder)
 
 
+@pytest.mark.slow
 def test_dcp_shards_load_after_the_command_of_the_refusal(tmp_path: Path) -> None:
     base = opened(FAMILIES["llama"], tmp_path / "original")
     folder = bare(tmp_path / "sharded")

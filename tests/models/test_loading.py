@@ -248,6 +248,15 @@ def test_quantised_folders_are_refused(method: str, more: dict[str, Any], tmp_pa
     assert method in line
 
 
+@pytest.mark.parametrize(("dtype", "word"), [(torch.float8_e4m3fn, "F8_E4M3"), (torch.int8, "I8")])
+def test_quantised_weights_are_refused_where_the_configuration_is_silent(
+    dtype: torch.dtype, word: str, tmp_path: Path
+) -> None:
+    name = "model.layers.1.mlp.up_proj.weight"
+    line = refusal(model_folder("llama", tmp_path / "model", tensors=changed(name, lambda w: w.to(dtype))))
+    assert f"is quantised ({name} is stored as {word})" in line
+
+
 @pytest.mark.parametrize("key", ["pad_token_id", "eos_token_id"])
 def test_an_id_outside_the_vocabulary_is_refused(key: str, tmp_path: Path) -> None:
     config: dict[str, Any] = {key: 99}

@@ -44,6 +44,7 @@ def test_the_matrix_is_two_families_by_four_settings_that_differ_in_nothing_else
     assert {recipe.task.name for recipe in recipes.values()} == {"arithmetic", "expression", "corridor"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "rows"), [("qwen3-1.7b-code", "HumanEval.jsonl.gz"), ("qwen3-1.7b-math", "gsm8k-test.jsonl.gz")]
 )
@@ -61,6 +62,7 @@ def test_a_recipe_of_a_large_model_runs_on_the_embedded_one(name: str, rows: str
         assert study.contributions()["status"].tolist() == ["undefined"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path",
     [

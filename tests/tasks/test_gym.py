@@ -143,6 +143,7 @@ def test_items_do_not_depend_on_the_process() -> None:
     assert json.loads(output) == [item.prompt for item in gym("leg_counting", train=3, test=3).items("test")]
 
 
+@pytest.mark.slow
 def test_the_shipped_recipe_is_a_study(tmp_path: Path) -> None:
     recipe = load_recipe(SMOKE)
     small = {

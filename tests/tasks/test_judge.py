@@ -15,6 +15,14 @@ from lensrl.tasks.judge import Judge
 
 SAME_ANSWER = "lensrl.tasks.answers:same_answer"
 HOSTILE = {
+    "number words": "twenty-one hundred and " * 450,
+    "half and half": "\\boxed{" + "half a " * 1500 + "}",
+    "French intervals": "\\boxed{" + "]1,2[" * 800 + "}",
+    "a factor and many cells": "\\boxed{\\frac{1}{7}\\begin{pmatrix}" + "9^{9} & " * 200 + "1 \\\\ 2\\end{pmatrix}}",
+    "a power of unit vectors": r"\boxed{(i + j + k)^{200} + j}",
+    "raised text": "<sup>" * 3000 + "x" + "</sup>" * 3000,
+    "minus signs": "\\boxed{" + "-" * 580 + "1}",
+    "weekdays": "Tuesday not " * 1500,
     "a tower": "9**9**9**9",
     "a tower in a box": r"\boxed{9^{9^{9^{9}}}}",
     "factorials": r"\boxed{10!!!!!!}",

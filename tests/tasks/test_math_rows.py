@@ -112,6 +112,15 @@ def test_an_error_holds_for_answers_without_a_box() -> None:
         ({"answer": float("inf")}, "answer must be a text or a number; it is Infinity"),
         ({"answer": True}, "answer must be a text or a number; it is true"),
         ({"answer": []}, r"answer must be a text or a number; it is the list \[\]"),
+        ({"answer": None}, r"answer is null\Z"),
+        ({"question": None, "answer": "2"}, r"question is null\Z"),
+        ({"answer": None, "final_answer": None}, r"answer is null\Z"),
+        ({"final_answer": None}, r"final_answer is null\Z"),
+        ({"final_answer": [None]}, r"final_answer\.0 must be a text or a number; it is null"),
+        ({"reward_model": {"style": "rule", "ground_truth": None}}, r"reward_model\.ground_truth is null\Z"),
+        ({"final_answer": ["2", "3"], "is_multiple_answer": "False"},
+         r"is_multiple_answer must be true or false; it is 'False'\Z"),
+        ({"final_answer": ["2", "3"], "is_multiple_answer": "true"}, r"is_multiple_answer must be true or false"),
         ({"answer": list(range(100))}, r"answer .* it is the list \[0, 1, [^;]{,60}\.\.\.; "),
         ({"question": ["1+1?"], "answer": "2"}, r'question must be .* columns = \{ question = "question\.0" \}'),
         ({"answer": "2", "solution": ["a"]}, r"solution must be a text or a number; it is the list"),
@@ -158,6 +167,11 @@ def test_a_recipe_names_the_fields_of_other_rows(tmp_path: Path) -> None:
     messages = {"prompt": chat("system: Be brief.", "user: 1+1?"), "answer": "2"}
     _, (item,) = read(tmp_path, messages, question="prompt.1.content")
     assert item.prompt.startswith("1+1?" + ASKED)
+
+
+def test_a_null_in_a_named_list_is_refused_by_its_path(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"line 1: parts\.1 is null\Z"):
+        read(tmp_path, {"question": "1+1?", "parts": ["2", None]}, answer="parts.1")
 
 
 def test_columns_are_a_table_of_the_recipe() -> None:

@@ -36,6 +36,7 @@ def own(folder: Path, text: str, sha256: str = "") -> Task | AgentTask:
     return load_own(OwnTask(name=f"{path}:Mine", sha256=sha256))
 
 
+@pytest.mark.slow
 def test_the_shipped_task_is_a_study_that_gains(tmp_path: Path) -> None:
     recipe = load_recipe(RUNS / "own-task.toml").model_copy(update={"layers": [6]})
     study = lensrl.run_study(recipe, tmp_path / "study")

@@ -1,8 +1,9 @@
 """A program that ranks run: train in several ways, and keep the weights and the curve that come out.
 
-All but the last case train on given completions; the last one plays episodes.
+All but the first case train on given completions; the first one plays episodes. With `shards`, the ranks share the
+weights out.
 
-torchrun --nproc-per-node 2 -m tests.train.on_ranks FOLDER
+torchrun --nproc-per-node 2 -m tests.train.on_ranks FOLDER [shards]
 """
 
 from __future__ import annotations
@@ -13,14 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lensrl.models.base import load_base
+from lensrl.models.base import Base, load_base
 from lensrl.models.histories import Written
 from lensrl.models.noise import Row
 from lensrl.models.sampler import SAMPLERS, Pieces
+from lensrl.models.shards import gathered, local, shard
 from lensrl.recipe import CorridorTask, Recipe, Rl
+from lensrl.recipe.settings import Resources
 from lensrl.tasks.arithmetic import Arithmetic
 from lensrl.tasks.corridor import Corridor
 from lensrl.train import ranks
@@ -37,6 +41,7 @@ CASES: dict[str, tuple[dict[str, Any], list[int] | None]] = {  # settings of rl,
     "rloo": ({"algorithm": "rloo"}, [3]),
     "checkpointing": ({"gradient_checkpointing": True, "micro_batch": 16}, [3]),
 }
+SHARDS = ("full", "one layer", "micro-batches", "kl", "checkpointing")  # the others differ in the loss alone
 STEPS = 10
 
 
@@ -68,14 +73,34 @@ def with_rl(recipe: Recipe, **settings: Any) -> Recipe:
     return recipe.model_copy(update={"rl": Rl.model_validate(recipe.rl.model_dump() | settings)})
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, *, shards: bool) -> None:
     """Train every case, and write the weights and the curve of this rank."""
+    resources = {"engine": Resources(shard=shards)}
     base = load_base("tiny:qwen3")
-    recipe = with_rl(SMALL, algorithm="gigpo", steps=2, max_completion_tokens=4, kl_beta=0)
+    small = SMALL.model_copy(update=resources)
+    recipe = with_rl(small, algorithm="gigpo", steps=2, max_completion_tokens=4, kl_beta=0)
     keep(train(base, Corridor(CorridorTask(name="corridor")), recipe, layers=[3], seed=0), folder, "episodes")
     SAMPLERS["pieces"] = Given
-    for name, (settings, layers) in CASES.items():
-        keep(train(base, OfText(), with_rl(SMALL, steps=STEPS, **settings), layers=layers, seed=0), folder, name)
+    if shards:
+        check_shards(base)
+    for name in SHARDS if shards else CASES:
+        settings, layers = CASES[name]
+        keep(train(base, OfText(), with_rl(small, steps=STEPS, **settings), layers=layers, seed=0), folder, name)
+
+
+def check_shards(base: Base) -> None:
+    """Check that a rank holds its part of the weights, and that it needs no other rank while they are gathered."""
+    model = base.fresh()
+    shard(model, base.blocks, "cpu")
+    held = sum(local(parameter).numel() for parameter in model.parameters())
+    total = sum(tensor.numel() for tensor in base.weights.values())
+    assert abs(held * ranks.world() / total - 1) < 0.01, "a vocabulary need not be even"
+    with torch.no_grad(), gathered(model):
+        assert all(torch.equal(parameter, base.weights[name]) for name, parameter in model.named_parameters())
+        if ranks.rank() == 0:  # the other rank would wait for ever to hear from this one
+            given = torch.arange(12).reshape(2, 6)
+            torch.testing.assert_close(model(given).logits, base.model(given).logits)
+    assert sum(local(parameter).numel() for parameter in model.parameters()) == held
 
 
 def keep(done: Training, folder: Path, name: str) -> None:
@@ -85,4 +110,4 @@ def keep(done: Training, folder: Path, name: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), shards="shards" in sys.argv)

@@ -153,6 +153,20 @@ def test_a_wrong_checkpoint_stops_the_study_before_the_base(folders: Path, tmp_p
     assert not list(tmp_path.rglob("*.h5"))
 
 
+@pytest.mark.parametrize("name", ["full_rl", "layer_3"])
+def test_a_model_that_equals_the_base_is_refused(base: Base, name: str, folders: Path, tmp_path: Path) -> None:
+    base.model.save_pretrained(tmp_path / "same")
+    recipe = checkpoints(**{name: str(tmp_path / "same")})
+    with pytest.raises(
+        LensrlError, match=rf"checkpoints\.{name.replace('_', '-')}: .*same equals the base, tiny:qwen3, in every"
+    ):
+        run_study(recipe, tmp_path / "study")
+    assert not (tmp_path / "study").exists() or not list((tmp_path / "study").iterdir())
+    path = {1: str(tmp_path / "same"), 4: str(folders / "full-rl")}  # a warm-up may begin with a rate of 0
+    _, snapshots = open_checkpoint(full(folders / "full-rl", snapshots=path), base)
+    assert [*snapshots] == [1]
+
+
 def test_no_settings_of_training_are_needed_where_nothing_is_trained(folders: Path, tmp_path: Path) -> None:
     recipe = checkpoints(full_rl=str(folders / "full-rl"))
     greedy = recipe.rl.model_copy(update={"prompts_per_step": 100_000})

@@ -20,7 +20,7 @@ from tests.train.test_engine import assert_same_data
 from tests.train.test_workers import children, command
 
 TRIALS = int(os.environ.get("TRIALS", "20"))
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900 + 60 * TRIALS)]  # seconds, on a busy machine
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600 + 60 * TRIALS)]  # seconds: a machine may be busy
 
 RECIPE = """\
 model = "tiny:qwen3"
@@ -96,7 +96,7 @@ def test_workers_and_commands_are_killed_at_random_moments(tmp_path: Path, alone
         workers: set[int] = set()
         while not _make(place, moments, kills, committed, workers):
             pass
-        until = time.monotonic() + 60
+        until = time.monotonic() + 600
         while any("lensrl.train.workers" in command(worker) for worker in workers):
             assert time.monotonic() < until, "an orphan"
             time.sleep(0.1)

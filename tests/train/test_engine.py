@@ -100,6 +100,7 @@ run_study(Recipe.model_validate_json(sys.argv[1]), sys.argv[2], Print()).close()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_study_whose_data_are_those_of_one(small_study_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "shared"
     command = [sys.executable, "-c", SHARE, SMALL.model_dump_json(), str(folder)]

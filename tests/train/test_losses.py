@@ -225,6 +225,7 @@ def test_trls_advantages_are_ours(base: Base, monkeypatch: pytest.MonkeyPatch, a
     assert theirs[0].numpy() == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_dr_grpo_study_runs_and_its_weights_are_not_those_of_grpo(tmp_path: Path) -> None:
     deltas: list[np.ndarray] = []
     for algorithm in ("grpo", "dr_grpo"):

@@ -18,6 +18,7 @@ from lensrl import run_study
 from lensrl.errors import LensrlError
 from lensrl.models.base import Base
 from lensrl.recipe import Recipe, Rl
+from lensrl.recipe.settings import Resources
 from lensrl.store.run import Run
 from lensrl.train import ranks
 from tests.conftest import SMALL
@@ -38,29 +39,32 @@ def python(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every case of `on_ranks`, by one process in `one`, by two ranks in `two`."""
+    """Every case of `on_ranks`: by one process, by two ranks, and by two ranks with half of the weights each."""
     folder = tmp_path_factory.mktemp("ranks")
-    (folder / "one").mkdir()
-    (folder / "two").mkdir()
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    for launcher, out in ([], "one"), (torchrun, "two"):
-        done = python(*launcher, "-m", on_ranks.__name__, folder / out, cwd=CHECKOUT)
+    for launcher, out in ([], "one"), (torchrun, "two"), (torchrun, "shards"):
+        (folder / out).mkdir()
+        done = python(*launcher, "-m", on_ranks.__name__, folder / out, *{"shards"} & {out}, cwd=CHECKOUT)
         assert done.returncode == 0, done.stderr
     return folder
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize("case", [*on_ranks.CASES, "episodes"])
-def test_two_ranks_train_as_one_process(trained: Path, base: Base, case: str) -> None:
+@pytest.mark.parametrize(
+    ("ranks", "case"),
+    [("two", case) for case in (*on_ranks.CASES, "episodes")]
+    + [("shards", case) for case in (*on_ranks.SHARDS, "episodes")],
+)
+def test_two_ranks_train_as_one_process(trained: Path, base: Base, ranks: str, case: str) -> None:
     """A row counts equally on every rank, so sums differ in their order alone: by 6e-8 of the weights (measured)."""
     one, two, other = (
         load_file(trained / f"{name}.safetensors")
-        for name in (f"one/{case}.rank-0", f"two/{case}.rank-0", f"two/{case}.rank-1")
+        for name in (f"one/{case}.rank-0", f"{ranks}/{case}.rank-0", f"{ranks}/{case}.rank-1")
     )
     assert all(torch.equal(two[name], other[name]) for name in two), "every rank ends with the same weights"
     assert norm([two[n] - one[n] for n in one]) < 2e-7 * norm([*one.values()])
     assert norm([two[n] - one[n] for n in one]) < 1e-4 * norm([one[n] - base.weights[n] for n in one])
-    alone, shared = (dict(np.load(trained / name / f"{case}.rank-0.npz")) for name in ("one", "two"))
+    alone, shared = (dict(np.load(trained / name / f"{case}.rank-0.npz")) for name in ("one", ranks))
     assert alone.keys() == shared.keys()
     for column in alone.keys() - {"step_time", "peak_memory", "entropy"}:
         np.testing.assert_allclose(shared[column], alone[column], rtol=1e-4, atol=1e-6, err_msg=column)
@@ -96,21 +100,34 @@ snapshots = [0.5, 1.0]
 """
 
 
+RUN = ["-m", "lensrl_cli.main", "run", "study.toml"]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe, and its study by one process."""
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "study.toml").write_text(STUDY)
+    assert python(*RUN, "--out", "one", cwd=folder).returncode == 0
+    return folder
+
+
 @pytest.mark.cluster
-def test_a_study_on_two_devices_a_run_is_that_of_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shard", [[], ["--shard"]])
+def test_a_study_on_two_devices_a_run_is_that_of_one(study: Path, shard: list[str]) -> None:
     """Completions are sampled: a row has the same random numbers on every device."""
-    (tmp_path / "study.toml").write_text(STUDY)
-    run = ["-m", "lensrl_cli.main", "run", "study.toml"]
-    done = python(*run, "--devices-per-run", "2", "--out", "two", cwd=tmp_path)
+    made = study / f"two{''.join(shard)}"
+    done = python(*RUN, "--devices-per-run", "2", *shard, "--out", made.name, cwd=study)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.count("study two") == 1, "rank 0 alone speaks"
-    assert "all 3 runs done in two" in done.stdout
-    assert python(*run, "--out", "one", cwd=tmp_path).returncode == 0
-    assert not [*(tmp_path / "two").glob(".*")]
-    for path in sorted((tmp_path / "one").glob("*.h5")):
-        with Run(tmp_path / "two" / path.name) as shared:
-            assert str(shared.provenance["device"]).startswith("2 x cpu")
-        one, two = data(path), data(tmp_path / "two" / path.name)
+    assert done.stdout.count(f"study {made.name}") == 1, "rank 0 alone speaks"
+    assert f"all 3 runs done in {made.name}" in done.stdout
+    assert not [*made.glob(".*")]
+    for path in sorted((study / "one").glob("*.h5")):
+        with Run(made / path.name) as shared:
+            device = str(shared.provenance["device"])
+            assert device.startswith("2 x cpu")
+            assert device.endswith(", weights in shards") == bool(shard)
+        one, two = data(path), data(made / path.name)
         close = {"deltas/": 1e-5, "scores/reference_logprob": 1e-5, "activations/": 2e-3, "training/": 1e-4}
         for name, values in one.items():
             atol = next((atol for part, atol in close.items() if part in name), None)
@@ -118,7 +135,12 @@ def test_a_study_on_two_devices_a_run_is_that_of_one(tmp_path: Path) -> None:
                 np.testing.assert_allclose(two[name], values, atol=atol, err_msg=f"{path.name}: {name}")
             elif name.startswith(("scores/", "probe/", "item")):  # the same completions, judged in the same order
                 np.testing.assert_array_equal(two[name], values, err_msg=f"{path.name}: {name}")
-    wrong = python(*run, "--devices-per-run", "3", "--out", "three", cwd=tmp_path)
+
+
+@pytest.mark.cluster
+def test_a_number_of_devices_that_does_not_divide_a_step_is_refused_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text(STUDY)
+    wrong = python(*RUN, "--devices-per-run", "3", cwd=tmp_path)
     assert (wrong.returncode, wrong.stdout.count("\n")) == (2, 1)
     assert wrong.stderr.startswith("lensrl: rl.prompts_per_step is 8, and 3 ranks share the prompts")
     assert wrong.stderr.count("\n") == 1
@@ -162,6 +184,10 @@ def launched(patch: pytest.MonkeyPatch, world: str) -> None:
         ({"rl": {"prompts_per_step": 6}}, "prompts_per_step is 6, and 4 ranks share the prompts of a step equally"),
         ({"rl": {"micro_batch": 32}}, "an update has 64 completions: 4 ranks cannot share them equally"),
         ({"rl": {"checkpoint_every": 5}}, "a run on 4 ranks keeps no checkpoints"),
+        (
+            {"engine": {"shard": True}, "sets": {"lora": {"layers": "all", "lora": {"rank": 4}}}},
+            "sets.lora: LoRA adapters are not put in shards",
+        ),
         ({"generation": "generate"}, "generation = 'generate' samples on one device; 4 ranks need 'pieces'"),
     ],
 )
@@ -178,8 +204,8 @@ def test_a_recipe_that_ranks_cannot_share_is_refused(
 @pytest.mark.parametrize(
     ("variable", "line"),
     [
-        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed is not supported"),
-        ({"ACCELERATE_USE_FSDP": "true"}, "FSDP is not supported"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "accelerate's DeepSpeed is not supported"),
+        ({"ACCELERATE_USE_FSDP": "true"}, "accelerate's FSDP is not supported: .* with --shard"),
         ({}, r"WORLD_SIZE is 2 and RANK is not set: type lensrl run RECIPE --devices-per-run 2"),
     ],
 )
@@ -191,3 +217,9 @@ def test_a_launcher_that_is_not_known_is_refused(
     with pytest.raises(LensrlError, match=line):
         run_study(SMALL, tmp_path / "study")
     assert not (tmp_path / "study").exists()
+
+
+def test_shards_need_several_devices() -> None:
+    recipe = SMALL.model_copy(update={"engine": Resources(shard=True)})
+    with pytest.raises(LensrlError, match="--shard shares the weights of a run out over its devices"):
+        ranks.check_ranks(recipe)

@@ -51,6 +51,7 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "study.toml"
 
 
+@pytest.mark.slow
 def test_each_task_of_the_array_makes_one_run(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = recipe.with_suffix("")
     words = [recipe, Path("--gpus=1"), Path("--time"), Path("8:00:00")]  # after -- in the shell

@@ -59,6 +59,7 @@ class Killer(NoWatcher):
             os.waitid(os.P_PID, self.maker_of_base, os.WEXITED | os.WNOWAIT)
 
 
+@pytest.mark.slow
 def test_the_run_of_a_killed_worker_is_made_by_another_and_all_data_are_those_of_one_process(
     small_study_folder: Path, tmp_path: Path
 ) -> None:
@@ -109,6 +110,7 @@ probe_items = 2
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_with_the_command_all_workers_end(tmp_path: Path, how: signal.Signals) -> None:
     (tmp_path / "study.toml").write_text(LONG)
@@ -116,7 +118,7 @@ def test_with_the_command_all_workers_end(tmp_path: Path, how: signal.Signals) -
         [sys.executable, "-m", "lensrl_cli.main", "run", "study.toml", "--workers", "2"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
     )  # fmt: skip
-    folder, until = tmp_path / "study", time.monotonic() + 240
+    folder, until = tmp_path / "study", time.monotonic() + 480
     claims = [folder / name for name in ("full-rl.seed-0.h5", "layer-0.seed-0.h5")]
     try:
         while not all((c := read_claim(path)) is not None and "step" in c.state for path in claims):
@@ -126,7 +128,7 @@ def test_with_the_command_all_workers_end(tmp_path: Path, how: signal.Signals) -
         workers = children(started.pid)
         assert len(workers) == 2
         os.kill(started.pid, how)
-        output, errors = started.communicate(timeout=60)
+        output, errors = started.communicate(timeout=240)
     finally:
         started.kill()
     while any("lensrl.train.workers" in command(worker) for worker in workers):

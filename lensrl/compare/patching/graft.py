@@ -43,9 +43,10 @@ def run_weights(run: Run, base: Base) -> dict[str, torch.Tensor]:
 
 
 def check_has_weights(run: Run) -> None:
-    """Raise LensrlError when a run diverged. Its file holds no deltas, which would pass for the weights of the base."""
+    """Raise LensrlError when a run diverged, or keeps no deltas: it would pass for the base otherwise."""
     if run.status == "diverged":
         raise LensrlError(f"run {run.name!r} with seed {run.seed} diverged and has no weights: {run.reason}")
+    _ = run.deltas  # raises where norms alone are kept
 
 
 def graft(

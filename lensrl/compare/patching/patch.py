@@ -100,7 +100,7 @@ def patch(
         donor, into = into, donor
     if donor.run_id == into.run_id:
         raise LensrlError(f"--from and --into both name {donor.name!r}: there is nothing to recover")
-    if what != "weights" and component in OF_ATTENTION and "attn_out" not in into.activations:
+    if what != "weights" and component in OF_ATTENTION and into.has_activations and "attn_out" not in into.activations:
         raise LensrlError(
             f"the activations of {component} are patched at the outputs of attention, and some layers of {study.model} "
             f"have none that is known (linear attention): patch --what weights, or --component mlp or stream"

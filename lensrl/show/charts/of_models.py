@@ -39,7 +39,7 @@ def matrices(study: Study) -> Chart | None:
     """Return a map of the change of every matrix of every layer, for full RL and the runs of sets."""
     found = []
     for run in study.runs.values():
-        if run_layer(run.name) is None and run.name != BASE and run.has_weights and len(run.layers) > 1:
+        if run_layer(run.name) is None and run.name != BASE and run.has_deltas and len(run.layers) > 1:
             table = stored_norms(run, "parameter")
             if len(table):
                 found.append(table.assign(run=run.name, seed=str(run.seed), matrix=short_names(table["parameter"])))

@@ -64,11 +64,11 @@ class Claim:
         return f"process {self.process} on {self.host}" if self.host else "an unknown process"
 
     def in_words(self) -> str:
-        """Who writes, since when, and how far: `process 4711 on node3 for 12 min: step 40/200, reward 0.310`."""
+        """Who writes, since when, and how far: `process 4711 on node3 for 12 min: step 4/9, reward 0.3, 9 min left`."""
         if self.is_living:
             state = f": {self.state}" if self.state else ""
-            return f"{self.writer} for {_duration(time.time() - self.since)}{state}"
-        silent = "has ended" if self.place == _place() else f"gave no sign for {_duration(self.silence)}"
+            return f"{self.writer} for {duration(time.time() - self.since)}{state}"
+        silent = "has ended" if self.place == _place() else f"gave no sign for {duration(self.silence)}"
         return f"{self.writer} {silent}{f' at {self.state}' if self.state else ''}"
 
 
@@ -242,7 +242,8 @@ def _give_signs(path: Path, ended: threading.Event) -> None:
             os.utime(claim_path(path))
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a time in words: `85 s`, `12 min`, `3.5 h`."""
     if seconds < 120:
         return f"{max(0, seconds):.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -51,6 +51,9 @@ SITES = ("block_out", "attn_out", "mlp_out")
 OF_SAMPLING = ("completions", "training_completions")
 COMPLETIONS_SINCE = 3  # version of the format
 
+# `store.keep` of the recipe -> the groups that a run leaves out
+LEFT_OUT = {"deltas": ("probe", "activations"), "norms": ("probe", "activations", "deltas", "repairs", "snapshots")}
+
 # Pattern of a group -> the datasets that a group of this name must have, if it is there.
 DATASETS: dict[str, tuple[str, ...]] = {
     "parameters": ("part", "component", "size", "changed", "norm", "base_norm"),
@@ -94,6 +97,10 @@ def check_complete(file: h5py.File, groups: Iterable[str]) -> None:
     for group, needs in GROUPS.items():
         if group in OF_SAMPLING and not _keeps_completions(file):
             continue
+        if group in LEFT_OUT.get(keep := keep_of(file), ()):
+            if has(file, group):
+                raise ValueError(f"{group} is there, and store.keep of the recipe is {keep!r}")
+            continue
         if needs[kind] == "MUST" and not has(file, group):
             raise KeyError(f"there is no {group}, and {_described(kind)}")
         if needs[kind] == "MUST NOT" and has(file, group):
@@ -128,6 +135,11 @@ def _check_sites(file: h5py.File) -> None:
 def origin_of(file: h5py.File) -> str:
     """Return where the weights of a run come from: `training`, or `checkpoint` for a model trained elsewhere."""
     return str(attribute(file, "origin")) if "origin" in file.attrs else TRAINING
+
+
+def keep_of(file: h5py.File) -> str:
+    """Return what a run keeps of its model: `all`, `deltas` or `norms`."""
+    return str(_named_in_recipe(file, "store", "keep") or "all")
 
 
 def _kind(file: h5py.File) -> Kind:

@@ -104,6 +104,26 @@ def write_deltas(
     return changes, digests
 
 
+def measure_changes(parameters: Sequence[Parameter], before: Weights, after: Weights) -> list[Change]:
+    """Return the Change of every parameter, as `write_deltas` does, and keep no delta."""
+
+    def measure(parameter: Parameter) -> Change:
+        one, other = before[parameter.name], after[parameter.name]
+        if unchanged(one, other):
+            return Change(0.0, 0)
+        scratch, square, changed = Scratch(CHUNK_BYTES // other.itemsize), 0.0, 0
+        for block in _blocks(one, other):
+            try:
+                square += sum_of_squares(subtract(block.before, block.after, scratch).delta)
+            except StoreError as error:
+                raise StoreError(f"{parameter.name}: {error}") from None
+            changed += count_changed(block.before, block.after, scratch)
+        return Change(math.sqrt(square), changed)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return [*pool.map(measure, parameters)]
+
+
 def _create(deltas: h5py.Group, parameter: Parameter, shape: tuple[int, ...], compression: Compression) -> h5py.Dataset:
     axes, group, dtype = _axes(deltas, shape), deltas.require_group(parameter.part), np.dtype(np.float32)
     if compression == "none" and shape:  # HDF5 gives a single number its place only when it is written

@@ -17,8 +17,9 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
+from lensrl.tasks.answers import kinds
 from lensrl.tasks.answers.compare import readable, same
-from lensrl.tasks.answers.find import answers_in
+from lensrl.tasks.answers.find import answers_in, names_in
 from lensrl.tasks.answers.spelling import unmarked
 from lensrl.tasks.marks import final_answer
 
@@ -28,7 +29,8 @@ _PLAIN = re.compile(r"\s*-?(?:\d{1,3}(?:,\d{3})+|\d{1,30})(?:\.\d{1,30})?\s*")
 def same_answer(gold: str, completion: str) -> bool:
     """Return whether the answer of a completion equals the gold answer, which may be a solution with a box."""
     wanted = _gold(gold)
-    for answer in answers_in(completion):
+    names = kinds.names_like(wanted)
+    for answer in (names and names_in(completion, names)) or answers_in(completion):
         if _PLAIN.fullmatch(answer) and _PLAIN.fullmatch(wanted):
             return Fraction(wanted.replace(",", "")) == Fraction(answer.replace(",", ""))
         if same(wanted, answer):
@@ -44,8 +46,5 @@ def _gold(gold: str) -> str:
     marked = final_answer(gold)
     if marked is not None:
         return marked
-    return (
-        answers_in(gold)[0]
-        if re.search(r"\banswers?\b\s+(?:is|are)\b", unmarked(gold), re.IGNORECASE)
-        else gold.strip()
-    )
+    says_so = re.search(r"\banswers?\b\s+(?:is|are)\b", unmarked(gold), re.IGNORECASE)
+    return next(iter(answers_in(gold) if says_so else ()), gold.strip())

@@ -7,14 +7,17 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from lensrl.tasks.answers import kinds, regions
+from lensrl.tasks.answers.numerals import in_digits
 from lensrl.tasks.answers.parts import Part, bracketed, interchangeable, part, split_answer
-from lensrl.tasks.answers.readings import all_same, matched, readings, same_quantities, same_readings
+from lensrl.tasks.answers.readings import all_same, matched, readings, same_part, same_quantities, same_readings
+from lensrl.tasks.answers.sequences import DOTS, same_sequence
 from lensrl.tasks.answers.spelling import as_text, cleaned
-from lensrl.tasks.answers.units import compound, quantity
+from lensrl.tasks.answers.units import Quantity, compound, quantity
 
 LENGTH = 2000  # characters; a longer answer is compared as text
 PARTS = 60
 _NAMED = re.compile(r"^([A-Za-z]{3,}(?: [A-Za-z]+){0,3}) (?=\\?\$?\s*\d)")  # width 5, length 10
+_TIMES = re.compile(r"\s*\\times(?![A-Za-z])\s*|(?<=\d)\s*[xX]\s*(?=\d)|(?<=[A-Za-z.]) [xX] (?=\d)")
 _LEAD = re.compile(r"^[A-Za-z][A-Za-z' ]{0,60}?(?:\s+(?:is|are|was|equals|be)\b\s*[:=]?|\s*:)\s*(?=\S)", re.IGNORECASE)
 
 
@@ -27,7 +30,10 @@ def same(gold: str, answer: str) -> bool:
         return True
     if max(len(gold), len(answer)) > LENGTH:
         return False
-    return _same(gold, answer)
+    try:
+        return _same(gold, answer)
+    except RecursionError:  # hundreds of signs in a row
+        return False
 
 
 def readable(answer: str) -> bool:
@@ -47,7 +53,8 @@ def _answer(text: str) -> str:
     if len(text) > 2 * LENGTH:
         return text.strip()
     text = re.sub(r"(?<![ap]\.m)(?<!\\ldots)(?<!\.\.)[.,;]$", "", cleaned(text)).strip()
-    text = re.sub(r"^(?:at|on)\s+(?=\w)", "", text)
+    text = in_digits(re.sub(r"^(?:at|on)\s+(?=\w)", "", text))
+    text = re.sub(r"(^|[,;=] |\b(?:and|or|is) )(?:negative|minus) (?=[\d\\.])", r"\1-", text)
     text = re.sub(r"(?:(?:the )?limit )?does not exist|D\.?N\.?E\.?", "does not exist", text)
     lead = _LEAD.match(text)
     if lead and len(split_answer(text)) == 1 and not kinds.option(text) and not regions.region(text):
@@ -84,20 +91,35 @@ def _same_answers(gold: str, answer: str) -> bool:
             return verdict
     total, other_total = compound(gold), compound(answer)
     first, second = total or quantity(gold), other_total or quantity(answer)
-    if (total or other_total) and first and second and first.unit and second.unit and same_quantities(first, second):
+    named = (first and first.unit and second and second.unit) or (total or other_total or Quantity("", None)).is_money
+    if (total or other_total) and first and second and named and same_quantities(first, second):
         return True
     if kinds.date(gold) or kinds.range_(gold) or kinds.date(answer) or kinds.range_(answer):
         return same_readings(readings(gold), readings(answer))
     # Parts. Of two lengths, `12 by 5` is also `12 \times 5`.
-    if re.search(r"\bby\b", gold + answer):
-        gold, answer = (re.sub(r"\\times(?![A-Za-z])", "by", text) for text in (gold, answer))
+    if any(re.search(r"\bby\b", text) or _are_lengths(text) for text in (gold, answer)):
+        gold, answer = (_TIMES.sub(" by ", text) for text in (gold, answer))
     return _same_parts(gold, answer)
+
+
+def _are_lengths(text: str) -> bool:
+    r"""Return whether a text is several lengths and no product: `8 in \times 12 in`."""
+    sides = _TIMES.split(text)
+    found = [quantity(side.strip()) for side in sides] if 2 <= len(sides) <= 3 else [None]
+    return all(each and each.unit and each.unit.dimensions for each in found)
 
 
 def _same_parts(gold: str, answer: str) -> bool:
     """Compare the parts of two answers, which must be as many."""
     wanted, given = _parts(gold), _parts(answer)
-    if len(wanted.parts) != len(given.parts) or len(given.parts) > PARTS:
+    if max(len(wanted.parts), len(given.parts)) > PARTS:
+        return False
+    terms = [[each.text for each in side.parts] for side in (wanted, given)]
+    if all(DOTS in side for side in terms) and interchangeable(wanted.kind, given.kind) and same_sequence(*terms):
+        return True
+    if "{" in (wanted.kind, given.kind) and wanted.kind != given.kind and same_part(wanted.whole, given.whole):
+        return True  # an array and a formula, such as 3i - 4j
+    if len(wanted.parts) != len(given.parts):
         return False
     if not interchangeable(wanted.kind, given.kind):
         return False
@@ -134,7 +156,7 @@ def _order(wanted: _Parts, given: _Parts) -> str:
     shared = given.labels[-1] and not any(given.labels[:-1])  # 30 and 40 mph
     if None not in names and None in given_names and len(given_names) > 1 and not shared:
         return ""
-    dots = any(r"\ldots" in each.text for each in (*wanted.parts, *given.parts))
+    dots = any(DOTS in each.text for each in (*wanted.parts, *given.parts))
     if not dots and (wanted.kind == "{" or len(wanted.parts) == 1):
         return "any"
     if None in names and all(each.name and len(each.name) == 1 for each in given.parts):
@@ -146,7 +168,7 @@ class _Parts:
     """The parts of an answer, and the brackets around them: `{` also for none."""
 
     def __init__(self, text: str) -> None:
-        whole = part(text)
+        self.whole = whole = part(text)
         inside = bracketed(whole.values[0]) if len(whole.values) == 1 else None
         while inside and inside.kind == "{" and len(inside.items) == 1:
             text = inside.items[0]

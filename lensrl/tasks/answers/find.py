@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 
 from lensrl.tasks.answers import kinds
+from lensrl.tasks.answers.numerals import in_digits
 from lensrl.tasks.answers.spelling import unmarked
 from lensrl.tasks.marks import final_answer
 from lensrl.tasks.tags import last_tagged, without_thoughts
@@ -31,6 +32,7 @@ _AFTERWARDS = re.compile(
     re.DOTALL,
 )
 _DENIED = re.compile(r"\b(?:not|no|never|less|more|fewer|least|most|than|cannot|unless|except)\b|n't\b", re.IGNORECASE)
+_REFUSED = re.compile(r"\bnot\s+(?:on\s+)?(?:an?\s+)?\Z", re.IGNORECASE)
 _DISPLAY = re.compile(r"\\\[\s*|\s*\\\]|\\[()]|\$\$\s*(?=[^\s$])|\s*\$\$")
 _NUMBER = re.compile(r"\d")
 _DIGITS = r"(?<![\d,.])\d[\d,.]*"
@@ -38,7 +40,15 @@ _TIME = r"(?:weeks?|days?|hours?|hrs?|minutes?|mins?|seconds?|secs?)\b"
 _WHOLE = re.compile(
     "|".join(
         (
-            *(re.sub(r"\?P<\w+>", "?:", pattern) for pattern in (*kinds.DATES, rf"{kinds.CLOCK}\s*{kinds.HALF}")),
+            *(
+                re.sub(r"\?P<\w+>", "?:", pattern)
+                for pattern in (
+                    *kinds.DATES,
+                    rf"{kinds.CLOCK}\s*{kinds.HALF}",
+                    rf"\b{kinds.PAST}\s+\d{{1,2}}(?:\s*{kinds.HALF})?",
+                )
+            ),
+            r"(?:\\?\$\s*\d[\d.]*|\d[\d.]*\s+dollars?),?\s+(?:and\s+)?\d+\s+cents?\b",
             rf"\bbetween\s+\\?\$?{_DIGITS}\s+and\s+\\?\$?\d[\d,.]*",
             rf"{_DIGITS}\s+to\s+\$?\d[\d,.]*(?:\s+[a-z]+)?",  # 3 to 4 hours
             r"(?<![\d,.])\d{1,3}(?: \d{3})+(?!\d)",  # 10 000
@@ -52,24 +62,49 @@ _WHOLE = re.compile(
 _TOKEN = re.compile(r"(?<![\w$])\$(?=[^\s$])[^$\n]{0,300}?(?<=[^\s$])\$(?!\d)|(?:\\[A-Za-z]+\{[^{}\n]{0,200}\}|\S)+")
 _LISTED = re.compile(r"\$[^$]*\$|\\?\$?-?\d[\d,./]*%?|\([^()]*\)")
 _UNKNOWN = re.compile(r"(?<![A-Za-z\\])(?!(?<=\d)x\d)[A-Za-z](?![A-Za-z])|[<>]")
+_RELATION = re.compile(r"[<>≤≥]|\\[lg]eq?(?![a-z])")
+_WHOLE_NUMBERS = re.compile(r"\b(?:integers?|whole numbers?|natural numbers?)\b", re.IGNORECASE)
 _SIGN = re.compile(r"[-+*/=<>≤≥×÷·^]|\\(?:times|cdot|div|le|ge|pm|approx)")
 
 
 def answers_in(completion: str) -> list[str]:
     """Return the texts that may be the answer, the most complete first. The first that can be read decides."""
-    text = re.sub(r"\s{3,}", lambda match: "\n" if "\n" in match[0] else " ", without_thoughts(completion))
-    tagged = last_tagged(text, "answer")
-    if tagged is not None:
-        text = tagged.strip()
+    text = _spoken(completion)
     marked = final_answer(text)
     if marked is not None:
         return [marked, *_stated(unmarked(marked))]
-    text = _DISPLAY.sub("$", unmarked(_CALCULATED.sub("", text))).strip()
+    text = _plain(text)
     if len(set(re.findall(r"\(([A-J])\)", text))) > 1 and re.search(r"\w\.\s", text):
         # It talks about several options: "(A) is too small. Thus (D)."
         last = re.search(r"(\([A-J]\))\W*\Z", text)
         return _stated(text) or ([last[1]] if last else _last_number(text))
     return _stated(text) or [*([text] if len(text) <= LONGEST else []), *_last_number(text)]
+
+
+def names_in(completion: str, name: re.Pattern[str]) -> list[str]:
+    """Return the name, such as a weekday, that is the answer: the only one of the marked or stated answer.
+
+    Without such an answer, it is the last name of the text. `not Wednesday` does not count.
+    """
+    text = _spoken(completion)
+    marked = final_answer(text)
+    stated = _stated(_plain(text)) if marked is None else []
+    place = marked if marked is not None else stated[0] if stated else _plain(text)[-4000:]
+    found = [match for match in name.finditer(place) if not _REFUSED.search(place, 0, match.start())]
+    if (marked is not None or stated) and len({match[0].lower() for match in found}) > 1:
+        return []
+    return [found[-1][0]] if found else []
+
+
+def _spoken(completion: str) -> str:
+    """Return a completion without thoughts and long spaces, or what stands between its last answer tags."""
+    text = re.sub(r"\s{3,}", lambda match: "\n" if "\n" in match[0] else " ", without_thoughts(completion))
+    tagged = last_tagged(text, "answer")
+    return text if tagged is None else tagged.strip()
+
+
+def _plain(text: str) -> str:
+    return _DISPLAY.sub("$", unmarked(_CALCULATED.sub("", text))).strip()
 
 
 def _stated(text: str) -> list[str]:
@@ -84,6 +119,8 @@ def _stated(text: str) -> list[str]:
         return []
     short = _AFTERWARDS.sub("", clause, count=1)
     found = [clause, short]
+    if not _NUMBER.search(short):
+        short = in_digits(short, lone_one=False)
     if not _DENIED.search(clause) and len(re.findall(r"\d+(?:[.,]\d+)*", short)) == 1:
         found += _last_number(short)
     return list(dict.fromkeys(found))
@@ -92,6 +129,8 @@ def _stated(text: str) -> list[str]:
 def _last_number(text: str) -> list[str]:
     """Return the last number of a text, with all of the formula, date, time or ratio that it is a part of."""
     text = text[-4000:]
+    if not _NUMBER.search(text):
+        text = in_digits(text, lone_one=False)
     digits = max((match.end() for match in _NUMBER.finditer(text)), default=0)
     for match in _WHOLE.finditer(text):
         if match.start() < digits <= match.end():
@@ -119,6 +158,10 @@ def _last_number(text: str) -> list[str]:
         listed = _start(words, before)
     if listed < first and _are_values(whole := " ".join(words[listed : last + 1]).rstrip(".,;:!?*\"'")):
         return [whole]
+    if _RELATION.search("".join(words[first : last + 1])) and _WHOLE_NUMBERS.search(
+        " ".join(words[max(0, first - 5) : first])
+    ):
+        return []  # all integers x with -2 < x < 7: no interval
     run = " ".join(words[first : last + 1]).rstrip(".,;:!?*\"'")
     run = run if run.count("(") >= run.count(")") else run.rstrip(")")
     run = run if run.count("(") <= run.count(")") else run.lstrip("(")

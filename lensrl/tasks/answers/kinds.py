@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from lensrl.tasks.answers.parts import split
 from lensrl.tasks.answers.regions import Region, constant, same_regions
-from lensrl.tasks.answers.spelling import NUMERALS
+from lensrl.tasks.answers.spelling import cleaned
 from lensrl.tasks.answers.units import Quantity, quantity
 from lensrl.tasks.answers.values import close, inexact
 
@@ -69,6 +69,16 @@ _WEEKDAY = r"(?:(?:mon|tues|wednes|thurs|fri|satur|sun)day\s*,?\s*)?"
 _YEAR = r"(?P<year>\d{4})"
 CLOCK = r"(?P<hour>\d{1,2})(?:\s*:\s*(?P<minute>\d{2}))?(?:\s*:\s*(?P<second>\d{2}))?"
 HALF = r"(?:(?P<half>[ap])\.?\s?m\b\.?|in the (?P<part>morning|afternoon|evening)|(?P<oclock>o'clock))"
+_WEEKDAYS = re.compile(r"\b(?:mon|tues|wednes|thurs|fri|satur|sun)day\b", re.IGNORECASE)
+_MONTH_NAMES = re.compile(  # without a day
+    r"(?<!\d )(?<!\dth )(?<! of )\b(?:january|february|march|april|(?-i:May)|june|july|august|september|october"
+    r"|november|december)\b(?!\.? \d)",
+    re.IGNORECASE,
+)
+PAST = (
+    r"(?:an?\s+)?(?P<minutes>quarter|half|\d{1,2}\s+min(?:ute)?s?|\d{1,2}(?=\s+past))\s+"
+    r"(?P<side>past|after|to|till|before)"
+)
 DATES = (
     rf"{_WEEKDAY}{_MONTH}\s*(?:the\s*)?{_DAY}(?:(?:\s*,\s*|\s+){_YEAR})?",
     rf"{_WEEKDAY}(?:the\s+)?{_DAY}\s*(?:of\s+)?{_MONTH}(?:(?:\s*,\s*|\s+){_YEAR})?",
@@ -78,7 +88,7 @@ DATES = (
 
 
 def clock(text: str) -> Clock | None:
-    """Read `3:30 p.m.`, `15:30`, `5 PM`, `noon`."""
+    """Read `3:30 p.m.`, `15:30`, `5 PM`, `noon`, `quarter past 3`, `10 minutes to 4 p.m.`."""
     named = {
         "noon": Clock(12 * 3600, "pm"),
         "12 noon": Clock(12 * 3600, "pm"),
@@ -87,6 +97,16 @@ def clock(text: str) -> Clock | None:
     }
     if text.lower() in named:
         return named[text.lower()]
+    if spoken := re.fullmatch(rf"{PAST}\s+(?P<rest>(?:1[0-2]|[1-9])\b(?!:).*)", text, re.IGNORECASE):
+        minutes = {"quarter": 15, "half": 30}.get(spoken["minutes"].lower()) or int(
+            re.sub(r"\D", "", spoken["minutes"])
+        )
+        hour = clock(spoken["rest"]) or clock(f"{spoken['rest']} o'clock")
+        before = spoken["side"].lower() not in ("past", "after")
+        if hour is None or minutes > 59 or (before and spoken["minutes"].lower() == "half"):
+            return None
+        seconds = (hour.seconds + 60 * (-minutes if before else minutes)) % 86400
+        return Clock(seconds, hour.half and ("pm" if seconds >= 43200 else "am"))
     match = re.fullmatch(rf"{CLOCK}\s*{HALF}?", text, re.IGNORECASE)
     if not match or not (match["minute"] or match["half"] or match["part"] or match["oclock"]):
         return None
@@ -99,6 +119,12 @@ def clock(text: str) -> Clock | None:
     elif hour > 12 or hour == 0:
         hour, half = hour % 24, "p" if hour > 12 else "a"
     return Clock(3600 * hour + 60 * minute + second, half and half + "m")
+
+
+def names_like(gold: str) -> re.Pattern[str] | None:
+    """Return the names of which a gold is one, weekdays or months; None for other golds."""
+    text = cleaned(gold)
+    return next((names for names in (_WEEKDAYS, _MONTH_NAMES) if names.fullmatch(text)), None)
 
 
 def date(text: str) -> Date | None:
@@ -142,10 +168,9 @@ def range_(text: str) -> Range | None:
 def based(text: str) -> Based | None:
     """Read `2516_8`, `2516_{8}`, `2516 (base 8)`."""
     match = re.fullmatch(
-        r"\(?(\d[\dA-Fa-f ,]*|[A-Fa-f]\d[\dA-Fa-f]*)\)?\s*_\s*\{?\s*(?:base )?(\d{1,2}|[a-z]+)\s*\}?", text
-    ) or re.fullmatch(r"(\d[\dA-F]*)\s*,?\s*\(?(?:in )?base (\d{1,2}|[a-z]+)\)?", text)
-    base = NUMERALS.get(match[2], match[2]) if match else ""
-    return Based(re.sub("[ ,]", "", match[1]).upper(), int(base)) if match and str(base).isdigit() else None
+        r"\(?(\d[\dA-Fa-f ,]*|[A-Fa-f]\d[\dA-Fa-f]*)\)?\s*_\s*\{?\s*(?:base )?(\d{1,2})\s*\}?", text
+    ) or re.fullmatch(r"(\d[\dA-F]*)\s*,?\s*\(?(?:in )?base (\d{1,2})\)?", text)
+    return Based(re.sub("[ ,]", "", match[1]).upper(), int(match[2])) if match else None
 
 
 _OPTION = (

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from lensrl.tasks.answers.spelling import numeral
-
 _OPEN, _CLOSE = (
     ("(", "[", "{", r"\{", r"\langle", r"\lfloor", r"\lceil"),
     (")", "]", "}", r"\}", r"\rangle", r"\rfloor", r"\rceil"),
@@ -18,7 +16,8 @@ _PIECE = re.compile(
 )
 _SEQUENCE = re.compile(r"(?:\\?\$?\s*[\d.,/]+\s*(?:[A-Za-z]{2,}|h|m|s|g|l)\.?(?:\s+|$)){2,}")
 _MATRIX = re.compile(
-    r"[(\[]?\s*\\begin\s*\{([pbBvV]?)(?:small)?(?:matrix|array)\}(?:\s*\{[lcr| ]*\})?(.*)"
+    r"(?P<factor>(?:(?!\\begin)[^=,&])*?)(?:\\cdot|\\times|\*)?\s*[(\[]?\s*"
+    r"\\begin\s*\{(?P<kind>[pbBvV]?)(?:small)?(?:matrix|array)\}(?:\s*\{[lcr| ]*\})?(?P<cells>(?:(?!\\begin).)*)"
     r"\\end\s*\{[pbBvV]?(?:small)?(?:matrix|array)\}\s*[)\]]?",
     re.DOTALL,
 )
@@ -95,7 +94,7 @@ def bracketed(text: str) -> Bracketed | None:
     """Return the items of a text that is one pair of brackets, or a matrix. None for another text, or for `(5)`."""
     text, transposed = re.subn(r"(?<=[)\]}])\s*\^\s*\{?\s*(?:T|\\top|\\intercal)\s*\}?$", "", text.strip())
     if matrix := _MATRIX.fullmatch(text):
-        found = None if matrix[1] in ("v", "V") else _matrix(matrix[2])
+        found = None if matrix["kind"] in ("v", "V") else _matrix(matrix["cells"], _factor(matrix["factor"]))
         turned = {"row": "column", "column": "row"}
         return found._replace(kind=turned.get(found.kind, found.kind)) if found and transposed else found
     if vector := re.fullmatch(r"<([^<>]*,[^<>]*)>", text):
@@ -135,9 +134,18 @@ def _items(inside: str) -> tuple[str, ...]:
     return tuple(item for part in split(inside, ",", ";") if part for item in _plus_minus(part))
 
 
-def _matrix(inside: str) -> Bracketed:
+def _factor(text: str) -> str:
+    """Return the number before a matrix: empty for none, `-1` for a sign."""
+    text = text.strip()
+    return f"{text}1" if text in ("-", "+") else text
+
+
+def _matrix(inside: str, factor: str) -> Bracketed:
+    r"""Return the cells of a matrix, each times the factor before it: `\frac{1}{7} \begin{pmatrix}...`."""
     rows = [
-        [cell.strip() for cell in row.split("&")] for row in re.split(r"\\\\(?:\s*\[[^\]]*\])?", inside) if row.strip()
+        [f"({factor}) \\cdot ({cell.strip()})" if factor else cell.strip() for cell in row.split("&")]
+        for row in re.split(r"\\\\(?:\s*\[[^\]]*\])?", inside)
+        if row.strip()
     ]
     if all(len(row) == 1 for row in rows):
         return Bracketed("column", tuple(row[0] for row in rows))
@@ -158,7 +166,7 @@ class Part(NamedTuple):
 def part(text: str) -> Part:
     r"""Read `x = 5` as the value 5 of x, and `9 + 9 = 18` as values. `\approx` separates values, too."""
     text = re.sub(r"^\s*(?:\\approx|=|\\therefore|\\Rightarrow|\\implies)(?![A-Za-z])\s*", "", text)
-    text = numeral(re.sub(r"^([A-Za-z]{2,}(?: [A-Za-z]+)*)\s*:\s*", r"\1 = ", text))  # width: 5
+    text = re.sub(r"^([A-Za-z]{2,}(?: [A-Za-z]+)*)\s*:\s*", r"\1 = ", text)  # width: 5
     if member := re.fullmatch(r"([A-Za-z])\s*\\in(?![A-Za-z])\s*(\\\{.*\\\})", text):
         return Part(text, member[1], (member[2],))
     sides = tuple(side for side in split(text, "=", r"\approx") if side)

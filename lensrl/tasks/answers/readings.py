@@ -7,7 +7,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-from lensrl.tasks.answers import formula, kinds, regions, values
+from lensrl.tasks.answers import arrays, formula, kinds, regions, values
 from lensrl.tasks.answers.parts import Bracketed, Part, bracketed, interchangeable, part
 from lensrl.tasks.answers.spelling import as_text
 from lensrl.tasks.answers.units import Quantity, Unit, quantity
@@ -120,6 +120,8 @@ def _same_reading(gold: Any, answer: Any) -> bool:
             return len(gold.terms) == 2 and gold.terms[0] * b == gold.terms[1] * a
         case Bracketed(), Bracketed():
             return _same_brackets(gold, answer)
+        case (Bracketed() as array, formula.Formula() as single) | (formula.Formula() as single, Bracketed() as array):
+            return _same_array(array, single)
         case _:
             return bool(kinds.same(gold, answer))
 
@@ -141,6 +143,19 @@ def _same_brackets(gold: Bracketed, answer: Bracketed) -> bool:
     if gold.kind != "{":
         return all_same(wanted, given)
     return matched([(each, None) for each in wanted], [(each, None) for each in given])
+
+
+def _same_array(array: Bracketed, single: formula.Formula) -> bool:
+    """Compare a vector with a sum of unit vectors, or a matrix with a multiple of the unit matrix."""
+    if array.kind == "matrix":
+        return arrays.is_unit_matrix(single, [row.items for row in map(bracketed, array.items) if row])
+    parts = arrays.components(single, len(array.items)) if array.kind in ("(", "column", "row") else None
+    try:
+        return parts is not None and all(
+            _same_formulas(formula.read(item), part) for item, part in zip(array.items, parts, strict=True)
+        )
+    except values.Unreadable:
+        return False
 
 
 _TEMPERATURES = {(("degree", 1),), (("celsius", 1),)}, {(("degree", 1),), (("fahrenheit", 1),)}

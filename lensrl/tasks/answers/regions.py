@@ -30,6 +30,11 @@ class Region(NamedTuple):
 def region(text: str) -> Region | None:
     r"""Read intervals, unions and inequalities in one variable: `(-\infty, 3)`, `x < 3`, `x \in [1,2] \cup \{5\}`."""
     text = text.strip()
+    if said := _SAID.fullmatch(text):
+        found = region(said["condition"])
+        return found if found and found.variable in ("", said["variable"] or found.variable) else None
+    if excepted := _EXCEPT.fullmatch(text):
+        return region(rf"\reals \setminus \{{{excepted['points'].replace(' and ', ',')}\}}")
     if builder := re.fullmatch(r"\\\{\s*([A-Za-z])\s*(?:\\in\s*\\reals\s*)?[|:](.*)\\\}", text):
         found = region(builder[2])
         return found if found and found.variable in ("", builder[1]) else None
@@ -47,6 +52,19 @@ def region(text: str) -> Region | None:
     return _inequalities(text) or _union(text)
 
 
+# All real numbers x such that -2 < x; integers are another set.
+_ALL = (
+    r"(?:for |the set of )*(?:all|any|every)(?: the)?(?: real)?(?: numbers?| values?| reals?)?(?: of)?"
+    r"(?: (?P<variable>[A-Za-z]))?(?: \\in \\reals)?"
+)
+_SAID = re.compile(
+    rf"{_ALL},? (?:with|such that|so that|satisfying|that satisfy|for which|where) (?P<condition>.*)", re.IGNORECASE
+)
+_EXCEPT = re.compile(
+    r"all(?: real)?(?: numbers?| values?| reals?)(?: of)?(?: [A-Za-z])?,? (?:except(?: for)?|but|other than) "
+    r"(?:[A-Za-z] ?= ?)?(?P<points>[^A-Za-z=]*(?: and [^A-Za-z=]*)?)",
+    re.IGNORECASE,
+)
 PIECES = 60  # of a union, or points left out of a set
 _INFINITY = mpmath.inf
 _ABSOLUTE = re.compile(r"\|\s*([A-Za-z])\s*(?:([-+])\s*([^|]+?))?\s*\|")

@@ -31,6 +31,7 @@ _SIGNS = str.maketrans(
 )  # fmt: skip
 _TAGS = r"b|strong|em|i|u|p|br|hr|code|big|small|mark|center|s|h[1-6]|span|font|div|sub|sup|answer|final_answer|think"
 _HTML = re.compile(rf"""</?(?:{_TAGS})(?:\s+[a-z-]+\s*=\s*(?:"[^"<>]*"|'[^'<>]*'|\w+))*\s*/?>""", re.IGNORECASE)
+_RAISED = re.compile(r"<(?:(?P<up>sup)|sub)>([^<>\n]{1,20})</su[bp]>", re.IGNORECASE)  # x<sup>2</sup>
 _SPECIAL = re.compile(r"<\|\w{1,40}\|>|</?s>")  # <|im_end|>
 _BOLD = (
     re.compile(r"(?<![\w)*])(\*\*\*|\*\*|\*)(?=[^\s*])([^*\n]{0,400}?[^\s*])\1(?![\w(*])"),
@@ -71,17 +72,9 @@ _CHOSEN = re.compile(  # C(5, 2), {}_5C_2, C_5^2
     r"\bC\s*\(\s*(\d{1,4})\s*,\s*(\d{1,4})\s*\)|(?:\{\s*\}\s*)?[_^]\s*\{?(\d{1,4})\}?\s*C\s*_\s*\{?(\d{1,4})\}?"
     r"|\bC\s*_\s*\{?(\d{1,4})\}?\s*\^\s*\{?(\d{1,4})\}?"
 )
-_ONES = (
-    "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-)
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
-NUMERALS = {"zero": 0} | {word: i + 1 for i, word in enumerate(_ONES.split())}
-NUMERALS |= {
-    f"{ten}{'-' * bool(one)}{one}": 10 * i + NUMERALS.get(one, 0)
-    for i, ten in enumerate(_TENS.split(), 2)
-    for one in ("", *_ONES.split()[:9])
-}
+# An interval as in French books, alone or in a union: ]3,\infty[, [3;5[
+_INTERVAL = r"([(\[\]])([^\[\],;]{1,80}[,;][^\[\],;]{1,80})([)\[\]])"
+_INTERVALS = re.compile(rf"(?<![^\s=]){_INTERVAL}(?:\s*(?:\\cup|\\cap|U)\s*{_INTERVAL})*(?![^\s.])")
 _SPACE = (
     r"\\[,;:! >]|\\q?quad(?![A-Za-z])|~|\\(?:hspace|vspace|phantom|hphantom)\*?\{[^{}]*\}|\\(?:thinspace|enspace)\b"
 )
@@ -92,6 +85,13 @@ _LOOKS = re.compile(
 _COLOURED = re.compile(r"\\(?:color|textcolor|colorbox|definecolor)\s*(?:\[[^\]]*\])?\s*\{[^{}]*\}")
 _FONT_GROUP = re.compile(rf"\\(?:{_FONTS})\*?\s*\{{((?:[^{{}}]|\^\{{-?\d\}})*)\}}")  # also \mathrm{s^{-1}}
 _FONT_LETTER = re.compile(rf"\\(?:{_FONTS})\s*([A-Za-z0-9](?![A-Za-z])|\\[A-Za-z]+)")
+# Unit vectors after a factor: the argument of \cos t \mathbf{i} is t.
+_ARROW = r"\\(?:mathbf|boldsymbol|bm|hat|widehat|vec)"
+_UNIT_VECTOR = re.compile(
+    r"(?<=[\w)}])(?<!and \})(?<!or \})(?:\s|\\,)*"
+    rf"(?:{_ARROW}\s*\{{\s*{_ARROW}\s*\{{\s*\\?([ijk])\s*\}}\s*\}}|{_ARROW}\s*\{{\s*\\?([ijk])(?:math)?\s*\}}"
+    rf"|{_ARROW}\s*\\?([ijk])(?:math)?(?![A-Za-z]))"
+)
 _DEGREE = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\degree(?![A-Za-z])")
 # 1{,}000, 10,\!000, 1\,000, 1 000 -> 1,000: groups of three digits, at most three before them
 _GROUPS = re.compile(
@@ -101,6 +101,7 @@ _GROUPS = re.compile(
 
 def unmarked(text: str) -> str:
     """Remove tags of HTML and the marks of Markdown's bold, italics and code. A tag becomes a space."""
+    text = _RAISED.sub(lambda match: f"{'^' if match['up'] else '_'}{{{match[2]}}}", text)
     text = _HTML.sub(" ", _SPECIAL.sub(" ", text))
     for pattern in _BOLD:
         text = pattern.sub(r"\2", text)
@@ -125,6 +126,7 @@ def cleaned(answer: str) -> str:
     if bare := _OVER.fullmatch(text):
         text = f"{bare[1]}{{{bare[2]}}}"
     text = _INFIX.sub(lambda match: rf"\{'frac' if match[2] == 'over' else 'binom'}{{{match[1]}}}{{{match[3]}}}", text)
+    text = _UNIT_VECTOR.sub(lambda match: rf" \cdot {match[match.lastindex or 0]} ", text)
     # Fonts and boxes, from the inside out.
     for _ in range(8):
         text, changes = _FONT_GROUP.subn(r" \1 ", text)
@@ -138,15 +140,17 @@ def cleaned(answer: str) -> str:
     text = re.sub(r"(?<=\d)\s*\^\s*\{?\s*(st|nd|rd|th)\b\s*\}?", r"\1", text)
     text = re.sub(r"\{\s*([,:])\s*\}", r"\1", text)
     text = _money(text)
-    text = text.replace(_ROW, "\\\\ ")
+    text = _INTERVALS.sub(_rounded, text).replace(_ROW, "\\\\ ")
     return re.sub(r"\s+", " ", text).strip().strip('"`').strip()
 
 
-def numeral(text: str) -> str:
-    """Write a number that begins a text in words in digits: `seven cows` is `7 cows`."""
-    word = re.match(r"[A-Za-z]+(?:-[a-z]+)?(?= |$)", text)
-    value = NUMERALS.get(word[0].lower()) if word else None
-    return text if word is None or value is None else f"{value}{text[word.end() :]}"
+def _rounded(intervals: re.Match[str]) -> str:
+    r"""Write the open ends of intervals with round brackets: `]3,\infty[` is `(3,\infty)`."""
+    return re.sub(
+        _INTERVAL,
+        lambda ends: f"{'[' if ends[1] == '[' else '('}{ends[2]}{']' if ends[3] == ']' else ')'}",
+        intervals[0],
+    )
 
 
 def _renamed(name: str) -> str:

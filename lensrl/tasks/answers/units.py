@@ -104,6 +104,7 @@ _LATEX_UNIT = re.compile(rf"\\({'|'.join(_OF_LATEX)})(?![A-Za-z])\s*")
 _PIECE = re.compile(r"(?:^|,|\band\b|\s)+\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\.?(?=[\s,]|$)")
 
 _ANGLE = re.compile(r"(\d+)\s*\\degree\s*(\d+(?:\.\d+)?)\s*'(?:\s*(\d+(?:\.\d+)?)\s*(?:''|\")?)?")
+_DOLLARS = re.compile(r"\\\$\s*(\d+(?:\.\d+)?)(?=,?\s+(?:and\s+)?\d+\s+cents?$)")  # $3 and 25 cents
 _FEET = re.compile(r"(\d+)\s*'\s*(\d+(?:\.\d+)?)\s*(?:''|\")?")
 
 
@@ -113,6 +114,11 @@ class Quantity(NamedTuple):
     number: str
     unit: Unit | None
     scale: int = 1
+
+    @property
+    def is_money(self) -> bool:
+        """Return whether the unit is one of dollars."""
+        return self.unit is not None and self.unit.dimensions == (("money", 1),)
 
 
 class Unit(NamedTuple):
@@ -174,6 +180,7 @@ def compound(text: str) -> Quantity | None:
         return Quantity(str(degrees + minutes / 60 + seconds / 3600), _unit("degree"))
     if feet := _FEET.fullmatch(text):
         text = f"{feet[1]} ft {feet[2]} in"
+    text = _DOLLARS.sub(r"\1 dollars", text)
     pieces = _PIECE.findall(text)
     if len(pieces) < 2 or _PIECE.sub("", text).strip():
         return None

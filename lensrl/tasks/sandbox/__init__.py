@@ -7,7 +7,8 @@ within the limits. Exit with any status does not count as reaching it. Programs 
 
 Every program has limits on time, memory, open files and written bytes, an empty environment, a temporary directory of
 its own, and no input or output. Processor time decides, so that a busy machine changes no verdict. Wall clock is a
-second limit, WALL times as long, for programs that wait. Three layers of the kernel confine a program further:
+second limit, WALL times as long, for programs that sleep. Time in which a program waited for a core does not count,
+where the kernel tells it (`/proc/PID/schedstat`). Three layers of the kernel confine a program further:
 
 - *namespaces*: no network; process ids of its own, so that it sees no process to signal and nothing survives it; all
   file systems read-only except a small one in memory, which vanishes with it;

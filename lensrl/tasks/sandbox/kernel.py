@@ -112,6 +112,26 @@ def processor_time(pid: int) -> float:
     return time.clock_gettime(~pid << 3 | 2)  # what clock_getcpuclockid() returns on Linux
 
 
+def waited_for_core(pid: int) -> float:
+    """Return the seconds in which a process could run and waited for a core; 0 where the kernel does not tell.
+
+    A PID namespace numbers processes anew and /proc may not: the kernel translates through a descriptor of the process.
+    """
+    try:
+        descriptor = os.pidfd_open(pid)
+    except OSError:
+        return 0.0
+    try:
+        with open(f"/proc/self/fdinfo/{descriptor}") as lines:
+            number = next(line.split()[1] for line in lines if line.startswith("Pid:"))
+        with open(f"/proc/{number}/schedstat") as line:
+            return int(line.read().split()[1]) / 1e9
+    except (OSError, StopIteration, IndexError, ValueError):
+        return 0.0
+    finally:
+        os.close(descriptor)
+
+
 def address_space() -> int:
     """Return the bytes of address space of this process."""
     with open("/proc/self/statm", encoding="ascii") as file:

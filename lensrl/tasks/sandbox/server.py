@@ -122,6 +122,8 @@ class Server:
     def look_at(self, program: Program, now: float) -> None:
         """End a program that has reached a limit, or set the time of the next look at it.
 
+        Time in which it waited for a core does not count as wall clock.
+
         A program has one thread: it cannot reach the limit on processor time before the rest of it has passed.
         """
         if not program.said:
@@ -129,6 +131,8 @@ class Server:
             return
         left = program.timeout - (kernel.processor_time(program.pid) - program.spent)
         until = program.began + program.wall
+        if now >= until:  # on an overloaded machine a program waits without sleeping
+            until += kernel.waited_for_core(program.pid)
         if left <= 0:
             self.finish(program, program.too_long)
         elif now >= until:

@@ -65,6 +65,7 @@ def test_a_text_that_is_not_there_is_one_clear_line(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_the_recipe_runs_to_its_end_and_the_contributions_are_undefined(folder: Path) -> None:
     study = folder / "study"
     done = lensrl("run", folder / "gsm8k-random.toml", "--out", study)
