@@ -19,6 +19,7 @@ from lensrl.measures.item_scores import Samples, item_means
 from lensrl.measures.score import mean_score
 from lensrl.recipe import LayerSet
 from lensrl.recipe.layers import OUTSIDE
+from lensrl.recipe.runs import BASE
 from lensrl.store.completions import (
     COMPLETIONS,
     TRAINING_COMPLETIONS,
