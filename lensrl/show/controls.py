@@ -63,7 +63,7 @@ def _clipping(rows: pd.DataFrame, study: Study) -> list[str]:
     if limit == "none":
         return ["No gradient was clipped."]
     alone = rows[rows.index.str.fullmatch(r"layer-\d+")]["clipped_share"].dropna()
-    if FULL not in rows.index or math.isnan(rows.loc[FULL, "clipped_share"]) or not len(alone):
+    if FULL not in rows.index or math.isnan(float(rows["clipped_share"][FULL])) or not len(alone):
         return []
     full = rows.loc[FULL]
     where = "the root of its share of the parameters" if limit == "per-parameter-count" else f"{limit:g}"
@@ -87,7 +87,7 @@ def _updates(study: Study) -> list[str]:
 def _lengths(rows: pd.DataFrame, base: pd.Series) -> list[str]:
     """Say how the length of completions changed."""
     alone = rows[rows.index.str.fullmatch(r"layer-\d+")]["length"].dropna()
-    if FULL not in rows.index or not len(alone) or math.isnan(rows.loc[FULL, "length"]):
+    if FULL not in rows.index or not len(alone) or math.isnan(float(rows["length"][FULL])):
         return []
     return [f"Completions have {base['length']:.1f} tokens in the base, {rows.loc[FULL, 'length']:.1f} after full RL, "
             f"and {alone.min():.1f} to {alone.max():.1f} after single layers."]  # fmt: skip
