@@ -27,6 +27,7 @@ from lensrl_cli.output import (
     print_table,
     write_csv,
 )
+from lensrl_cli.progress import progress_bars
 
 DIFFER = 1e-3  # of the CKA with and without first tokens, from which on both are shown
 
@@ -94,7 +95,8 @@ def cka(
                 "--texts is for two models: the runs of a study keep their probe set; leave it out"
             )
         with lensrl.open_study(study) as opened:
-            table = lensrl.compare_activations(opened, first, second, seed=seed, **how)
+            with progress_bars("activations,", quiet=json) as on_progress:
+                table = lensrl.compare_activations(opened, first, second, seed=seed, on_progress=on_progress, **how)
             pair, name = f"{first} and {second} at {site}", opened.name
         heading, drawn = f"{pair}, {name}", f"{name}: {pair}"
     else:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float64, Int
 
+from lensrl.compare.patching import OnProgress
+from lensrl.compare.progress import with_bar
 from lensrl.errors import LensrlError, did_you_mean
 from lensrl.measures.hsic import LEAST, Pairs
 from lensrl.measures.similarity import cka_interval, cka_map, mean_cosine, procrustes_distance, relative_l2
 from lensrl.recipe.runs import BASE, FULL
-from lensrl.store.run import Run
+from lensrl.store.file.lazy import LazyArray
 from lensrl.store.study import Study
 
 SITE = "block_out"
@@ -22,6 +24,7 @@ REPRESENTATION_COLUMNS = [
 ]  # fmt: skip
 
 
+@with_bar("activations")
 def compare_activations(
     study: Study,
     one: str = BASE,
@@ -31,6 +34,7 @@ def compare_activations(
     seed: int | None = None,
     first_token: bool = False,
     pairs: Pairs = "sequence",
+    on_progress: OnProgress | None = None,
 ) -> pd.DataFrame:
     """Compare the activations of two runs on the probe set: one row per layer of the model.
 
@@ -56,7 +60,14 @@ def compare_activations(
     pair = _find_pair(study, one, other, seed=seed, site=site, first_token=first_token, pairs=pairs)
     whole = pair if first_token else _find_pair(study, one, other, seed=seed, site=site, first_token=True, pairs=pairs)
     kept = np.isin(whole.tokens, pair.tokens)
-    return representation_table(map(whole.at, range(study.n_layers)), whole.sequence, kept, pairs=pairs)
+
+    def layers() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for layer in range(study.n_layers):
+            if on_progress is not None:
+                on_progress("layers", layer, study.n_layers)
+            yield whole.at(layer)
+
+    return representation_table(layers(), whole.sequence, kept, pairs=pairs)
 
 
 def representation_table(
@@ -96,8 +107,8 @@ def compare_layers(
     `site`, `seed`, `first_token` and `pairs` are those of `compare_activations`. Raises as it does.
     """
     pair = _find_pair(study, one, other, seed=seed, site=site, first_token=first_token, pairs=pairs)
-    layers = [pair.at(layer) for layer in range(study.n_layers)]
-    return cka_map([x for x, _ in layers], [y for _, y in layers], pair.sequence, pairs=pairs)
+    layers = range(study.n_layers)
+    return cka_map(map(pair.one_at, layers), [*map(pair.other_at, layers)], pair.sequence, pairs=pairs)
 
 
 def distances_to(
@@ -108,17 +119,22 @@ def distances_to(
     A run without activations for this seed is left out. All runs are left out where the target has none. The distances
     are NaN where the probe set has too few sequences.
     """
-    found = {}
-    for name in runs:
-        both = [run for other in (name, target) for run in study.runs.of(other, seed).values()]
-        if len(both) < 2 or not all(run.has_activations for run in both):
-            continue
-        pair = _find_pair(study, name, target, seed=seed, site=site, first_token=first_token, pairs="token")
-        enough = len(np.unique(pair.sequence)) >= LEAST
-        layers = range(study.n_layers)
-        distances = [1 - _cka(*pair.at(layer), pair.sequence, "sequence") if enough else np.nan for layer in layers]
-        found[name] = np.array(distances)
-    return found
+    if not any(run.has_activations for run in study.runs.of(target, seed).values()):
+        return {}
+    probed = {
+        name: _find_pair(study, name, target, seed=seed, site=site, first_token=first_token, pairs="token")
+        for name in runs if any(run.has_activations for run in study.runs.of(name, seed).values())
+    }  # fmt: skip
+    if not probed:
+        return {}
+    first = next(iter(probed.values()))  # all have the tokens of the target
+    if len(np.unique(first.sequence)) < LEAST:
+        return {name: np.full(study.n_layers, np.nan) for name in probed}
+    found = np.empty((len(probed), study.n_layers))
+    for layer in range(study.n_layers):  # the target's part of CKA is computed once for all runs
+        of_runs = (pair.one_at(layer) for pair in probed.values())
+        found[:, layer] = 1 - cka_map(of_runs, [first.other_at(layer)], first.sequence)[:, 0]
+    return dict(zip(probed, found, strict=True))
 
 
 def check_sequences(sequence: Int[np.ndarray, " token"], pairs: Pairs, what: str, advice: str) -> None:
@@ -136,18 +152,22 @@ def _cka(x: np.ndarray, y: np.ndarray, sequence: Int[np.ndarray, " token"], pair
 
 
 class _Pair(NamedTuple):
-    """Two runs that were probed with the same tokens, and the tokens to compare."""
+    """Activations of two runs that were probed with the same tokens, and the tokens to compare."""
 
-    one: Run
-    other: Run
-    site: str
+    one: LazyArray
+    other: LazyArray
     tokens: Int[np.ndarray, " token"]  # places on the token axis of the activations
     sequence: Int[np.ndarray, " token"]  # the sequence of each of these tokens
 
     def at(self, layer: int) -> tuple[np.ndarray, np.ndarray]:
         """The activations of both runs after one layer, each (token, feature)."""
-        x, y = (run.activations[self.site][layer][self.tokens] for run in (self.one, self.other))
-        return x, y
+        return self.one_at(layer), self.other_at(layer)
+
+    def one_at(self, layer: int) -> np.ndarray:
+        return self.one[layer][self.tokens]
+
+    def other_at(self, layer: int) -> np.ndarray:
+        return self.other[layer][self.tokens]
 
 
 def _find_pair(
@@ -156,13 +176,14 @@ def _find_pair(
     """Find two runs and the tokens to compare. Raises LensrlError when they cannot be compared."""
     seed = study.runs.shared_seed(one, other, scored=True) if seed is None else seed
     a, b = (study.runs.find(name, seed) for name in (one, other))
-    for run in (a, b):
-        if site not in run.activations:
-            raise LensrlError(f"{run.path} has no activations at {site!r}{did_you_mean(site, run.activations)}")
+    sites = [run.activations for run in (a, b)]
+    for run, kept in zip((a, b), sites, strict=True):
+        if site not in kept:
+            raise LensrlError(f"{run.path} has no activations at {site!r}{did_you_mean(site, kept)}")
     probe = a.probe
     if not probe.equals(b.probe):
         raise LensrlError(f"{a.path} and {b.path} were probed with different tokens: they cannot be compared")
     tokens = np.flatnonzero(probe["position"].to_numpy() >= (0 if first_token else 1))
     sequence = probe["prompt"].to_numpy()[tokens]
     check_sequences(sequence, pairs, str(a.path), "make a study with more store.probe_items")
-    return _Pair(a, b, site, tokens, sequence)
+    return _Pair(sites[0][site], sites[1][site], tokens, sequence)

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 
 from lensrl.compare.patching import OnProgress
 from lensrl.compare.patching.graft import run_weights
+from lensrl.compare.progress import with_bar
 from lensrl.errors import LensrlError
 from lensrl.models.base import Base, load_base, pick_device
 from lensrl.models.generation import pad_id, sampling_settings, stop_tokens
@@ -47,6 +48,7 @@ class Divergence(NamedTuple):
     base_entropy: float
 
 
+@with_bar("KL")
 def kl_to_base(
     study: Study, *, seed: int | None = None, items: int | None = None, on_progress: OnProgress | None = None
 ) -> pd.DataFrame:

@@ -13,6 +13,7 @@ import pandas as pd
 from lensrl.compare.activations import SITE, check_sequences, representation_table
 from lensrl.compare.patching import OnProgress
 from lensrl.compare.precision import Kinds, add_precision, watch
+from lensrl.compare.progress import with_bar
 from lensrl.compare.weights import By, PartWeights, weight_table
 from lensrl.errors import LensrlError, did_you_mean
 from lensrl.measures.hsic import Pairs
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from lensrl.models.pair import Pair
 
 
+@with_bar("weight deltas")
 def compare_models(
     base: Path | str, trained: Path | str, *, by: By = "parameter", draws: int = 0,
     on_progress: OnProgress | None = None,

@@ -17,6 +17,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
 from lensrl.compare.patching import OnProgress
+from lensrl.compare.progress import with_bar
 from lensrl.recipe.runs import BASE, FULL, layer_run
 from lensrl.store.file.atomic import new_file
 from lensrl.store.origin import provenance
@@ -51,6 +52,7 @@ class _Kept(BaseModel):
     provenance: dict[str, object]
 
 
+@with_bar("base model")
 def base_rivals(study: Study, *, sampled: bool = False, on_progress: OnProgress | None = None) -> pd.DataFrame:
     """Measure the rivals (see `lensrl.compare.rivals`): one row per layer l of the model.
 

@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from lensrl.compare.patching import OnProgress
 from lensrl.compare.precision import Kinds, Stored, add_precision, watch
+from lensrl.compare.progress import with_bar
 from lensrl.compare.random_direction import random_direction
 from lensrl.errors import LensrlError
 from lensrl.measures.trajectory import directness, directness_null, gram, linearity, linearity_null
@@ -34,6 +35,7 @@ WEIGHT_COLUMNS = ["parameter", "layer", "component", *DeltaMetrics._fields]
 TRAJECTORY_COLUMNS = ["layer", "snapshots", "linearity", "linearity_null", "directness", "directness_null"]
 
 
+@with_bar("weight deltas")
 def compare_weights(
     study: Study,
     run: str = FULL,

@@ -45,7 +45,7 @@ class Verdict:
     shapes: by name; empty below 6 layers.
     best: for each half of the items, the best layer on this half and its C_l on the other half (see `best_layer`);
         empty without items.
-    correlations: see `correlate_study`; empty for a table.
+    predictors, correlations: see `lensrl.compare.predictors` and `correlate_study`; empty for a table.
     robustness: for a table, sentences on what the claim of the shape depends on (`shape_robustness`).
     limits: sentences.
     """
@@ -57,6 +57,7 @@ class Verdict:
     n_seeds: int
     shapes: dict[str, ShapeFit]
     best: list[tuple[int, Interval]]
+    predictors: pd.DataFrame
     correlations: pd.DataFrame
     robustness: list[str]
     limits: list[str]
@@ -166,6 +167,7 @@ def _judge_table(path: str | Path, beside: Mapping[str, PairedProfiles], limits:
         n_seeds=0,
         shapes=fits,
         best=[],
+        predictors=pd.DataFrame(),
         correlations=pd.DataFrame(),
         robustness=shape_robustness(layers, gains.contributions, read_benchmarks(path), fits),
         limits=[*said, *limits],
@@ -193,6 +195,7 @@ def _judge_study(study: Study, beside: Mapping[str, PairedProfiles], limits: lis
         n_seeds=len(paired.seeds),
         shapes=_fits(gains, paired.layers, study.n_layers),
         best=best_layer(paired.gains, np.array(paired.benchmark), paired.layers),
+        predictors=table,
         correlations=correlate_study(study, table),
         robustness=[],
         limits=[

@@ -134,16 +134,15 @@ def vote(samples: Samples) -> Float64[np.ndarray, " item"]:
     if samples.answer is None or unkept.any():
         name = str(samples.benchmark[unkept.any(axis=1)][0])
         raise LensrlError(f"a vote needs the answers of samples, and benchmark {name!r} has none: its task names none")
-    found = np.empty(len(samples.score))
-    for item, (score, answer, there) in enumerate(zip(samples.score, samples.answer, samples.there, strict=True)):
-        voters = there & (answer != NO_ANSWER)
-        if not voters.any():
-            found[item] = score[there].mean()
-            continue
-        names, counts = np.unique(answer[voters], return_counts=True)
-        winners = names[counts == counts.max()]
-        found[item] = np.mean([score[voters & (answer == name)].mean() for name in winners])
-    return found
+    voters = samples.there & (samples.answer != NO_ANSWER)
+    # How many samples of its item gave the answer of each sample.
+    names, name = np.unique(samples.answer[voters], return_inverse=True)
+    _, same, counts = np.unique(np.nonzero(voters)[0] * len(names) + name, return_inverse=True, return_counts=True)
+    votes = np.zeros(samples.score.shape, np.int64)
+    votes[voters] = counts[same]
+    # Answers that are the most frequent have equally many samples, so the mean over all of these is the mean of theirs.
+    won = voters & (votes == votes.max(axis=1, keepdims=True))
+    return item_means(samples.score, np.where(voters.any(axis=1)[:, None], won, samples.there))
 
 
 def _linearised_ratio(

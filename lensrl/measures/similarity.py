@@ -24,7 +24,8 @@ The functions take arrays of activations. They do not run models.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -175,7 +176,7 @@ def cka_interval(
 
 
 def cka_map(
-    xs: Sequence[Representation],
+    xs: Iterable[Representation],
     ys: Sequence[Representation],
     sequence: Int[np.ndarray, " token"],
     *,
@@ -183,16 +184,19 @@ def cka_map(
 ) -> Float64[np.ndarray, "x y"]:
     """Compute debiased linear CKA of every layer of one model with every layer of another: (layer of xs, layer of ys).
 
-    `sequence` and `pairs` are those of `cka_interval`, which also says when a value is NaN. Raises ValueError as
-    `linear_cka`.
+    `sequence` and `pairs` are those of `cka_interval`, which also says when a value is NaN. Of `xs`, one layer at a
+    time is held. Raises ValueError as `linear_cka`.
     """
-    sequences = Sequences(sequence)
-    for layer in (*xs, *ys):
-        _checked(xs[0], layer)
-    one, other = ([Features(layer, sequences) for layer in layers] for layers in (xs, ys))
-    own = [np.array([_own_hsic(layer, pairs, jackknife=False).whole for layer in layers]) for layers in (one, other)]
-    cross = np.array([[hsic_value(x, y, pairs) for y in other] for x in one])
-    return _ratio(cross, own[0][:, None], own[1])
+    sequences, rest = Sequences(sequence), iter(xs)
+    first = next(rest)
+    other = [Features(_checked(first, layer)[1], sequences) for layer in ys]
+    of_ys = np.array([_own_hsic(layer, pairs, jackknife=False).whole for layer in other])
+    rows = []
+    for x in chain([first], rest):
+        one = Features(_checked(ys[0], x)[1], sequences)
+        cross = np.array([hsic_value(one, layer, pairs) for layer in other])
+        rows.append(_ratio(cross, _own_hsic(one, pairs, jackknife=False).whole, of_ys))
+    return np.array(rows)
 
 
 def procrustes_distance(x: Representation, y: Representation) -> float:

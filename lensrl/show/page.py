@@ -20,6 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lensrl.compare.patching import OnProgress
+from lensrl.compare.progress import with_bar
 from lensrl.show.charts.chart import packed
 from lensrl.show.sections import content
 from lensrl.show.words import number, p_value, typeset
@@ -29,6 +30,7 @@ from lensrl.store.study import Study
 REPORT_FILE = "report.html"
 
 
+@with_bar("report")
 def write_report(
     study: Study,
     path: str | Path | None = None,

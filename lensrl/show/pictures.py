@@ -10,12 +10,12 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from lensrl.compare.activations import compare_activations
-from lensrl.errors import LensrlError
 from lensrl.recipe.runs import BASE, FULL
 from lensrl.show import plot
+from lensrl.show.figures.compact import compact
 from lensrl.show.figures.patching import is_map, reading_of
 from lensrl.show.figures.style import svg
+from lensrl.show.tables import Representations, training_curves
 from lensrl.show.words import SET_LABELS, Look
 from lensrl.store.patch import PatchComponent, Sets
 from lensrl.store.study import Study
@@ -26,14 +26,14 @@ LOOK = Look(title=False, shown=False)  # headings and sentences of the page take
 def picture(axes: Axes) -> Markup:
     figure = axes.get_figure(root=True)
     assert figure is not None
-    return Markup(svg(figure))
+    return Markup(compact(svg(figure)))
 
 
 def training(study: Study, layers: Collection[int] | None) -> list[Markup]:
     """Draw the training curves, one figure per seed. Runs from checkpoints have no curve."""
     drawn = []
     for seed in study.seeds:
-        if plot.training_curves(study, seed):
+        if training_curves(study, seed):
             title = f"seed {seed}" if len(study.seeds) > 1 else ""
             look = replace(LOOK, title=True)
             drawn.append(picture(plot.training(study, seed=seed, layers=layers, title=title, look=look)))
@@ -63,18 +63,14 @@ def recoveries(study: Study, rows: pd.DataFrame) -> list[dict[str, Any]]:
     return sections
 
 
-def cka(study: Study) -> list[dict[str, Any]]:
+def cka(seen: Representations) -> list[dict[str, Any]]:
     """Draw CKA of the base and full RL: its profile, and the map of all layers, for the lowest seed that has both."""
-    known = [seed for seed, run in study.runs.of(FULL).items() if run.has_activations]
-    if not known:
-        return []
-    try:
-        table = compare_activations(study, BASE, FULL, seed=known[0])
-    except LensrlError as error:  # a probe set of too few sequences, as recipes of 0.2 could have
-        return [{"reason": str(error)}]
+    if not seen.tables:
+        return [{"reason": seen.reason}] if seen.reason else []
+    seed, table = next(iter(seen.tables.items()))
     profile = picture(plot.cka(table, title="", look=LOOK))
-    every = picture(plot.cka_map(study, seed=known[0], title="", look=LOOK))
-    return [{"reason": "", "seed": known[0], "profile": profile, "map": every, "rows": table.to_dict("records")}]
+    every = picture(plot.cka_map(seen.maps[seed], title="", look=LOOK))
+    return [{"reason": "", "seed": seed, "profile": profile, "map": every, "rows": table.to_dict("records")}]
 
 
 def parts(study: Study) -> list[dict[str, Any]]:

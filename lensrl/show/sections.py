@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -24,33 +24,72 @@ from lensrl.show.completions import answers, examples, in_words
 from lensrl.show.controls import controls
 from lensrl.show.pictures import LOOK, picture
 from lensrl.show.readings import reading, sharpened
+from lensrl.show.tables import Representations, representations
 from lensrl.show.words import METRIC_LABELS
 from lensrl.store.origin import checkpoint_note, texts_note
 from lensrl.store.study import Study
 
 
-def content(
-    study: Study, layers: Collection[int] | None = None, on_progress: OnProgress | None = None
-) -> dict[str, Any]:
-    """Return the variables of the page's template. A section without content is empty.
+class Measured(NamedTuple):
+    """The measurements of a study, each made once for the charts, the pictures and the tables.
 
-    A study that is still being made has a page, too: `nothing` says why it has no profile or no correlations.
+    `verdict` is None, with the reason in `undecided`, where there is none. `nothing` says why there is no profile or no
+    correlation: a study that is still being made has a page, too. A table without content is empty.
     """
+
+    study: Study
+    scored: bool
+    verdict: Verdict | None
+    undecided: str
+    nothing: str
+    contributions: pd.DataFrame
+    table: pd.DataFrame  # of predictors
+    correlations: pd.DataFrame
+    patches: pd.DataFrame
+    pairs: pd.DataFrame  # overlaps of solved items
+    seen: Representations
+
+
+def measure(study: Study, on_progress: OnProgress | None = None) -> Measured:
+    """Measure a study for its page. `on_progress(step, done, total)` is called before each of four measurements."""
+
+    def begins(done: int) -> None:
+        if on_progress is not None:
+            on_progress("measurements", done, 4)
+
+    begins(0)
     contributions, table, correlations = pd.DataFrame(), pd.DataFrame(), pd.DataFrame()
-    nothing = ""
-    verdict, undecided = _verdict(study)
+    verdict, undecided, nothing = None, "", ""
     try:
-        contributions, table = study.contributions(), predictors(study)
-        correlations = correlate_study(study) if verdict is None else verdict.correlations
+        verdict = judge(study)
+    except LensrlError as error:
+        undecided = str(error)
+    begins(1)
+    try:
+        contributions = study.contributions()
+        table = predictors(study) if verdict is None else verdict.predictors
+        correlations = correlate_study(study, table) if verdict is None else verdict.correlations
     except LensrlError as error:
         nothing = str(error)
     scored = study[BASE].has_scores
     patches = with_context(study.patches(), study)
+    begins(2)
     pairs = _overlaps(study) if scored else pd.DataFrame()
+    begins(3)
+    seen = representations(study) if scored else Representations({}, {}, "")
+    return Measured(
+        study, scored, verdict, undecided, nothing, contributions, table, correlations, patches, pairs, seen
+    )
 
+
+def content(
+    study: Study, layers: Collection[int] | None = None, on_progress: OnProgress | None = None
+) -> dict[str, Any]:
+    """Return the variables of the page's template. A section without content is empty."""
+    found = measure(study, on_progress)
+    verdict, scored, contributions = found.verdict, found.scored, found.contributions
     answered = answers(study)
-    charts = _charts(study, scored, verdict, table, correlations, patches, pairs)
-    drawn = _drawn(study, scored, verdict, contributions, table, correlations, patches, pairs, layers)
+    charts, drawn = _charts(found), _drawn(found, layers)
     made: dict[str, Any] = {}
     for done, (name, make) in enumerate([*charts.items(), *drawn.items()]):
         if on_progress is not None:
@@ -73,9 +112,9 @@ def content(
         "rates": study.rate_control().to_dict("records") if shares else [],
         "reading": reading(contributions, study.n_layers) if len(contributions) else "",
         "verdict": verdict,
-        "undecided": undecided,
-        "correlations": page_tables.correlation_rows(correlations),
-        "nothing": nothing,
+        "undecided": found.undecided,
+        "correlations": page_tables.correlation_rows(found.correlations),
+        "nothing": found.nothing,
         "metrics": METRIC_LABELS,
         "predictors": PREDICTORS,
         "provenance": study[BASE].provenance,
@@ -86,57 +125,54 @@ def content(
     }
 
 
-def _charts(
-    study: Study, scored: bool, verdict: Verdict | None, table: pd.DataFrame, correlations: pd.DataFrame,
-    patches: pd.DataFrame, pairs: pd.DataFrame,
-) -> Mapping[str, Callable[[], Chart | None]]:  # fmt: skip
+def _charts(found: Measured) -> Mapping[str, Callable[[], Chart | None]]:
     """Return the makers of the charts, in the order of the page."""
-    found: dict[str, Callable[[], Chart | None]] = {
+    study, verdict = found.study, found.verdict
+    makers: dict[str, Callable[[], Chart | None]] = {
         "training": lambda: of_scores.training(study),
         "matrices": lambda: of_models.matrices(study),
-        "patching": lambda: of_models.patching(study, patches),
+        "patching": lambda: of_models.patching(study, found.patches),
     }
-    if scored:
-        found |= {
+    if found.scored:
+        makers |= {
             "contribution": lambda: of_scores.contributions(study),
             "shapes": lambda: of_scores.shapes(verdict) if verdict is not None else None,
             "scores": lambda: of_scores.scores(study),
-            "overlap": lambda: of_scores.overlap(study, pairs),
-            "deltas": lambda: of_models.delta_norms(study, table),
-            "cka": lambda: of_models.cka(study),
-            "cka-map": lambda: of_models.cka_map(study),
-            "coefficients": lambda: of_scores.coefficients(correlations),
-            "predictors": lambda: of_scores.predictors(table),
+            "overlap": lambda: of_scores.overlap(study, found.pairs),
+            "deltas": lambda: of_models.delta_norms(study, found.table),
+            "cka": lambda: of_models.cka(study, found.seen.tables),
+            "cka-map": lambda: of_models.cka_map(found.seen.maps),
+            "coefficients": lambda: of_scores.coefficients(found.correlations),
+            "predictors": lambda: of_scores.predictors(found.table),
         }
-    return {f"chart {name}": make for name, make in found.items()}
+    return {f"chart {name}": make for name, make in makers.items()}
 
 
-def _drawn(
-    study: Study, scored: bool, verdict: Verdict | None, contributions: pd.DataFrame, table: pd.DataFrame,
-    correlations: pd.DataFrame, patches: pd.DataFrame, pairs: pd.DataFrame, layers: Collection[int] | None,
-) -> Mapping[str, Callable[[], Any]]:  # fmt: skip
+def _drawn(found: Measured, layers: Collection[int] | None) -> Mapping[str, Callable[[], Any]]:
     """Return the makers of pictures and of tables beside them."""
-    known: Any = {"table": table, "correlations": correlations, "look": LOOK}
+    study, scored, verdict, table = found.study, found.scored, found.verdict, found.table
+    known: Any = {"table": table, "correlations": found.correlations, "look": LOOK}
+    has_profile, correlated, has_pairs = len(found.contributions), len(found.correlations), len(found.pairs)
     has_deltas = len(table) and table["relative_delta_full"].notna().any()
     return {
-        "profile": lambda: picture(plot.contributions(study, title="", look=LOOK)) if len(contributions) else "",
+        "profile": lambda: picture(plot.contributions(study, title="", look=LOOK)) if has_profile else "",
         "beside_base": lambda: [] if scored else page_tables.beside_base(study),
         "shapes": lambda: picture(plot.verdict(verdict, title="", look=LOOK)) if verdict is not None else "",
         "training": lambda: pictures.training(study, layers),
         "deltas": lambda: picture(plot.delta_norms(study, table, title="", look=LOOK)) if has_deltas else "",
         "parts": lambda: pictures.parts(study),
-        "cka": lambda: pictures.cka(study) if scored else [],
-        "recoveries": lambda: pictures.recoveries(study, patches),
-        "additivity": lambda: page_tables.additivity(study, patches),
+        "cka": lambda: pictures.cka(found.seen),
+        "recoveries": lambda: pictures.recoveries(study, found.patches),
+        "additivity": lambda: page_tables.additivity(study, found.patches),
         "benchmarks": lambda: page_tables.benchmarks(study),
         "further": lambda: page_tables.further_tasks(study) if scored else {},
         "controls": lambda: controls(study) if scored else {},
         "others": lambda: page_tables.other_scores(study) if scored else {},
         "sharpened": lambda: sharpened(study) if scored else [],
-        "overlap": lambda: picture(plot.overlap(study, pairs, title="", look=LOOK)) if len(pairs) else "",
+        "overlap": lambda: picture(plot.overlap(study, found.pairs, title="", look=LOOK)) if has_pairs else "",
         "teams": lambda: page_tables.team_rows(study) if scored else [],
-        "coefficients": lambda: picture(plot.predictors(study, **known)) if len(correlations) else "",
-        "scatter": lambda: picture(plot.predictor_panels(study, **known)[0]) if len(correlations) else "",
+        "coefficients": lambda: picture(plot.predictors(study, **known)) if correlated else "",
+        "scatter": lambda: picture(plot.predictor_panels(study, **known)[0]) if correlated else "",
     }
 
 
@@ -147,11 +183,3 @@ def _overlaps(study: Study) -> pd.DataFrame:
     except LensrlError:
         return pd.DataFrame()
     return found if (found["kind"] == "runs").any() else found[:0]
-
-
-def _verdict(study: Study) -> tuple[Verdict | None, str]:
-    """Return the verdict, or None and the reason why there is no verdict."""
-    try:
-        return judge(study), ""
-    except LensrlError as error:
-        return None, str(error)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
+import numpy as np
 import pandas as pd
 
-from lensrl.recipe.runs import FULL, layer_run, run_layer, run_rate
+from lensrl.compare.activations import compare_activations, compare_layers
+from lensrl.errors import LensrlError
+from lensrl.recipe.runs import BASE, FULL, layer_run, run_layer, run_rate
 from lensrl.store.run import Run
 from lensrl.store.study import Study
 
@@ -32,6 +35,29 @@ def training_curves(study: Study, seed: int) -> list[tuple[str, pd.DataFrame]]:
     runs = [run for (name, s), run in study.runs.items() if s == seed and run.has_training and run_rate(name) is None]
     runs.sort(key=lambda run: (run.name != FULL, run_layer(run.name) is None, run.layers))
     return [(run.name, run.training) for run in runs]
+
+
+class Representations(NamedTuple):
+    """The base beside full RL, by seed: `lensrl.compare_activations` and `lensrl.compare_layers`.
+
+    `reason` says why no seed can be compared: a probe set of too few sequences, as recipes of 0.2 could have.
+    """
+
+    tables: dict[int, pd.DataFrame]
+    maps: dict[int, np.ndarray]
+    reason: str
+
+
+def representations(study: Study) -> Representations:
+    """Measure the representations of every seed whose full RL has activations."""
+    found = Representations({}, {}, "")
+    for seed in (seed for seed, run in study.runs.of(FULL).items() if run.has_activations):
+        try:
+            found.tables[seed] = compare_activations(study, BASE, FULL, seed=seed)
+            found.maps[seed] = compare_layers(study, BASE, FULL, seed=seed)
+        except LensrlError as error:
+            found = found._replace(reason=str(error))
+    return found
 
 
 def stored_norms(run: Run, by: By) -> pd.DataFrame:

@@ -42,6 +42,7 @@ class Study:
             raise LensrlError(f"{self.path} is not a study: it has no {RECIPE_FILE}; studies are made by lensrl run")
         self.name = self.path.resolve().name
         self.runs = Runs(self.path)
+        self._patches: dict[Path, tuple[tuple[int, ...], set[str], list[dict[str, object]]]] = {}
 
     @property
     def broken(self) -> dict[str, str]:
@@ -233,13 +234,22 @@ class Study:
         current = {run.run_id for run in self.runs.values()}
         for file in sorted((self.path / PATCH_FOLDER).glob("*.h5")):
             try:
-                result = read_patch(file)
+                sources, found = self._patch_rows(file)
             except StoreError as error:
                 self.runs.note_unreadable(f"{PATCH_FOLDER}/{file.name}", error)
             else:
-                rows += result.rows() if current.issuperset(result.sources.values()) else []
+                rows += found if current.issuperset(sources) else []
         table = pd.DataFrame(rows, columns=PatchResult.COLUMNS)
         return table.sort_values(["what", "component", "into", "layer"], ignore_index=True)
+
+    def _patch_rows(self, file: Path) -> tuple[set[str], list[dict[str, object]]]:
+        """Return the ids of the runs of a stored result, and its rows. A file is read again when it was replaced."""
+        now = file.stat()
+        stamp = now.st_ino, now.st_size, now.st_mtime_ns
+        if file not in self._patches or self._patches[file][0] != stamp:
+            result = read_patch(file)
+            self._patches[file] = stamp, set(result.sources.values()), list(result.rows())
+        return self._patches[file][1:]
 
     def close(self) -> None:
         """Close the files of all runs."""

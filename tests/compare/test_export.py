@@ -25,7 +25,7 @@ from lensrl.recipe.layers import OUTSIDE
 from lensrl.store.file.atomic import new_file
 from lensrl.store.names import run_path
 from lensrl.store.write import Header, write_run
-from lensrl.train.workshop import parameter_table
+from lensrl.train.materials import parameter_table
 from tests.families import FAMILIES, N_LAYERS, save
 from tests.store.synthetic import add_run, make_study, score_arrays, training
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from lensrl import open_study, patch, write_report
+from lensrl import Study, open_study, patch, write_report
 from lensrl.judge.verdict import verdict
-from lensrl.show.page import as_json
+from lensrl.show.page import as_json, render
 from lensrl.show.readings import reading
+from lensrl.store.run import Run
 from tests.cli.test_bottleneck_verb import judged_or_refused
 from tests.reseal import resealed
 
@@ -151,3 +155,19 @@ def test_the_page_shows_what_changed_in_the_answers(copied: Path) -> None:
         assert text.strip() in shown
     better = (moved["item_score"] > moved["base_item_score"]).sum()
     assert f"answers {better} better than the base and {len(moved) - better} worse" in shown
+
+
+def test_a_table_of_a_run_is_read_once_for_the_whole_page(planted: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: Counter[tuple[str, str]] = Counter()
+    read = Run._read
+
+    def counted(self: Run, group: Any, name: str) -> np.ndarray:
+        reads[self.path.name, f"{group.name}/{name}"] += 1
+        return read(self, group, name)
+
+    monkeypatch.setattr(Run, "_read", counted)
+    with open_study(planted.path) as study:
+        render(study)
+    assert len(reads) > 15 * 10  # runs, and tables in each
+    most = max(reads, key=lambda place: reads[place])
+    assert reads[most] <= 2, most  # scores: as a table of items, and as samples

@@ -12,7 +12,8 @@ import pytest
 
 from lensrl import open_study
 from lensrl.errors import Damaged, StoreError
-from lensrl.store.run import MOST_LAYERS, Run
+from lensrl.store.run import Run
+from lensrl.store.run_file import MOST_LAYERS
 from tests.store.synthetic import add_run, make_study, resealed, write_full_run
 
 

@@ -21,7 +21,7 @@ from lensrl.recipe import Prompt, Recipe
 from lensrl.recipe.runs import RunSpec, plan
 from lensrl.store.run import Run
 from lensrl.store.study import Study
-from lensrl.train import workshop
+from lensrl.train import materials
 from lensrl.train.watch import NoWatcher
 from tests.conftest import SMALL
 from tests.reseal import resealed
@@ -123,7 +123,7 @@ def test_another_base_model_under_the_same_name_is_refused(copied: Path, monkeyp
         norm = {"model.norm.weight": torch.zeros_like(loaded.weights["model.norm.weight"])}
         return Base(loaded.name, loaded.fresh(norm), loaded.tokenizer, loaded.blocks)
 
-    monkeypatch.setattr(workshop, "load_base", other)
+    monkeypatch.setattr(materials, "load_base", other)
     (copied / "layer-7.seed-0.h5").unlink()
     with pytest.raises(LensrlError, match="another base model"):
         run_study(SMALL, copied)

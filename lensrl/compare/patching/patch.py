@@ -11,6 +11,7 @@ import pandas as pd
 from lensrl.compare.patching import OnProgress
 from lensrl.compare.patching.sets import check_component, layer_sets
 from lensrl.compare.patching.shares import GRAFT_METRICS, share_out, stored
+from lensrl.compare.progress import with_bar
 from lensrl.errors import LensrlError, did_you_mean
 from lensrl.recipe.layers import LayerSpec, parse_layers
 from lensrl.recipe.runs import BASE, FULL
@@ -22,6 +23,7 @@ from lensrl.tasks import Texts, load_task
 OF_ATTENTION = ("block", "attn", "head", "direct")  # components that are patched at the outputs of attention
 
 
+@with_bar("patching")
 def patch(
     study: Study,
     *,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
-from lensrl.compare.activations import compare_activations, compare_layers
-from lensrl.errors import LensrlError
 from lensrl.recipe.runs import BASE, FULL, run_layer
 from lensrl.show.charts.chart import EVERY, Chart
 from lensrl.show.charts.vega import heat, layer_axis, level, profile, tooltips
@@ -57,27 +57,26 @@ def matrices(study: Study) -> Chart | None:
     return Chart(rows, spec, columns, {"run": "run", "seed": "seed"}, table=False)
 
 
-def cka(study: Study) -> Chart | None:
-    """Return CKA of the base and full RL after every layer, for every seed."""
-    tables = [compare_activations(study, BASE, FULL, seed=seed).assign(seed=str(seed)) for seed in _probed(study)]
+def cka(study: Study, tables: Mapping[int, pd.DataFrame]) -> Chart | None:
+    """Return CKA of the base and full RL after every layer. `tables`: seed -> `lensrl.compare_activations`."""
     if not tables:
         return None
     columns = {"layer": "layer", "seed": "seed", "cka": "CKA", "low": "low", "high": "high",
                "relative_l2": "relative L2", "cosine": "cosine"}  # fmt: skip
     spec = profile(study.n_layers, "cka", "linear CKA, debiased", tooltips(columns), levels=False)
     spec["layer"].insert(0, level(1, "one"))
-    return Chart(pd.concat(tables)[[*columns]], spec, columns, {"seed": "seed"}, digits=4)
+    rows = pd.concat([table.assign(seed=str(seed)) for seed, table in tables.items()])
+    return Chart(rows[[*columns]], spec, columns, {"seed": "seed"}, digits=4)
 
 
-def cka_map(study: Study) -> Chart | None:
-    """Return CKA of every layer of the base with every layer of full RL, for every seed."""
+def cka_map(maps: Mapping[int, np.ndarray]) -> Chart | None:
+    """Return CKA of every layer of the base with every layer of full RL. `maps`: seed -> `lensrl.compare_layers`."""
+    if not maps:
+        return None
     found = []
-    for seed in _probed(study):
-        values = compare_layers(study, BASE, FULL, seed=seed)
+    for seed, values in maps.items():
         base, full = (place.ravel() for place in np.indices(values.shape))
         found.append(pd.DataFrame({"base": base, "full": full, "value": values.ravel(), "seed": str(seed)}))
-    if not found:
-        return None
     columns = {"base": "layer of the base", "full": "layer of full RL", "value": "CKA"}
     down, across = (
         {"field": field, "type": "ordinal", "title": columns[field], "axis": {"labelAngle": 0, "labelOverlap": True}}
@@ -85,19 +84,6 @@ def cka_map(study: Study) -> Chart | None:
     )
     spec = heat(across, down, "value", "CKA", tooltips(columns), height=420, domain=[0, 1])
     return Chart(pd.concat(found), spec, columns, {"seed": "seed"}, square=True, table=False)
-
-
-def _probed(study: Study) -> list[int]:
-    """Return the seeds whose full RL can be compared with the base: a probe set of few sequences cannot."""
-    found = []
-    for seed, run in study.runs.of(FULL).items():
-        if run.has_activations:
-            try:
-                compare_layers(study, BASE, FULL, seed=seed)
-            except LensrlError:
-                continue
-            found.append(seed)
-    return found
 
 
 def patching(study: Study, rows: pd.DataFrame) -> Chart | None:

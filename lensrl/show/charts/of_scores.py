@@ -23,6 +23,7 @@ from lensrl.store.scored_by import ALL_BENCHMARKS
 from lensrl.store.study import Study
 
 POINTS = 100  # of a training curve: means of neighbouring steps
+MARKS = 6000  # of all curves together: many curves have fewer points each, so that the page stays small
 SMOOTH = 5  # steps of a running mean, as in the picture of the curves
 OWN = "the study's score"
 C_L = "contribution Cₗ"
@@ -93,14 +94,16 @@ def scores(study: Study) -> Chart | None:
 
 
 def training(study: Study) -> Chart | None:
-    """Return the training curves, to choose by measure, seed and runs. A long curve is shortened to 100 means."""
+    """Return the training curves, to choose by measure, seed and runs. A long curve is shortened to means."""
+    curves = {seed: training_curves(study, seed) for seed in study.seeds}
+    points = min(POINTS, max(MARKS // max(sum(map(len, curves.values())), 1), 20))
     found = []
-    for seed in study.seeds:
-        for name, curve in training_curves(study, seed):
+    for seed, of_seed in curves.items():
+        for name, curve in of_seed:
             known = [
                 column for column in [*CURVES, "kl", "entropy", "sampler_mismatch", "clipped_share"] if column in curve
             ]
-            every = -(-len(curve) // POINTS)
+            every = max(-(-len(curve) // points), 1)
             smooth = curve[known].rolling(SMOOTH, min_periods=1).mean().assign(step=curve["step"])
             means = smooth.groupby(np.arange(len(curve)) // every).mean()
             long = means.melt("step", known, "measure").dropna(subset=["value"])

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
@@ -194,6 +195,11 @@ def entitle(axes: Axes, title: str, description: str, look: Look | None = None) 
     return axes
 
 
+def name_in_file(axes: Axes, title: str) -> None:
+    """Give the Axes, whose description is known, a title that is kept in the file and not drawn."""
+    axes.set_label(f"{title}\n{str(axes.get_label()).partition(chr(10))[2]}")
+
+
 def _said(figure: Figure) -> tuple[str, str]:
     """Return the title and the description of a figure, from those of its Axes."""
     labels = [str(axes.get_label()).partition("\n") for axes in figure.axes if "\n" in str(axes.get_label())]
@@ -205,8 +211,8 @@ def _said(figure: Figure) -> tuple[str, str]:
 def svg(figure: Figure) -> str:
     """Return the figure as an <svg> element, with its title and its description for screen readers."""
     text = io.StringIO()
-    with house_style():
-        figure.savefig(text, format="svg", metadata={"Date": None})
+    with house_style():  # `savefig` would lay out and draw everything twice
+        FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None})
     return _described(text.getvalue(), figure, whole=False)
 
 

@@ -16,7 +16,7 @@ from lensrl.models.references import answer_mean, references, token_logprobs
 from lensrl.store.file.atomic import new_file
 from lensrl.store.write import Header, write_run
 from lensrl.tasks import evaluation_items, load_task
-from lensrl.train.workshop import parameter_table, probe_items
+from lensrl.train.materials import parameter_table, probe_items
 from tests.conftest import SMALL
 from tests.store.synthetic import training
 

@@ -17,8 +17,8 @@ from lensrl.store.study import Study
 from lensrl.store.write import Header, write_run
 from lensrl.tasks import evaluation_items
 from lensrl.tasks.arithmetic import Arithmetic
+from lensrl.train.materials import parameter_table
 from lensrl.train.trainer import train
-from lensrl.train.workshop import parameter_table
 from tests.conftest import SMALL
 
 

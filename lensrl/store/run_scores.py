@@ -1,0 +1,173 @@
+"""The scores of a run, and the completions that were judged."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import h5py
+import numpy as np
+
+from lensrl.errors import LensrlError
+from lensrl.measures.item_scores import Samples, item_means
+from lensrl.measures.score import mean_score
+from lensrl.store.completions import (
+    COMPLETIONS,
+    TRAINING_COMPLETIONS,
+    read_completions,
+    read_training_completions,
+)
+from lensrl.store.file.checked import (
+    has,
+    located,
+)
+from lensrl.store.file.completeness import COMPLETIONS_SINCE
+
+if TYPE_CHECKING:  # all are imported where they are used: opening a run does without them
+    import pandas as pd
+from lensrl.store.run_file import RunFile
+
+
+class RunScores(RunFile):
+    """The part of a run that holds scores of items and samples, and completions."""
+
+    @cached_property
+    def has_scores(self) -> bool:
+        """False for a run that diverged, and in a study that compares models on texts: it scores nothing."""
+        with located(self.file, "scores"):
+            return has(self.file, "scores") and has(self.file, "scores/score")
+
+    @cached_property
+    def items(self) -> pd.DataFrame:
+        """One row per held-out item: benchmark, item, score (mean over samples), reference_logprob (nats per token).
+
+        The score of a text is NaN: nothing judges it. Where scores were made elsewhere, the log-probability is NaN.
+        Items of further tasks (`also`) are left out: see `all_items`.
+        """
+        rows = self.all_items
+        return rows.loc[~rows["also"], ["benchmark", "item", "score", "reference_logprob"]]
+
+    @cached_property
+    def all_items(self) -> pd.DataFrame:
+        """The rows of `items`, then those of further tasks (`also` of the recipe), with a column `also` (bool)."""
+        import pandas as pd
+
+        with located(self.file, "scores"):
+            group = self._group("scores", "no scores")
+            benchmark = self._strings(group, "benchmark")
+            unknown = np.full(len(benchmark), np.nan)
+            known = has(group, "reference_logprob")
+            return pd.DataFrame({
+                "benchmark": benchmark,
+                "item": self._strings(self.file, "item"),
+                "score": self._item_scores(group) if has(group, "score") else unknown,
+                "reference_logprob": self._read(group, "reference_logprob").astype(np.float64) if known else unknown,
+                "also": self._also(group, len(benchmark)),
+            })  # fmt: skip
+
+    @property
+    def score(self) -> float:
+        """The mean over benchmarks of the mean per-item score; NaN when the run has no scores."""
+        if self._score is not None:
+            return self._score
+        return self.item_score() if self.has_scores else float("nan")
+
+    def item_score(self) -> float:
+        """Compute the score from the per-item scores, instead of reading it from the header."""
+        with located(self.file, "scores"):
+            group = self._group("scores", "no scores")
+            benchmark, scores = np.array(self._strings(group, "benchmark")), self._item_scores(group)
+            own = ~self._also(group, len(benchmark))
+            if not len(benchmark) == len(own) == len(scores):
+                raise ValueError(f"{len(benchmark)} items and {len(scores)} scores")
+            return mean_score(scores[own], benchmark[own].tolist())
+
+    def samples(self) -> Samples:
+        """Return the scores of every sample of every item, those of further tasks included, in the order of the file.
+
+        They are read once. Raises LensrlError for a run without scores.
+        """
+        return self._samples
+
+    @cached_property
+    def _samples(self) -> Samples:
+        with located(self.file, "scores"):
+            group = self._group("scores", "no scores")
+            read = {name: self._read(group, name) for name in ("length", "truncated", "answer") if has(group, name)}
+            return Samples(
+                benchmark=np.array(self._strings(group, "benchmark")),
+                score=self._read(group, "score").astype(np.float64),
+                truncated=read["truncated"].astype(bool) if "truncated" in read else None,
+                length=read["length"].astype(np.int64) if "length" in read else None,
+                answer=read.get("answer"),
+            )
+
+    @property
+    def scores(self) -> pd.DataFrame:
+        """One row per item and sample: benchmark, item, sample, score, length (tokens), truncated.
+
+        The last two are missing where scores were made elsewhere. Further tasks (`also`) are left out: see `samples`.
+        """
+        import pandas as pd
+
+        with located(self.file, "scores"):
+            group = self._group("scores", "no scores")
+            if not has(group, "score"):
+                raise LensrlError(f"{self.path} has no scores: its study compares models on texts")
+            score = self._read(group, "score")
+            n_items, n_samples = score.shape
+            found = {
+                "benchmark": np.repeat(self._strings(group, "benchmark"), n_samples),
+                "item": np.repeat(self._strings(self.file, "item"), n_samples),
+                "sample": np.tile(np.arange(n_samples), n_items),
+                "score": score.reshape(-1),
+            }
+            if has(group, "length"):
+                found["length"] = self._read(group, "length").reshape(-1)
+                found["truncated"] = self._read(group, "truncated").reshape(-1).astype(bool)
+            own = np.isfinite(score) & ~self._also(group, n_items)[:, None]
+            return pd.DataFrame(found)[own.reshape(-1)].reset_index(drop=True)
+
+    @cached_property
+    def has_completions(self) -> bool:
+        """False for a run that diverged, without scores of its own, or in a file of version 1 or 2."""
+        with located(self.file, COMPLETIONS):
+            return has(self.file, COMPLETIONS)
+
+    @property
+    def completions(self) -> pd.DataFrame:
+        """Every completion that was judged: one row per item and sample, further tasks (`also`) included.
+
+        Columns: benchmark, item, sample, prompt, reference, completion, score, tokens, finished. In a task in turns, a
+        completion is the transcript, with `> ` before each text of the model. Raises LensrlError for a run without
+        completions.
+        """
+        if not self.has_completions:
+            raise LensrlError(f"{self.path} has no completions: {self._no_completions()}")
+        with located(self.file, COMPLETIONS):
+            return read_completions(self.file)
+
+    @property
+    def training_completions(self) -> pd.DataFrame:
+        """A few completions of a few training steps: step, item, prompt, completion, reward, tokens, finished.
+
+        There are none where `store.training_completions` is 0, and in files of version 1 or 2.
+        """
+        with located(self.file, TRAINING_COMPLETIONS):
+            return read_training_completions(self.file)
+
+    def _no_completions(self) -> str:
+        if not self.has_weights:
+            return self.reason
+        if self.format_version < COMPLETIONS_SINCE and self.has_scores:
+            return f"its format version {self.format_version} kept none; move the file away and run its recipe again"
+        return "its study samples none"
+
+    def _item_scores(self, scores: h5py.Group) -> np.ndarray:
+        """The mean score of every item over its samples."""
+        values = self._read(scores, "score")
+        return item_means(values, np.isfinite(values))
+
+    def _also(self, scores: h5py.Group, items: int) -> np.ndarray:
+        """True for each item of a further task."""
+        return self._read(scores, "also").astype(bool) if has(scores, "also") else np.zeros(items, bool)
