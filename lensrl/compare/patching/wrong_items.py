@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -76,7 +77,7 @@ def wrong_item_patches(
     (before, after, right), (_, _, wrong) = (
         patch_activations(
             bridges["into"], bridges["donor"], patcher.base.prompts, items, patches, component, donor_items=read,
-            on_batch=(lambda done, of, name=name: on_progress(name, done, of)) if on_progress else None,
+            on_batch=None if on_progress is None else partial(on_progress, name),
         )
         for name, read in (("right items", None), ("wrong items", others))
     )  # fmt: skip
