@@ -213,8 +213,8 @@ class Workshop(Materials):
         assert not isinstance(self.task, Texts)
         spec = job.spec
         return train(
-            self.base, self.task, run_recipe(job), layers=spec.layers, component=spec.component, boost=spec.boost,
-            factor=spec.factor, lora=spec.lora, seed=spec.seed, device=self.device,
+            self.base, self.task, run_recipe(job), layers=spec.layers, component=spec.component, outside=spec.outside,
+            boost=spec.boost, factor=spec.factor, lora=spec.lora, seed=spec.seed, device=self.device,
             on_step=on_step, snapshots=snapshots, checkpoints=checkpoints,
         )  # fmt: skip
 
