@@ -173,6 +173,11 @@ class Materials:
             snapshots=snapshots,
         )
 
+    def _snapshot_steps(self, recipe: Recipe) -> set[int]:
+        """Return the steps after which snapshots are kept: the last step is the run itself."""
+        steps = recipe.rl.steps_on(len(self.task.items("train")))
+        return {*recipe.snapshot_steps(steps)} - {steps}
+
     def _sampled_tokens(self) -> int:
         """The tokens of all completions of scoring, as if each were as long as it may be."""
         if isinstance(self.task, Texts):

@@ -196,11 +196,6 @@ class Workshop(Materials):
             snapshot_steps=sorted({*kept, *ended}), resumed=resumed,
         )  # fmt: skip
 
-    def _snapshot_steps(self, recipe: Recipe) -> set[int]:
-        """Return the steps after which snapshots are kept: the last step is the run itself."""
-        steps = recipe.rl.steps_on(len(self.task.items("train")))
-        return {*recipe.snapshot_steps(steps)} - {steps}
-
     def _trained(
         self,
         job: Job,
