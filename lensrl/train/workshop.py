@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from lensrl.errors import LensrlError
 from lensrl.models.bridge import capture
 from lensrl.models.evaluate import evaluate
-from lensrl.recipe import Checkpoint, Recipe
+from lensrl.recipe import Checkpoint
 from lensrl.recipe.runs import BASE
 from lensrl.store.file.atomic import new_file
 from lensrl.store.file.claim import duration, tell
