@@ -12,6 +12,7 @@ import numpy as np
 
 from lensrl.errors import LensrlError
 from lensrl.recipe.layers import OUTSIDE
+from lensrl.recipe.runs import BASE
 from lensrl.store.contents import fold, list_contents
 from lensrl.store.file.checked import (
     dataset_at,
@@ -154,7 +155,7 @@ class Run(RunScores):
     @property
     def deltas(self) -> Deltas:
         """Weight deltas by part: `run.deltas[4]`, `run.deltas["embed"]`. Raises LensrlError where `keep` is norms."""
-        if self.keep == "norms" and self.layers:
+        if self.keep == "norms" and self.name != BASE:
             raise LensrlError(f"run {self.name!r} has no deltas: {self._left_out()}")
         return Deltas(self.file, self.n_layers, self._seal)
 
