@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lensrl.compare.activations import compare_activations, compare_layers
     from lensrl.compare.adapter import save_adapter
+    from lensrl.compare.changed_overlap import changed_overlap
     from lensrl.compare.export import LoadedModel, graft, load_model, save_pretrained
     from lensrl.compare.heads import compare_heads
     from lensrl.compare.hooks import Activations, activations, load_bridge
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from lensrl.compare.patching.additivity import additivity_table
     from lensrl.compare.patching.control import random_grafts
     from lensrl.compare.patching.patch import patch
+    from lensrl.compare.patching.wrong_items import wrong_item_patches
     from lensrl.compare.predictors import predictors
     from lensrl.compare.rivals import base_rivals
     from lensrl.compare.weights import along_training, compare_weights
@@ -57,6 +59,7 @@ _HOMES = {  # public name -> the module that defines it, or the package that hol
     "agree": "lensrl.judge.agreement",
     "along_training": "lensrl.compare.weights",
     "base_rivals": "lensrl.compare.rivals",
+    "changed_overlap": "lensrl.compare.changed_overlap",
     "compare_activations": "lensrl.compare.activations",
     "compare_heads": "lensrl.compare.heads",
     "compare_layers": "lensrl.compare.activations",
@@ -86,6 +89,7 @@ _HOMES = {  # public name -> the module that defines it, or the package that hol
     "verdict": "lensrl.judge.verdict",
     "verify": "lensrl.store.verify",
     "write_report": "lensrl.show.page",
+    "wrong_item_patches": "lensrl.compare.patching.wrong_items",
 }
 
 __all__ = [
@@ -101,6 +105,7 @@ __all__ = [
     "agree",
     "along_training",
     "base_rivals",
+    "changed_overlap",
     "compare_activations",
     "compare_heads",
     "compare_layers",
@@ -130,6 +135,7 @@ __all__ = [
     "verdict",
     "verify",
     "write_report",
+    "wrong_item_patches",
 ]
 
 

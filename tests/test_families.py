@@ -22,8 +22,8 @@ from lensrl.models.references import reference_logprobs, references
 from lensrl.recipe import Evaluation, Recipe, Rl, Store
 from lensrl.recipe.layers import OUTSIDE
 from lensrl.tasks import Item, Split
+from lensrl.train.preflight import check_checkpointing, check_fits
 from lensrl.train.trainer import train
-from lensrl.train.workshop import check_checkpointing, check_fits
 from tests.families import CAPPED, FAMILIES, HYBRID, N_LAYERS, TOKENS, opened, save
 
 LOGPROB = FORCED_METRICS.index("reference_logprob")

@@ -12,6 +12,7 @@ import typer
 import lensrl
 from lensrl.errors import LensrlError
 from lensrl.show.words import Look
+from lensrl_cli.deltas_overlap import show_overlap
 from lensrl_cli.figure import FigureFile, FontSize, Title, Width, draw, look_of
 from lensrl_cli.output import (
     ChosenLayers,
@@ -75,6 +76,9 @@ def deltas(
     *,
     layer: ChosenLayers = None,
     sort: Sort = None,
+    overlap: Annotated[
+        bool, typer.Option("--overlap", help="Whether seeds, the layer alone and the next layer move the same entries.")
+    ] = False,
     control: Annotated[
         Control | None,
         typer.Option("--control", metavar="KIND", help="random: the same measures of random deltas, below."),
@@ -101,6 +105,11 @@ def deltas(
     look = look_of(figure, width, font_size, title=title)
     if run == "base":
         raise LensrlError("the base is not trained: it has no deltas; --run names a trained run, such as full-rl")
+    if overlap:
+        if trained is not None or figure is not None or control is not None or layer is not None or sort is not None:
+            raise typer.BadParameter("--overlap is a table of a study, with --run, --seed, --csv and --json alone")
+        show_overlap(study, run or "full-rl", seed, json=json, csv=csv)
+        return
     if by == By.head:
         if control is not None:
             raise typer.BadParameter("--control is for rows of layers, components, parameters and matrices")

@@ -88,7 +88,6 @@ def _layers_as_runs(words: Sequence[str]) -> list[str]:
 
 app = typer.Typer(
     cls=LazyVerbs,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -23,6 +23,7 @@ from lensrl_cli.output import (
     print_table,
     write_csv,
 )
+from lensrl_cli.patch_controls import show_random, show_wrong_items
 from lensrl_cli.progress import progress_bars
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Component(StrEnum):
     attn = "attn"
     mlp = "mlp"
     head = "head"
+    direct = "direct"
     stream = "stream"
 
 
@@ -53,6 +55,7 @@ class Metric(StrEnum):
 
 class Control(StrEnum):
     random = "random"
+    items = "items"
 
 
 class Sets(StrEnum):
@@ -70,6 +73,8 @@ NOTES = {
     "final_norm and lm_head.",
     "bottom": "activations: all blocks up to l are replaced, so the stream after l is the donor's stream except for "
     "the embedding. Recovery therefore grows with depth by construction.",
+    "direct": "Later layers add what they add without the patch, so this is the part of the effect that reaches the "
+    "final norm without them. The rest of a block's recovery passes through later layers.",
     "head": "A head is patched before the output projection, and the receiver's own projection carries it to the "
     "stream.",
 }
@@ -92,7 +97,9 @@ def patch(
     ] = What.both,
     component: Annotated[
         Component,
-        typer.Option("--component", metavar="PART", help="block, attn or mlp; for activations also head or stream."),
+        typer.Option(
+            "--component", metavar="PART", help="block, attn or mlp; for activations also head, direct or stream."
+        ),
     ] = Component.block,
     sets: Annotated[
         Sets,
@@ -107,7 +114,8 @@ def patch(
         typer.Option(
             "--control",
             metavar="KIND",
-            help="random: also graft random directions of each layer's norm; by log p.",
+            help="random: also graft random directions of each layer's norm, by log p. items: also patch activations "
+            "of another item.",
         ),
     ] = None,
     draws: Annotated[
@@ -139,17 +147,25 @@ def patch(
     --control random puts random numbers with the norm of the layer's change in its place. If they recover as much, the
     size of the change recovers, and not its direction. They have no sampled scores: each draw would cost an evaluation.
 
+    --control items takes the donor's activations from another item with as many tokens. If they recover as much, the
+    patch hands over nothing about the item.
+
     Example: lensrl patch --from full-rl --layer 3
     """
     from lensrl.store.origin import texts_note
 
     look = look_of(figure, width, font_size, title=title)
-    if control is not None and (
+    if control == Control.items and (what == What.weights or component == Component.head or sets != Sets.single):
+        raise typer.BadParameter(
+            "--control items patches activations of whole single layers: leave out --what weights, --component head "
+            "and --sets"
+        )
+    if control == Control.random and (
         what == What.activations or metric == Metric.score or component != Component.block or sets != Sets.single
     ):
         raise typer.BadParameter(
-            "--control grafts whole single layers and measures log p: leave out --what activations, --component, "
-            "--sets and --metric score"
+            "--control random grafts whole single layers and measures log p: leave out --what activations, "
+            "--component, --sets and --metric score"
         )
     with find_study(study) as opened:
         with progress_bars("patching", quiet=json) as on_progress:
@@ -158,19 +174,19 @@ def patch(
                 what=what.value, component=component.value, sets=sets.value, metric=metric.value, seed=seed,
                 workers=workers, on_progress=on_progress, on_estimate=_note_time,
             )  # fmt: skip
-            randoms = None
-            if control is not None:
-                randoms = lensrl.random_grafts(
-                    opened, layers=layer, from_run=into_run if reverse else from_run,
-                    into_run=from_run if reverse else into_run, seed=int(table.iloc[0]["seed"]), draws=draws,
-                    on_progress=on_progress,
-                )  # fmt: skip
-        donor, into, used_seed = table.iloc[0][["from", "into", "seed"]]
+            donor, into, used_seed = table.iloc[0][["from", "into", "seed"]]
+            runs = {"from_run": donor, "into_run": into, "seed": int(used_seed), "on_progress": on_progress}
+            randoms = wrong = None
+            if control == Control.random:
+                randoms = lensrl.random_grafts(opened, layers=layer, draws=draws, **runs)
+            elif control == Control.items:
+                wrong = lensrl.wrong_item_patches(opened, layers=layer, component=component.value, **runs)
         named = f"{component.value} of {donor} into {into}, {opened.name}, seed {used_seed}"
         title_of_sets = named + (f", {SET_LABELS[sets.value]}" if sets != Sets.single else "")
         # The tables come first; below them, sentences on how to read this kind of patch.
-        if json and randoms is not None:
-            print_json({"patches": table.to_dict("records"), "random": randoms.to_dict("records")})
+        if json and control is not None:
+            found = {"patches": table, "random": randoms, "wrong_items": wrong}
+            print_json({name: rows.to_dict("records") for name, rows in found.items() if rows is not None})
         elif json:
             print_json(table.to_dict("records"))
         else:
@@ -181,7 +197,9 @@ def patch(
             if on_texts := texts_note(opened.recipe):
                 note(f"{on_texts} A graft is measured by log p alone, without a score.")
             if randoms is not None:
-                _show_random(table, randoms)
+                show_random(table, randoms)
+            if wrong is not None:
+                show_wrong_items(wrong)
             _note_losses(table)
             _note_untrained(table, component)
             if sets == Sets.together or (sets == Sets.single and layer == "all"):
@@ -232,31 +250,6 @@ def _show_kind(title: str, table: pd.DataFrame) -> None:
         for row in table.to_dict("records")
     ]
     print_table(title, columns | ({"C_l": "right"} if alone else {}), rows, keys=2 + bool(heads))
-
-
-def _show_random(table: pd.DataFrame, randoms: pd.DataFrame) -> None:
-    """Print the trained layer beside random directions of its norm."""
-    trained = table[
-        (table["what"] == "weights") & (table["metric"] == "reference_logprob") & (table["sets"] == "single")
-        & (table["component"] == "block")
-    ].set_index("layer")["recovery"]  # fmt: skip
-    rows = [
-        {
-            "layer": str(layer),
-            "trained": number(2)(trained.get(layer, float("nan"))),
-            "random, mean": number(2)(part["recovery"].mean()),
-            "least": number(2)(part["recovery"].min()),
-            "most": number(2)(part["recovery"].max()),
-        }
-        for layer, part in randoms.groupby("layer")
-    ]
-    if not rows:
-        note("no random directions: the two runs have these layers in common", style="yellow")
-        return
-    columns: dict[str, str] = dict.fromkeys(rows[0], "right")
-    print_table("Recovery of log p(reference) by random directions of the layer's norm", columns, rows)
-    note(f"{randoms['draw'].nunique()} draws of each layer, with the norm of each parameter's delta; seeded, and not "
-         "stored", style="dim")  # fmt: skip
 
 
 def _note_losses(table: pd.DataFrame) -> None:

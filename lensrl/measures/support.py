@@ -45,6 +45,29 @@ def support_overlaps(old: Float[np.ndarray, " entry"], new: Float[np.ndarray, " 
     return {"overlap_largest": shares[0], "overlap_smallest": shares[1]}
 
 
+def top_overlap(one: Float[np.ndarray, " entry"], other: Float[np.ndarray, " entry"], share: float) -> float:
+    """Return how many of the entries that are largest in one array are also largest in another, as a share.
+
+        overlap = | T(one) & T(other) | / k,    T(x) the k = round(share n) entries with the largest |x|, of n
+
+    By chance this is k / n. The Jaccard index is overlap / (2 - overlap). Tied entries count as in `support_overlaps`.
+    NaN where k is 0.
+    """
+    count = round(share * one.size)
+    if count == 0:
+        return math.nan
+    borders = [
+        _borders(lambda: (np.abs(x[i : i + LARGE]) for i in range(0, x.size, LARGE)), x.size - count)[0]  # noqa: B023
+        for x in (one, other)
+    ]
+    table = np.zeros((3, 3))  # entries by their place in `one`, and in `other`
+    for start in range(0, one.size, ENTRIES):
+        places = [_places(np.abs(x[start : start + ENTRIES]), b) for x, b in zip((one, other), borders, strict=True)]
+        table += np.bincount(3 * places[0] + places[1], minlength=9).reshape(3, 3)
+    rows, columns = (_memberships(sums, count) for sums in (table.sum(1), table.sum(0)))
+    return float(rows @ table @ columns) / count
+
+
 def _borders(blocks: Callable[[], Iterable[Float[np.ndarray, " entry"]]], *ranks: int) -> list[float]:
     """Return the values at ranks in ascending order, of values that are not negative, in blocks of one type.
 

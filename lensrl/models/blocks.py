@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from lensrl.errors import LensrlError
 from lensrl.recipe import Trained
+from lensrl.recipe.layers import Outside
 
 Component = Literal["attn", "mlp", "norm"]
 
@@ -55,12 +56,19 @@ class Blocks:
         """Return `attn`, `mlp` or `norm` for a parameter in a layer, None outside the layers."""
         return None if self.layer(parameter) is None else self.components[self.inner(parameter)]
 
-    def trains(self, parameter: str, layers: Collection[int] | None, component: Trained = "block") -> bool:
+    def trains(
+        self,
+        parameter: str,
+        layers: Collection[int] | None,
+        component: Trained = "block",
+        outside: Collection[Outside] = (),
+    ) -> bool:
         """Return whether a run that trains `layers`, or only their attention or MLP, trains a parameter.
 
-        `layers` None means full-parameter RL, which trains every parameter.
+        `layers` None means full-parameter RL, which trains every parameter. `outside` names trained parts outside the
+        layers.
         """
-        if layers is None:
+        if layers is None or self.part(parameter) in outside:
             return True
         return self.layer(parameter) in layers and component in ("block", self.component(parameter))
 
@@ -137,11 +145,15 @@ def _part_outside(model: PreTrainedModel, parameter: str, order: dict[str, int],
 
 
 def train_only(
-    model: PreTrainedModel, blocks: Blocks, layers: Collection[int] | None, component: Trained = "block"
+    model: PreTrainedModel,
+    blocks: Blocks,
+    layers: Collection[int] | None,
+    component: Trained = "block",
+    outside: Collection[Outside] = (),
 ) -> None:
-    """Freeze every parameter outside `layers`, or outside their attention or MLP.
+    """Freeze every parameter that is neither in `layers`, or in their attention or MLP, nor in a part in `outside`.
 
     `layers` None leaves all parameters trainable.
     """
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(blocks.trains(name, layers, component))
+        parameter.requires_grad_(blocks.trains(name, layers, component, outside))

@@ -11,18 +11,17 @@ A checkpoint is compared with the base model of the recipe, parameter by paramet
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from lensrl.errors import LensrlError
-from lensrl.recipe.layers import read_word
+from lensrl.recipe.layers import Outside, read_word, split_outside
 from lensrl.recipe.sets import Layers, LayerSet
 from lensrl.recipe.table import Table
 from lensrl.recipe.task_tables import SampleFiles
 
 SEED = re.compile(r"seed-(\d+)")
-Outside = Literal["embed", "final_norm", "lm_head"]
 
 
 class ModelPlace(Table):
@@ -117,7 +116,7 @@ class CheckpointRun(Table):
     @model_validator(mode="after")
     def _layers_are_words(self) -> CheckpointRun:
         try:
-            word = None if self.layers is None else read_word(self.layers)
+            word = None if self.layers is None else read_word(split_outside(self.layers)[0])
         except LensrlError as error:
             raise ValueError(str(error)) from None
         if word is not None and word[0] != "mid":

@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from typing import Literal, get_args
 
 from lensrl.errors import LensrlError, did_you_mean
 
-OUTSIDE = ("embed", "final_norm", "lm_head")
+Outside = Literal["embed", "final_norm", "lm_head"]
+OUTSIDE: tuple[Outside, ...] = get_args(Outside)
 
 WHOLE = "full"  # every parameter of the model, inside and outside the layers
 BUT = "all-but-"  # every layer of the model, without the layers that follow
@@ -65,6 +67,19 @@ def spell_layers(layers: Sequence[int]) -> str:
         else:
             ranges.append([layer])
     return ",".join(f"{r[0]}-{r[-1]}" if len(r) > 1 else f"{r[0]}" for r in ranges)
+
+
+def split_outside(spec: LayerSpec) -> tuple[LayerSpec, tuple[Outside, ...]]:
+    """Split `spec` into layers and parts outside the layers: `0-3,embed` into "0-3" and ("embed",).
+
+    Words of both kinds are separated by commas. `embed` alone has the layers []. A spec without such a part stays as it
+    is.
+    """
+    words = [word.strip() for word in spec.split(",")] if isinstance(spec, str) else []
+    found: tuple[Outside, ...] = tuple(part for part in OUTSIDE if part in words)
+    if not found:
+        return spec, ()
+    return ",".join(word for word in words if word not in OUTSIDE) or [], found
 
 
 def read_word(spec: LayerSpec) -> tuple[str, int] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
@@ -57,6 +58,13 @@ class Rl(Table):
     `max_completion_tokens`, and RLOO by nothing. This matters to `max_grad_norm`. With rewards in [0, 1], Dr. GRPO has
     smaller gradients than GRPO, so fewer are clipped. RLOO's gradients grow with the completions, so more are clipped.
 
+    `max_grad_norm = "per-parameter-count"` limits the gradient of a run by the root of its trained parameters:
+
+        m = sqrt(n / N),    n trained parameters of N in the model
+
+    So the same mean square of a gradient's entries is allowed in every run, and full RL has the limit 1. `"none"` never
+    clips. One number for all runs clips full RL far more often than a layer: `runs/control-clipping.toml` compares.
+
     `frozen_dtype` is the type in which frozen weights are stored while RL trains a part of the model. `"bfloat16"`
     takes 2 bytes a weight instead of 4, and computes in bf16 on every device, full RL included. It needs a base whose
     matrices are bf16 numbers, so that nothing is rounded. None means bfloat16 on a GPU with such a base, else float32.
@@ -88,7 +96,7 @@ class Rl(Table):
     clip: PositiveFloat = 0.2  # epsilon of the clipped objective
     clip_high: PositiveFloat | None = None  # epsilon above 1, where it is another than below 1; None: clip
     kl_beta: Annotated[float, Field(ge=0)] = 0.0  # weight of the KL term against the base
-    max_grad_norm: PositiveFloat = 1.0
+    max_grad_norm: PositiveFloat | Literal["per-parameter-count", "none"] = 1.0  # of clipping; words: see above
     weight_decay: Annotated[float, Field(ge=0)] = 0.0  # off: decay would move weights that the reward does not
     micro_batch: PositiveInt | None = None  # completions per backward pass; None: all of an update at once
     rollout_batch: PositiveInt | None = None  # completions (or episodes) sampled at once; None: all of a step at once
@@ -117,6 +125,12 @@ class Rl(Table):
     def steps_on(self, items: int) -> int:
         """Return the steps of a run on this many training items: `steps`, or the full steps of `epochs`."""
         return self.steps or (self.epochs or 0) * (items // self.prompts_per_step)
+
+    def gradient_limit(self, trained: float, of: float) -> float:
+        """Return the norm above which a run that trains `trained` of `of` parameters scales its gradient down."""
+        if self.max_grad_norm == "none":
+            return math.inf
+        return math.sqrt(trained / of) if self.max_grad_norm == "per-parameter-count" else self.max_grad_norm
 
     @property
     def budget(self) -> str:

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from lensrl.errors import LensrlError, did_you_mean
-from lensrl.recipe.checkpoints import Checkpoint, CheckpointRun, Outside
-from lensrl.recipe.layers import choose_layers, parse_layers, spell_layers
+from lensrl.recipe.checkpoints import Checkpoint, CheckpointRun
+from lensrl.recipe.layers import Outside, choose_layers, parse_layers, spell_layers
 from lensrl.recipe.sets import Chosen, LayerSet, Lora, Trained
 from lensrl.recipe.settings import Recipe
 from lensrl.recipe.task_tables import has_training
@@ -26,6 +26,7 @@ class RunSpec:
     """One run to make.
 
     `name` and `seed` identify it. `layers` are the trained layers: None for all parameters, empty for the base.
+    `outside` are the trained parts outside the layers, beside them or alone.
     `component` is the trained part of these layers. The learning rate of the layers in `boost` is `factor` times the
     run's. `lora` is the adapter that is trained in the place of the layers' weights. `learning_rate` is the run's
     learning rate where it is not the recipe's; None takes the recipe's.
@@ -38,6 +39,7 @@ class RunSpec:
     layers: tuple[int, ...] | None
     seed: int
     component: Trained = "block"
+    outside: tuple[Outside, ...] = ()
     boost: tuple[int, ...] = ()
     factor: float = 1.0
     learning_rate: float | None = None
@@ -49,10 +51,12 @@ class RunSpec:
     def trained(self) -> str:
         """The trained parameters in words: `all parameters, layers 2-4 at 5 x the learning rate`."""
         if self.layers == ():
-            return "nothing"
+            return " and ".join(self.outside) or "nothing"
         part = {"block": "", "attn": "attention of ", "mlp": "MLP of "}[self.component]
         part = part if self.lora is None else f"LoRA of rank {self.lora.rank} in "
-        text = "all parameters" if self.layers is None else f"{part}{_spell(self.layers)}"
+        text = (
+            "all parameters" if self.layers is None else " and ".join((f"{part}{_spell(self.layers)}", *self.outside))
+        )
         return text + (f", {_spell(self.boost)} at {self.factor:g} x the learning rate" if self.boost else "")
 
 
@@ -133,7 +137,7 @@ def set_run(name: str, layer_set: LayerSet, n_layers: int, seed: int = 0) -> Run
         raise LensrlError(f"sets: {name!r} cannot name a set: use letters, digits and dashes, not the name of a run")
     chosen = layer_set.chosen or read_set(name, layer_set, n_layers)
     layers = None if chosen.layers is None else tuple(chosen.layers)
-    if layers == ():
+    if layers == () and not chosen.outside:
         raise LensrlError(f"sets: {name!r} names no layer")
     frozen = [layer for layer in chosen.boost if layers is not None and layer not in layers]
     if frozen:
@@ -146,6 +150,7 @@ def set_run(name: str, layer_set: LayerSet, n_layers: int, seed: int = 0) -> Run
         boost=tuple(chosen.boost),
         factor=layer_set.factor or 1.0,
         lora=layer_set.lora,
+        outside=tuple(chosen.outside) if layers is not None else (),
     )
 
 
@@ -154,14 +159,15 @@ def read_set(name: str, layer_set: LayerSet, n_layers: int, contribution: Mappin
 
     `contribution` maps layer to C_l, for words that rank layers. Raises LensrlError with the name of the set.
     """
+    inside, outside = layer_set.layers_and_outside
     try:
         layers, boost = (
             choose_layers(spec, n_layers, draw=name, contribution=contribution)
-            for spec in (layer_set.layers, layer_set.boost if layer_set.boost is not None else [])
+            for spec in (inside, layer_set.boost if layer_set.boost is not None else [])
         )
     except LensrlError as error:
         raise LensrlError(f"sets.{name}: {error}") from None
-    return Chosen(layers=layers, boost=boost or [])
+    return Chosen(layers=layers, outside=[*outside], boost=boost or [])
 
 
 def _spell(layers: tuple[int, ...]) -> str:

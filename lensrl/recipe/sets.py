@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
 from lensrl.errors import LensrlError
-from lensrl.recipe.layers import RANKED, WHOLE, read_word
+from lensrl.recipe.layers import RANKED, WHOLE, LayerSpec, Outside, read_word, split_outside
 from lensrl.recipe.table import Table
 
 Layers = int | str | list[int]  # 3, "0-7", "all", [3, 5]
@@ -23,6 +23,7 @@ class Chosen(Table):
     """
 
     layers: list[int] | None  # None: every parameter of the model
+    outside: list[Outside] = []  # parts outside the layers
     boost: list[int] = []
     items: Literal["all", "other half"] = "all"  # items that the choice did not use
 
@@ -55,6 +56,9 @@ class LayerSet(Table):
     - `"random-K"`: K layers drawn by the set's name, so that two names give two draws;
     - `"top-K"`, `"bottom-K"`: the K layers with the highest or lowest C_l of `profile`.
 
+    `"embed"`, `"final_norm"` and `"lm_head"` name the parts outside the layers: alone, several (`"embed,lm_head"`), or
+    beside layers (`"0-3,embed"`). Where the head is tied to the embedding, `embed` is both.
+
     `boost` names layers in the same words. Their learning rate is `factor` times the rate of the other layers. Weight
     decay, if any, is part of a step and grows with it.
 
@@ -82,10 +86,13 @@ class LayerSet(Table):
             ranked = self.ranked
         except LensrlError as error:
             raise ValueError(str(error)) from None
+        alone = self.layers_and_outside[0] == []
         if self.boost == WHOLE:
             raise ValueError("boost = 'full' is another learning rate for everything: see learning_rates")
         if (self.boost is None) != (self.factor is None):
             raise ValueError("boost and factor go together: boost = '0-2', factor = 5.0")
+        if alone and (self.component != "block" or self.lora is not None):
+            raise ValueError(f"component and lora are of layers, and {self.layers!r} names none: leave them out")
         if self.component != "block" and self.layers == WHOLE:
             raise ValueError(f"component = {self.component!r} is a part of layers: layers = 'all', not 'full'")
         if self.lora is not None and (self.layers == WHOLE or self.component != "block"):
@@ -99,5 +106,11 @@ class LayerSet(Table):
     @property
     def ranked(self) -> list[str]:
         """The words of this set that need its profile: `top-K`, `bottom-K`. Raises LensrlError for an unknown word."""
-        words = [(spec, read_word(spec)) for spec in (self.layers, self.boost) if spec is not None]
+        specs = (self.layers_and_outside[0], self.boost)
+        words = [(spec, read_word(spec)) for spec in specs if spec is not None]
         return [str(spec) for spec, word in words if word is not None and word[0] in RANKED]
+
+    @property
+    def layers_and_outside(self) -> tuple[LayerSpec, tuple[Outside, ...]]:
+        """The words of `layers` that name layers, and the parts outside the layers."""
+        return split_outside(self.layers)

@@ -75,11 +75,15 @@ def other_scores(study: Study) -> dict[str, Any]:
     by_kind = {kind: table[table["score"] == kind].set_index("layer") for kind in kinds}
     rows = [{"layer": layer, "values": [by_kind[kind].loc[layer] for kind in kinds]}
             for layer in by_kind[kinds[0]].index]  # fmt: skip
-    reasons = [
-        f"{score_in_words(None, kind)}: {part['reason'].iloc[0]}"
-        for kind, part in by_kind.items() if (part["status"] == "undefined").all()
-    ]  # fmt: skip
+    reasons = _reasons({score_in_words(None, kind): part for kind, part in by_kind.items()})
     return {"names": [score_in_words(None, kind) for kind in kinds], "rows": rows, "reasons": reasons}
+
+
+def _reasons(tables: dict[str, pd.DataFrame]) -> list[str]:
+    """Return why C_l has no value, of each table in which no layer has one."""
+    return [
+        f"{name}: {part['reason'].iloc[0]}" for name, part in tables.items() if (part["status"] == "undefined").all()
+    ]
 
 
 def further_tasks(study: Study) -> dict[str, Any]:
@@ -95,7 +99,8 @@ def further_tasks(study: Study) -> dict[str, Any]:
     by_name = {name: table[table["benchmark"] == name].set_index("layer") for name in names}
     rows = [{"layer": layer, "values": [by_name[name].loc[layer] for name in names]}
             for layer in by_name[names[0]].index]  # fmt: skip
-    return {"names": names, "also": listed.loc[listed["also"], "benchmark"].tolist(), "rows": rows}
+    also = listed.loc[listed["also"], "benchmark"].tolist()
+    return {"names": names, "also": also, "rows": rows, "reasons": _reasons(by_name)}
 
 
 def team_rows(study: Study) -> list[dict[Hashable, Any]]:

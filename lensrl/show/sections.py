@@ -22,6 +22,7 @@ from lensrl.show.charts import of_models, of_scores
 from lensrl.show.charts.chart import Chart
 from lensrl.show.completions import answers, examples, in_words
 from lensrl.show.figures.scatter import drawable
+from lensrl.show.controls import controls
 from lensrl.show.pictures import LOOK, picture
 from lensrl.show.readings import reading, sharpened
 from lensrl.show.tables import Representations, representations
@@ -167,6 +168,7 @@ def _drawn(found: Measured, layers: Collection[int] | None) -> Mapping[str, Call
         "additivity": lambda: page_tables.additivity(study, found.patches),
         "benchmarks": lambda: page_tables.benchmarks(study),
         "further": lambda: page_tables.further_tasks(study) if scored else {},
+        "controls": lambda: controls(study) if scored else {},
         "others": lambda: page_tables.other_scores(study) if scored else {},
         "sharpened": lambda: sharpened(study) if scored else [],
         "overlap": lambda: picture(plot.overlap(study, found.pairs, title="", look=LOOK)) if has_pairs else "",

@@ -30,7 +30,7 @@ PATCH_VERSION = 3
 SETS_SINCE = 3  # the first format version with sets of layers; before it, a result had one layer
 
 What = Literal["weights", "activations"]
-PatchComponent = Literal["block", "attn", "mlp", "head", "stream"]
+PatchComponent = Literal["block", "attn", "mlp", "head", "direct", "stream"]
 Sets = Literal["single", "bottom", "top", "pairs", "together"]
 Metric = Literal["score", "logprob", "both"]
 METRICS = ("score", "reference_logprob", "logit_difference")

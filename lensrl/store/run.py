@@ -12,6 +12,7 @@ import numpy as np
 
 from lensrl.errors import LensrlError
 from lensrl.recipe.layers import OUTSIDE
+from lensrl.recipe.runs import BASE
 from lensrl.store.contents import fold, list_contents
 from lensrl.store.file.checked import (
     dataset_at,
@@ -20,7 +21,6 @@ from lensrl.store.file.checked import (
     located,
     members,
 )
-from lensrl.store.file.completeness import keep_of
 from lensrl.store.file.lazy import Deltas, LazyArray, Sites
 from lensrl.store.file.seal import dataset_holds
 from lensrl.store.look import run_html, size
@@ -50,12 +50,6 @@ class Run(RunScores):
         """False for the base, and for a run that was taken from a checkpoint: they have no training curve."""
         with located(self.file, "training"):
             return has(self.file, "training")
-
-    @property
-    def keep(self) -> str:
-        """What the file keeps of the model: `all`, `deltas` without activations, or `norms` without both."""
-        with located(self.file, "its recipe"):
-            return keep_of(self.file)
 
     @property
     def has_deltas(self) -> bool:
@@ -154,7 +148,7 @@ class Run(RunScores):
     @property
     def deltas(self) -> Deltas:
         """Weight deltas by part: `run.deltas[4]`, `run.deltas["embed"]`. Raises LensrlError where `keep` is norms."""
-        if self.keep == "norms" and self.layers:
+        if self.keep == "norms" and self.name != BASE:
             raise LensrlError(f"run {self.name!r} has no deltas: {self._left_out()}")
         return Deltas(self.file, self.n_layers, self._seal)
 
@@ -242,9 +236,6 @@ class Run(RunScores):
 
     def __repr__(self) -> str:
         return f"<Run {self.name} seed {self.seed} of {self.study}: {self.status}, score {self.score:.3f}>"
-
-    def _left_out(self) -> str:
-        return f"it was made with store.keep = {self.keep!r}; run the recipe with keep = 'all' into another folder"
 
 
 def open_run(path: str | Path) -> Run:

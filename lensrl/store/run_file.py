@@ -7,7 +7,7 @@ import os
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import h5py
 import numpy as np
@@ -25,12 +25,9 @@ from lensrl.store.file.checked import (
     read_array,
     read_strings,
 )
-from lensrl.store.file.completeness import CHECKPOINT, DIVERGED, LEFT_OUT, SITES, origin_of
+from lensrl.store.file.completeness import CHECKPOINT, DIVERGED, LEFT_OUT, SITES, keep_of, origin_of
 from lensrl.store.file.seal import Seal, read_seal
 from lensrl.store.write import RUN_FORMAT, RUN_VERSION
-
-if TYPE_CHECKING:  # all are imported where they are used: opening a run does without them
-    pass
 
 MOST_LAYERS = 10_000  # far more than any model has, and few enough to list at once
 
@@ -133,6 +130,12 @@ class RunFile:
         return [f"activations at {s} are left out: some layers have none that is known" for s in SITES if s not in kept]
 
     @property
+    def keep(self) -> str:
+        """What the file keeps of the model: `all`, `deltas` without activations, or `norms` without both."""
+        with located(self.file, "its recipe"):
+            return keep_of(self.file)
+
+    @property
     def has_weights(self) -> bool:
         """False for a run that diverged. The weights of the base are those of its model: it has no deltas."""
         return self.status != DIVERGED
@@ -140,7 +143,7 @@ class RunFile:
     def close(self) -> None:
         self.file.close()
 
-    def __enter__(self) -> Run:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -159,6 +162,9 @@ class RunFile:
             raise LensrlError(f"run {self.name!r} has {absence}: {self._left_out()}")
         taken = "it was taken from a checkpoint" if self.origin == CHECKPOINT else "the base is not trained"
         raise LensrlError(f"run {self.name!r} has {absence}: {self.reason or taken}")
+
+    def _left_out(self) -> str:
+        return f"it was made with store.keep = {self.keep!r}; run the recipe with keep = 'all' into another folder"
 
     def _json(self, name: str) -> dict[str, Any]:
         with located(self.file, name):

@@ -44,7 +44,7 @@ class Header:
     compression: Compression = "none"
     snapshots: Sequence[int] = ()  # the steps whose deltas are kept; the last step may be the end of training
     origin: Literal["training", "checkpoint"] = "training"  # where the weights come from
-    also: Sequence[str] = ()  # of a checkpoint: parts outside the layers that may have moved beside `layers`
+    also: Sequence[str] = ()  # parts outside the layers that a set trains, or that may have moved in a checkpoint
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex)  # differs between a run and its later replacement
 
 

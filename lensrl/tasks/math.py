@@ -115,6 +115,8 @@ def read_problem(row: Row, where: str, columns: Columns) -> tuple[str, str, Gold
         solution = read_text(solution, solution_key, where, column="solution")
         if solution_key != "final_answer.0" and final_answer(solution) is None:
             solution = f"{solution.rstrip()}\n\\boxed{{{gold.forms[0].replace('$', '')}}}"
+    elif answer_key == "solution" and "final_answer" in row and isinstance(solution, list):
+        raise RecipeError(f"{where}: final_answer is null: a proof cannot be judged")
     else:
         answer = read_text(row_field(row, answer_key), answer_key, where, column="answer")
         gold = Gold((gold_answer(answer),))

@@ -164,7 +164,9 @@ def _read_json_lines(path: Path) -> Iterator[tuple[int, Row]]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise RecipeError(f"{place(path, number)}: {error}") from None
+            raise RecipeError(
+                f"{place(path, number)}: {error}; a file that does not end in .parquet needs one JSON object per line"
+            ) from None
         if not isinstance(row, dict):
             raise RecipeError(f"{place(path, number)}: not a JSON object")
         yield number, row

@@ -105,7 +105,7 @@ def _check_weights(weights: Opened, spec: RunSpec, base: Base) -> bool:
         # As integers: 0.0 and -0.0 differ in a bit.
         moved = not torch.equal(before.view(torch.int32), after.view(torch.int32))
         any_moved = any_moved or moved
-        if moved and not (everything or blocks.trains(name, spec.layers) or blocks.part(name) in spec.allow):
+        if moved and not (everything or blocks.trains(name, spec.layers, outside={*spec.outside, *spec.allow})):
             part = blocks.part(name)
             cure = "name the run for what it trained" if isinstance(part, int) else f"allow it, allow = [{part!r}]"
             rounded = _equal_when_rounded(before, after, weights)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from transformers import PreTrainedModel
@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from lensrl.models.base import Base
 from lensrl.models.references import references
 from lensrl.recipe import Trained
+from lensrl.recipe.layers import Outside
 from lensrl.tasks import Item
 
 
@@ -22,15 +23,23 @@ def is_finite(model: PreTrainedModel, base: Base, items: Sequence[Item]) -> bool
     return bool(torch.isfinite(model(input_ids=teacher.ids, attention_mask=teacher.mask).logits).all())
 
 
-def check_frozen(model: PreTrainedModel, base: Base, layers: list[int] | None, component: Trained = "block") -> None:
+def check_frozen(
+    model: PreTrainedModel,
+    base: Base,
+    layers: list[int] | None,
+    component: Trained = "block",
+    outside: Collection[Outside] = (),
+) -> None:
     """Check that every parameter outside the trained part is bit-identical to the base.
 
-    `layers` and `component` are those of `train`. Raises RuntimeError with the name of the first parameter that moved.
+    `layers`, `component` and `outside` are those of `train`. Raises RuntimeError with the name of the first parameter
+    that moved.
     """
     for name, parameter in model.named_parameters():
-        if not base.blocks.trains(name, layers, component):
+        if not base.blocks.trains(name, layers, component, outside):
             # As integers: 0.0 and -0.0 differ in a bit, and NaN equals itself. A bf16 number has one fp32 number.
             before, after = base.weights[name], parameter.detach().cpu().float()
             if not torch.equal(before.view(torch.int32), after.view(torch.int32)):
                 part = "" if component == "block" else f" ({component})"
+                part += "".join(f" and {also}" for also in outside)
                 raise RuntimeError(f"{name} changed although only layers {layers}{part} were trained")

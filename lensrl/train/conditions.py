@@ -13,6 +13,7 @@ import torch
 
 from lensrl.models.base import Base
 from lensrl.recipe import Recipe
+from lensrl.recipe.layers import OUTSIDE
 from lensrl.recipe.runs import BASE
 from lensrl.store.origin import package_versions, provenance
 from lensrl.store.write import Header
@@ -41,7 +42,7 @@ class Conditions:
         return {
             "recipe": recipe.measured(),
             "run": {"name": spec.name, "seed": spec.seed, "layers": spec.layers, "component": spec.component}
-            | {"boost": spec.boost, "factor": spec.factor},
+            | {"outside": spec.outside, "boost": spec.boost, "factor": spec.factor},
             "base": {"fingerprint": self.base.fingerprint},
             "items": {**self.digests},
             "hardware": {"device": self.device, "computed in": compute_dtype(recipe, self.device)}
@@ -87,7 +88,7 @@ class Conditions:
             compression=job.recipe.store.compression,
             snapshots=snapshots,
             origin="training" if checkpoint is None else "checkpoint",
-            also=spec.allow,
+            also=[part for part in OUTSIDE if part in {*spec.outside, *spec.allow}],
             provenance=provenance(
                 device=hardware,
                 dtypes=dtypes,

@@ -22,7 +22,7 @@ def compute_dtype(recipe: Recipe, device: str) -> str:
     return "bfloat16" if device == "cuda" or recipe.rl.frozen_dtype == "bfloat16" else "float32"
 
 
-def grpo_config(recipe: Recipe, *, seed: int, device: str, output_dir: str) -> GRPOConfig:
+def grpo_config(recipe: Recipe, *, seed: int, device: str, output_dir: str, max_grad_norm: float) -> GRPOConfig:
     """Return TRL's settings for a recipe: the published algorithm, and nothing left to TRL's defaults.
 
     A step of TRL is an update here. TRL saves and reports nothing. Several ranks have equal shares of an update.
@@ -60,7 +60,7 @@ def grpo_config(recipe: Recipe, *, seed: int, device: str, output_dir: str) -> G
         lr_scheduler_type=rl.lr_scheduler_type,
         warmup_steps=rl.warmup_steps if rl.warmup_steps < 1 else round(rl.warmup_steps) * updates,
         weight_decay=rl.weight_decay,
-        max_grad_norm=rl.max_grad_norm,
+        max_grad_norm=max_grad_norm,
         optim="adamw_torch",
         gradient_checkpointing=rl.gradient_checkpointing,
         bf16=compute_dtype(recipe, device) == "bfloat16",

@@ -89,8 +89,8 @@ def _measure(workshop: Workshop, recipe: Recipe, spec: RunSpec) -> tuple[float, 
     rl = recipe.rl.model_copy(update={"steps": MEASURED, "epochs": None, "warmup_steps": 0})
     short = recipe.model_copy(update={"rl": rl, "report_to": []})
     curve = train(
-        workshop.base, workshop.task, short, layers=spec.layers, component=spec.component, boost=spec.boost,
-        factor=spec.factor, lora=spec.lora, seed=spec.seed, device=workshop.device,
+        workshop.base, workshop.task, short, layers=spec.layers, component=spec.component, outside=spec.outside,
+        boost=spec.boost, factor=spec.factor, lora=spec.lora, seed=spec.seed, device=workshop.device,
     ).curve  # fmt: skip
     return curve.step_time[-1], max(curve.peak_memory)
 

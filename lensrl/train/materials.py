@@ -35,8 +35,10 @@ from lensrl.train.preflight import (
     check_enough,
     check_fits,
     check_frozen_dtype,
+    check_outside,
     check_references,
     check_several,
+    head_is_tied,
 )
 from lensrl.train.trackers import check_trackers
 
@@ -95,6 +97,9 @@ class Materials:
         if samples and not drops_ended(self.base.model, pad_id(self.base.tokenizer)):
             notes.append(f"{self.recipe.model}: {CARRIED}")
         notes += self._sizes_of_lora()
+        both = [name for name, one in self.recipe.sets.items() if "embed" in one.layers_and_outside[1]]
+        if both and head_is_tied(self.base):
+            notes.append(f"{self.recipe.model}: its lm_head is its embed, so sets.{both[0]} trains both")
         given = len(self.task.items("test"))
         if isinstance(self.task, Texts) and given > len(self.items):
             notes.append(f"the first {len(self.items)} of {given} texts are used (evaluation.items)")
@@ -135,7 +140,8 @@ class Materials:
         """Raise LensrlError for a run that would train nothing, and for a checkpoint that cannot be its run."""
         in_run = self.base.blocks.trains
         for spec in specs:
-            if spec.layers != () and not any(in_run(name, spec.layers, spec.component) for name in self.before):
+            check_outside(spec, self.base)
+            if spec.layers and not any(in_run(name, spec.layers, spec.component) for name in self.before):
                 raise LensrlError(f"sets.{spec.name}: {self.recipe.model} has no {spec.trained}: its blocks have none")
         for spec in specs:
             if spec.lora is not None:
@@ -149,7 +155,8 @@ class Materials:
         in_run, keep = self.base.blocks.trains, self.recipe.store.keep
         tokens = len(self.probe.token_id) if keep == "all" else 0
         kept = keep != "norms" and spec.name != BASE
-        sizes = [p.size for p in self.parameters if kept and in_run(p.name, spec.layers, spec.component)]
+        trained = [p for p in self.parameters if in_run(p.name, spec.layers, spec.component, spec.outside)]
+        sizes = [p.size for p in trained if kept]
         if spec.checkpoint is not None:
             snapshots = max(0, len(spec.checkpoint.snapshots) - 1)
         elif spec.name == BASE or isinstance(self.task, Texts):
@@ -165,6 +172,11 @@ class Materials:
             sampled=self._sampled_tokens(),
             snapshots=snapshots,
         )
+
+    def _snapshot_steps(self, recipe: Recipe) -> set[int]:
+        """Return the steps after which snapshots are kept: the last step is the run itself."""
+        steps = recipe.rl.steps_on(len(self.task.items("train")))
+        return {*recipe.snapshot_steps(steps)} - {steps}
 
     def _sampled_tokens(self) -> int:
         """The tokens of all completions of scoring, as if each were as long as it may be."""

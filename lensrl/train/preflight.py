@@ -10,6 +10,7 @@ from lensrl.models.base import Base
 from lensrl.models.generation import learned_positions
 from lensrl.models.precision import inexact
 from lensrl.recipe import Recipe
+from lensrl.recipe.runs import RunSpec
 from lensrl.tasks import AgentTask, Item, Task, Texts
 from lensrl.tasks.gold import described
 
@@ -24,6 +25,24 @@ def check_enough(task: Task | AgentTask, recipe: Recipe) -> None:
             f"task {recipe.task.name} has {found} training items, fewer than the {needed} of a step: give it more, or "
             f"a smaller rl.prompts_per_step"
         )
+
+
+def check_outside(spec: RunSpec, base: Base) -> None:
+    """Raise LensrlError for a part outside the layers that the model does not have, or that is tied to another."""
+    for part in spec.outside:
+        if part in base.blocks.outside.values():
+            continue
+        if part == "lm_head" and head_is_tied(base):
+            raise LensrlError(
+                f"sets.{spec.name}: {base.name} has no lm_head of its own, it is embed; layers = 'embed' trains both"
+            )
+        raise LensrlError(f"sets.{spec.name}: {base.name} has no parameter in its {part}")
+
+
+def head_is_tied(base: Base) -> bool:
+    """Return whether the output embedding of a model is its input embedding."""
+    head = base.model.get_output_embeddings()
+    return head is not None and head.weight is base.model.get_input_embeddings().weight
 
 
 def check_several(items: Sequence[Item]) -> None:

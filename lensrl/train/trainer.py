@@ -31,6 +31,7 @@ from lensrl.models.lora import add_lora, trained_weights
 from lensrl.models.precision import any_shape, lower_frozen
 from lensrl.models.shards import copy_whole, is_sharded, shard, whole
 from lensrl.recipe import Lora, Recipe, Trained
+from lensrl.recipe.layers import Outside
 from lensrl.tasks import AgentTask, Task
 from lensrl.train import ranks
 from lensrl.train.checks import check_frozen, is_finite
@@ -68,6 +69,7 @@ def train(
     *,
     layers: Iterable[int] | None,
     component: Trained = "block",
+    outside: Collection[Outside] = (),
     boost: Collection[int] = (),
     factor: float = 1.0,
     lora: Lora | None = None,
@@ -79,7 +81,8 @@ def train(
 ) -> Training:
     """Train a fresh copy of the base: all of it (`layers=None`) or the given layers, with everything else frozen.
 
-    `component` limits training to the attention or the MLP of the layers. The layers in `boost` learn at `factor` times
+    `component` limits training to the attention or the MLP of the layers. `outside` names parts outside the layers that
+    are trained, too. The layers in `boost` learn at `factor` times
     the recipe's learning rate. `lora` trains adapters of the layers; the returned model has them merged.
     `on_step` receives the curve after every step. `snapshots` keeps weights on the way. `checkpoints` keeps the state
     of training on the way. Where it has a checkpoint, training goes on from there.
@@ -96,9 +99,11 @@ def train(
     # A copy of the base in which exactly the chosen parameters have gradients.
     chosen = None if layers is None else sorted(layers)
     model = base.fresh()
-    train_only(model, base.blocks, chosen, component)
+    train_only(model, base.blocks, chosen, component, outside)
     if lora is not None and chosen:
         add_lora(model, base.blocks, chosen, lora, seed=seed)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    limit = recipe.rl.gradient_limit(trained, sum(weights.numel() for weights in base.weights.values()))
     if frozen_in_bf16(base, recipe, device):
         lower_frozen(model)
     if recipe.engine.shard:
@@ -106,7 +111,7 @@ def train(
     else:
         model.to(device)  # pyright: ignore[reportArgumentType]
     count_positions(model)
-    if chosen:
+    if chosen and "embed" not in outside:
         stop_backward(model.get_submodule(f"{base.blocks.prefix}.{chosen[0]}"))
     steps, updates = recipe.rl.steps_on(len(task.items("train"))), recipe.rl.updates_per_rollout
     recorder = Recorder(
@@ -129,7 +134,7 @@ def train(
     with waiting, tempfile.TemporaryDirectory(prefix="lensrl-") as scratch, _quiet(), any_shape():
         trainer = Trainer(
             model=model,
-            args=grpo_config(recipe, seed=seed, device=device, output_dir=scratch),
+            args=grpo_config(recipe, seed=seed, device=device, output_dir=scratch, max_grad_norm=limit),
             processing_class=base.tokenizer,
             sampling=sampling,
             recorder=recorder,
@@ -165,7 +170,7 @@ def train(
         model = base.fresh(base.weights | trained_weights(model, base.weights), device=device)
     if status == "completed" and len(recorder.curve) != steps:
         raise RuntimeError(f"training ended after {len(recorder.curve)} of {steps} steps")
-    check_frozen(model, base, chosen, component)
+    check_frozen(model, base, chosen, component, outside)
     if status == "completed" and not is_finite(model, base, task.items("train")[:8]):
         status, reason = "diverged", f"the weights or logits are not finite after step {len(recorder.curve)}"
     return Training(model, status, reason, recorder.curve, () if found is None else found.resumed)

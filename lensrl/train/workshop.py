@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from lensrl.errors import LensrlError
 from lensrl.models.bridge import capture
 from lensrl.models.evaluate import evaluate
-from lensrl.recipe import Checkpoint, Recipe
+from lensrl.recipe import Checkpoint
 from lensrl.recipe.runs import BASE
 from lensrl.store.file.atomic import new_file
 from lensrl.store.file.claim import duration, tell
@@ -196,11 +196,6 @@ class Workshop(Materials):
             snapshot_steps=sorted({*kept, *ended}), resumed=resumed,
         )  # fmt: skip
 
-    def _snapshot_steps(self, recipe: Recipe) -> set[int]:
-        """Return the steps after which snapshots are kept: the last step is the run itself."""
-        steps = recipe.rl.steps_on(len(self.task.items("train")))
-        return {*recipe.snapshot_steps(steps)} - {steps}
-
     def _trained(
         self,
         job: Job,
@@ -213,8 +208,8 @@ class Workshop(Materials):
         assert not isinstance(self.task, Texts)
         spec = job.spec
         return train(
-            self.base, self.task, run_recipe(job), layers=spec.layers, component=spec.component, boost=spec.boost,
-            factor=spec.factor, lora=spec.lora, seed=spec.seed, device=self.device,
+            self.base, self.task, run_recipe(job), layers=spec.layers, component=spec.component, outside=spec.outside,
+            boost=spec.boost, factor=spec.factor, lora=spec.lora, seed=spec.seed, device=self.device,
             on_step=on_step, snapshots=snapshots, checkpoints=checkpoints,
         )  # fmt: skip
 

@@ -84,6 +84,15 @@ def test_heads_and_the_stream_say_what_they_are(small_study_folder: Path, tmp_pa
     assert {row["head"] for row in last} == {None}
 
 
+def test_direct_effects_beside_those_of_a_wrong_item(small_study_folder: Path) -> None:
+    done = lensrl("patch", small_study_folder, "--layer", "2,7", "--what", "activations", "--component", "direct",
+                  "--control", "items")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Later layers add what they add without the patch" in done.stdout
+    assert "Recovery by the donor's activations of the right item, and of another one" in done.stdout
+    assert "each with another that has as many tokens in prompt and reference" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -92,7 +101,9 @@ def test_heads_and_the_stream_say_what_they_are(small_study_folder: Path, tmp_pa
         (["--component", "stream", "--what", "activations", "--sets", "top"], "leave out --sets"),
         (["--sets", "pairs"], "layer 3 alone makes no pair"),
         (["--sets", "cumulative"], "cumulative"),
-        (["--control", "random", "--component", "attn"], "--control grafts whole single layers and measures log p"),
+        (["--control", "random", "--component", "attn"], "--control random grafts whole single layers and"),
+        (["--control", "items", "--what", "weights"], "leave out --what weights, --component head and --sets"),
+        (["--component", "direct"], "a direct effect is one of activations; add --what activations"),
         (["--control", "random", "--metric", "score"], "leave out --what activations"),
     ],
 )  # fmt: skip

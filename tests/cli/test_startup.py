@@ -36,6 +36,17 @@ def test_help_loads_no_library(verb: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("typed", "offered"), [("lensrl pat", {"patch"}), ("lensrl patch --co", {"--component", "--control"})]
+)
+def test_a_shell_completes_verbs_and_options(typed: str, offered: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    words = {"COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" ")), "_LENSRL_COMPLETE": "complete_bash"}
+    for name, value in words.items():
+        monkeypatch.setenv(name, value)
+    done = subprocess.run([sys.executable, "-m", "lensrl_cli.main"], capture_output=True, text=True, check=True)
+    assert {*done.stdout.split()} == offered
+
+
+@pytest.mark.parametrize(
     ("verb", "path"),
     [("show", ""), ("show", "base.h5"), ("show", "base.h5/scores/score"), ("verify", "")],
 )

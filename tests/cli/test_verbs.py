@@ -67,6 +67,17 @@ def test_json_stays_json_while_files_are_saved(small_study_folder: Path, tmp_pat
         assert done.stderr.splitlines() == [f"table: {files[0]}", f"figure: {files[1]}"]
 
 
+def test_deltas_show_which_entries_moved_most(small_study_folder: Path, tmp_path: Path) -> None:
+    done = lensrl("deltas", small_study_folder, "--overlap", "--csv", tmp_path / "overlap.csv")
+    assert done.returncode == 0, done.stderr
+    assert "Overlap of the entries that moved most, full-rl, small" in done.stdout
+    assert "0.01, 0.1 by chance" in done.stdout
+    assert "another seed" not in done.stdout  # there is one
+    with (tmp_path / "overlap.csv").open() as file:
+        assert {row["kind"] for row in csv.DictReader(file)} == {"alone", "layers"}
+    assert lensrl("deltas", small_study_folder, "--overlap", "--layer", "3").returncode == 2
+
+
 def test_cka_and_deltas_show_and_save_what_python_says(small_study_folder: Path, tmp_path: Path) -> None:
     done = lensrl("cka", small_study_folder, "--into", "layer-3", "--figure", tmp_path / "cka.png")
     with open_study(small_study_folder) as study:

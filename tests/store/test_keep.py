@@ -15,7 +15,7 @@ from lensrl.models.base import Base
 from lensrl.recipe import Recipe, parse_recipe
 from lensrl.store.file.deltas import measure_changes
 from lensrl.store.verify import verify
-from lensrl.train.workshop import parameter_table
+from lensrl.train.materials import parameter_table
 from tests.cli.typed import lensrl
 from tests.conftest import SMALL
 

@@ -116,6 +116,7 @@ def test_an_error_holds_for_answers_without_a_box() -> None:
         ({"question": None, "answer": "2"}, r"question is null\Z"),
         ({"answer": None, "final_answer": None}, r"answer is null\Z"),
         ({"final_answer": None}, r"final_answer is null\Z"),
+        ({"final_answer": None, "solution": ["QED"]}, r"final_answer is null: a proof cannot be judged\Z"),
         ({"final_answer": [None]}, r"final_answer\.0 must be a text or a number; it is null"),
         ({"reward_model": {"style": "rule", "ground_truth": None}}, r"reward_model\.ground_truth is null\Z"),
         ({"final_answer": ["2", "3"], "is_multiple_answer": "False"},

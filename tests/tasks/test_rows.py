@@ -66,6 +66,7 @@ def test_blank_lines_are_skipped_and_counted(tmp_path: Path) -> None:
         ("a.jsonl", "", r"a\.jsonl is empty: it needs one JSON object per line"),
         ("a.jsonl", "\n \n", r"a\.jsonl is empty"),
         ("a.jsonl", '{"a": 1}\n{"a": ', r"a\.jsonl, line 2: Expecting value"),
+        ("a.csv", "question,answer\na,1\n", r"a\.csv, line 1: .*; a file that .* needs one JSON object per line$"),
         ("a.jsonl", '["a"]\n', r"a\.jsonl, line 1: not a JSON object"),
         ("a.jsonl", "[" * 200_000, r"a\.jsonl, line 1: "),
         ("a.jsonl", b"\xff", r"a\.jsonl cannot be read: 'utf-8' codec can't decode"),

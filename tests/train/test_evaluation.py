@@ -102,7 +102,12 @@ def test_the_verbs_run_on_it(study: Study) -> None:
     assert [(row["team"], row["k"], row["reason"]) for row in carry] == [("union", 3, ""), ("vote", 3, "")]
     shown = typed("overlap", study.path).stdout
     assert all(name in shown for name in ("layer-3", "The 2 best layers together", "union", "vote"))
-    assert "One sample each of the 2 best layers" in lensrl.write_report(study).read_text(encoding="utf-8")
+    page = lensrl.write_report(study).read_text(encoding="utf-8")
+    assert "One sample each of the 2 best layers" in page
+    assert "24 items × 2 or 8 samples" in page
+    assert ("No value by expression: the interval of S_full - S_base contains 0" in page) == (
+        study.contributions(benchmark="expression")["status"] == "undefined"
+    ).all()
     three = typed("contribution", study.path, "--benchmark", "each", "--layer", "3", "--json")
     assert {row["layer"] for row in json.loads(three.stdout)["layers"]} == {3}
 

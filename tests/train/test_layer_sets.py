@@ -30,7 +30,8 @@ def smaller(name: str, **values: object) -> Recipe:
 
 
 SHIPPED = smaller("layer-sets.toml")
-SETS = changed(SHIPPED, sets={name: SHIPPED.sets[name] for name in ("mid-3", "random-a", "attention", "boosted")})
+OUTSIDE = {"embedding": "embed", "top": "7,final_norm"}
+SETS = changed(SHIPPED, sets={n: SHIPPED.sets[n] for n in ("mid-3", "random-a", "attention", "boosted")} | OUTSIDE)
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +62,11 @@ def test_every_set_trained_what_its_words_mean_and_nothing_else(study: Study) ->
         if layers is None:
             assert set(run.deltas) == {*range(8), "embed", "final_norm"}
             continue
-        assert set(run.deltas) == set(layers)
+        assert set(run.deltas) == {*layers, *{"embedding": ["embed"], "top": ["final_norm"]}.get(str(name), [])}
+        layers = [layer for layer in run.deltas if isinstance(layer, int)]
         modules = {inner.split(".")[0] for layer in layers for inner in run.deltas[layer]}
+        if not layers:
+            continue
         whole = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
         assert modules == {"attn": {"self_attn"}, "mlp": {"mlp"}}.get(row["component"], whole)
     assert table["layers"].to_dict()["mid-3"] == (2, 3, 4)
@@ -97,6 +101,8 @@ def test_what_is_made_is_not_made_again_and_a_set_that_means_something_else_is_r
     cases = {
         "mid-3": ("0-2", "trained layers 2-4, not layers 0-2"),
         "attention": ("all", "trained attention of layers 0-7, not layers 0-7"),
+        "embedding": ("final_norm", "trained embed, not final_norm"),
+        "top": ([7], "trained layer 7 and final_norm, not layer 7"),
         "boosted": ({"layers": "full", "boost": "mid-3", "factor": 2.0}, "layers 2-4 at 3 x the learning rate, not"),
     }
     before = (copied / "recipe.json").read_bytes()
@@ -114,6 +120,11 @@ def test_what_is_made_is_not_made_again_and_a_set_that_means_something_else_is_r
         (
             'sets.best = { layers = "top-3", profile = "sets" }',
             "sets has no contribution of layers 0-7: the interval of",
+        ),
+        ('sets.head = "lm_head"', "tiny:qwen3 has no lm_head of its own, it is embed; layers = 'embed' trains both"),
+        (
+            'sets.e = { layers = "embed", lora = { rank = 2 } }',
+            "component and lora are of layers, and 'embed' names none",
         ),
         ('sets.b = { layers = "0-2", boost = 3, factor = 2.0 }', "sets.b: boosts layer 3, but trains layers 0-2 alone"),
     ],
@@ -144,6 +155,8 @@ def test_sets_are_patched_shown_and_reported_as_runs_are(copied: Path) -> None:
     assert "Layer sets" in page
     assert "attention of layers 0-7" in page
     assert "Learning rates" in page
+    assert "trained: embed" in lensrl("show", copied / "embedding.seed-0.h5").stdout
+    assert lensrl("verify", copied).returncode == 0
     assert "trained: attention of layers 0-7" in lensrl("show", copied / "attention.seed-0.h5").stdout
     assert lensrl("patch", copied, "--from", "mid-3", "--layer", "2-4", "--what", "weights").returncode == 0
 
@@ -151,6 +164,7 @@ def test_sets_are_patched_shown_and_reported_as_runs_are(copied: Path) -> None:
 def test_the_verb_prints_the_sets_and_the_rates(made: Path, study: Study) -> None:
     printed = lensrl("contribution", made).stdout
     assert "Layer sets, sets" in printed
+    assert "layer 7 and final_norm" in printed
     assert "all parameters, layers 2-4 at 3 x the learning rate" in printed
     assert "Every layer at its best learning rate" in printed
     parts = json.loads(lensrl("contribution", made, "--json").stdout)

@@ -43,7 +43,7 @@ def make_trainer(base: Base, policy: PreTrainedModel, recipe: Recipe, folder: Pa
     with _quiet():
         return Trainer(
             model=policy,
-            args=grpo_config(recipe, seed=0, device="cpu", output_dir=str(folder)),
+            args=grpo_config(recipe, seed=0, device="cpu", output_dir=str(folder), max_grad_norm=1.0),
             processing_class=base.tokenizer,
             sampling=Completions(TASK, recipe, policy, base.prompts, recorder, seed=0),
             recorder=recorder,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from lensrl.models.base import Base
+from lensrl.models.base import Base, load_base
 from lensrl.recipe import Rl
 from lensrl.tasks.arithmetic import Arithmetic
 from lensrl.train.checks import check_frozen
@@ -30,6 +30,20 @@ def test_a_part_of_a_layer_alone_is_trained(base: Base, component: Any) -> None:
     expected = {n for n in after if any(n.startswith(f"model.layers.{layer}.{module}.") for layer in (2, 5))}
     assert changed == expected
     assert len(expected) >= 6
+
+
+NAMES = {"embed": "model.embed_tokens.weight", "final_norm": "model.norm.weight", "lm_head": "lm_head.weight"}
+
+
+@pytest.mark.parametrize(
+    ("layers", "outside"), [([], ["embed"]), ([], ["final_norm"]), ([], ["lm_head"]), ([2], ["embed", "final_norm"])]
+)
+def test_a_part_outside_the_layers_is_trained_alone_or_beside_layers(layers: list[int], outside: Any) -> None:
+    untied = load_base("tiny:qwen2.5")
+    after = trained(untied, layers, outside=outside)
+    changed = {name for name, weights in after.items() if not torch.equal(weights, untied.weights[name])}
+    inside = {name for name in after if any(name.startswith(f"model.layers.{layer}.") for layer in layers)}
+    assert changed == inside | {NAMES[part] for part in outside}
 
 
 def test_boosting_by_one_is_training_as_it_was_to_the_bit(base: Base) -> None:
@@ -80,6 +94,9 @@ def test_a_part_of_a_trained_layer_that_should_be_frozen_is_checked(base: Base) 
         model.get_parameter("model.layers.1.mlp.up_proj.weight").view(-1)[0] *= -1
     check_frozen(model, base, [1])
     check_frozen(model, base, [1], "mlp")
+    check_frozen(model, base, [1], outside=["embed"])
+    with pytest.raises(RuntimeError, match=r"changed although only layers \[\] and embed were trained"):
+        check_frozen(model, base, [], outside=["embed"])
     with pytest.raises(
         RuntimeError, match=r"layers\.1\.mlp\.up_proj\.weight changed although only layers \[1\] \(attn\)"
     ):

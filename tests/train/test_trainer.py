@@ -158,7 +158,9 @@ def test_a_moved_frozen_parameter_is_an_error_even_if_only_the_sign_of_zero(base
 def test_trl_is_asked_for_the_published_algorithm(
     tmp_path: Any, algorithm: str, loss_type: str, scale_rewards: str
 ) -> None:
-    config = grpo_config(with_rl(algorithm=algorithm), seed=3, device="cpu", output_dir=str(tmp_path))
+    config = grpo_config(
+        with_rl(algorithm=algorithm), seed=3, device="cpu", output_dir=str(tmp_path), max_grad_norm=1.0
+    )
     assert (config.loss_type, config.scale_rewards, config.num_iterations) == (loss_type, scale_rewards, 1)
     assert (config.importance_sampling_level, config.epsilon, config.epsilon_high) == ("token", 0.2, None)
     assert config.max_completion_length == SMALL.rl.max_completion_tokens  # what Dr. GRPO divides by

@@ -5,6 +5,10 @@ replaces both outputs by the donor's outputs, which come from the donor's own fo
 donor's contribution to the receiver's stream. Several layers are patched in one forward pass. When all blocks 0 ... l
 are patched, the stream after l is the donor's except for the embedding: this recovery grows with l by construction.
 
+Direct (`direct`). A block is patched, and every later block adds what it adds in the receiver's own pass. So the patch
+reaches the final norm alone, and no later layer answers it. It still brings the changes of the block's inputs, which
+come from the donor's layers below it. For the last layer, `direct` is `block`.
+
 Stream (`stream`). Patching the whole residual stream after a block carries over everything that the donor computed so
 far, its embedding included. This recovers all of the donor's change up to that layer by construction. After the last
 layer, only the changes of `final_norm` and `lm_head` are missing.
@@ -35,6 +39,7 @@ COMPONENT_SITES: dict[PatchComponent, tuple[str, ...]] = {
     "attn": ("attn_out",),
     "mlp": ("mlp_out",),
     "head": ("head_out",),
+    "direct": ("attn_out", "mlp_out"),
     "stream": ("block_out",),
 }
 FORCED_METRICS = ("reference_logprob", "logit_difference")  # the rows of `PerItem`
@@ -59,6 +64,7 @@ def patch_activations(
     component: PatchComponent = "block",
     *,
     batch: int = 256,
+    donor_items: Sequence[Item] | None = None,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> tuple[PerItem, PerItem, dict[Patch, PerItem]]:
     """Return the metrics of the receiver, of the donor, and of the receiver under each patch.
@@ -71,6 +77,9 @@ def patch_activations(
       Greedy decoding writes the reference exactly where this is above 0. (A mean over tokens would mostly show how
       sure a model is of tokens that were never in doubt.)
 
+    `donor_items` are other items for the donor to read, as a control: one for each of `items`, with as many tokens in
+    prompt and reference. The donor's metrics are then those of these items.
+
     Raises LensrlError for a whole-block patch of a post-norm block.
     """
     unpatched: list[torch.Tensor] = []
@@ -78,22 +87,31 @@ def patch_activations(
     patched: dict[Patch, list[torch.Tensor]] = {patch: [] for patch in patches}
     # The donor's activations to keep: the patched sites, and for whole blocks the stream around them, for the check.
     layers = sorted({layer for patch in patches for layer in patch.layers})
-    names = (*COMPONENT_SITES[component], *(("block_in", "block_out") if component == "block" else ()))
-    wanted = {site(layer, name) for layer in layers for name in names}
-    done = 0
-    for chunk in batches(items, teacher_batch(prompts, items, batch)):
-        teacher = references(prompts, chunk).to(str(into.cfg.device))
-        logits, cache = run_with_cache(donor, teacher.ids, teacher.mask, wanted)
-        if component == "block":
+    sites, whole = COMPONENT_SITES[component], component in ("block", "direct")
+    wanted = {site(layer, name) for layer in layers for name in (*sites, *(("block_in", "block_out") if whole else ()))}
+    later = range(min(layers, default=0) + 1, into.cfg.n_layers) if component == "direct" else ()
+    kept = {site(layer, name) for layer in later for name in sites}
+    done, size = 0, teacher_batch(prompts, items, batch)
+    for chunk, read in zip(batches(items, size), batches(donor_items or items, size), strict=True):
+        teacher, other = (references(prompts, each).to(str(into.cfg.device)) for each in (chunk, read))
+        logits, cache = run_with_cache(donor, other.ids, other.mask, wanted)
+        if whole:
             _check_pre_norm(cache, layers)
-        donors.append(_metrics(logits, teacher))
-        unpatched.append(_metrics(into(teacher.ids, attention_mask=teacher.mask), teacher))
+        donors.append(_metrics(logits, other))
+        logits, own = run_with_cache(into, teacher.ids, teacher.mask, kept)
+        unpatched.append(_metrics(logits, teacher))
         # One forward pass of the receiver per patch, with the donor's outputs in place of its own.
         for patch in patches:
             hooks: list[Any] = [
                 (hook, _replace(cache[hook], patch.head))
                 for layer in patch.layers
-                for hook in (site(layer, name) for name in COMPONENT_SITES[component])
+                for hook in (site(layer, name) for name in sites)
+            ]
+            hooks += [
+                (hook, _replace(own[hook], None))
+                for layer in later
+                if layer > patch.layers[0] and layer not in patch.layers
+                for hook in (site(layer, name) for name in sites)
             ]
             patched[patch].append(
                 _metrics(into.run_with_hooks(teacher.ids, fwd_hooks=hooks, attention_mask=teacher.mask), teacher)

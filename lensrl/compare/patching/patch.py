@@ -20,7 +20,7 @@ from lensrl.store.run import Run
 from lensrl.store.study import Study
 from lensrl.tasks import Texts, load_task
 
-OF_ATTENTION = ("block", "attn", "head")  # components that are patched at the outputs of attention
+OF_ATTENTION = ("block", "attn", "head", "direct")  # components that are patched at the outputs of attention
 
 
 @with_bar("patching")
@@ -59,9 +59,11 @@ def patch(
     part of the model, and a sampled score hours for a model of billions of parameters. Before the first score,
     `on_estimate` is given about how many seconds the scores take.
 
-    `component` narrows the layer to its attention (`attn`) or its MLP (`mlp`). Two components are for activations
-    only. `head` patches each attention head alone. `stream` patches the whole residual stream after the layer. The
-    stream holds everything that the donor computed up to the layer, so its recovery grows with depth by construction.
+    `component` narrows the layer to its attention (`attn`) or its MLP (`mlp`). Three components are for activations
+    only. `head` patches each attention head alone. `direct` patches the layer while every later layer adds what it adds
+    without the patch: the effect that no later layer passes on. `stream` patches the whole residual stream after the
+    layer. The stream holds everything that the donor computed up to the layer, so its recovery grows with depth by
+    construction.
 
     `sets` says which layers are patched at once:
 
@@ -185,5 +187,5 @@ def _trains(run: Run, layers: Collection[int], component: PatchComponent) -> boo
     if set(layers).isdisjoint(run.layers):
         return False
     part = "block" if run.layer_set is None else run.layer_set.component
-    patched = "attn" if component == "head" else component
+    patched = {"head": "attn", "direct": "block"}.get(component, component)
     return part == "block" or patched in (part, "block", "stream")

@@ -48,8 +48,8 @@ def layer_sets(
 def check_component(component: PatchComponent, what: str, sets: Sets) -> None:
     """Check that the words are known and can be combined.
 
-    Raises LensrlError for an unknown word, for a graft of a component that has no weights (`head`, `stream`), and for
-    sets of such a component.
+    Raises LensrlError for an unknown word, for a graft of a component that has no weights (`head`, `direct`,
+    `stream`), and for sets of a head or a stream.
     """
     for name, given, known in (
         ("what", what, (*get_args(What), "both")),
@@ -58,11 +58,13 @@ def check_component(component: PatchComponent, what: str, sets: Sets) -> None:
     ):
         if given not in known:
             raise LensrlError(f"{name}={given!r}: there is no such{did_you_mean(str(given), known)}")
-    if component not in ("head", "stream"):
-        return
-    if what != "activations":
-        has_none = "the stream has no weights" if component == "stream" else "the weights of a head are not grafted"
-        raise LensrlError(f"--component {component} with --what {what}: {has_none}; add --what activations")
-    if sets != "single":
+    has_none = {
+        "head": "the weights of a head are not grafted",
+        "direct": "a direct effect is one of activations",
+        "stream": "the stream has no weights",
+    }
+    if component in has_none and what != "activations":
+        raise LensrlError(f"--component {component} with --what {what}: {has_none[component]}; add --what activations")
+    if component in ("head", "stream") and sets != "single":
         why = {"stream": "its last layer would overwrite the others", "head": "each head is patched alone"}[component]
         raise LensrlError(f"--component {component} with --sets {sets}: {why}; leave out --sets")

@@ -100,7 +100,9 @@ def training(study: Study) -> Chart | None:
     found = []
     for seed, of_seed in curves.items():
         for name, curve in of_seed:
-            known = [column for column in [*CURVES, "kl", "entropy", "clipped_share"] if column in curve]
+            known = [
+                column for column in [*CURVES, "kl", "entropy", "sampler_mismatch", "clipped_share"] if column in curve
+            ]
             every = max(-(-len(curve) // points), 1)
             smooth = curve[known].rolling(SMOOTH, min_periods=1).mean().assign(step=curve["step"])
             means = smooth.groupby(np.arange(len(curve)) // every).mean()

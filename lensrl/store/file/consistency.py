@@ -30,7 +30,7 @@ CHOICES = {  # attribute -> its allowed values
     "origin": (TRAINING, CHECKPOINT),
     "compression": ("none", "blosc2-zstd"),
     "what": ("weights", "activations"),
-    "component": ("block", "attn", "mlp", "head", "stream"),
+    "component": ("block", "attn", "mlp", "head", "direct", "stream"),
     "sets": ("single", "bottom", "top", "pairs", "together", "everything"),
 }
 
@@ -163,7 +163,7 @@ def _check_header(file: h5py.File) -> None:
         raise ValueError(f"outside is not {', '.join(OUTSIDE)}")
     layers, named = attribute(file, "layers").tolist(), _named_layers(run, n_layers)
     known = all(0 <= layer < n_layers for layer in layers)
-    if not known or (layers != named if named is not None else not layers):
+    if not known or (layers != named if named is not None else not layers and not _also(file)):
         raise ValueError(f"attribute layers is {layers}, of the {n_layers} layers of run {run!r}")
 
 
@@ -259,10 +259,11 @@ def _read_parameters(file: h5py.File) -> _Parameters:
 
 
 def _also(file: h5py.File) -> set[str]:
-    """Return the parts outside the layers that may have moved in a checkpoint beside its layers."""
+    """Return the parts outside the layers that a set trained, or that may have moved in a checkpoint."""
     also = str(attribute(file, "also")).split(",") if "also" in file.attrs else []
-    if also and (origin_of(file) != CHECKPOINT or not {*also} <= {*OUTSIDE}):
-        raise ValueError(f"attribute also is {','.join(also)!r}, not parts outside the layers of a checkpoint")
+    of_set = _named_layers(str(attribute(file, "run")), 0) is None
+    if also and (not (of_set or origin_of(file) == CHECKPOINT) or not {*also} <= {*OUTSIDE}):
+        raise ValueError(f"attribute also is {','.join(also)!r}, not parts outside the layers of a set or checkpoint")
     return {*also}
 
 

@@ -19,6 +19,11 @@ PARTS = 60
 _NAMED = re.compile(r"^([A-Za-z]{3,}(?: [A-Za-z]+){0,3}) (?=\\?\$?\s*\d)")  # width 5, length 10
 _TIMES = re.compile(r"\s*\\times(?![A-Za-z])\s*|(?<=\d)\s*[xX]\s*(?=\d)|(?<=[A-Za-z.]) [xX] (?=\d)")
 _LEAD = re.compile(r"^[A-Za-z][A-Za-z' ]{0,60}?(?:\s+(?:is|are|was|equals|be)\b\s*[:=]?|\s*:)\s*(?=\S)", re.IGNORECASE)
+_CONDITION = re.compile(r",?\s*\(\s*([A-Za-z] ?\\in(?![A-Za-z])[^()]{1,40})\)$")  # k\pi (k \in Z)
+_INTEGER = re.compile(  # k\pi, k \in Z; k\pi where k is an integer; k\pi for any integer k
+    r"\s*[,;(]?\s*(?:\b(?:where|for|with)\s+)?(?:(?P<a>[a-z])\s*(?:\\in\s*(?:\\mathbb\s*\{?\s*)?Z(?:\s*\})?"
+    r"|is an(?:y| arbitrary)? integer)|(?:any |all |an )?integers? (?P<b>[a-z]))\s*\)?$"
+)
 
 
 def same(gold: str, answer: str) -> bool:
@@ -56,10 +61,24 @@ def _answer(text: str) -> str:
     text = in_digits(re.sub(r"^(?:at|on)\s+(?=\w)", "", text))
     text = re.sub(r"(^|[,;=] |\b(?:and|or|is) )(?:negative|minus) (?=[\d\\.])", r"\1-", text)
     text = re.sub(r"(?:(?:the )?limit )?does not exist|D\.?N\.?E\.?", "does not exist", text)
+    text = re.sub(r"^(?:there are )?infinitely many(?: (?:real )?solutions)?$", "infinitely many", text, flags=re.I)
+    text = _CONDITION.sub(r", \1", _any_integer(text))
     lead = _LEAD.match(text)
     if lead and len(split_answer(text)) == 1 and not kinds.option(text) and not regions.region(text):
         text = text[lead.end() :]
     return text
+
+
+def _any_integer(text: str) -> str:
+    """Leave off that a letter of a solution, such as `x = k pi`, is any integer, and call the letter k."""
+    said = _INTEGER.search(text)
+    if not said:
+        return text
+    kept, name = text[: said.start()], said["a"] or said["b"]
+    letter = re.compile(rf"(?<![A-Za-z\\]){name}(?![A-Za-z])")
+    if "=" not in kept or not letter.search(kept):
+        return text
+    return kept if re.search(r"(?<![A-Za-z\\])k(?![A-Za-z])", kept) else letter.sub("k", kept)
 
 
 def _same(gold: str, answer: str) -> bool:

@@ -27,7 +27,8 @@ _STATED = re.compile(
 )
 _END = re.compile(r"\n|[!?](?=\s|$)|(?<![ap]\.m)(?<!\bRs)\.(?=\s|$)|(?<=[ap]\.m)\.(?=\s+[A-Z]|$)")
 _AFTERWARDS = re.compile(
-    r"\s*[,;(]?\s+(?:because|since|as|so|which|where|when|if|but|after|with|given|assuming|for|by|making|meaning|i\.e\."
+    r"(?:\s*[,;(]?\s+|\s*\()"
+    r"(?:because|since|as|so|which|where|when|if|but|after|with|given|assuming|for|by|making|meaning|i\.e\."
     r"|that|in total|altogether|each)\b.*",
     re.DOTALL,
 )

@@ -43,11 +43,7 @@ def region(text: str) -> Region | None:
         return found and found._replace(variable=member[1])
     if text.lower() in (r"\reals", "all real numbers", "all reals", "all real number"):
         return Region(((-_INFINITY, False, _INFINITY, False),))
-    if re.fullmatch(r"no(?: real)? solutions?|(?:the )?(?:empty|null) set", text, re.IGNORECASE) or text in (
-        r"\emptyset",
-        r"\{\}",
-        r"\{ \}",
-    ):
+    if _NONE.fullmatch(text) or text in (r"\emptyset", r"\{\}", r"\{ \}"):
         return Region(())
     return _inequalities(text) or _union(text)
 
@@ -63,6 +59,12 @@ _SAID = re.compile(
 _EXCEPT = re.compile(
     r"all(?: real)?(?: numbers?| values?| reals?)(?: of)?(?: [A-Za-z])?,? (?:except(?: for)?|but|other than) "
     r"(?:[A-Za-z] ?= ?)?(?P<points>[^A-Za-z=]*(?: and [^A-Za-z=]*)?)",
+    re.IGNORECASE,
+)
+_ONE = r"(?:the|this) (?:equation|inequality|system(?: of equations)?|problem)"
+_NONE = re.compile(
+    rf"(?:(?:therefore|thus|hence|so),? )?(?:that )?(?:{_ONE} has |there (?:is|are|exists?) )?"
+    rf"no(?: real)? solutions?(?: exists?| (?:to|of|for) {_ONE})?|(?:the )?(?:empty|null) set",
     re.IGNORECASE,
 )
 PIECES = 60  # of a union, or points left out of a set
@@ -142,7 +144,8 @@ def _inequality(text: str) -> Region | None:
         return None
     if len(sides) == 2 and (distance := _ABSOLUTE.fullmatch(sides[0]) or _ABSOLUTE.fullmatch(sides[1])):
         return _around(distance, sides, signs[0])
-    names = [i for i, side in enumerate(sides) if re.fullmatch(r"[A-Za-z]|\\[a-z]+", side) and _end(side) is None]
+    name = r"[A-Za-z]|\\[a-z]+" + ("" if "=" in signs else r"|[a-z] ?\( ?[a-z] ?\)")  # also 1 < f(x)
+    names = [i for i, side in enumerate(sides) if re.fullmatch(name, side) and _end(side) is None]
     ends = [_end(side) for i, side in enumerate(sides) if i not in names]
     if len(names) != 1 or None in ends or (len(sides) == 3 and names != [1]) or set(signs) == {"="}:
         return (

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lensrl.compare.patching.activations import FORCED_METRICS, Patch, PerItem, logit_difference, patch_activations
+from lensrl.compare.patching.wrong_items import draw_partners, kinds
 from lensrl.models.base import Base
 from lensrl.models.bridge import boot, capture, probe_set
 from lensrl.models.references import reference_logprobs, references
@@ -120,6 +121,79 @@ def test_the_stream_hands_over_all_that_came_before(base: Base) -> None:
     np.testing.assert_array_equal(patched[4], into)
     np.testing.assert_array_equal(patched[5], donor)
     np.testing.assert_array_equal(patched[7], donor)
+
+
+def adds(model: torch.nn.Module, teacher: Any, layer: int) -> dict[str, torch.Tensor]:
+    """The outputs of attention and MLP of a layer, and the last stream before the final norm, of a plain model."""
+    outputs: dict[str, torch.Tensor] = {}
+    places = {"attn": f"model.layers.{layer}.self_attn", "mlp": f"model.layers.{layer}.mlp", "last": "model.layers.7"}
+
+    def keep(name: str, out: Any) -> None:
+        outputs[name] = out[0] if isinstance(out, tuple) else out
+
+    hooks = [
+        model.get_submodule(place).register_forward_hook(lambda _, __, out, name=name: keep(name, out))
+        for name, place in places.items()
+    ]
+    with torch.no_grad():
+        model(teacher.ids, attention_mask=teacher.mask)
+    for hook in hooks:
+        hook.remove()
+    return outputs
+
+
+@pytest.mark.parametrize("layer", [2, 7])
+def test_a_direct_effect_is_what_the_final_norm_makes_of_the_receivers_stream_and_the_change(
+    base: Base, layer: int
+) -> None:
+    weights = moved(base, 1, 2, 7)
+    into, _, direct = run_patch(base, {}, weights, [layer], "direct")
+    _, _, block = run_patch(base, {}, weights, [layer])
+    teacher = references(base.prompts, ITEMS)
+    own, given = (adds(eager(base, each), teacher, layer) for each in ({}, weights))
+    model = eager(base, {})
+    change = given["attn"] + given["mlp"] - own["attn"] - own["mlp"]
+    with torch.no_grad():
+        logits = model.lm_head(model.model.norm(own["last"] + change)).log_softmax(-1)  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
+    chosen = logits[:, :-1].gather(-1, teacher.ids[:, 1:, None]).squeeze(-1)
+    expected = (chosen * teacher.answer).sum(-1) / teacher.answer.sum(-1)
+    np.testing.assert_allclose(direct[layer][LOGPROB], expected.numpy(), atol=2e-5)
+    assert np.abs(direct[layer] - into).max() > 1e-3
+    if layer == 7:  # no layer comes later
+        np.testing.assert_array_equal(direct[layer], block[layer])
+    else:
+        assert np.abs(direct[layer] - block[layer]).max() > 1e-3
+
+
+def eager(base: Base, weights: Weights) -> Any:
+    model = base.fresh(weights)
+    model.set_attn_implementation("eager")
+    return model.eval()
+
+
+def test_the_donor_may_read_other_items_and_each_is_patched_with_its_own(base: Base) -> None:
+    """Item by item with hooks of torch, without padding."""
+    weights, layer = moved(base, *range(8)), 4
+    partner = draw_partners(kinds(base.prompts, ITEMS))
+    items, others = ITEMS, [ITEMS[i] for i in partner]
+    into, donor = (boot(base.fresh(each), base.tokenizer) for each in ({}, weights))
+    patch = Patch((layer,))
+    _, _, wrong = patch_activations(into, donor, base.prompts, items, [patch], batch=4, donor_items=others)
+    _, _, right = patch_activations(into, donor, base.prompts, items, [patch], batch=4)
+    receiver, giver = eager(base, {}), eager(base, weights)
+    for i, (item, other) in enumerate(zip(items, others, strict=True)):
+        given = adds(giver, references(base.prompts, [other]), layer)
+        hooks = [
+            receiver.model.layers[layer].self_attn.register_forward_hook(
+                lambda _, __, out, given=given: (given["attn"], *out[1:])
+            ),
+            receiver.model.layers[layer].mlp.register_forward_hook(lambda _, __, out, given=given: given["mlp"]),
+        ]
+        logprob = reference_logprobs(receiver, base.prompts, [item], batch=1)[0]
+        for hook in hooks:
+            hook.remove()
+        assert wrong[patch][LOGPROB, i] == pytest.approx(logprob, abs=2e-5)
+    assert np.abs(wrong[patch] - right[patch])[:, partner != np.arange(len(items))].max() > 0.1
 
 
 @pytest.mark.parametrize("head", [0, 2])

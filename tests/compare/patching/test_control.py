@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import lensrl
 from lensrl import LensrlError, Study
 from lensrl.compare.patching.control import _random
+from lensrl.compare.patching.wrong_items import draw_partners
 
 
 def test_a_random_delta_has_the_norm_of_the_trained_one_and_no_direction() -> None:
@@ -30,3 +33,25 @@ def test_random_grafts_are_seeded_and_leave_out_layers_that_did_not_move(small_s
     assert again["log_p"][0] == pytest.approx(first["log_p"][0], abs=1e-6)
     with pytest.raises(LensrlError, match="draws is 0"):
         lensrl.random_grafts(small_study, layers=[3], draws=0)
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=12))
+def test_partners_are_others_of_the_same_kind_each_once(kinds: list[str]) -> None:
+    partner = draw_partners(kinds)
+    assert sorted(partner) == list(range(len(kinds)))
+    for i, j in enumerate(partner):
+        assert kinds[i] == kinds[j]
+        assert (i == j) == (kinds.count(kinds[i]) == 1)
+    assert draw_partners(kinds).tolist() == partner.tolist()
+
+
+def test_the_right_items_recover_what_patching_says_and_the_wrong_ones_lose_the_item(small_study: Study) -> None:
+    table = lensrl.wrong_item_patches(small_study, layers=[3, 7], component="stream")
+    said = lensrl.patch(small_study, layers=[3, 7], what="activations", component="stream")
+    assert table["items"].unique().tolist() == [48 - table["left_out"][0]]
+    if table["left_out"][0] == 0:
+        assert table["right"].to_numpy() == pytest.approx(said["recovery"].to_numpy(), abs=1e-3, nan_ok=True)
+    # After the last layer the wrong item's stream is all that is left: log p is that of another item's answers.
+    assert table.set_index(["layer", "metric"])["wrong"][7, "reference_logprob"] < -1
+    with pytest.raises(LensrlError, match="whole layers"):
+        lensrl.wrong_item_patches(small_study, layers=[3], component="head")
