@@ -21,8 +21,8 @@ from lensrl.show import page_tables, pictures, plot
 from lensrl.show.charts import of_models, of_scores
 from lensrl.show.charts.chart import Chart
 from lensrl.show.completions import answers, examples, in_words
-from lensrl.show.figures.scatter import drawable
 from lensrl.show.controls import controls
+from lensrl.show.figures.scatter import drawable
 from lensrl.show.pictures import LOOK, picture
 from lensrl.show.readings import reading, sharpened
 from lensrl.show.tables import Representations, representations
