@@ -7,7 +7,7 @@ import os
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import h5py
 import numpy as np
@@ -28,6 +28,9 @@ from lensrl.store.file.checked import (
 from lensrl.store.file.completeness import CHECKPOINT, DIVERGED, LEFT_OUT, SITES, keep_of, origin_of
 from lensrl.store.file.seal import Seal, read_seal
 from lensrl.store.write import RUN_FORMAT, RUN_VERSION
+
+# Not Self: tests check the types of single methods, and Self needs its class.
+Opened = TypeVar("Opened", bound="RunFile")
 
 MOST_LAYERS = 10_000  # far more than any model has, and few enough to list at once
 
@@ -143,7 +146,7 @@ class RunFile:
     def close(self) -> None:
         self.file.close()
 
-    def __enter__(self) -> Self:
+    def __enter__(self: Opened) -> Opened:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
