@@ -58,7 +58,7 @@ def test_a_recipe_of_a_large_model_runs_on_the_embedded_one(name: str, rows: str
     with run_study(recipe.model_copy(update=changes), tmp_path / "study") as study:
         assert {run.status for run in study.runs.values()} == {"completed"}
         assert set(study["base"].items["benchmark"]) == set(recipe.task.model_dump()["test"])
-        assert study["full-rl"].score == 0.0
+        assert study["full-rl"].score < 0.02  # by luck, in many samples
         assert study.contributions()["status"].tolist() == ["undefined"]
 
 
