@@ -50,7 +50,7 @@ types: install
 	$(BIN)/pyright --warnings
 
 test: lint types
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile  # a core each: models this small use no more
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile --durations 15 --durations-min 5  # a core each: models this small use no more
 
 # What takes minutes: every shipped recipe in small, runs and workers that are killed, analyses as notebooks.
 test-slow: install

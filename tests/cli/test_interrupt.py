@@ -46,6 +46,7 @@ def wait_until(happened: Callable[[], bool], process: subprocess.Popen[str], sec
     return False
 
 
+@pytest.mark.slow
 def test_an_interrupted_study_says_so_in_one_line_and_keeps_only_whole_runs(tmp_path: Path) -> None:
     scratch, study = tmp_path / "scratch", tmp_path / "study"
     scratch.mkdir()

@@ -134,6 +134,7 @@ def test_correlate_and_report_show_the_same_study(small_study_folder: Path, tmp_
         assert shown.stdout.count(f"\n{PREDICTORS[predictor]} ") == 1
 
 
+@pytest.mark.slow
 def test_verbs_that_only_read_do_not_import_torch(small_study_folder: Path) -> None:
     for verb in (
         ["--help"],

@@ -191,6 +191,7 @@ def test_a_run_that_diverges_is_kept_with_its_curve_and_the_study_goes_on(tmp_pa
             patch(study, layers=7)
 
 
+@pytest.mark.slow
 def test_a_killed_study_keeps_finished_runs_and_continues(tmp_path: Path) -> None:
     folder, recipe = tmp_path / "killed", tmp_path / "killed.toml"
     recipe.write_text(

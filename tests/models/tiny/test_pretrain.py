@@ -109,6 +109,7 @@ def test_the_script_writes_a_folder_that_loads_and_has_learned(tmp_path: Path, m
         torch.testing.assert_close(weights, start[name], atol=1e-3, rtol=0)  # two steps of the warm-up are small
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 @families
 def test_the_shipped_model_is_as_right_as_its_record_and_has_room_to_improve(family: str) -> None:
