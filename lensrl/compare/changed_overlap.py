@@ -64,8 +64,11 @@ def changed_overlap(
     runs = study.runs.of(run, seed, scored=True)
     every = study.runs.of(run, scored=True)
     rows = []
+    following = {seed: _matrices(found, 0) for seed, found in every.items()}
     for layer in range(study.n_layers):
-        for pair in _pairs(study, layer, runs, every):
+        here = following  # the deltas of two layers at a time, each read once
+        following = {s: _matrices(found, layer + 1) for s, found in every.items()} if layer + 1 < study.n_layers else {}
+        for pair in _pairs(study, layer, runs, here, following):
             for matrix in sorted(pair.deltas[0].keys() & pair.deltas[1].keys()):
                 one, other = (deltas[matrix] for deltas in pair.deltas)
                 if one.shape != other.shape:
@@ -81,22 +84,21 @@ def changed_overlap(
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _pairs(study: Study, layer: int, runs: dict[int, Run], every: dict[int, Run]) -> Iterator[_Pair]:
-    """Yield what is compared in a layer: seeds, the layer alone, and the next layer."""
-    read = {seed: _matrices(found, layer) for seed, found in every.items()}
-    for one, other in combinations(read, 2):
+def _pairs(
+    study: Study, layer: int, runs: dict[int, Run], here: dict[int, Matrices], following: dict[int, Matrices]
+) -> Iterator[_Pair]:
+    """Yield what is compared in a layer: seeds, the layer alone, and the next layer. Deltas are by seed."""
+    for one, other in combinations(here, 2):
         if one in runs or other in runs:
-            yield _Pair("seeds", layer, f"seed {one}", f"seed {other}", (read[one], read[other]))
+            yield _Pair("seeds", layer, f"seed {one}", f"seed {other}", (here[one], here[other]))
     for seed, found in runs.items():
         name = layer_run(layer)
         alone = study.runs.of(name, seed, scored=True).get(seed)
         if alone is not None and found.name != name:
-            yield _Pair("alone", layer, f"{found.name} seed {seed}", name, (read[seed], _matrices(alone, layer)))
-        if layer + 1 < study.n_layers:
-            yield _Pair(
-                "layers", layer, f"layer {layer} seed {seed}", f"layer {layer + 1}",
-                (read[seed], _matrices(found, layer + 1)),
-            )  # fmt: skip
+            yield _Pair("alone", layer, f"{found.name} seed {seed}", name, (here[seed], _matrices(alone, layer)))
+        if following:
+            names = f"layer {layer} seed {seed}", f"layer {layer + 1}"
+            yield _Pair("layers", layer, *names, (here[seed], following[seed]))
 
 
 def _matrices(run: Run, layer: int) -> Matrices:
