@@ -17,7 +17,7 @@ import pytest
 
 from lensrl.errors import StoreError
 from lensrl.store.file.atomic import final_path, new_file, remove_litter
-from lensrl.store.file.claim import PATIENCE
+from lensrl.store.file.claim import PATIENCE, STALE, claim_path, read_claim
 from lensrl.store.file.deltas import Parameter
 from lensrl.store.file.exact import add
 from lensrl.store.run import Run
@@ -97,6 +97,14 @@ def around_a_sync_or_a_rename(moments: random.Random, _: float, child: Connectio
     time.sleep(moments.choice([0, moments.uniform(0, 0.001), moments.uniform(0, 0.005)]))
 
 
+def age_a_claim_without_an_owner(path: Path) -> None:
+    """A process killed between creating its claim and writing its name into it is in the way for `STALE` seconds."""
+    claim = read_claim(path)
+    if claim is not None and not claim.token:
+        long_ago = time.time() - 2 * STALE
+        os.utime(claim_path(path), (long_ago, long_ago))
+
+
 @pytest.mark.parametrize("kills", [FEW, pytest.param(MANY, marks=[pytest.mark.crash, pytest.mark.timeout(0)])])
 @pytest.mark.parametrize(
     ("work", "wait"),
@@ -129,6 +137,7 @@ def test_a_killed_writer_leaves_whole_files_and_only_litter_that_is_removed(
         assert {final_path(path) for path in partial} <= {replaced}
         assert len(partial) < 2
         litter += len(partial)
+        age_a_claim_without_an_owner(replaced)
         with Study(folder) as study:
             assert not study.broken
             assert set(study.runs) == {("base", 0), ("full-rl", 0)}
