@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lensrl import Study, open_study, run_study
 from lensrl.models.base import Base, load_base
 from lensrl.recipe import Evaluation, Recipe, Rl, Store
+from tests.two_nodes import two_nodes
 
 # Four steps show the path; layers 0, 3 and 7 are enough to tell one layer from another.
 SMALL = Recipe.model_validate(
@@ -23,6 +26,13 @@ SMALL = Recipe.model_validate(
         "store": Store(probe_items=6, snapshots=[0.5, 1.0]),
     }
 )
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Any]:
+    """A Ray cluster of two nodes on this machine; tests of the marker `cluster` share it."""
+    with two_nodes() as nodes:
+        yield nodes
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import lensrl
+from lensrl.errors import LensrlError
 from lensrl.show.words import METRIC_LABELS, SET_LABELS
+from lensrl_cli.cluster import Address, NumCpus, NumGpus, Place, Where, check_place
 from lensrl_cli.figure import FigureFile, FontSize, Title, Width, draw, look_of
 from lensrl_cli.output import (
     Csv,
@@ -124,6 +126,10 @@ def patch(
     workers: Annotated[
         int, typer.Option("--workers", metavar="N", min=1, help="Measure in N processes, each a share of the patches.")
     ] = 1,
+    place: Where = Place.HERE,
+    address: Address = None,
+    num_cpus: NumCpus = None,
+    num_gpus: NumGpus = None,
     *,
     reverse: Annotated[
         bool, typer.Option("--reverse", help="Test necessity: put layers of the base into the RL model.")
@@ -152,9 +158,18 @@ def patch(
 
     Example: lensrl patch --from full-rl --layer 3
     """
+    from lensrl.compare.patching.on_ray import Cluster
     from lensrl.store.origin import texts_note
 
     look = look_of(figure, width, font_size, title=title)
+    check_place(place, address, num_cpus, num_gpus)
+    cluster = None
+    if place is Place.RAY:
+        if workers != 1:
+            raise LensrlError(
+                "--workers is for processes on this machine: Ray starts as many as its nodes have room for"
+            )
+        cluster = Cluster(address, 1.0 if num_cpus is None else num_cpus, num_gpus)
     if control == Control.items and (what == What.weights or component == Component.head or sets != Sets.single):
         raise typer.BadParameter(
             "--control items patches activations of whole single layers: leave out --what weights, --component head "
@@ -172,7 +187,7 @@ def patch(
             table = lensrl.patch(
                 opened, layers=layer, from_run=from_run, into_run=into_run, reverse=reverse,
                 what=what.value, component=component.value, sets=sets.value, metric=metric.value, seed=seed,
-                workers=workers, on_progress=on_progress, on_estimate=_note_time,
+                workers=workers, cluster=cluster, on_progress=on_progress, on_estimate=_note_time,
             )  # fmt: skip
             donor, into, used_seed = table.iloc[0][["from", "into", "seed"]]
             runs = {"from_run": donor, "into_run": into, "seed": int(used_seed), "on_progress": on_progress}

@@ -17,6 +17,7 @@ import lensrl
 from lensrl.errors import LensrlError, NoGain
 from lensrl.recipe import parse_recipe
 from lensrl.recipe.task_tables import has_training
+from lensrl_cli.cluster import Address, NumCpus, NumGpus, Place, Where, check_place
 from lensrl_cli.estimate import print_estimate
 from lensrl_cli.output import console, named_path
 from lensrl_cli.study_progress import StudyProgress
@@ -24,13 +25,6 @@ from lensrl_cli.study_progress import StudyProgress
 if TYPE_CHECKING:
     from lensrl.recipe import Recipe
     from lensrl.train.engine import Engine
-
-
-class Place(Enum):
-    """The engines that the command line knows."""
-
-    HERE = "here"
-    RAY = "ray"
 
 
 class Keep(Enum):
@@ -69,20 +63,10 @@ def run(
         int | None,
         typer.Option("--devices-per-run", metavar="N", min=1, help="Share each run out over N GPUs of this machine."),
     ] = None,
-    place: Annotated[Place, typer.Option("--engine", help="On this machine, or on a Ray cluster.")] = Place.HERE,
-    address: Annotated[
-        str | None,
-        typer.Option(
-            "--address",
-            metavar="CLUSTER",
-            help="The Ray cluster: auto, or HOST:PORT; by default one that is started on this machine for the study.",
-        ),
-    ] = None,
-    num_cpus: Annotated[float | None, typer.Option("--num-cpus", help="CPUs of a worker on Ray.")] = None,
-    num_gpus: Annotated[
-        float | None,
-        typer.Option("--num-gpus", help="GPUs of a worker on Ray; 0.5: two workers share one."),
-    ] = None,
+    place: Where = Place.HERE,
+    address: Address = None,
+    num_cpus: NumCpus = None,
+    num_gpus: NumGpus = None,
     array_limit: Annotated[
         int | None, typer.Option("--array-limit", metavar="N", min=1, help="Tasks of --slurm that run at once.")
     ] = None,
@@ -147,10 +131,7 @@ def run(
         "store": {"keep": keep and keep.value},
     }
     loaded = [_with_options(lensrl.load_recipe(path), said) for path in recipes]
-    of_ray = {"--address": address, "--num-cpus": num_cpus, "--num-gpus": num_gpus}
-    given = next((option for option, value in of_ray.items() if value is not None), None)
-    if place is not Place.RAY and given is not None:
-        raise LensrlError(f"{given} is for a Ray cluster: add --engine ray")
+    check_place(place, address, num_cpus, num_gpus)
     of_one_run = "--shard" if shard else "--devices-per-run" if devices_per_run is not None else None
     if of_one_run and (slurm or place is Place.RAY or (workers, devices, per_device) != (None,) * 3):
         raise LensrlError(f"{of_one_run} cannot be combined with --workers, --devices, --engine or --slurm yet")

@@ -22,18 +22,17 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lensrl.errors import LensrlError, StoreError, Taken, reason
+from lensrl.models.ray_cluster import check_ray, connected, worker_gpus
 from lensrl.recipe.settings import Resources
 from lensrl.store.file.atomic import new_file
 from lensrl.store.file.claim import claim_path, claimed, is_being_written
 from lensrl.store.run import Run
 from lensrl.train.engine import PAUSE
 from lensrl.train.job import Job, is_made
-from lensrl.train.ray_cluster import connected, worker_gpus
 from lensrl.train.relay import Relay
 from lensrl.train.watch import Watcher
 from lensrl.train.workers import longest_first
@@ -63,10 +62,7 @@ class OnRay:
     workers: int | None = None
 
     def __post_init__(self) -> None:
-        if find_spec("ray") is None:
-            raise LensrlError('the engine ray needs Ray: pip install "lensrl[ray]"')
-        if self.address is not None and self.address.startswith("ray://"):
-            raise LensrlError(f"{self.address} is the address of a Ray client: run lensrl on a node, with auto")
+        check_ray(self.address)
 
     def make(self, jobs: Sequence[Job], watcher: Watcher) -> None:
         """Make the run of every job on the cluster.

@@ -28,7 +28,7 @@ from rich.table import Table
 
 from tests.benchmarks.store import verdict
 from tests.train.test_engine import assert_same_data
-from tests.train.two_nodes import two_nodes
+from tests.two_nodes import two_nodes
 
 RECIPE = Path(__file__).parents[2] / "runs" / "smoke.toml"
 COMMAND = [sys.executable, "-m", "lensrl_cli.main", "run", str(RECIPE)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import chdir
 from dataclasses import replace
 from importlib.util import find_spec
@@ -28,7 +28,6 @@ from lensrl.train.watch import NoWatcher
 from tests.cli.typed import lensrl
 from tests.conftest import SMALL
 from tests.train.test_engine import assert_same_data
-from tests.train.two_nodes import two_nodes
 
 pytestmark = [
     pytest.mark.cluster,
@@ -45,12 +44,6 @@ RECIPE = SMALL.model_copy(
     }
 )
 NAMES = ["base", "full-rl", "layer-0", "layer-3"]
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    with two_nodes() as cluster:
-        yield cluster
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pandas as pd
 
 from lensrl.compare.patching import OnProgress
 from lensrl.compare.patching.sets import check_component, layer_sets
-from lensrl.compare.patching.shares import GRAFT_METRICS, share_out, stored
+from lensrl.compare.patching.shares import GRAFT_METRICS, Elsewhere, share_out, stored
 from lensrl.compare.progress import with_bar
 from lensrl.errors import LensrlError, did_you_mean
 from lensrl.recipe.layers import LayerSpec, parse_layers
@@ -37,6 +37,7 @@ def patch(
     metric: Metric = "both",
     seed: int | None = None,
     workers: int = 1,
+    cluster: Elsewhere | None = None,
     on_progress: OnProgress | None = None,
     on_estimate: Callable[[float], None] | None = None,
 ) -> pd.DataFrame:
@@ -79,7 +80,8 @@ def patch(
     the donor, weight for weight, and recovers exactly 1. The row before it lacks only the effect of these parts.
 
     `workers` processes share the patches. Where sampled scores are asked for, other processes that patch the same study
-    share them, too (`lensrl.compare.patching.shares`).
+    share them, too (`lensrl.compare.patching.shares`). `cluster` names a Ray cluster, whose nodes measure the patches
+    (`lensrl.compare.patching.on_ray.Cluster`).
 
     Returns one row per set, kind and metric, with `PatchResult.COLUMNS` and the three columns of `with_context`:
     `contribution`, `trained` and `share_of`. Results are stored under `patches/` in the study's folder. A stored
@@ -127,7 +129,7 @@ def patch(
     # Stored results are read; only missing ones need the models.
     results = {key: found for key in keys if (found := stored(study, key, metric))}
     missing = [key for key in keys if key not in results]
-    results |= share_out(study, missing, metric, workers, on_progress=on_progress, on_estimate=on_estimate)
+    results |= share_out(study, missing, metric, workers, cluster, on_progress=on_progress, on_estimate=on_estimate)
     return with_context(pd.DataFrame([row for key in keys for row in results[key].rows()]), study)
 
 

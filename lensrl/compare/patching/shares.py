@@ -4,7 +4,8 @@
 
 Each result is written at once, so an interruption loses one. A sampled score takes long, and while it is taken, its
 patch is claimed (`lensrl.store.file.claim`): another process, in another shell perhaps, passes over it, and reads its
-file at the end. Log-probabilities and activations take one pass for all patches; only `workers` share these.
+file at the end. Log-probabilities and activations take one pass for all patches; only `workers`, and the workers of a
+Ray cluster (`lensrl.compare.patching.on_ray`), share these.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64
@@ -40,8 +42,17 @@ GRAFT_METRICS: dict[Metric, tuple[str, ...]] = {
 PAUSE = 1.0  # seconds between two looks at the patches that other processes measure
 
 
+@runtime_checkable
+class Elsewhere(Protocol):
+    """Workers that are not on this machine alone: `lensrl.compare.patching.on_ray.Cluster`."""
+
+    def measure(
+        self, study: Study, keys: Sequence[PatchKey], metric: Metric, on_progress: OnProgress | None = None
+    ) -> Mapping[PatchKey, PatchResult]: ...
+
+
 @dataclass(frozen=True)
-class _Share:
+class Share:
     """The patches that a worker measures. It can be pickled."""
 
     study: Path
@@ -69,13 +80,14 @@ def share_out(
     keys: Sequence[PatchKey],
     metric: Metric,
     workers: int,
+    cluster: Elsewhere | None,
     *,
     on_progress: OnProgress | None,
     on_estimate: Callable[[float], None] | None,
 ) -> dict[PatchKey, PatchResult]:
     """Measure patches between the same two runs in `workers` processes, this one among them, and return the results.
 
-    What a worker leaves undone, because it was killed or failed, is measured here.
+    What a worker leaves undone, because it was killed or failed, is measured here. A `cluster` measures all of them.
 
     Raises LensrlError for a number of workers below 1.
     """
@@ -84,20 +96,38 @@ def share_out(
     results: dict[PatchKey, PatchResult] = {}
     if not keys:
         return results
-    shares = [keys[start :: min(workers, len(keys))] for start in range(min(workers, len(keys)))]
-    with _started([_Share(study.path.absolute(), share, metric) for share in shares[1:]], len(shares)) as others:
-        results |= measure(study, shares[0], metric, on_progress=on_progress, on_estimate=on_estimate)
-        for other in others:
-            other.wait()
+    if cluster is not None:
+        measure_left = cluster.measure
+        results |= cluster.measure(study, keys, metric, on_progress)
+    else:
+        measure_left = measure
+        results |= _by_workers(study, keys, metric, workers, on_progress, on_estimate)
     while left := [key for key in keys if key not in results]:
         found = {key: result for key in left if (result := stored(study, key, metric)) is not None}
         results |= found
         left = [key for key in left if key not in found]
         if left:
-            made = measure(study, left, metric, on_progress=on_progress, on_estimate=None)
+            made = measure_left(study, left, metric, on_progress=on_progress)
             results |= made
             if not made:
                 time.sleep(PAUSE)
+    return results
+
+
+def _by_workers(
+    study: Study,
+    keys: Sequence[PatchKey],
+    metric: Metric,
+    workers: int,
+    on_progress: OnProgress | None,
+    on_estimate: Callable[[float], None] | None,
+) -> dict[PatchKey, PatchResult]:
+    """Measure the first of `workers` shares here, and return its results. Other processes measure the others."""
+    shares = [keys[start :: min(workers, len(keys))] for start in range(min(workers, len(keys)))]
+    with _started([Share(study.path.absolute(), share, metric) for share in shares[1:]], len(shares)) as others:
+        results = measure(study, shares[0], metric, on_progress=on_progress, on_estimate=on_estimate)
+        for other in others:
+            other.wait()
     return results
 
 
@@ -145,7 +175,7 @@ def measure(
 
 
 @contextmanager
-def _started(shares: Sequence[_Share], workers: int) -> Iterator[list[subprocess.Popen[bytes]]]:
+def _started(shares: Sequence[Share], workers: int) -> Iterator[list[subprocess.Popen[bytes]]]:
     """Start a process for each share, on the GPUs in turns. They end with the block, and with this process."""
     from lensrl.models.base import visible_devices
 
@@ -176,12 +206,18 @@ def _started(shares: Sequence[_Share], workers: int) -> Iterator[list[subprocess
 
 def work() -> None:
     """Measure the share that comes over stdin. This is the main function of a worker; it ends when stdin is closed."""
-    share: _Share = pickle.load(sys.stdin.buffer)
+    share: Share = pickle.load(sys.stdin.buffer)
 
     def end_with_parent() -> None:
         sys.stdin.buffer.read()
         os._exit(1)
 
     Thread(target=end_with_parent, daemon=True).start()
+    measure_share(share)
+
+
+def measure_share(share: Share) -> dict[PatchKey, PatchResult]:
+    """Measure the patches of a share that have no file yet, write their files, and return their results."""
     with Study(share.study) as study:
-        measure(study, share.keys, share.metric)
+        left = [key for key in share.keys if stored(study, key, share.metric) is None]
+        return measure(study, left, share.metric) if left else {}
