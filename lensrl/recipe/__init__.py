@@ -6,10 +6,11 @@ asks for. This package loads no model and no task.
 """
 
 from lensrl.recipe.checkpoints import Checkpoint, CheckpointRun, ModelPlace
+from lensrl.recipe.evaluation import Also, BenchmarkEvaluation, Evaluation
 from lensrl.recipe.read import load_recipe, parse_kept_recipe, parse_recipe, read_kept_recipe
 from lensrl.recipe.rl import Gigpo, Rl
 from lensrl.recipe.sets import Chosen, Layers, LayerSet, Lora, Trained
-from lensrl.recipe.settings import Also, BenchmarkEvaluation, Evaluation, Prompt, Recipe, Store
+from lensrl.recipe.settings import Prompt, Recipe, Store
 from lensrl.recipe.task_tables import (
     ArithmeticTask,
     CodeTask,

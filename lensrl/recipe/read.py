@@ -13,9 +13,10 @@ from pydantic import ValidationError
 
 from lensrl.errors import RecipeError, did_you_mean
 from lensrl.recipe.checkpoints import Checkpoint, CheckpointRun, ModelPlace
+from lensrl.recipe.evaluation import BenchmarkEvaluation, Evaluation
 from lensrl.recipe.rl import Rl
 from lensrl.recipe.sets import LayerSet
-from lensrl.recipe.settings import BenchmarkEvaluation, Evaluation, Prompt, Recipe, Resources, Store
+from lensrl.recipe.settings import Prompt, Recipe, Resources, Store
 from lensrl.recipe.task_tables import (
     OWN,
     TASKS,

@@ -25,6 +25,7 @@ from lensrl.store.file.hdf5 import CHUNK_BYTES, compression_plugin
 from lensrl.store.file.seal import read_seal, structure_holds
 
 LARGEST_CHUNK = 16 << 20  # bytes
+PIECE_BYTES = 16 << 20  # of a dataset that is read in pieces
 SEALED_SINCE = 2  # format version
 ATTEMPTS = 10  # at opening a file that another process replaces meanwhile
 LOCKING = (None, False, True)  # all values of h5py's argument `locking`
@@ -276,3 +277,14 @@ def check_tree(group: h5py.Group) -> list[str]:
 def axis_names(dataset: h5py.Dataset) -> list[str]:
     """Return the name of the first axis of each dimension, without its groups; empty where there is no axis."""
     return [str(scales[0].name).rpartition("/")[2] if len(scales) else "" for scales in dataset.dims]
+
+
+def pieces(dataset: h5py.Dataset) -> Iterator[np.ndarray]:
+    """Yield a dataset in pieces of about 16 MiB."""
+    if not dataset.shape:
+        yield np.asarray(dataset[()])
+        return
+    row_bytes = max(1, dataset.dtype.itemsize * math.prod(dataset.shape[1:]))
+    rows = max(1, PIECE_BYTES // row_bytes)
+    for start in range(0, len(dataset), rows):
+        yield dataset[start : start + rows]

@@ -1,7 +1,7 @@
 """Check that the contents of a file agree with each other and with `runs/FORMAT.md`.
 
 `verify` calls `check_layout`, which reads the whole file. Names, types and axes are checked in `layout.py`; which
-groups and datasets a run must have is checked in `completeness.py`.
+groups and datasets a run must have is checked in `completeness.py`, and the deltas in `changes.py`.
 """
 
 from __future__ import annotations
@@ -9,19 +9,15 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import h5py
 import numpy as np
-from jaxtyping import Int64
 
 from lensrl.recipe.layers import OUTSIDE
-from lensrl.recipe.runs import BASE, FULL, run_layer, run_rate
-from lensrl.store.file.checked import attribute, dataset_at, group_at, has, members, read_array, read_strings
-from lensrl.store.file.completeness import CHECKPOINT, TRAINING, check_complete, keep_of, origin_of
-from lensrl.store.file.deltas import sum_of_squares
-from lensrl.store.file.exact import flat
+from lensrl.store.file.changes import also_trained, check_changes, check_repairs, named_layers, read_parameters, square
+from lensrl.store.file.checked import attribute, dataset_at, group_at, has, members, pieces, read_array, read_strings
+from lensrl.store.file.completeness import CHECKPOINT, TRAINING, check_complete, origin_of
 from lensrl.store.file.layout import DELTA, REPAIRS, Names, check_names
 from lensrl.store.file.texts import Texts
 
@@ -36,7 +32,6 @@ CHOICES = {  # attribute -> its allowed values
 
 FINITE = re.compile(rf"activations/.*|{REPAIRS}/value")
 FIRST_PLUGIN = 256  # filters of HDF5 itself have smaller numbers; filters with this number or a larger one are plugins
-PIECE_BYTES = 16 << 20  # read at a time
 
 
 def check_layout(file: h5py.File) -> None:
@@ -65,32 +60,32 @@ def _check_run(file: h5py.File, names: Names) -> None:
     _check_snapshots(file)
     _check_texts(file)
     # The deltas of the run are below the root of the file, the deltas of a snapshot below snapshots/STEP.
-    parameters = _read_parameters(file)
+    parameters = read_parameters(file)
     for root in ("", *(f"{group}/" for group in names.groups if re.fullmatch(r"snapshots/\d+", group))):
         below = [name for name in names.datasets if name.startswith(f"{root}deltas/")]
-        _check_changes(file, root, parameters, deltas=[name for name in below if re.fullmatch(DELTA, name)])
+        check_changes(file, root, parameters, deltas=[name for name in below if re.fullmatch(DELTA, name)])
     for name in names.datasets:
         if re.fullmatch(REPAIRS + "/where", name):
-            _check_repairs(file, name)
+            check_repairs(file, name)
 
 
 def _check_values(dataset: h5py.Dataset, name: str) -> None:
     """Check that texts are UTF-8, that axes count up, and that scores, activations and repairs are finite.
 
-    Deltas are not read here: `_check_changes` reads them.
+    Deltas are not read here: `check_changes` reads them.
     """
     if dataset.dtype.kind == "S":
-        for piece in _pieces(dataset):
+        for piece in pieces(dataset):
             _check_utf8(piece, name)
     elif dataset.is_scale:
         _check_count(dataset, name)
     elif name == "scores/score":
         _check_scores(dataset)
     elif FINITE.fullmatch(name):
-        if not math.isfinite(_square(dataset)):
+        if not math.isfinite(square(dataset)):
             raise ValueError(f"{name} holds numbers that are not finite")
     elif not re.fullmatch(DELTA, name):
-        for _ in _pieces(dataset):  # HDF5 compares the checksums while it reads
+        for _ in pieces(dataset):  # HDF5 compares the checksums while it reads
             pass
 
 
@@ -126,7 +121,7 @@ def _check_utf8(texts: np.ndarray, name: str) -> None:
 def _check_count(axis: h5py.Dataset, name: str) -> None:
     """Check that an axis holds 0, 1, ..., or 1, 2, ... for `step`, and that it has the length that its name gives."""
     first = done = 1 if name == "step" else 0
-    for piece in _pieces(axis):
+    for piece in pieces(axis):
         if not np.array_equal(piece, np.arange(done, done + len(piece))):
             raise ValueError(f"{name} does not count up from {first}")
         done += len(piece)
@@ -161,19 +156,10 @@ def _check_header(file: h5py.File) -> None:
         raise ValueError(f"layer has the length {len(dataset_at(file, 'layer'))}, attribute n_layers is {n_layers}")
     if read_strings(file, "outside") != [*OUTSIDE]:
         raise ValueError(f"outside is not {', '.join(OUTSIDE)}")
-    layers, named = attribute(file, "layers").tolist(), _named_layers(run, n_layers)
+    layers, named = attribute(file, "layers").tolist(), named_layers(run, n_layers)
     known = all(0 <= layer < n_layers for layer in layers)
-    if not known or (layers != named if named is not None else not layers and not _also(file)):
+    if not known or (layers != named if named is not None else not layers and not also_trained(file)):
         raise ValueError(f"attribute layers is {layers}, of the {n_layers} layers of run {run!r}")
-
-
-def _named_layers(run: str, n_layers: int) -> list[int] | None:
-    """Return the layers that a run trains by its name: layer 20 for `layer-20@0.0004`; None for the name of a set."""
-    name, _ = run_rate(run) or (run, None)
-    if name in (BASE, FULL):
-        return [] if name == BASE else [*range(n_layers)]
-    single = run_layer(name)
-    return None if single is None else [single]
 
 
 def _check_filters(file: h5py.File, names: Sequence[str]) -> None:
@@ -226,126 +212,3 @@ def _check_snapshots(file: h5py.File) -> None:
     for group in groups:
         if group not in map(str, steps):
             raise ValueError(f"snapshots/{group} is there, and attribute snapshots is {steps}")
-
-
-class _Parameters(NamedTuple):
-    """The rows of `parameters`."""
-
-    names: list[str]
-    size: Int64[np.ndarray, " parameter"]
-    places: list[str]  # PART/NAME: the place of the delta below `deltas`
-    trained: list[bool]  # whether the run trains the part; a parameter of another part is frozen
-
-
-def _read_parameters(file: h5py.File) -> _Parameters:
-    """Read the table of parameters. Raises ValueError for a row that no model has."""
-    names, parts = read_strings(file, "parameter"), read_strings(file, "parameters/part")
-    if len({*names}) != len(names):
-        raise ValueError("parameter holds a name twice")
-    layers = {str(layer) for layer in range(len(dataset_at(file, "layer")))}
-    for name, part, component in zip(names, parts, read_strings(file, "parameters/component"), strict=True):
-        if part not in layers and part not in OUTSIDE:
-            raise ValueError(f"parameters/part of {name} is {part!r}, no layer below {len(layers)} and no part outside")
-        if component not in (("attn", "mlp", "norm") if part in layers else ("",)):
-            raise ValueError(f"parameters/component of {name} is {component!r}")
-    size, base_norm = read_array(file, "parameters/size"), read_array(file, "parameters/base_norm")
-    if not ((size >= 0) & np.isfinite(base_norm) & (base_norm >= 0)).all():
-        raise ValueError("parameters/size or parameters/base_norm is negative or not finite")
-    trained = {str(layer) for layer in attribute(file, "layers").tolist()}
-    if trained == layers:  # a run that trains every layer may train the parts outside the layers as well
-        trained |= {*OUTSIDE}
-    trained |= _also(file)
-    return _Parameters(names, size, _places(names, parts), [part in trained for part in parts])
-
-
-def _also(file: h5py.File) -> set[str]:
-    """Return the parts outside the layers that a set trained, or that may have moved in a checkpoint."""
-    also = str(attribute(file, "also")).split(",") if "also" in file.attrs else []
-    of_set = _named_layers(str(attribute(file, "run")), 0) is None
-    if also and (not (of_set or origin_of(file) == CHECKPOINT) or not {*also} <= {*OUTSIDE}):
-        raise ValueError(f"attribute also is {','.join(also)!r}, not parts outside the layers of a set or checkpoint")
-    return {*also}
-
-
-def _places(names: Sequence[str], parts: Sequence[str]) -> list[str]:
-    """Return PART/NAME of every parameter: `3/mlp.up.weight` for `model.layers.3.mlp.up.weight`.
-
-    Raises ValueError where the names say other layers than `parts`, and where no parameter is in a layer.
-    """
-    inside = [(name, part) for name, part in zip(names, parts, strict=True) if part not in OUTSIDE]
-    outside = [name for name, part in zip(names, parts, strict=True) if part in OUTSIDE]
-    if not inside:
-        raise ValueError("parameters/part says that no parameter is in a layer")
-    # The prefix (`model.layers.`) ends where the number of the layer begins. A name may hold this number more than
-    # once; the prefix is the longest one that is right for all names.
-    first, layer = inside[0]
-    prefixes = [first[: found.start() + 1] for found in re.finditer(rf"\.{layer}\.", first)]
-    prefix = next((p for p in reversed(prefixes) if all(name.startswith(f"{p}{part}.") for name, part in inside)), None)
-    if prefix is None or any(re.match(rf"{re.escape(prefix)}\d+\.", name) for name in outside):
-        raise ValueError("parameters/part says other layers than the names of the parameters")
-    return [
-        f"{part}/{name if part in OUTSIDE else name.removeprefix(f'{prefix}{part}.')}"
-        for name, part in zip(names, parts, strict=True)
-    ]
-
-
-def _check_changes(file: h5py.File, root: str, parameters: _Parameters, *, deltas: Sequence[str]) -> None:
-    """Check that each changed parameter has its delta, in its place, of its size and norm, and that no other has one.
-
-    `root` is empty for the deltas of the run, and `snapshots/STEP/` for the deltas of a snapshot.
-    """
-    table = root or "parameters/"
-    changed, norm = read_array(file, f"{table}changed"), read_array(file, f"{table}norm")
-    # The table alone: counts that are possible, and no change of a parameter that the run froze.
-    for row, (name, size) in enumerate(zip(parameters.names, parameters.size, strict=True)):
-        if not 0 <= changed[row] <= size:
-            raise ValueError(f"{table}changed says {changed[row]} of the {size} entries of {name}")
-        if changed[row] == 0 and norm[row] != 0:
-            raise ValueError(f"{table}norm says {norm[row]} of {name}, of which nothing changed")
-        if changed[row] and not parameters.trained[row]:
-            raise ValueError(f"{table}changed says {changed[row]} of {name}, which attribute layers says is frozen")
-    # Each delta against its row of the table.
-    rows = {f"{root}deltas/{place}": row for row, place in enumerate(parameters.places)}
-    for delta in deltas:
-        dataset, row = dataset_at(file, delta), rows.get(delta)
-        named = str(attribute(dataset, "parameter"))
-        if row is None or parameters.names[row] != named:
-            raise ValueError(f"{delta} is not the place of {named}, which its attribute parameter names")
-        if changed[row] == 0:
-            raise ValueError(f"{delta} is there, and {table}changed says 0")
-        if dataset.size != parameters.size[row]:
-            raise ValueError(f"{delta} has {dataset.size} entries, parameters/size says {parameters.size[row]}")
-        found = math.sqrt(_square(dataset))
-        if not (math.isfinite(found) and math.isclose(found, norm[row], rel_tol=1e-6)):
-            raise ValueError(f"{delta} has the norm {found}, not {norm[row]}")
-    # Each row that changed against the deltas.
-    for delta, row in rows.items() if keep_of(file) != "norms" else ():
-        if changed[row] and delta not in deltas:
-            raise KeyError(f"there is no {delta}, and {table}changed says {changed[row]}")
-
-
-def _check_repairs(file: h5py.File, name: str) -> None:
-    """Check that the positions of repairs are in their delta, ascending, each once."""
-    delta = name.replace("repairs/", "deltas/", 1).removesuffix("/where")
-    if not has(file, delta):
-        raise KeyError(f"there is no {delta} for {name}")
-    where, size = read_array(file, name), dataset_at(file, delta).size
-    if where.size and not (where[0] >= 0 and where[-1] < size and (np.diff(where) > 0).all()):
-        raise ValueError(f"{name} is not ascending from 0 to under {size}, each once")
-
-
-def _square(dataset: h5py.Dataset) -> float:
-    """Return the sum of squares of a float32 dataset. It is finite if and only if all entries are finite."""
-    with np.errstate(all="ignore"):
-        return sum(sum_of_squares(flat(piece)) for piece in _pieces(dataset))
-
-
-def _pieces(dataset: h5py.Dataset) -> Iterator[np.ndarray]:
-    """Yield a dataset in pieces of about 16 MiB."""
-    if not dataset.shape:
-        yield np.asarray(dataset[()])
-        return
-    row_bytes = max(1, dataset.dtype.itemsize * math.prod(dataset.shape[1:]))
-    rows = max(1, PIECE_BYTES // row_bytes)
-    for start in range(0, len(dataset), rows):
-        yield dataset[start : start + rows]
