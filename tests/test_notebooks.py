@@ -48,6 +48,7 @@ def beside(small_study_folder: Path, tmp_path: Path) -> Path:
     return tmp_path / "analyses"
 
 
+@pytest.mark.slow
 def test_the_figures_and_results_of_a_study_in_a_notebook(beside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = (
         "contributions(study)", "training(study)", "completions_length(study)", "deltas(study)",

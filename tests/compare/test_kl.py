@@ -44,6 +44,7 @@ def test_one_token_is_the_sum_over_the_vocabulary(small_study: Study, base: Base
             assert here == pytest.approx(-float((values.exp() * values).sum()), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_it_is_the_mean_log_ratio_of_completions_that_transformers_samples(small_study: Study, base: Base) -> None:
     torch.manual_seed(0)
     model, ratios = load_model(small_study["full-rl"]).model, []

@@ -192,7 +192,7 @@ def write_when_told(path: Path, start: Barrier, end: Barrier, parent: Connection
         end.wait()
 
 
-@pytest.mark.parametrize("rounds", [8, pytest.param(100, marks=[pytest.mark.crash, pytest.mark.timeout(0)])])
+@pytest.mark.parametrize("rounds", [4, pytest.param(100, marks=[pytest.mark.crash, pytest.mark.timeout(0)])])
 def test_two_processes_that_write_the_same_run_at_once_leave_one_whole_run(tmp_path: Path, rounds: int) -> None:
     path = tmp_path / "full-rl.seed-0.h5"
     start, end = FORK.Barrier(3), FORK.Barrier(3)

@@ -36,7 +36,7 @@ from tests.store.mutants import KINDS, TURNS, forge_the_structure
 from tests.store.synthetic import write_full_run
 
 RELEASED = Path(__file__).parent / "released"
-FEW, MANY = 300, 10_000
+FEW, SOME, MANY = 100, 300, 10_000
 MEMORY = 1 << 30
 SECONDS = 5
 KILLER = 594  # the dice that forge of released/run-2.h5 what HDF5 2.0.0 aborts on
@@ -229,7 +229,14 @@ def outcomes(folder: Path, count: int) -> list[tuple[int, str, str]]:
     return [(number, kind, text) for number, kind, text in found]
 
 
-@pytest.mark.parametrize("count", [FEW, pytest.param(MANY, marks=[pytest.mark.fuzz, pytest.mark.timeout(0)])])
+@pytest.mark.parametrize(
+    "count",
+    [
+        FEW,
+        pytest.param(SOME, marks=pytest.mark.slow),
+        pytest.param(MANY, marks=[pytest.mark.fuzz, pytest.mark.timeout(0)]),
+    ],
+)
 def test_a_mutant_is_read_as_it_was_written_or_refused(tmp_path: Path, count: int) -> None:
     found = outcomes(tmp_path, count)
     fine = lambda kind, text: text in FINE or (KINDS[kind].may_die and text.startswith((DIES, HANGS)))  # noqa: E731

@@ -179,6 +179,7 @@ class Workers:
             self.made += pool.map(_make, jobs)
 
 
+@pytest.mark.slow
 def test_an_engine_of_ones_own_gets_the_missing_runs_as_jobs_that_travel(tmp_path: Path) -> None:
     engine, here = Workers(), tmp_path / "here"
     run_study(QUICK, here).close()

@@ -15,6 +15,8 @@ from lensrl.recipe import Recipe, load_recipe
 from lensrl.store.verify import check_file
 from tests.cli.test_verbs import lensrl as typed
 
+pytestmark = pytest.mark.slow
+
 RECIPE = Path(__file__).parents[2] / "runs" / "smoke-evaluation.toml"
 
 
