@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, get_args
 
 import numpy as np
@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float64, Int
 
 from lensrl.compare.patching import OnProgress
 from lensrl.compare.progress import with_bar
+from lensrl.compare.side_by_side import side_by_side
 from lensrl.errors import LensrlError, did_you_mean
 from lensrl.measures.hsic import LEAST, Pairs
 from lensrl.measures.similarity import cka_interval, cka_map, mean_cosine, procrustes_distance, relative_l2
@@ -61,13 +62,10 @@ def compare_activations(
     whole = pair if first_token else _find_pair(study, one, other, seed=seed, site=site, first_token=True, pairs=pairs)
     kept = np.isin(whole.tokens, pair.tokens)
 
-    def layers() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for layer in range(study.n_layers):
-            if on_progress is not None:
-                on_progress("layers", layer, study.n_layers)
-            yield whole.at(layer)
-
-    return representation_table(layers(), whole.sequence, kept, pairs=pairs)
+    return representation_table(
+        map(whole.at, range(study.n_layers)), whole.sequence, kept, pairs=pairs,
+        on_done=None if on_progress is None else lambda done: on_progress("layers", done, study.n_layers),
+    )  # fmt: skip
 
 
 def representation_table(
@@ -76,20 +74,24 @@ def representation_table(
     kept: Bool[np.ndarray, " token"],
     *,
     pairs: Pairs,
+    on_done: Callable[[int], None] | None = None,
 ) -> pd.DataFrame:
-    """Compare two models layer by layer: the table of `compare_activations`.
+    """Compare two models layer by layer, one layer on each core: the table of `compare_activations`.
 
     `layers` holds the activations of both models after each layer, each (token, feature), with first tokens. `sequence`
     names the sequence of each token. `kept` marks the tokens that are compared in all columns but `cka_with_first`.
+    `on_done` is told how many layers are measured.
     """
-    rows = []
-    for layer, (whole_x, whole_y) in enumerate(layers):
-        x, y = (whole_x, whole_y) if kept.all() else (whole_x[kept], whole_y[kept])
+
+    def measure(layer: tuple[np.ndarray, np.ndarray]) -> tuple[float, ...]:
+        x, y = layer if kept.all() else (layer[0][kept], layer[1][kept])
         cka = cka_interval(x, y, sequence[kept], pairs=pairs)
-        with_first = cka.value if kept.all() else _cka(whole_x, whole_y, sequence, pairs)
+        with_first = cka.value if kept.all() else _cka(*layer, sequence, pairs)
         distances = procrustes_distance(x, y), relative_l2(x, y), mean_cosine(x, y)
-        rows.append((layer, *cka, 1 - cka.value, *distances, with_first))
-    return pd.DataFrame(rows, columns=REPRESENTATION_COLUMNS)
+        return (*cka, 1 - cka.value, *distances, with_first)
+
+    rows = enumerate(side_by_side(measure, layers, on_done))
+    return pd.DataFrame([(layer, *row) for layer, row in rows], columns=REPRESENTATION_COLUMNS)
 
 
 def compare_layers(
@@ -130,11 +132,12 @@ def distances_to(
     first = next(iter(probed.values()))  # all have the tokens of the target
     if len(np.unique(first.sequence)) < LEAST:
         return {name: np.full(study.n_layers, np.nan) for name in probed}
-    found = np.empty((len(probed), study.n_layers))
-    for layer in range(study.n_layers):  # the target's part of CKA is computed once for all runs
-        of_runs = (pair.one_at(layer) for pair in probed.values())
-        found[:, layer] = 1 - cka_map(of_runs, [first.other_at(layer)], first.sequence)[:, 0]
-    return dict(zip(probed, found, strict=True))
+    layers = (
+        ([pair.one_at(layer) for pair in probed.values()], first.other_at(layer)) for layer in range(study.n_layers)
+    )
+    # The target's part of CKA is computed once for all runs.
+    found = side_by_side(lambda layer: 1 - cka_map(layer[0], [layer[1]], first.sequence)[:, 0], layers)
+    return dict(zip(probed, np.transpose(found), strict=True))
 
 
 def check_sequences(sequence: Int[np.ndarray, " token"], pairs: Pairs, what: str, advice: str) -> None:

@@ -26,16 +26,18 @@ def compare_heads(study: Study, layers: LayerSpec = "all", run: str = FULL, *, s
     """Measure how training changed each attention head: one row per layer, matrix (q, k, v, o) and head.
 
     Columns: layer, matrix, head, frobenius (the norm of the change), base_norm, relative (the first over the second).
-    Layers without a change have no rows. Loads the base model. `seed=None`: see `lensrl.store.runs.Runs`. Raises
-    LensrlError for a run that diverged, and for a model whose attention has no separate q, k, v and o.
+    Layers without a change have no rows. The base is read from its files. `seed=None`: see `lensrl.store.runs.Runs`.
+    Raises LensrlError for a run that diverged, and for a model whose attention has no separate q, k, v and o.
     """
-    from lensrl.models.base import load_base  # torch, only where weights are needed
+    from lensrl.models.base import fingerprint  # torch, only where weights are needed
+    from lensrl.models.pair import open_base
 
     trained = study.runs.find_scored(run, study.runs.shared_seed(run, scored=True) if seed is None else seed)
-    base = load_base(study.recipe.model)
-    check_base(trained, base.name, base.fingerprint)
-    queries = int(base.model.config.num_attention_heads)
-    keys = int(base.model.config.to_dict().get("num_key_value_heads") or queries)  # absent without grouped queries
+    base, skeleton = open_base(study.recipe.model)
+    check_base(trained, study.recipe.model, fingerprint(base))
+    config = skeleton.model.config
+    queries = int(config.num_attention_heads)
+    keys = int(config.to_dict().get("num_key_value_heads") or queries)  # absent without grouped queries
     rows = []
     for layer in parse_layers(layers, study.n_layers):
         for inner, (name, change) in trained.deltas.exact(layer).items():
@@ -44,7 +46,7 @@ def compare_heads(study: Study, layers: LayerSpec = "all", run: str = FULL, *, s
                 matrix = PROJECTIONS[projection]
                 heads = keys if matrix in "kv" else queries
                 norms = head_norms(change.delta, heads, columns=matrix == "o")
-                before = head_norms(base.weights[name].numpy(), heads, columns=matrix == "o")
+                before = head_norms(base[name], heads, columns=matrix == "o")
                 rows += [(layer, matrix, head, norm, size, norm / size)
                          for head, (norm, size) in enumerate(zip(norms, before, strict=True))]  # fmt: skip
     if not rows:

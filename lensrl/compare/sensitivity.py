@@ -32,7 +32,7 @@ from lensrl.errors import LensrlError
 from lensrl.measures.score import item_weights, mean_score
 from lensrl.models.base import Base, load_base, pick_device
 from lensrl.models.blocks import Blocks, train_only
-from lensrl.models.entry import entering, enters, recording, stream_batch
+from lensrl.models.entry import TRIED, entering, enters, recording, stream_batch
 from lensrl.models.evaluate import sampled_scores
 from lensrl.models.prompts import Prompts
 from lensrl.models.references import (
@@ -87,7 +87,7 @@ def bypass_logprobs(
     """
     blocks, prompts = base.blocks, base.prompts
     size = min(answer_batch(model, prompts, items, batch), stream_batch(model, base, items))
-    can_enter = enters(model, blocks, references(prompts, items[:size]).to(model.device))
+    can_enter = enters(model, blocks, references(prompts, items[:TRIED]).to(model.device))
     whole: list[torch.Tensor] = []
     without: list[list[torch.Tensor]] = [[] for _ in range(blocks.n_layers)]
     for start in range(0, len(items), size):

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float32, Float64
-from threadpoolctl import threadpool_limits
 
 from lensrl.compare.patching import OnProgress
 from lensrl.compare.precision import Kinds, Stored, add_precision, watch
 from lensrl.compare.progress import with_bar
 from lensrl.compare.random_direction import random_direction
+from lensrl.compare.side_by_side import side_by_side
 from lensrl.errors import LensrlError
 from lensrl.measures.trajectory import directness, directness_null, gram, linearity, linearity_null
 from lensrl.measures.weights import DeltaMetrics, SpectralMetrics, entry_metrics, join_metrics, spectral_metrics
@@ -27,10 +25,9 @@ from lensrl.store.run import Run
 from lensrl.store.study import Study
 
 if TYPE_CHECKING:
-    from lensrl.models.base import Base  # torch, which `compare_weights` alone needs
+    from lensrl.models.blocks import Blocks  # torch, which `compare_weights` alone needs
 
 By = Literal["parameter", "component", "layer"]
-THREADS = min(8, os.cpu_count() or 1)
 WEIGHT_COLUMNS = ["parameter", "layer", "component", *DeltaMetrics._fields]
 TRAJECTORY_COLUMNS = ["layer", "snapshots", "linearity", "linearity_null", "directness", "directness_null"]
 
@@ -65,26 +62,25 @@ def compare_weights(
     the norm that rounding to them would give alone (`lensrl.compare.precision`). It is 0 for a run that was trained
     here, and NaN where a file does not say which parameter was stored in which type.
 
-    Loads the base model. `seed=None`: see `lensrl.store.runs.Runs`. Raises LensrlError for a run that diverged, and
+    The base is read from its files, the parts that changed as `lensrl.compare_models` reads them, and all of it once to
+    know it by its sha256. `seed=None`: see `lensrl.store.runs.Runs`. Raises LensrlError for a run that diverged, and
     when the base model is not the model that the run was trained from.
     """
-    from lensrl.models.base import load_base  # torch, only where weights are needed
+    from lensrl.models.base import fingerprint  # torch, only where weights are needed
+    from lensrl.models.pair import open_base
 
     trained = study.runs.find_scored(run, study.runs.shared_seed(run, scored=True) if seed is None else seed)
-    base = load_base(study.recipe.model)
-    check_base(trained, base.name, base.fingerprint)
+    base, skeleton = open_base(study.recipe.model)
+    check_base(trained, study.recipe.model, fingerprint(base))
     stored: list[Stored] = []
-    parts = watch(_parts_of(trained, base), by, _kinds(trained, base), stored)
+    parts = watch(_parts_of(trained, base, skeleton.blocks), by, _kinds(trained, base.dtypes), stored)
     table = weight_table(parts, by, len(trained.deltas), on_progress, draws=draws)
     add_precision(table, by, stored)
     return table
 
 
-def _kinds(run: Run, base: Base) -> Kinds:
+def _kinds(run: Run, own: Mapping[str, str]) -> Kinds:
     """Return the stored types of a base and of a run. Of a run that was trained here, the difference is exact."""
-    from lensrl.models.checkpoint import stored_dtypes  # torch, only where weights are needed
-
-    own = stored_dtypes(base)
     if run.checkpoint is None or run.checkpoint.get("merged"):
         return Kinds(own, dict.fromkeys(own, "float32"), exact=True)
     others = dict(run.checkpoint.get("parameter_dtypes", {}))
@@ -93,11 +89,11 @@ def _kinds(run: Run, base: Base) -> Kinds:
     return Kinds(own, {name: str(others.get(name, most)) for name in own})
 
 
-def _parts_of(run: Run, base: Base) -> Iterator[PartWeights]:
+def _parts_of(run: Run, base: Mapping[str, np.ndarray], blocks: Blocks) -> Iterator[PartWeights]:
     """Read the weights of each part that a run changed, before and after."""
     components = run.delta_norms().set_index("parameter")["component"]
     for part in sorted(run.deltas, key=lambda part: isinstance(part, int)):  # the embeddings, often the largest, first
-        before = {name: base.weights[name].numpy() for name in components.index if base.blocks.part(name) == part}
+        before = {name: base[name] for name in components.index if blocks.part(name) == part}
         after = before | {name: add(before[name], change) for name, change in run.deltas.exact(part).values()}
         yield PartWeights(part, {name: components[name] for name in before}, before, after)
 
@@ -119,19 +115,12 @@ def weight_table(
     Parts are measured side by side, one on each core, and each is read when a core is free: give the largest first.
     `table.attrs["by_svd"]` names the parameters with a measure that needed an SVD (`lensrl.measures.spectra`).
     """
-    futures: list[Future[MeasuredPart]] = []
-    running: set[Future[MeasuredPart]] = set()
-    # One thread for each part: those of the linear algebra would wait for each other.
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(THREADS) as pool:
-        for part in parts:
-            futures.append(pool.submit(_measure_with_control, part, by, draws))
-            running.add(futures[-1])
-            del part  # the pool alone holds it until it is measured
-            if len(running) == THREADS:
-                running = _wait_for_one(running, len(futures), total, on_progress)
-        while running:
-            running = _wait_for_one(running, len(futures), total, on_progress)
-    measured = sorted((future.result() for future in futures), key=lambda one: (isinstance(one.part, str), one.part))
+    found = side_by_side(
+        lambda part: _measure_with_control(part, by, draws),
+        parts,
+        None if on_progress is None else lambda done: on_progress("parts", done, total),
+    )
+    measured = sorted(found, key=lambda one: (isinstance(one.part, str), one.part))
     columns = WEIGHT_COLUMNS + [f"{name}_random" for name in DeltaMetrics._fields if draws]
     table = pd.DataFrame([row for one in measured for row in one.rows], columns=columns)
     table.attrs["by_svd"] = [name for one in measured for name in one.by_svd]
@@ -144,18 +133,6 @@ class MeasuredPart(NamedTuple):
     part: int | str
     rows: list[tuple]
     by_svd: list[str]
-
-
-def _wait_for_one(
-    running: set[Future[MeasuredPart]], started: int, total: int, on_progress: OnProgress | None
-) -> set[Future[MeasuredPart]]:
-    """Wait until a part is measured, and return those that are not. Raises what measuring raised."""
-    done, left = wait(running, return_when=FIRST_COMPLETED)
-    for future in done:
-        future.result()
-    if on_progress is not None:
-        on_progress("parts", started - len(left), total)
-    return left
 
 
 def _measure_with_control(weights: PartWeights, by: By, draws: int) -> MeasuredPart:

@@ -18,6 +18,7 @@ from functools import cached_property
 from importlib import resources
 from pathlib import Path
 
+import numpy as np
 import torch
 from transformers import (
     AutoConfig,
@@ -68,13 +69,8 @@ class Base:
 
     @cached_property
     def fingerprint(self) -> str:
-        """The sha256 over the names, shapes, types and bytes of all parameters, which tells one base from another."""
-        digest = hashlib.sha256()
-        for name in sorted(self.weights):
-            tensor = self.weights[name]
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-            digest.update(tensor.contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        """The sha256 of its weights, which tells one base from another (`fingerprint`)."""
+        return fingerprint({name: tensor.numpy() for name, tensor in self.weights.items()})
 
     def fresh(self, weights: Mapping[str, torch.Tensor] | None = None, *, device: str = "cpu") -> PreTrainedModel:
         """Return a new model on `device`: the base, with `weights` in place of its own weights of the same names."""
@@ -85,6 +81,45 @@ class Base:
                 for name, tensor in weights.items():
                     parameters[name].copy_(tensor)
         return model.to(device)  # pyright: ignore[reportArgumentType]
+
+
+def fingerprint(self) -> str:
+        """The sha256 of its weights, which tells one base from another (`fingerprint`)."""
+        return fingerprint({name: tensor.numpy() for name, tensor in self.weights.items()})
+
+    def fresh(self, weights: Mapping[str, torch.Tensor] | None = None, *, device: str = "cpu") -> PreTrainedModel:
+        """Return a new model on `device`: the base, with `weights` in place of its own weights of the same names."""
+        model = copy.deepcopy(self.model)
+        if weights:
+            parameters = dict(model.named_parameters())
+            with torch.no_grad():
+                for name, tensor in weights.items():
+                    parameters[name].copy_(tensor)
+        return model.to(device)  # pyright: ignore[reportArgumentType]
+
+    def reading(self, weights: Mapping[str, torch.Tensor] | None = None, *, device: str = "cpu") -> PreTrainedModel:
+        """Return the same as `fresh` for forward passes alone: on the CPU, it holds no copy of any weight.
+
+        Its weights are those of the base and of `weights` themselves. Nothing may write to them: put others in their
+        place (`lensrl.compare.patching.graft.holding`), or take a `fresh` copy.
+        """
+        own = {**self.weights, **(weights or {})}
+        shared = {
+            id(parameter): torch.nn.Parameter(own[name], requires_grad=parameter.requires_grad)
+            for name, parameter in self.model.named_parameters()
+        }
+        model = copy.deepcopy(self.model, dict(shared))  # what a deep copy finds there, it takes
+        return model.to(device)  # pyright: ignore[reportArgumentType]
+
+
+def fingerprint(weights: Mapping[str, np.ndarray]) -> str:
+    """Return the sha256 over the names, shapes, types and bytes of all weights of a base, which are fp32."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        values = np.ascontiguousarray(weights[name], np.float32)
+        digest.update(f"{name} {values.shape} torch.float32\n".encode())  # as torch spells the type
+        digest.update(values.data)
+    return digest.hexdigest()
 
 
 def load_base(name: str, prompt: Prompt | None = None) -> Base:

@@ -23,6 +23,7 @@ from lensrl.models.references import References, answer_logprobs, references
 from lensrl.tasks import Item
 
 STREAMS = 2**28  # most numbers in the recorded streams of a batch: 1 GiB of fp32
+TRIED = 2  # items of a batch on which `enters` is tried: the trial is then short beside the passes that it saves
 TOLERANCE = 1e-6  # nats per token: largest difference to a whole pass
 
 

@@ -1,4 +1,4 @@
-"""A base and a model that was trained from it, read tensor by tensor, without a model in memory."""
+"""A base, and a model that was trained from it, read tensor by tensor, without a model in memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lensrl.models.blocks import Blocks
 from lensrl.models.checkpoint import CheckpointWeights
 from lensrl.models.checkpoint_files import find_folder, open_files, parse_config, read_config, what
 from lensrl.models.checkpoint_match import has_two_heads
-from lensrl.models.skeleton import build_skeleton
+from lensrl.models.skeleton import Skeleton, build_skeleton
 from lensrl.recipe import ModelPlace
 
 
@@ -31,14 +31,26 @@ def open_pair(base: str, trained: str) -> Pair:
     """
     if not (base and trained):
         raise LensrlError("a model has an empty name: give two folders or hub names")
-    places = [ModelPlace(model=find_source(name) if name in EMBEDDED else name) for name in (base, trained)]
-    folder, _ = find_folder(places[0])
-    read_config(folder, places[0])
-    config = parse_config(folder, places[0])
-    skeleton = build_skeleton(what(places[0]), config)
-    if has_two_heads(open_files(folder), skeleton, places[0]):  # as `load_base` does: used as two
-        config.get_text_config().tie_word_embeddings = config.tie_word_embeddings = False
-        skeleton = build_skeleton(what(places[0]), config)
-    before = CheckpointWeights(places[0], skeleton)
-    after = open_weights(places[1], skeleton, before=before)
+    before, skeleton = open_base(base)
+    after = open_weights(_place(trained), skeleton, before=before)
     return Pair(before, after, [*skeleton.weights], skeleton.blocks)
+
+
+def open_base(name: str) -> tuple[CheckpointWeights, Skeleton]:
+    """Open a base, an embedded model, a folder or a hub name: weights to be read one at a time, and the model without.
+
+    The weights have the names and values of `load_base`. Raises LensrlError where it is no complete model.
+    """
+    place = _place(name)
+    folder, _ = find_folder(place)
+    read_config(folder, place)
+    config = parse_config(folder, place)
+    skeleton = build_skeleton(what(place), config)
+    if has_two_heads(open_files(folder), skeleton, place):  # as `load_base` does: used as two
+        config.get_text_config().tie_word_embeddings = config.tie_word_embeddings = False
+        skeleton = build_skeleton(what(place), config)
+    return CheckpointWeights(place, skeleton), skeleton
+
+
+def _place(name: str) -> ModelPlace:
+    return ModelPlace(model=find_source(name) if name in EMBEDDED else name)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,8 @@ import pytest
 import torch
 
 from lensrl.errors import LensrlError
-from lensrl.models.base import EMBEDDED, Base, find_source, load_base
+from lensrl.models.base import EMBEDDED, Base, find_source, fingerprint, load_base
+from lensrl.models.pair import open_base
 
 
 def test_the_embedded_base_is_a_small_qwen3_in_fp32(base: Base) -> None:
@@ -50,6 +52,19 @@ def test_a_fresh_copy_shares_no_memory_with_the_base(base: Base) -> None:
     model = base.fresh({name: before + 1})
     assert torch.equal(dict(model.named_parameters())[name], before + 1)
     assert torch.equal(base.weights[name], before)
+
+
+def test_the_fingerprint_is_that_of_the_weights_in_the_files(base: Base) -> None:
+    stored, skeleton = open_base(base.name)
+    assert fingerprint(stored) == base.fingerprint == digest_by_hand(base)
+    assert [*skeleton.weights] == [*base.weights]
+
+
+def digest_by_hand(base: Base) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(base.weights.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode() + tensor.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def test_a_fresh_copy_computes_with_its_own_weights(base: Base) -> None:

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from lensrl.errors import LensrlError
 from lensrl.models.base import Base
-from lensrl.models.entry import entering, enters, recording, stream_batch
+from lensrl.models.entry import TRIED, entering, enters, recording, stream_batch
 from lensrl.models.references import answer_batch, answer_logprobs, references
 from lensrl.store.file.exact import add
 from lensrl.store.origin import check_base
@@ -98,7 +98,7 @@ def graft_logprobs(
     blocks, prompts = base.blocks, base.prompts
     size = min(answer_batch(model, prompts, items, batch), stream_batch(model, base, items))
     lowest = [min((blocks.layer(name) or 0 for name in weights), default=0) for weights in grafts]
-    can_enter = enters(model, blocks, references(prompts, items[:size]).to(model.device))
+    can_enter = enters(model, blocks, references(prompts, items[:TRIED]).to(model.device))
     found: list[list[torch.Tensor]] = [[] for _ in grafts]
     for start in range(0, len(items), size):
         teacher = references(prompts, items[start : start + size]).to(model.device)
