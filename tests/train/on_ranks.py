@@ -40,8 +40,16 @@ CASES: dict[str, tuple[dict[str, Any], list[int] | None]] = {  # settings of rl,
     "dapo": ({"algorithm": "dapo"}, [3]),
     "rloo": ({"algorithm": "rloo"}, [3]),
     "checkpointing": ({"gradient_checkpointing": True, "micro_batch": 16}, [3]),
+    "frozen in bf16": ({"frozen_dtype": "bfloat16"}, [3]),
 }
-SHARDS = ("full", "one layer", "micro-batches", "kl", "checkpointing")  # the others differ in the loss alone
+SHARDS = (
+    "full",
+    "one layer",
+    "micro-batches",
+    "kl",
+    "checkpointing",
+    "frozen in bf16",
+)  # the others differ in the loss alone
 STEPS = 10
 
 

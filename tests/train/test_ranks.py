@@ -56,21 +56,27 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     + [("shards", case) for case in (*on_ranks.SHARDS, "episodes")],
 )
 def test_two_ranks_train_as_one_process(trained: Path, base: Base, ranks: str, case: str) -> None:
-    """A row counts equally on every rank, so sums differ in their order alone: by 6e-8 of the weights (measured)."""
+    """A row counts equally on every rank, so sums differ in their order alone: by 6e-8 of the weights (measured).
+
+    In bf16 an order rounds by 0.4 %: the first gradient agrees to 3e-6, ten steps of Adam to 1.5 % of the change, with
+    shards as without (which agree to 5e-4).
+    """
+    rounding = 300 if case == "frozen in bf16" else 1
     one, two, other = (
         load_file(trained / f"{name}.safetensors")
         for name in (f"one/{case}.rank-0", f"{ranks}/{case}.rank-0", f"{ranks}/{case}.rank-1")
     )
     assert all(torch.equal(two[name], other[name]) for name in two), "every rank ends with the same weights"
-    assert norm([two[n] - one[n] for n in one]) < 2e-7 * norm([*one.values()])
-    assert norm([two[n] - one[n] for n in one]) < 1e-4 * norm([one[n] - base.weights[n] for n in one])
+    assert norm([two[n] - one[n] for n in one]) < rounding * 2e-7 * norm([*one.values()])
+    assert norm([two[n] - one[n] for n in one]) < rounding * 1e-4 * norm([one[n] - base.weights[n] for n in one])
     alone, shared = (dict(np.load(trained / name / f"{case}.rank-0.npz")) for name in ("one", ranks))
     assert alone.keys() == shared.keys()
     for column in alone.keys() - {"step_time", "peak_memory", "entropy"}:
-        np.testing.assert_allclose(shared[column], alone[column], rtol=1e-4, atol=1e-6, err_msg=column)
+        near = {"rtol": rounding * 1e-4, "atol": rounding * 1e-6}
+        np.testing.assert_allclose(shared[column], alone[column], **near, err_msg=column)
     # TRL averages the entropy over micro-batches, and two ranks cut a step into other ones.
     np.testing.assert_allclose(
-        shared["entropy"], alone["entropy"], rtol=0.1 if case in ("micro-batches", "checkpointing") else 1e-4
+        shared["entropy"], alone["entropy"], rtol=0.1 if case in ("micro-batches", "checkpointing") else rounding * 1e-4
     )
     of_counts = ("reward_mean", "reward_std", "zero_spread_share", "completion_length", "truncated_share")
     assert all((alone[column] == shared[column]).all() for column in of_counts)
