@@ -83,35 +83,6 @@ class Base:
         return model.to(device)  # pyright: ignore[reportArgumentType]
 
 
-def fingerprint(self) -> str:
-        """The sha256 of its weights, which tells one base from another (`fingerprint`)."""
-        return fingerprint({name: tensor.numpy() for name, tensor in self.weights.items()})
-
-    def fresh(self, weights: Mapping[str, torch.Tensor] | None = None, *, device: str = "cpu") -> PreTrainedModel:
-        """Return a new model on `device`: the base, with `weights` in place of its own weights of the same names."""
-        model = copy.deepcopy(self.model)
-        if weights:
-            parameters = dict(model.named_parameters())
-            with torch.no_grad():
-                for name, tensor in weights.items():
-                    parameters[name].copy_(tensor)
-        return model.to(device)  # pyright: ignore[reportArgumentType]
-
-    def reading(self, weights: Mapping[str, torch.Tensor] | None = None, *, device: str = "cpu") -> PreTrainedModel:
-        """Return the same as `fresh` for forward passes alone: on the CPU, it holds no copy of any weight.
-
-        Its weights are those of the base and of `weights` themselves. Nothing may write to them: put others in their
-        place (`lensrl.compare.patching.graft.holding`), or take a `fresh` copy.
-        """
-        own = {**self.weights, **(weights or {})}
-        shared = {
-            id(parameter): torch.nn.Parameter(own[name], requires_grad=parameter.requires_grad)
-            for name, parameter in self.model.named_parameters()
-        }
-        model = copy.deepcopy(self.model, dict(shared))  # what a deep copy finds there, it takes
-        return model.to(device)  # pyright: ignore[reportArgumentType]
-
-
 def fingerprint(weights: Mapping[str, np.ndarray]) -> str:
     """Return the sha256 over the names, shapes, types and bytes of all weights of a base, which are fp32."""
     digest = hashlib.sha256()
