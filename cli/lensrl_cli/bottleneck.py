@@ -55,7 +55,7 @@ def bottleneck(
 ) -> None:
     """Judge the middle-layer account, claim by claim: supported, contradicted or undetermined.
 
-    A claim is stated before its numbers; every p is two-sided and corrected for all claims together (Holm).
+    A claim is stated before its numbers; every p is two-sided and corrected for the claims that could be tested (Holm).
 
     A table of contributions can say less than a study, which has items, seeds and weights.
 

@@ -80,6 +80,6 @@ def sharpened(study: Study) -> list[str]:
         f"layers solves more, {float(np.mean(of_layers)):.3f} on average (difference {differs}). In the mean score, "
         f"single layers are behind by {-mean.value:.3f} [{-mean.high:.3f}, {-mean.low:.3f}]."
     )
-    certain = " So full RL sharpened: it repeats its right answers, and covers fewer items than layers alone."
+    certain = f" So full RL is right more often, but solves fewer items in {k} samples than layers alone."
     uncertain = " The interval contains 0: the turn is not certain."
     return [text + (certain if passed.low > 0 else uncertain)]
