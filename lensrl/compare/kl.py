@@ -67,13 +67,13 @@ def kl_to_base(
         raise LensrlError(f"KL is measured on completions, and task {recipe.task.name!r} has none")
     base, asked = load_base(recipe.model, recipe.prompt), evaluation_items(task, recipe)[:items]
     device, score = pick_device(), study[BASE].score
-    before = base.fresh(device=device).eval()
+    before = base.reading(device=device).eval()
     wanted = [run for run in study.runs.values() if run.name != BASE and run.has_weights and seed in (None, run.seed)]
     rows = []
     for done, run in enumerate(sorted(wanted, key=lambda run: order(run.name, run.seed))):
         check_base(run, base.name, base.fingerprint)
         found = divergences(
-            base.fresh(run_weights(run, base), device=device).eval(), before, base, asked,
+            base.reading(run_weights(run, base), device=device).eval(), before, base, asked,
             max_tokens={name: recipe.evaluation_tokens(name) for name in {item.benchmark for item in asked}},
             seed=recipe.evaluation.seed, generation=recipe.generation, batch=recipe.evaluation.batch,
         )  # fmt: skip

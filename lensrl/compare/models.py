@@ -123,7 +123,7 @@ def compare_model_activations(
     check_vocabulary(opened, loaded)
     weights = {name: torch.from_numpy(_read(opened, name)) for name in opened}
     x, y = (
-        capture(loaded.fresh(w, device=pick_device()), loaded.prompts, items, loaded.blocks.n_layers)
+        capture(loaded.reading(w, device=pick_device()), loaded.prompts, items, loaded.blocks.n_layers)
         for w in (None, weights)
     )
     if site not in x:

@@ -155,7 +155,7 @@ def measure_layers(study: Study, *, sampled: bool, on_progress: OnProgress | Non
     check_base(study[BASE], base.name, base.fingerprint)
     items = evaluation_items(load_task(recipe), recipe)
     check_items(study[BASE], base.prompts.digests("test", items))
-    model = base.fresh(device=device)
+    model = base.reading(device=device)
     # The bypass needs the model as it is; the gradients change it afterwards.
     table = _bypass_costs(study, base, model, items, sampled=sampled, on_progress=on_progress)
     gradients = metric_gradients(

@@ -82,6 +82,20 @@ class Base:
                     parameters[name].copy_(tensor)
         return model.to(device)  # pyright: ignore[reportArgumentType]
 
+    def reading(self, weights: Mapping[str, torch.Tensor] | None = None, *, device: str = "cpu") -> PreTrainedModel:
+        """Return the same as `fresh` for forward passes alone: on the CPU, it holds no copy of any weight.
+
+        Its weights are those of the base and of `weights` themselves. Nothing may write to them: put others in their
+        place (`lensrl.compare.patching.graft.holding`), or take a `fresh` copy.
+        """
+        own = {**self.weights, **(weights or {})}
+        shared = {
+            id(parameter): torch.nn.Parameter(own[name], requires_grad=parameter.requires_grad)
+            for name, parameter in self.model.named_parameters()
+        }
+        model = copy.deepcopy(self.model, dict(shared))  # what a deep copy finds there, it takes
+        return model.to(device)  # pyright: ignore[reportArgumentType]
+
 
 def fingerprint(weights: Mapping[str, np.ndarray]) -> str:
     """Return the sha256 over the names, shapes, types and bytes of all weights of a base, which are fp32."""

@@ -54,6 +54,22 @@ def test_a_fresh_copy_shares_no_memory_with_the_base(base: Base) -> None:
     assert torch.equal(base.weights[name], before)
 
 
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_a_model_for_reading_is_a_fresh_one_without_copies(name: str) -> None:
+    base, changed = load_base(name), "model.layers.3.mlp.up_proj.weight"
+    given = {changed: base.weights[changed] + 1}
+    model, ids = base.reading(given), torch.tensor([[20, 21, 22]])
+    parameters = dict(model.named_parameters())
+    assert parameters.keys() == base.weights.keys(), "tied weights are tied"
+    for key, parameter in parameters.items():
+        assert parameter.data_ptr() == (given | {k: w for k, w in base.weights.items() if k != changed})[key].data_ptr()
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, base.fresh(given)(ids).logits)
+        assert not torch.equal(model(ids).logits, base.model(ids).logits)
+        parameters[changed].data = base.weights[changed]  # another tensor in its place: the base keeps its own
+        assert torch.equal(model(ids).logits, base.model(ids).logits)
+
+
 def test_the_fingerprint_is_that_of_the_weights_in_the_files(base: Base) -> None:
     stored, skeleton = open_base(base.name)
     assert fingerprint(stored) == base.fingerprint == digest_by_hand(base)

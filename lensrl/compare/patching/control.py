@@ -55,7 +55,7 @@ def random_grafts(
     grafts = [
         {n: _random(into[n], donor[n], layer, draw, i) for i, n in enumerate(moved[layer])} for layer, draw in keys
     ]
-    model = base.fresh(into, device=patcher.device).eval()
+    model = base.reading(into, device=patcher.device).eval()
     measured = graft_logprobs(
         model, base, patcher.items, [{}, {n: donor[n] for n in donor if not torch.equal(into[n], donor[n])}, *grafts],
         batch=study.recipe.evaluation.batch,

@@ -81,7 +81,7 @@ class Patcher:
         graft at a time, so that an interruption loses one. Texts have no score.
         """
         into, donor = self._unpatched("into"), self._unpatched("donor")
-        model = self.base.fresh(self.weights["into"], device=self.device)
+        model = self.base.reading(self.weights["into"], device=self.device)
         grafts = [self._grafted(key) for key in keys]
         logprobs = [None] * len(keys)
         if metric != "score":
@@ -124,7 +124,7 @@ class Patcher:
         kept = self.runs[role].items
         if kept["reference_logprob"].notna().all():
             return {metric: kept[metric].to_numpy() for metric in ("score", "reference_logprob")}
-        model = self.base.fresh(self.weights[role], device=self.device)
+        model = self.base.reading(self.weights[role], device=self.device)
         logprobs = reference_logprobs(model, self.base.prompts, self.items, batch=self.recipe.evaluation.batch)
         return {"reference_logprob": logprobs.astype(np.float64)}
 
@@ -133,7 +133,7 @@ class Patcher:
     ) -> Measured:
         """Patch all keys in the same pass over the items, so that the donor's activations are computed once."""
         bridges = {
-            role: boot(self.base.fresh(weights, device=self.device), self.base.tokenizer)
+            role: boot(self.base.reading(weights, device=self.device), self.base.tokenizer)
             for role, weights in self.weights.items()
         }
         # One patch per key, or one per head of its layer.

@@ -70,7 +70,7 @@ def wrong_item_patches(
         )
     items, others = ([patcher.items[i] for i in places] for places in (kept, partner[kept]))
     bridges = {
-        role: boot(patcher.base.fresh(weights, device=patcher.device), patcher.base.tokenizer)
+        role: boot(patcher.base.reading(weights, device=patcher.device), patcher.base.tokenizer)
         for role, weights in patcher.weights.items()
     }
     patches = [Patch((layer,)) for layer in chosen]
