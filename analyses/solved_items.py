@@ -10,15 +10,24 @@
 
 # %%
 import sys
+from pathlib import Path
 
 import lensrl
 
-given = [] if "ipykernel" in sys.modules else sys.argv[1:]  # a notebook's arguments are Jupyter's own
-study = lensrl.open_study(given[0] if given else "runs/tiny")
+STUDY = "runs/tiny"  # the study to look at
+
+in_notebook = "ipykernel" in sys.modules
+if in_notebook:  # a notebook draws a table; a script prints it
+    from IPython.display import display as show
+else:
+    show = print
+given = Path(STUDY if in_notebook or len(sys.argv) < 2 else sys.argv[1])  # a notebook's arguments are Jupyter's own
+study = lensrl.open_study(given if given.exists() else Path("..") / given)  # Jupyter starts in the notebook's folder
 table = lensrl.overlaps(study)
+lensrl.plot.overlap(study, table)
 own = table[table["kind"] == "samples"].groupby("run")["overlap"].mean()
 print("overlap of two samples of one run (the baseline):")
-print(own.round(3).to_string())
+show(own.round(3).to_frame())
 
 # %% [markdown]
 # Each pair of runs beside the mean baseline of both: a ratio near 1 says that they solve the same items as far as one
@@ -29,14 +38,14 @@ pairs = table[table["kind"] == "runs"]
 both = pairs.groupby(["run", "other"], sort=False)["overlap"].mean().reset_index()
 both["baseline"] = [(own[a] + own[b]) / 2 for a, b in zip(both["run"], both["other"], strict=True)]
 both["ratio"] = both["overlap"] / both["baseline"]
-print(both.round(3).to_string(index=False))
+show(both.round(3))
 
 # %% [markdown]
 # Two training seeds of one run, if the study has them.
 
 # %%
 seeds = table[table["kind"] == "seeds"]
-print(seeds[["run", "seed", "other_seed", "overlap"]].round(3).to_string(index=False) if len(seeds) else "one seed")
+show(seeds[["run", "seed", "other_seed", "overlap"]].round(3) if len(seeds) else "one seed")
 
 # %% [markdown]
 # The best layers together, chosen on one half of the items and measured on the other, beside as many samples of full
@@ -44,4 +53,4 @@ print(seeds[["run", "seed", "other_seed", "overlap"]].round(3).to_string(index=F
 
 # %%
 k = min(2, len(study.layers))
-print(lensrl.teams(study, k).round(3).to_string(index=False))
+show(lensrl.teams(study, k).round(3))

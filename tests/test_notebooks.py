@@ -10,6 +10,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+import lensrl
+
 ROOT = Path(__file__).parents[1]
 MOST = 20_000  # characters of one cell's text
 
@@ -44,6 +46,7 @@ def beside(small_study_folder: Path, tmp_path: Path) -> Path:
     """A folder like analyses/, with runs/tiny beside it, as Jupyter opens a notebook where it lies."""
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "tiny").symlink_to(small_study_folder)
+    (tmp_path / "runs" / "published").symlink_to(ROOT / "runs" / "published")
     (tmp_path / "analyses").mkdir()
     return tmp_path / "analyses"
 
@@ -53,31 +56,35 @@ def test_the_figures_and_results_of_a_study_in_a_notebook(beside: Path, monkeypa
     calls = (
         "contributions(study)", "training(study)", "completions_length(study)", "deltas(study)",
         "deltas(study, by='layer')", "delta_norms(study)", "cka(study)", "cka_map(study)", "predictors(study)",
-        "predictors(study, 'depth')", "predictor_panels(study)", "verdict('../runs/published.csv')",
-        "patching(study, lensrl.patch(study, layers=[3], what='weights'))",
+        "predictors(study, 'depth')", "predictor_panels(study)", "verdict(published)", "patching(study, rows)",
+        "patching_panels(study, rows)", "overlap(study)", "heads(lensrl.compare_heads(study, 3))", "agreement(agreed)",
     )  # fmt: skip
-    published = ROOT / "runs" / "published" / "qwen3-1.7b-grpo-math.csv"
-    (beside.parent / "runs" / "published.csv").write_bytes(published.read_bytes())
+    assert {call.partition("(")[0] for call in calls} == {*lensrl.plot.__all__} - {"Look", "save"}
     first = [
         "import lensrl\nstudy = lensrl.open_study('../runs/tiny')\nstudy",
-        "lensrl.verdict('../runs/published.csv')",
+        "published = '../runs/published/qwen3-1.7b-grpo-math.csv'\nlensrl.verdict(published)",
+        "agreed = lensrl.agree(published, study)\nagreed",
+        "rows = lensrl.patch(study, layers=[3])\nrows",
+        "study['full-rl']",
+        "study.runs",
+        "study.plot()",
     ]
     cells = [*first, *(f"lensrl.plot.{call}" for call in calls)]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     outputs = run(notebook, beside, monkeypatch)
     pictures = [cell for cell in notebook.cells if any("image/png" in o.get("data", {}) for o in cell.outputs)]
-    assert len(pictures) == sum("lensrl.plot." in cell for cell in cells)
+    assert len(pictures) == sum(".plot" in cell for cell in cells)
     assert all(len(text) < MOST for output in outputs for text in texts(output))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("analysis", ["heads_and_matrices", "cka_over_depth"])
+@pytest.mark.parametrize("analysis", sorted(path.stem for path in (ROOT / "analyses").glob("*.py")))
 def test_an_analysis_opens_from_where_it_lies_and_draws(
     analysis: str, beside: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = (ROOT / "analyses" / f"{analysis}.py").read_text(encoding="utf-8")
     outputs = run(as_notebook(script), beside, monkeypatch)
-    assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
+    assert any("image/png" in output.get("data", {}) for output in outputs)
     assert any("text/html" in output.get("data", {}) for output in outputs)  # a table
     said = [text for output in outputs for text in texts(output)]
     assert all(len(text) < MOST for text in said)

@@ -38,7 +38,7 @@ def agree(
 
     Studies may differ in algorithm, task and model. Profiles with different layers are compared over relative depth.
 
-    Example: lensrl agree runs/tiny runs/tiny-3-seeds
+    Example: lensrl agree runs/tiny --contributions runs/published/qwen3-1.7b-grpo-math.csv
     """
     look = look_of(figure, width, font_size, title=title)
     opened: list[Study] = []

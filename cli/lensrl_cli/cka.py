@@ -40,10 +40,10 @@ class Pairs(StrEnum):
 def cka(
     study: StudyOrBase,
     trained: Trained = None,
-    one: Annotated[
+    from_run: Annotated[
         str | None, typer.Option("--from", metavar="RUN", help="One of the two runs; by default base.")
     ] = None,
-    other: Annotated[
+    into_run: Annotated[
         str | None, typer.Option("--into", metavar="RUN", help="The other run; by default full-rl.")
     ] = None,
     site: Annotated[str, typer.Option("--site", metavar="SITE", help="block_out, attn_out or mlp_out.")] = "block_out",
@@ -85,7 +85,7 @@ def cka(
     For two models without a study: lensrl cka BASE TRAINED
     """  # fmt: skip
     look = look_of(figure, width, font_size, title=title)
-    first, second = one or "base", other or "full-rl"
+    first, second = from_run or "base", into_run or "full-rl"
     if layers_map and (figure is None or trained is not None):
         raise typer.BadParameter("--map draws two runs of a study: give STUDY alone, and --figure FILE")
     how: dict[str, Any] = {"site": site, "first_token": keep_first, "pairs": pairs.value}
@@ -100,7 +100,7 @@ def cka(
             pair, name = f"{first} and {second} at {site}", opened.name
         heading, drawn = f"{pair}, {name}", f"{name}: {pair}"
     else:
-        given = {"--from": one, "--into": other, "--seed": seed}
+        given = {"--from": from_run, "--into": into_run, "--seed": seed}
         option = next((option for option, value in given.items() if value is not None), None)
         if option is not None:
             raise typer.BadParameter(f"two models have no runs: leave out {option}, or give a study alone")

@@ -62,11 +62,11 @@ def _with_base(run: Run) -> tuple[pd.DataFrame, bool]:
     """Return the completions of a run, beside those of the base where they can be had, and whether they could."""
     from lensrl.store.completions import beside
 
-    found = run.completions
+    found = run.completions()
     if _no_base(run):
         return found, False
     with lensrl.open_run(_base_path(run)) as base:
-        return beside(found, base.completions), True
+        return beside(found, base.completions()), True
 
 
 def _base_path(run: Run) -> Path:

@@ -28,9 +28,11 @@ def export(
     ] = Dtype.float32,
     layers: Annotated[
         str | None,
-        typer.Option("--layers", metavar="L", help="Only these layers of RUN, put into the run --into: 20, 0-7, all."),
+        typer.Option(
+            "--layer", "--layers", metavar="L", help="Only these layers of RUN, put into the run --into: 20, 0-7, all."
+        ),
     ] = None,
-    into: Annotated[
+    into_run: Annotated[
         str | None, typer.Option("--into", metavar="RUN", help="The run that receives the layers; by default base.")
     ] = None,
     *,
@@ -52,9 +54,9 @@ def export(
         if peft:
             if dtype != Dtype.float32:
                 raise typer.BadParameter(f"an adapter is written in float32: leave out --dtype {dtype.value}")
-            path = lensrl.save_adapter(opened, run, folder, seed=seed, layers=layers, into=into)
+            path = lensrl.save_adapter(opened, run, folder, seed=seed, layers=layers, into_run=into_run)
         else:
             path = lensrl.save_pretrained(
-                opened, run, folder, seed=seed, dtype=dtype.value, layers=layers, into=into
+                opened, run, folder, seed=seed, dtype=dtype.value, layers=layers, into_run=into_run
             )  # fmt: skip
     note(f"model: {path}")

@@ -68,7 +68,7 @@ def import_(
 
     Seeds, snapshots, sets of layers and settings of scoring need a recipe with a table [checkpoints]: see the README.
 
-    Example: lensrl import base-model rl-model --layer-20 layer-20-model --out runs/mine
+    Example, with the folder of the example of lensrl export: lensrl import tiny:qwen3 my-model --out runs/mine
     """  # fmt: skip
     models = {name: trained}
     for run, model in _pairs("--run", "MODEL", runs):

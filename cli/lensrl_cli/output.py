@@ -62,7 +62,8 @@ Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="The train
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 Csv = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Also write the table to FILE.")]
 ChosenLayers = Annotated[
-    str | None, typer.Option("--layer", metavar="L", help="Only these rows: one layer 20, a range 0-7, a list 1,3,5.")
+    str | None,
+    typer.Option("--layer", "--layers", metavar="L", help="Only these rows: one layer 20, a range 0-7, a list 1,3,5."),
 ]
 Sort = Annotated[
     str | None, typer.Option("--sort", metavar="COLUMN", help="Sort by a column of --csv, the largest first.")
@@ -82,7 +83,7 @@ def chosen_rows(table: Any, layer: str | None, sort: str | None) -> Any:
         table = table[table["layer"].isin(wanted)]
     if sort is not None:
         if sort not in table:
-            raise typer.BadParameter(f"no column {sort!r}{did_you_mean(sort, table)}; known: {', '.join(table)}")
+            raise typer.BadParameter(f"no column {sort!r}{did_you_mean(sort, table)}")
         table = table.sort_values(sort, ascending=False, kind="stable", na_position="last")
     return table.reset_index(drop=True)
 

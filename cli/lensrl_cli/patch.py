@@ -84,7 +84,7 @@ NOTES = {
 
 def patch(
     layer: Annotated[
-        str, typer.Option("--layer", metavar="L", help="One layer 20, a range 0-7, a list 1,3,5, or all.")
+        str, typer.Option("--layer", "--layers", metavar="L", help="One layer 20, a range 0-7, a list 1,3,5, or all.")
     ],
     from_run: Annotated[
         str, typer.Option("--from", metavar="RUN", help="The run from which layers are taken.")
@@ -156,7 +156,7 @@ def patch(
     --control items takes the donor's activations from another item with as many tokens. If they recover as much, the
     patch hands over nothing about the item.
 
-    Example: lensrl patch --from full-rl --layer 3
+    Example: lensrl patch runs/tiny --from full-rl --layer 3
     """
     from lensrl.compare.patching.on_ray import Cluster
     from lensrl.store.origin import texts_note

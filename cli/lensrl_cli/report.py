@@ -20,7 +20,9 @@ def report(
     ] = None,
     layers: Annotated[
         str | None,
-        typer.Option("--layers", metavar="L", help="Draw the training curves of these layers: 20, 0-7, 1,3,5 or all."),
+        typer.Option(
+            "--layer", "--layers", metavar="L", help="Draw the training curves of these layers: 20, 0-7, 1,3,5 or all."
+        ),
     ] = None,
 ) -> None:
     """Write an HTML report about a study: profile, training, deltas, patching, correlations, provenance.

@@ -17,6 +17,7 @@ from lensrl.measures.hsic import LEAST, Pairs
 from lensrl.measures.similarity import cka_interval, cka_map, mean_cosine, procrustes_distance, relative_l2
 from lensrl.recipe.runs import BASE, FULL
 from lensrl.store.file.lazy import LazyArray
+from lensrl.store.old_names import renamed
 from lensrl.store.study import Study
 
 SITE = "block_out"
@@ -25,11 +26,12 @@ REPRESENTATION_COLUMNS = [
 ]  # fmt: skip
 
 
+@renamed(one="from_run", other="into_run")
 @with_bar("activations")
 def compare_activations(
     study: Study,
-    one: str = BASE,
-    other: str = FULL,
+    from_run: str = BASE,
+    into_run: str = FULL,
     *,
     site: str = SITE,
     seed: int | None = None,
@@ -58,8 +60,9 @@ def compare_activations(
 
     Raises LensrlError for a run without activations, for two runs with different probe sets, and for too few sequences.
     """
-    pair = _find_pair(study, one, other, seed=seed, site=site, first_token=first_token, pairs=pairs)
-    whole = pair if first_token else _find_pair(study, one, other, seed=seed, site=site, first_token=True, pairs=pairs)
+    runs = from_run, into_run
+    pair = _find_pair(study, *runs, seed=seed, site=site, first_token=first_token, pairs=pairs)
+    whole = pair if first_token else _find_pair(study, *runs, seed=seed, site=site, first_token=True, pairs=pairs)
     kept = np.isin(whole.tokens, pair.tokens)
 
     return representation_table(
@@ -94,21 +97,22 @@ def representation_table(
     return pd.DataFrame([(layer, *row) for layer, row in rows], columns=REPRESENTATION_COLUMNS)
 
 
+@renamed(one="from_run", other="into_run")
 def compare_layers(
     study: Study,
-    one: str = BASE,
-    other: str = FULL,
+    from_run: str = BASE,
+    into_run: str = FULL,
     *,
     site: str = SITE,
     seed: int | None = None,
     first_token: bool = False,
     pairs: Pairs = "sequence",
 ) -> Float64[np.ndarray, "layer other_layer"]:
-    """Return the debiased linear CKA of every layer of run `one` (rows) with every layer of run `other` (columns).
+    """Return the debiased linear CKA of each layer of run `from_run` (rows) with each layer of `into_run` (columns).
 
     `site`, `seed`, `first_token` and `pairs` are those of `compare_activations`. Raises as it does.
     """
-    pair = _find_pair(study, one, other, seed=seed, site=site, first_token=first_token, pairs=pairs)
+    pair = _find_pair(study, from_run, into_run, seed=seed, site=site, first_token=first_token, pairs=pairs)
     layers = range(study.n_layers)
     return cka_map(map(pair.one_at, layers), [*map(pair.other_at, layers)], pair.sequence, pairs=pairs)
 
@@ -183,8 +187,8 @@ def _find_pair(
     for run, kept in zip((a, b), sites, strict=True):
         if site not in kept:
             raise LensrlError(f"{run.path} has no activations at {site!r}{did_you_mean(site, kept)}")
-    probe = a.probe
-    if not probe.equals(b.probe):
+    probe = a.probe()
+    if not probe.equals(b.probe()):
         raise LensrlError(f"{a.path} and {b.path} were probed with different tokens: they cannot be compared")
     tokens = np.flatnonzero(probe["position"].to_numpy() >= (0 if first_token else 1))
     sequence = probe["prompt"].to_numpy()[tokens]

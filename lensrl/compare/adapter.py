@@ -39,7 +39,7 @@ def save_adapter(
     *,
     seed: int | None = None,
     layers: LayerSpec | None = None,
-    into: str | None = None,
+    into_run: str | None = None,
 ) -> Path:
     """Write the difference of a run, or of a graft, from its base as a PEFT adapter, and return the folder's path.
 
@@ -52,7 +52,7 @@ def save_adapter(
     change. The error names the weight, its rank, and the share of the change that the best smaller adapter would miss.
     """
     path = check_new_folder(folder)
-    source = find_source(study, run, seed=seed, layers=layers, into=into)
+    source = find_source(study, run, seed=seed, layers=layers, into=into_run)
     base = load_base(source.run.base)
     weights = source.weights(base)
     factors = _factors(base, weights)

@@ -28,6 +28,7 @@ from lensrl.models.base import Base, load_base
 from lensrl.recipe.layers import OUTSIDE, LayerSpec, parse_layers
 from lensrl.recipe.runs import BASE, FULL
 from lensrl.store.file.atomic import check_vacant, new_folder
+from lensrl.store.old_names import renamed
 from lensrl.store.run import Run
 from lensrl.store.study import Study
 
@@ -96,6 +97,7 @@ def graft(
     return _load(find_source(study, from_run, seed=seed, layers=layers, into=into_run))
 
 
+@renamed(into="into_run")
 def save_pretrained(
     study: Study,
     run: str,
@@ -104,7 +106,7 @@ def save_pretrained(
     seed: int | None = None,
     dtype: Dtype = "float32",
     layers: LayerSpec | None = None,
-    into: str | None = None,
+    into_run: str | None = None,
 ) -> Path:
     """Write a run, or a graft, as a Hugging Face folder, and return the folder's path.
 
@@ -115,7 +117,7 @@ def save_pretrained(
     With `dtype="float32"` the weights are the trained ones, bit for bit. `bfloat16` and `float16` round each weight to
     the nearest number of that type, as torch does; the model card then says how much of the change is left.
 
-    With `layers`, the weights are a graft: these layers of `run`, put into the run `into` (by default the base). See
+    With `layers`, the weights are a graft: these layers of `run`, put into `into_run` (by default the base). See
     `graft` for the words and for `seed=None`.
 
     The folder appears whole or not at all. It is opened once before that, and its weights are compared.
@@ -126,7 +128,7 @@ def save_pretrained(
     path = check_new_folder(folder)
     if dtype not in get_args(Dtype):
         raise LensrlError(f"dtype={dtype!r}: weights are not written as this{did_you_mean(dtype, get_args(Dtype))}")
-    source = find_source(study, run, seed=seed, layers=layers, into=into)
+    source = find_source(study, run, seed=seed, layers=layers, into=into_run)
     base = load_base(source.run.base)
     # The weights, and what the card says about them.
     exact = source.weights(base)

@@ -28,7 +28,7 @@ from lensrl.tasks import Item
 
 
 class Activations(NamedTuple):
-    """Activations of one run on some prompts, in the form that a run file has: `run.probe`, `run.activations`."""
+    """Activations of one run on some prompts, in the form that a run file has: `run.probe()`, `run.activations`."""
 
     probe: pd.DataFrame  # one row per token: token_id, prompt (from 0), position (from 0), text
     sites: dict[str, Float32[np.ndarray, "layer token feature"]]  # block_out, attn_out, mlp_out; tokens as in `probe`

@@ -106,7 +106,7 @@ def _first_step_shares(study: Study) -> pd.Series:
     shares = [
         curve[columns].iloc[0].to_numpy() / curve["grad_norm"].iloc[0]
         for run in study.runs.of(FULL).values()
-        if run.has_training and len(curve := run.training) and curve["grad_norm"].iloc[0] > 0
+        if run.has_training and len(curve := run.training()) and curve["grad_norm"].iloc[0] > 0
     ]
     return pd.DataFrame(shares, columns=range(study.n_layers), dtype=float).mean()
 

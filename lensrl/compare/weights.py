@@ -205,7 +205,7 @@ def _points(run: Run) -> dict[int, Deltas]:
     """Map each known step to the deltas after it, in order. Raises LensrlError for fewer than two steps."""
     points = dict(run.snapshots)
     if run.has_scores and run.has_training:
-        points[int(run.training["step"].max())] = run.deltas
+        points[int(run.training()["step"].max())] = run.deltas
     if len(points) < 2 and run.checkpoint is not None:
         raise LensrlError(
             f"{run.path} has no path to follow (a checkpoint with {len(points)} snapshots): name two or more in the "

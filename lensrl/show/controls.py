@@ -30,7 +30,7 @@ def controls(study: Study) -> dict[str, Any]:
     scores = study.scores().set_index(["run", "seed"])
     found = []
     for run in sorted(trained, key=lambda run: order(run.name, run.seed)):
-        curve, key = run.training, (run.name, run.seed)
+        curve, key = run.training(), (run.name, run.seed)
         found.append({
             "run": run.name, "seed": run.seed,
             "clipped_share": clipped["clipped_share"].get(key, math.nan),

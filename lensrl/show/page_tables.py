@@ -40,13 +40,13 @@ def additivity(study: Study, rows: pd.DataFrame) -> list[dict[Hashable, Any]]:
 
 def benchmarks(study: Study) -> dict[str, Any]:
     """Return the mean score of every run on each benchmark; empty for one benchmark."""
-    names = sorted(study[BASE].items["benchmark"].unique()) if study[BASE].has_scores else []
+    names = sorted(study[BASE].scores_by_item()["benchmark"].unique()) if study[BASE].has_scores else []
     if len(names) < 2:
         return {"names": [], "rows": []}
     rows = []
     for run in sorted(study.runs.values(), key=lambda run: order_of_run(run.name, run.seed)):
         if run.has_scores:
-            means = run.items.groupby("benchmark")["score"].mean()
+            means = run.scores_by_item().groupby("benchmark")["score"].mean()
             rows.append({"run": run.name, "seed": run.seed, "scores": [means[name] for name in names]})
     return {"names": names, "rows": rows}
 

@@ -34,7 +34,7 @@ def training_curves(study: Study, seed: int) -> list[tuple[str, pd.DataFrame]]:
     """
     runs = [run for (name, s), run in study.runs.items() if s == seed and run.has_training and run_rate(name) is None]
     runs.sort(key=lambda run: (run.name != FULL, run_layer(run.name) is None, run.layers))
-    return [(run.name, run.training) for run in runs]
+    return [(run.name, run.training()) for run in runs]
 
 
 class Representations(NamedTuple):

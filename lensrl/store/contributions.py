@@ -284,4 +284,4 @@ def _mean_over_seeds(runs: Runs, name: str, seeds: Sequence[int], items: Int[np.
     if not {*seeds} <= {*scored}:
         return None
     scores = np.mean([STUDY_SCORE.scores(scored[seed], base, items) for seed in seeds], axis=0)
-    return mean_score(scores, base.items["benchmark"].to_numpy(str)[items].tolist())
+    return mean_score(scores, base.scores_by_item()["benchmark"].to_numpy(str)[items].tolist())

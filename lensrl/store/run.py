@@ -24,6 +24,7 @@ from lensrl.store.file.checked import (
 from lensrl.store.file.lazy import Deltas, LazyArray, Sites
 from lensrl.store.file.seal import dataset_holds
 from lensrl.store.look import run_html, size
+from lensrl.store.old_names import table_method
 
 if TYPE_CHECKING:  # all are imported where they are used: opening a run does without them
     import pandas as pd
@@ -35,8 +36,8 @@ from lensrl.store.run_scores import RunScores
 class Run(RunScores):
     """One run of a study. Opening it reads the attributes; arrays are read when they are sliced.
 
-    >>> run.scores                       # DataFrame: benchmark, item, sample, score, length, truncated
-    >>> run.training                     # DataFrame: one row per step
+    >>> run.scores()                     # DataFrame: benchmark, item, sample, score, length, truncated
+    >>> run.training()                   # DataFrame: one row per step
     >>> run.delta_norms()                # DataFrame: one row per parameter
     >>> run.deltas[4]["mlp.down_proj.weight"][:8]
     >>> run.deltas[4].frobenius
@@ -62,9 +63,9 @@ class Run(RunScores):
         with located(self.file, "activations"):
             return has(self.file, "activations")
 
-    @property
+    @table_method
     def training(self) -> pd.DataFrame:
-        """One row per training step, with the columns:
+        """Return one row per training step, with the columns:
 
         - `step`, from 1;
         - `reward_mean`, `reward_std`: over the completions of the step;
@@ -171,9 +172,9 @@ class Run(RunScores):
         with located(self.file, "activations"):
             return Sites({site: LazyArray(dataset_at(group, site)) for site in members(group)})
 
-    @property
+    @table_method
     def probe(self) -> pd.DataFrame:
-        """One row per token of the probe set: token_id, prompt, position, text."""
+        """Return one row per token of the probe set: token_id, prompt, position, text."""
         return self._probe.copy()
 
     @cached_property
@@ -213,8 +214,8 @@ class Run(RunScores):
     def save_pretrained(self, folder: str | Path, **options: Any) -> Path:
         """Write the model of this run as a Hugging Face folder: `lensrl.save_pretrained`, which explains `options`.
 
-        They are `dtype`, and for a graft of this run's layers `layers` and `into`. Raises as it does, and for a file
-        outside the folder of its study.
+        They are `dtype`, and for a graft of this run's layers `layers` and `into_run`. Raises as it does, and for a
+        file outside the folder of its study.
         """
         lensrl = import_module("lensrl")
         with lensrl.open_study(self.path.parent) as study:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from lensrl.store.file.checked import (
     located,
 )
 from lensrl.store.file.completeness import COMPLETIONS_SINCE
+from lensrl.store.old_names import table_method
 
 if TYPE_CHECKING:  # all are imported where they are used: opening a run does without them
     import pandas as pd
@@ -37,19 +39,23 @@ class RunScores(RunFile):
         with located(self.file, "scores"):
             return has(self.file, "scores") and has(self.file, "scores/score")
 
-    @cached_property
-    def items(self) -> pd.DataFrame:
-        """One row per held-out item: benchmark, item, score (mean over samples), reference_logprob (nats per token).
+    def scores_by_item(self, *, also: bool = False) -> pd.DataFrame:
+        """Return a row per held-out item: benchmark, item, score (mean over samples), reference_logprob (nats a token).
 
         The score of a text is NaN: nothing judges it. Where scores were made elsewhere, the log-probability is NaN.
-        Items of further tasks (`also`) are left out: see `all_items`.
+        With `also`, the items of further tasks (`also` of the recipe) follow, and a column `also` (bool) says which.
         """
-        rows = self.all_items
-        return rows.loc[~rows["also"], ["benchmark", "item", "score", "reference_logprob"]]
+        rows = self._items
+        return rows.copy() if also else rows.loc[~rows["also"], ["benchmark", "item", "score", "reference_logprob"]]
+
+    @property
+    def items(self) -> pd.DataFrame:
+        """The old name of `scores_by_item()`."""
+        warnings.warn("Run.items is the old name of Run.scores_by_item()", DeprecationWarning, stacklevel=2)
+        return self.scores_by_item()
 
     @cached_property
-    def all_items(self) -> pd.DataFrame:
-        """The rows of `items`, then those of further tasks (`also` of the recipe), with a column `also` (bool)."""
+    def _items(self) -> pd.DataFrame:
         import pandas as pd
 
         with located(self.file, "scores"):
@@ -102,9 +108,9 @@ class RunScores(RunFile):
                 answer=read.get("answer"),
             )
 
-    @property
+    @table_method
     def scores(self) -> pd.DataFrame:
-        """One row per item and sample: benchmark, item, sample, score, length (tokens), truncated.
+        """Return one row per item and sample: benchmark, item, sample, score, length (tokens), truncated.
 
         The last two are missing where scores were made elsewhere. Further tasks (`also`) are left out: see `samples`.
         """
@@ -134,9 +140,9 @@ class RunScores(RunFile):
         with located(self.file, COMPLETIONS):
             return has(self.file, COMPLETIONS)
 
-    @property
+    @table_method
     def completions(self) -> pd.DataFrame:
-        """Every completion that was judged: one row per item and sample, further tasks (`also`) included.
+        """Return every completion that was judged: one row per item and sample, further tasks (`also`) included.
 
         Columns: benchmark, item, sample, prompt, reference, completion, score, tokens, finished. In a task in turns, a
         completion is the transcript, with `> ` before each text of the model. Raises LensrlError for a run without
@@ -147,9 +153,9 @@ class RunScores(RunFile):
         with located(self.file, COMPLETIONS):
             return read_completions(self.file)
 
-    @property
+    @table_method
     def training_completions(self) -> pd.DataFrame:
-        """A few completions of a few training steps: step, item, prompt, completion, reward, tokens, finished.
+        """Return a few completions of a few training steps: step, item, prompt, completion, reward, tokens, finished.
 
         There are none where `store.training_completions` is 0, and in files of version 1 or 2.
         """

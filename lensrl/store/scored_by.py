@@ -30,7 +30,7 @@ class ScoredBy:
 
     def items(self, base: Run) -> pd.DataFrame:
         """Return the rows of the chosen items: item, benchmark. Raises LensrlError for an unknown benchmark."""
-        return base.all_items.loc[self._chosen(base), ["item", "benchmark"]].reset_index(drop=True)
+        return base.scores_by_item(also=True).loc[self._chosen(base), ["item", "benchmark"]].reset_index(drop=True)
 
     def scores(self, run: Run, base: Run, items: Int[np.ndarray, " chosen"]) -> Float64[np.ndarray, " chosen"]:
         """Return the scores of some of the chosen items. `items` are places in `items(base)`.
@@ -39,7 +39,7 @@ class ScoredBy:
         """
         if self.score != "mean":
             return item_scores(self.samples(run, base, items), self.score)
-        return run.all_items["score"].to_numpy()[self._paired(run, base)[items]]
+        return run.scores_by_item(also=True)["score"].to_numpy()[self._paired(run, base)[items]]
 
     def samples(self, run: Run, base: Run, items: Int[np.ndarray, " chosen"]) -> Samples:
         """Return the samples of some of the chosen items, as `scores` does."""
@@ -67,12 +67,12 @@ class ScoredBy:
 
     def _paired(self, run: Run, base: Run) -> np.ndarray:
         """Return the places of the chosen items in a run's file. Raises StoreError for other items than the base's."""
-        if not run.all_items["item"].equals(base.all_items["item"]):
+        if not run.scores_by_item(also=True)["item"].equals(base.scores_by_item(also=True)["item"]):
             raise StoreError(f"{run.path} was scored on other items than {base.path}; their scores cannot be paired")
         return np.flatnonzero(self._chosen(base))
 
     def _chosen(self, base: Run) -> np.ndarray:
-        rows = base.all_items
+        rows = base.scores_by_item(also=True)
         if self.benchmark is None:
             return ~rows["also"].to_numpy()
         if self.benchmark == ALL_BENCHMARKS:

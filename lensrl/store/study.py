@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from lensrl.store.runs import Runs
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
 
 # `lensrl.store.contributions` needs SciPy and pandas, half a second that opening a study does not need: the three
 # methods that compute contributions import it.
@@ -29,7 +31,7 @@ class Study:
     """The runs of one recipe. Opening a study reads the headers of its run files and no array.
 
     >>> study = lensrl.open_study("runs/tiny")
-    >>> study["full-rl"].scores          # seed 0; study["full-rl", 2] for seed 2
+    >>> study["full-rl"].scores()        # seed 0; study["full-rl", 2] for seed 2
     >>> study.runs                       # every run: status, score, gain, size; also damaged and missing runs
     >>> study.contributions()            # DataFrame: one row per layer
     """
@@ -188,14 +190,9 @@ class Study:
 
         Columns: benchmark, items, samples (per item), also (True for a further task, which is not in the score S).
         """
-        import pandas as pd
-
         base = self[BASE]
-        samples = base.samples()
-        rows = pd.DataFrame({
-            "benchmark": base.all_items["benchmark"], "items": 1, "samples": samples.there.sum(axis=1),
-            "also": base.all_items["also"],
-        })  # fmt: skip
+        rows = base.scores_by_item(also=True)[["benchmark", "also"]].assign(items=1)
+        rows["samples"] = base.samples().there.sum(axis=1)
         return rows.groupby("benchmark", sort=False, as_index=False).agg(
             {"items": "sum", "samples": "first", "also": "first"}
         )
@@ -208,7 +205,7 @@ class Study:
         """
         from lensrl.store.completions import beside
 
-        return beside(self[run, seed].completions, self[BASE].completions)
+        return beside(self[run, seed].completions(), self[BASE].completions())
 
     def rate_control(self, seed: int | None = None) -> pd.DataFrame:
         """Return C_l with every layer, and full RL, at its best learning rate: see `contributions.rate_control`."""
@@ -250,6 +247,10 @@ class Study:
             result = read_patch(file)
             self._patches[file] = stamp, set(result.sources.values()), list(result.rows())
         return self._patches[file][1:]
+
+    def plot(self, **options: Any) -> Axes:
+        """Draw the layer contributions: `lensrl.plot.contributions`, which explains `options`, among them `ax`."""
+        return import_module("lensrl").plot.contributions(self, **options)  # the store itself knows no figure
 
     def close(self) -> None:
         """Close the files of all runs."""

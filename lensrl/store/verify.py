@@ -23,7 +23,7 @@ import h5py
 
 from lensrl.errors import Damaged, LensrlError, StoreError, reason
 from lensrl.store.file.atomic import final_path
-from lensrl.store.file.checked import ATTEMPTS, DAMAGE, identity, open_for_reading
+from lensrl.store.file.checked import ATTEMPTS, DAMAGE, check_looks_like_hdf5, identity, open_for_reading
 from lensrl.store.file.claim import is_being_written
 from lensrl.store.file.consistency import check_layout
 from lensrl.store.file.seal import damaged_datasets, read_seal, structure_holds
@@ -70,6 +70,8 @@ def verify(path: str | Path) -> Iterator[FileCheck]:
         files, partial = [path], []
         if not path.exists():
             raise LensrlError(f"no file at {path}")
+        with suppress(OSError):  # the check of the file says why it cannot be read
+            check_looks_like_hdf5(path)
     if not files and not partial and not closed:
         raise LensrlError(f"{path} holds no HDF5 files; studies are made by lensrl run")
     for error in closed:

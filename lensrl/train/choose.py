@@ -95,7 +95,7 @@ def rank_layers(path: Path, n_layers: int, items: Sequence[tuple[str, str]]) -> 
 
 def _measured(study: Study, items: Sequence[tuple[str, str]]) -> tuple[pd.DataFrame, ScoredOn]:
     """Return a study's contributions, measured without the items on which the set will be scored."""
-    measured = [*study[BASE].items[["benchmark", "item"]].itertuples(index=False, name=None)]
+    measured = [*study[BASE].scores_by_item()[["benchmark", "item"]].itertuples(index=False, name=None)]
     if set(measured).isdisjoint(items):
         return layer_contributions(study.runs), "all"
     reported = {items[place] for place in split_items(np.array([benchmark for benchmark, _ in items]))[1]}

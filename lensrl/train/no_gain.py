@@ -30,17 +30,17 @@ def why_no_gain(folder: Path, seeds: Sequence[int]) -> str | None:
     with Run(base_path) as base:
         if not base.has_scores:
             return None
-        before, references = base.items, base.provenance.get("references", {})
+        before, references = base.scores_by_item(), base.provenance.get("references", {})
     runs = [Run(path) for path in paths]
     try:
         lost = next((run for run in runs if run.status != "completed"), None)
         scored = [run for run in runs if run.has_scores]
         if lost is not None and (not scored or lost.status == "diverged"):
             return f"full RL {lost.status}: {lost.reason}; a smaller rl.learning_rate may help"
-        gain = _gain(before, [run.items for run in scored])
+        gain = _gain(before, [run.scores_by_item() for run in scored])
         if gain.low > 0:
             return None
-        curves = [run.training for run in runs if run.has_training]
+        curves = [run.training() for run in runs if run.has_training]
         said = f"full RL gained nothing certain: {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
         if lost is not None:
             return f"{said}. It {lost.status}: {lost.reason}; a smaller rl.learning_rate may help"

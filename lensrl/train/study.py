@@ -137,7 +137,7 @@ def plan_study(recipe: Recipe, folder: Path, only: str | Sequence[str] | None = 
     if base_path.exists():
         with Run(base_path) as base:
             n_layers, fingerprint = base.n_layers, base.fingerprint
-            items = [*base.items[["benchmark", "item"]].itertuples(index=False, name=None)]
+            items = [*base.scores_by_item()[["benchmark", "item"]].itertuples(index=False, name=None)]
             digests = item_digests(base)
     else:
         workshop = _open_workshop(recipe, folder)

@@ -101,7 +101,7 @@ def small_study(report: Report, quick: bool) -> None:
             report(f"graft of all parts of {name} is the run", str(_same(mended, weights)))
             moved = {base.blocks.part(key) for key in weights if not torch.equal(weights[key], base.weights[key])}
             report(f"parts that {name} moved", str(sorted(map(str, moved))))
-            curve = run.training
+            curve = run.training()
             report(f"sampler mismatch, {name}", float(curve["sampler_mismatch"].mean()), "nats a token")
             report(f"step, {name}", float(curve["step_time"][1:].median()), "s")
 

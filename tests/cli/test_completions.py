@@ -38,7 +38,10 @@ def test_what_changed_stands_beside_the_base(small_study_folder: Path) -> None:
     path = small_study_folder / "full-rl.seed-0.h5"
     with open_study(small_study_folder) as study:
         table = study.completions("full-rl")
-        base, run = study["base"].items.set_index("item")["score"], study["full-rl"].items.set_index("item")["score"]
+        base, run = (
+            study["base"].scores_by_item().set_index("item")["score"],
+            study["full-rl"].scores_by_item().set_index("item")["score"],
+        )
     changed = run.index[run != base]
     text = printed(path, "--completions", "--changed", "--full")
     assert f"{(run > base).sum()} items of 48 score higher, {(run < base).sum()} lower" in text

@@ -79,7 +79,7 @@ def test_an_interrupted_study_says_so_in_one_line_and_keeps_only_whole_runs(tmp_
     assert temporary() == []
     with Run(study / "base.h5") as base:
         assert base.status == "completed"
-        assert len(base.items) == 8
+        assert len(base.scores_by_item()) == 8
 
 
 def test_an_interrupt_that_a_library_swallows_is_raised_again_at_the_next_step(

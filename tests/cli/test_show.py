@@ -187,13 +187,23 @@ def test_text_from_a_file_does_not_steer_the_terminal(small_study_folder: Path, 
         ("empty", "empty holds no studies and no run files"),
         ("broken.h5", "broken.h5 is damaged or not an HDF5 file"),
         ("broken.h5/scores", "broken.h5 is damaged or not an HDF5 file"),
+        ("notes.md", "notes.md is no run file: it is not HDF5"),
     ],
 )
 def test_what_is_not_there_is_one_line_and_exit_code_2(
     path: str, expected: str, small_study_folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "empty").mkdir()
-    (tmp_path / "broken.h5").write_text("hello")
+    for name in ("broken.h5", "notes.md"):
+        (tmp_path / name).write_text("hello")
     done = lensrl("show", path.replace("STUDY", str(small_study_folder)), cwd=tmp_path)
     assert_one_line(done, expected)
     assert not done.stdout
+
+
+def test_nobody_is_told_to_delete_a_file_that_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "notes.md").write_text("hello")
+    for verb in ("show", "verify"):
+        done = lensrl(verb, "notes.md", cwd=tmp_path)
+        assert_one_line(done, "notes.md is no run file")
+        assert "delete" not in done.stderr

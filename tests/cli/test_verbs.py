@@ -201,6 +201,9 @@ def assert_one_line(done: subprocess.CompletedProcess[str], expected: str) -> No
             "is a file and the study needs a folder",
         ),
         (["contribution", "STUDY", "--figure", "x.gif"], "cannot save a figure as 'x.gif'"),
+        (["contribution", "STUDY", "--sort", "contributoin"], "no column 'contributoin'; did you mean 'contribution'?"),
+        (["contribution", "STUDY", "--layer", "5"], "no row for layer 5: there are 0,3,7"),
+        (["deltas", "STUDY", "--run", "base"], "the base is not trained: it has no deltas; --run names a trained run"),
     ],
 )
 def test_bad_arguments_are_one_line_and_exit_code_2(

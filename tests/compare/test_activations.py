@@ -40,7 +40,7 @@ def test_the_diagonal_of_the_map_is_the_profile(small_study: Study) -> None:
     x = small_study["base"].activations["block_out"][2]
     y = small_study["full-rl"].activations["block_out"][6]
     kept = study_tokens(small_study)
-    expected = cka_interval(x[kept], y[kept], small_study["base"].probe["prompt"].to_numpy()[kept]).value
+    expected = cka_interval(x[kept], y[kept], small_study["base"].probe()["prompt"].to_numpy()[kept]).value
     assert table[2, 6] == pytest.approx(expected)
     as_elsewhere = compare_layers(small_study, first_token=True, pairs="token")
     assert as_elsewhere[2, 6] == pytest.approx(linear_cka(x, y))
@@ -48,7 +48,10 @@ def test_the_diagonal_of_the_map_is_the_profile(small_study: Study) -> None:
 
 def test_the_first_token_of_a_sequence_is_left_out_unless_asked_for(small_study: Study) -> None:
     table, kept = (compare_activations(small_study, first_token=first, pairs="token") for first in (False, True))
-    probe, x, y = small_study["base"].probe, *(small_study[n].activations["block_out"][4] for n in ("base", "full-rl"))
+    probe, x, y = (
+        small_study["base"].probe(),
+        *(small_study[n].activations["block_out"][4] for n in ("base", "full-rl")),
+    )
     rest = study_tokens(small_study)
     assert 0 < (~rest).sum() == probe["prompt"].nunique()
     assert table["cka"][4] == pytest.approx(linear_cka(x[rest], y[rest]))
@@ -58,7 +61,7 @@ def test_the_first_token_of_a_sequence_is_left_out_unless_asked_for(small_study:
 
 def study_tokens(study: Study) -> np.ndarray:
     """All tokens but the first of each sequence."""
-    return (study["base"].probe["position"] > 0).to_numpy()
+    return (study["base"].probe()["position"] > 0).to_numpy()
 
 
 def test_too_few_sequences_are_refused_by_sequence_and_compared_by_token(
@@ -82,7 +85,7 @@ def test_bad_questions_are_answered_in_a_line(small_study: Study) -> None:
     with pytest.raises(LensrlError, match="did you mean 'mlp_out'"):
         compare_activations(small_study, site="mlp_ou")
     with pytest.raises(LensrlError, match="no run 'full-lr'; did you mean 'full-rl'"):
-        compare_activations(small_study, other="full-lr")
+        compare_activations(small_study, into_run="full-lr")
     with pytest.raises(LensrlError, match="pairs='tokens': there is no such; did you mean 'token'"):
         compare_activations(small_study, pairs="tokens")  # pyright: ignore[reportArgumentType]
 

@@ -89,7 +89,7 @@ def test_peft_opens_an_adapter(base: Base, low: tuple[Path, Weights], tmp_path: 
 
 def test_a_graft_of_low_rank(base: Base, low: tuple[Path, Weights], tmp_path: Path) -> None:
     with open_study(low[0]) as study:
-        folder = lensrl.save_adapter(study, "full-rl", tmp_path / "adapter", layers=[0, 1], into="base")
+        folder = lensrl.save_adapter(study, "full-rl", tmp_path / "adapter", layers=[0, 1], into_run="base")
     assert close(merged(base, folder), graft(base, base.weights, low[1], [1]), base)
     assert "rank 3 to 5" in card_of(folder)[1]
 

@@ -133,7 +133,7 @@ def test_a_run_writes_its_own_seed(base: Base, uneven_seeds: Study, tmp_path: Pa
     folder = run.save_pretrained(tmp_path / "whole")
     assert same(opened(folder), run_weights(run, base))
     assert not same(opened(folder), run_weights(uneven_seeds["full-rl", 0], base))
-    grafted = run.save_pretrained(tmp_path / "graft", layers=7, into="base", dtype="bfloat16")
+    grafted = run.save_pretrained(tmp_path / "graft", layers=7, into_run="base", dtype="bfloat16")
     assert card_of(grafted)[1].count("bfloat16")
     run.close()
     with lensrl.open_run(shutil.copy(run.path, tmp_path / "alone.h5")) as alone:
@@ -169,7 +169,7 @@ def test_a_graft_of_all_layers_and_the_rest_is_the_donor(base: Base, small_study
 def test_a_graft_puts_layers_into_another_run(base: Base, small_study: Study, tmp_path: Path) -> None:
     rl, seventh = (run_weights(small_study[name], base) for name in ("full-rl", "layer-7"))
     expected = graft(base, seventh, rl, [3, "embed"])
-    folder = lensrl.save_pretrained(small_study, "full-rl", tmp_path / "g", layers=[3, "embed"], into="layer-7")
+    folder = lensrl.save_pretrained(small_study, "full-rl", tmp_path / "g", layers=[3, "embed"], into_run="layer-7")
     assert same(opened(folder), expected)
     assert same(lensrl.graft(small_study, [3, "embed"], into_run="layer-7").model, expected)
     front, text = card_of(folder)

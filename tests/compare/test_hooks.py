@@ -43,7 +43,7 @@ def test_the_stream_of_own_prompts_is_that_of_transformers(base: Base, small_stu
 def test_the_prompt_of_a_probed_item_has_the_activations_of_the_file(base: Base, small_study: Study) -> None:
     run, item = small_study["full-rl"], evaluation_items(load_task(SMALL), SMALL)[0]
     probe, sites = lensrl.activations(small_study, "full-rl", item.prompt)
-    stored = run.probe[run.probe["prompt"] == 0]
+    stored = run.probe()[run.probe()["prompt"] == 0]
     assert stored["token_id"].tolist()[: len(probe)] == probe["token_id"].tolist()
     assert len(stored) == len(probe) + len(references(base.prompts, [item]).answer[0].nonzero())
     np.testing.assert_allclose(sites["mlp_out"], run.activations["mlp_out"][:, : len(probe)], rtol=1e-5, atol=1e-4)

@@ -32,7 +32,7 @@ def copied(small_study_folder: Path, tmp_path: Path) -> Path:
 def one_minus_cka(study: Study, run: str) -> np.ndarray:
     """From every layer of a run to full RL's, one by one, without the first token of each sequence."""
     x, y = (study[name].activations["block_out"] for name in (run, FULL))
-    probe = study[BASE].probe
+    probe = study[BASE].probe()
     rest, sequence = (probe["position"] > 0).to_numpy(), probe["prompt"].to_numpy()
     found = [cka_interval(x[layer][rest], y[layer][rest], sequence[rest]).value for layer in range(8)]
     return 1 - np.array(found)

@@ -85,7 +85,7 @@ def test_a_bypassed_block_is_a_block_that_is_not_there(family: str) -> None:
 def test_the_bypass_column_is_what_a_model_without_the_block_scores(base: Base, folder: Path) -> None:
     with open_study(folder) as study:
         table = base_rivals(study)
-        stored = study["base"].items["reference_logprob"].mean()
+        stored = study["base"].scores_by_item()["reference_logprob"].mean()
     items = evaluation_items(load_task(SMALL), SMALL)
     for layer in (0, 3):
         model = base.fresh()
@@ -147,7 +147,7 @@ def test_the_first_order_change_is_what_a_thousandth_of_the_step_does(
 def test_the_columns_are_those_of_the_study(base: Base, folder: Path) -> None:
     with open_study(folder) as study:
         table = base_rivals(study)
-        curve, norms = study["full-rl"].training, study["base"].layer_delta_norms()
+        curve, norms = study["full-rl"].training(), study["base"].layer_delta_norms()
         items = evaluation_items(load_task(SMALL), SMALL)
         gradients = metric_gradients(base.fresh(), base.blocks, base.prompts, items, batch=64)
         changes = [first_order(study["full-rl"], layer, gradients) for layer in range(8)]

@@ -57,7 +57,7 @@ def test_a_recipe_of_a_large_model_runs_on_the_embedded_one(name: str, rows: str
     changes = {"model": "tiny:qwen3", "task": task, "rl": rl, "sets": {}}
     with run_study(recipe.model_copy(update=changes), tmp_path / "study") as study:
         assert {run.status for run in study.runs.values()} == {"completed"}
-        assert set(study["base"].items["benchmark"]) == set(recipe.task.model_dump()["test"])
+        assert set(study["base"].scores_by_item()["benchmark"]) == set(recipe.task.model_dump()["test"])
         assert study["full-rl"].score < 0.02  # by luck, in many samples
         assert study.contributions()["status"].tolist() == ["undefined"]
 
@@ -88,14 +88,14 @@ def test_it_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         }  # fmt: skip
         moved = study[f"layer-{LAYER}"].delta_norms().query("norm > 0")["part"].unique().tolist()
         assert {*map(str, moved)} <= {str(LAYER)}  # nothing where two steps earned the same everywhere
-        training = study["full-rl"].training
+        training = study["full-rl"].training()
         assert len(training) == 2
         agent = recipe.task.name in ("corridor", "textworld")
         assert ("anchor_group_size" in training) == ("turns" in training) == agent
         if agent:
             assert (training["anchor_group_size"] >= 1).all()
             assert training["shared_anchor_share"].between(0, 1).all()
-        assert np.isfinite(study["base"].items["reference_logprob"]).all()
+        assert np.isfinite(study["base"].scores_by_item()["reference_logprob"]).all()
         assert study.contributions()["layer"].tolist() == [LAYER]
 
 

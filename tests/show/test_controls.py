@@ -15,12 +15,12 @@ def test_the_controls_are_those_of_the_runs(small_study: Study) -> None:
     assert [*rows] == ["full-rl", "layer-0", "layer-3", "layer-7", "ends"]
     for name, row in rows.items():
         run = small_study[name]
-        assert row["length"] == pytest.approx(run.scores["length"].mean())
-        assert row["truncated"] == pytest.approx(run.scores["truncated"].mean())
-        assert row["clipped_share"] == np.mean(run.training["grad_norm"] > 1)
-        assert row["mismatch"] == run.training["sampler_mismatch"].max() > 0
-        assert row["entropy_last"] == pytest.approx(run.training["entropy"].mean())  # four steps: both ends are all
-    assert found["base"]["length"] == pytest.approx(small_study["base"].scores["length"].mean())
+        assert row["length"] == pytest.approx(run.scores()["length"].mean())
+        assert row["truncated"] == pytest.approx(run.scores()["truncated"].mean())
+        assert row["clipped_share"] == np.mean(run.training()["grad_norm"] > 1)
+        assert row["mismatch"] == run.training()["sampler_mismatch"].max() > 0
+        assert row["entropy_last"] == pytest.approx(run.training()["entropy"].mean())  # four steps: both ends are all
+    assert found["base"]["length"] == pytest.approx(small_study["base"].scores()["length"].mean())
     (pair,) = found["together"]
     alone = small_study.contributions().set_index("layer")["contribution"]
     assert pair["alone"] == pytest.approx(alone[0] + alone[7], nan_ok=True)

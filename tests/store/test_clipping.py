@@ -82,6 +82,6 @@ def test_clipped_steps_count_by_the_limit_of_each_run(small_study: Study, monkey
             run = small_study[name]
             sizes = run.delta_norms().set_index("part")["size"]
             limit = np.inf if word == "none" else np.sqrt((sizes["3"] if "3" in name else sizes).sum() / sizes.sum())
-            norms = run.training["grad_norm"]
+            norms = run.training()["grad_norm"]
             assert table.loc[name, "clipped_share"] == np.mean(norms > limit)
             assert table.loc[name, "mean_factor"] == pytest.approx(np.mean(np.minimum(limit / norms, 1)), rel=1e-5)

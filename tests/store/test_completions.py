@@ -32,9 +32,9 @@ def test_every_completion_is_kept_as_it_was_judged(small_study: Study, base: Bas
     items = {item.id: item for item in evaluation_items(task, SMALL)}
     for name in ("base", "full-rl", "layer-3", "ends"):
         run = small_study[name]
-        table = run.completions
+        table = run.completions()
         assert len(table) == 48 * 2
-        assert table[["benchmark", "item", "sample"]].equals(run.scores[["benchmark", "item", "sample"]])
+        assert table[["benchmark", "item", "sample"]].equals(run.scores()[["benchmark", "item", "sample"]])
         for row in table.to_dict("records"):
             item = items[row["item"]]
             assert (row["prompt"], row["reference"]) == (item.prompt, item.reference)
@@ -45,7 +45,7 @@ def test_every_completion_is_kept_as_it_was_judged(small_study: Study, base: Bas
 
 def test_a_few_completions_of_training_are_kept(small_study: Study) -> None:
     run = small_study["full-rl"]
-    task, table = load_task(SMALL), run.training_completions
+    task, table = load_task(SMALL), run.training_completions()
     assert isinstance(task, Arithmetic)
     assert table["step"].tolist() == [step for step in (1, 2, 3, 4) for _ in range(4)]
     assert table.groupby("step")["item"].nunique().eq(4).all()  # of different prompts
@@ -54,7 +54,7 @@ def test_a_few_completions_of_training_are_kept(small_study: Study) -> None:
         *table["reward"]
     ]
     assert [items[row["item"]].prompt for row in table.to_dict("records")] == [*table["prompt"]]
-    assert small_study["base"].training_completions.empty
+    assert small_study["base"].training_completions().empty
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_one_line_of_h5py_reads_a_completion(small_study_folder: Path) -> None:
     known: dict[str, object] = {"h5py": h5py}
     exec(opening, known)
     with open_run(path) as run:
-        assert eval(reading, known) == run.completions.loc[6, "completion"]  # two samples an item
+        assert eval(reading, known) == run.completions().loc[6, "completion"]  # two samples an item
 
 
 def test_a_transcript_shows_who_wrote_what() -> None:
@@ -106,7 +106,7 @@ def test_an_agents_transcript_is_its_episode(tmp_path: Path) -> None:
     task = load_task(recipe)
     assert isinstance(task, Corridor)
     with open_run(tmp_path / "agent" / "base.h5") as run:
-        table = run.completions
+        table = run.completions()
         assert table["benchmark"].value_counts().to_dict() == {"corridor": 8, "arithmetic": 4}
         file = run.file
         text = dataset_at(file, "completions/text")[...].tobytes()
@@ -137,7 +137,7 @@ def test_texts_of_thousands_of_bytes_take_the_space_of_what_they_say(tmp_path: P
     path = tmp_path / "base.h5"
     write_run(path, header("base"), PARAMETERS, before_weights(), scores=scores)
     with Run(path) as run:
-        assert run.completions["completion"].tolist() == [text for row in completion for text in row]
+        assert run.completions()["completion"].tolist() == [text for row in completion for text in row]
         assert run.bytes < 3e6  # of 500 different texts, 8 MB
 
 
@@ -145,9 +145,9 @@ def test_texts_of_thousands_of_bytes_take_the_space_of_what_they_say(tmp_path: P
 def test_a_file_from_before_completions_says_so_in_one_line(version: int) -> None:
     with Run(RELEASED / f"run-{version}.h5") as run:
         with pytest.raises(LensrlError, match=rf"has no completions: its format version {version} kept none") as caught:
-            _ = run.completions
+            _ = run.completions()
         assert "\n" not in str(caught.value)
-        assert run.training_completions.empty
+        assert run.training_completions().empty
 
 
 @pytest.mark.parametrize(
@@ -172,9 +172,9 @@ def test_places_outside_of_the_texts_are_damage(tmp_path: Path, dataset: str, va
 
 def test_a_released_file_with_completions_has_them() -> None:
     with Run(RELEASED / "run-3.h5") as run:
-        assert run.completions["completion"].tolist() == ["", "é", "éé", "ééé", "éééé", "ééééé"]
-        assert run.completions["prompt"].tolist() == ["0+1=", "0+1=", "1+1=", "1+1=", "2+1=", "2+1="]
-        assert run.training_completions.to_dict("list") == {
+        assert run.completions()["completion"].tolist() == ["", "é", "éé", "ééé", "éééé", "ééééé"]
+        assert run.completions()["prompt"].tolist() == ["0+1=", "0+1=", "1+1=", "1+1=", "2+1=", "2+1="]
+        assert run.training_completions().to_dict("list") == {
             "step": [1, 1, 3], "item": ["item-7", "item-8", "item-7"], "prompt": ["1+1=", "1+2=", "1+1="],
             "completion": ["2", "語", ""], "reward": [1.0, 0.0, 0.0], "tokens": [2, 5, 1],
             "finished": [True, False, True],

@@ -66,8 +66,10 @@ def readings(path: Path, *, xarray: bool = False) -> Readings:
     with suppress(LensrlError), Run(path) as run:
         for name in ("study", "name", "seed", "layers", "status", "reason", "base", "fingerprint", "n_layers", "score"):
             take(name, lambda name=name: getattr(run, name))
-        for name in ("run_id", "recipe", "provenance", "items", "scores", "training", "probe"):
+        for name in ("run_id", "recipe", "provenance"):
             take(name, lambda name=name: getattr(run, name))
+        for name in ("scores_by_item", "scores", "training", "probe"):
+            take(name, lambda name=name: getattr(run, name)())
         take("repr", lambda: repr(run))
         take("item_score", run.item_score)
         take("delta_norms", run.delta_norms)

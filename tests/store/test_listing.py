@@ -133,7 +133,7 @@ def test_gain_is_score_minus_the_score_of_the_base(folder: Path) -> None:
     with open_study(folder) as study:
         rows = {(row["run"], row["seed"]): row for row in study.runs.table().to_dict("records")}
         for key, run in study.runs.items():
-            score = run.items["score"].mean() if run.has_scores else math.nan
+            score = run.scores_by_item()["score"].mean() if run.has_scores else math.nan
             assert rows[key]["score"] == pytest.approx(score, nan_ok=True)
             assert rows[key]["gain"] == pytest.approx(score - 0.25, nan_ok=True)
             assert rows[key]["bytes"] == os.path.getsize(run.path)

@@ -68,7 +68,7 @@ def test_h5dump_reads_all_of_it(path: Path) -> None:
     assert values.returncode == 0
     data = values.stdout[values.stdout.index("DATA {") + 6 :].partition("}")[0]
     with Run(path) as run:
-        assert [float(text) for text in data.split(",")] == pytest.approx(run.scores["score"].tolist(), rel=1e-5)
+        assert [float(text) for text in data.split(",")] == pytest.approx(run.scores()["score"].tolist(), rel=1e-5)
 
 
 def test_xarray_sees_every_dataset_with_named_dimensions(path: Path, tree: xr.DataTree) -> None:
@@ -93,9 +93,9 @@ def test_xarray_sees_every_dataset_with_named_dimensions(path: Path, tree: xr.Da
 def test_xarray_sees_the_numbers_that_a_run_gives(path: Path, tree: xr.DataTree) -> None:
     with Run(path) as run:
         score = variable(tree, "scores/score")
-        assert score.values.reshape(-1).tolist() == run.scores["score"].tolist()
-        assert score["item"].values.tolist() == run.items["item"].tolist()
-        first = run.items.iloc[0]
+        assert score.values.reshape(-1).tolist() == run.scores()["score"].tolist()
+        assert score["item"].values.tolist() == run.scores_by_item()["item"].tolist()
+        first = run.scores_by_item().iloc[0]
         np.testing.assert_array_equal(
             variable(tree, "scores/reference_logprob").sel(item=first["item"]), first["reference_logprob"]
         )
@@ -104,7 +104,7 @@ def test_xarray_sees_the_numbers_that_a_run_gives(path: Path, tree: xr.DataTree)
             run.delta_norms().set_index("parameter")["norm"].to_dict()
         )
         grad_norm = variable(tree, "training/layer_grad_norm").sel(layer=3)
-        assert grad_norm.values.tolist() == run.training["grad_norm_3"].tolist()
+        assert grad_norm.values.tolist() == run.training()["grad_norm_3"].tolist()
         for site, lazy in run.activations.items():
             np.testing.assert_array_equal(variable(tree, f"activations/{site}").sel(layer=5).values, lazy[5])
         for part, deltas in run.deltas.items():
@@ -128,7 +128,7 @@ def test_a_tree_of_an_open_run_reads_the_same_with_its_labels_as_text(path: Path
                     assert found.dtype.kind != "S", "a label to select by is text"
                     assert ours.variables[name].dims == found.dims
                     np.testing.assert_array_equal(ours.variables[name].values, found.values)
-            row = run.scores.iloc[5]
+            row = run.scores().iloc[5]
             score = variable(mine, "scores/score").sel(item=row["item"])
             assert score.values[row["sample"]] == row["score"]
             assert own(mine, "parameters").to_dataframe().shape[0] == len(run.delta_norms())

@@ -76,8 +76,8 @@ def test_a_released_run_is_a_tree_whose_labels_are_text(path: Path) -> None:
     """Whether or not its texts have the attribute that tells xarray so."""
     with Run(path) as run, run.to_xarray() as tree:
         assert tree["item"].dtype.kind == tree["parameters/part"].dtype.kind == "U"
-        assert np.asarray(tree["item"]).tolist() == run.items["item"].tolist()
-        assert tree["scores/score"].sel(item=run.items["item"].iloc[-1]).shape == (2,)
+        assert np.asarray(tree["item"]).tolist() == run.scores_by_item()["item"].tolist()
+        assert tree["scores/score"].sel(item=run.scores_by_item()["item"].iloc[-1]).shape == (2,)
 
 
 @every_run
@@ -85,13 +85,13 @@ def test_a_released_run_has_the_tables_that_were_written(path: Path, tmp_path: P
     """The same numbers, written today, and as they were given."""
     write_full_run(tmp_path / "today.h5")
     with Run(path) as run, Run(tmp_path / "today.h5") as today:
-        for name in ("scores", "items", "training", "probe"):
-            assert getattr(run, name).equals(getattr(today, name)), name
+        for name in ("scores", "scores_by_item", "training", "probe"):
+            assert getattr(run, name)().equals(getattr(today, name)()), name
         for name in ("delta_norms", "layer_delta_norms"):  # sums, which another processor rounds otherwise
             assert_frame_equal(getattr(run, name)(), getattr(today, name)(), rtol=1e-12, atol=0)
-        assert run.scores["score"].tolist() == [0.0, 1.0, 1.0, 1.0, 0.25, 0.5]
-        assert run.training["reward_mean"].tolist() == training()["reward_mean"].tolist()
-        assert run.probe["text"].tolist() == list(probe().text)
+        assert run.scores()["score"].tolist() == [0.0, 1.0, 1.0, 1.0, 0.25, 0.5]
+        assert run.training()["reward_mean"].tolist() == training()["reward_mean"].tolist()
+        assert run.probe()["text"].tolist() == list(probe().text)
 
 
 @every_run

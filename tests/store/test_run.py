@@ -69,19 +69,19 @@ def test_scores_come_back_one_row_per_item_and_sample(path: Path) -> None:
         columns=["benchmark", "item", "sample", "score", "length", "truncated"],
     )
     with Run(path) as run:
-        pd.testing.assert_frame_equal(run.scores, expected, check_dtype=False)
+        pd.testing.assert_frame_equal(run.scores(), expected, check_dtype=False)
 
 
 def test_the_score_is_the_mean_over_benchmarks_of_the_mean_over_items(path: Path) -> None:
     with Run(path) as run:
-        assert run.items["score"].tolist() == [0.5, 1.0, 0.375]
-        assert run.items["reference_logprob"].tolist() == [0.0, -1.0, -2.0]
+        assert run.scores_by_item()["score"].tolist() == [0.5, 1.0, 0.375]
+        assert run.scores_by_item()["reference_logprob"].tolist() == [0.0, -1.0, -2.0]
         assert run.score == (0.75 + 0.375) / 2
 
 
 def test_the_training_curve_comes_back_padded_where_a_step_has_no_loss(path: Path) -> None:
     with Run(path) as run:
-        table = run.training.set_index("step")
+        table = run.training().set_index("step")
     assert table.index.tolist() == [1, 2, 3]
     assert table["reward_mean"].tolist() == [0.1, 0.2, 0.4]
     np.testing.assert_array_equal(table["loss"], [1.0, 0.5, np.nan])
@@ -171,7 +171,7 @@ def test_activations_and_probe_come_back(path: Path) -> None:
     with Run(path) as run:
         for site, values in activations().items():
             np.testing.assert_array_equal(run.activations[site][1, 1:], values[1, 1:])
-        table = run.probe
+        table = run.probe()
     assert table["text"].tolist() == ["a", "é", "語"]
     assert table["token_id"].tolist() == probe().token_id.tolist()
     assert table["prompt"].tolist() == [0, 0, 1]
@@ -184,9 +184,9 @@ def test_a_diverged_run_has_a_curve_and_says_why_it_has_no_scores(tmp_path: Path
     with Run(tmp_path / "run.h5") as run:
         assert not run.has_scores
         assert np.isnan(run.score)
-        assert len(run.training) == 3
+        assert len(run.training()) == 3
         assert list(run.deltas) == []
-        for read in (lambda: run.scores, lambda: run.items, lambda: run.activations, lambda: run.probe):
+        for read in (lambda: run.scores(), lambda: run.scores_by_item(), lambda: run.activations, lambda: run.probe()):
             with pytest.raises(LensrlError, match=r"run 'layer-0' has no .*: the loss is not finite at step 3"):
                 read()
 
@@ -240,5 +240,5 @@ def test_scores_that_are_not_powers_of_two_come_back_as_stored(tmp_path: Path) -
     score = np.array([[0.1, 0.7], [1 / 3, 0.9]])
     write_run(tmp_path / "base.h5", header("base"), PARAMETERS, before_weights(), scores=score_arrays(score))
     with Run(tmp_path / "base.h5") as run:
-        assert run.scores["score"].tolist() == score.astype(np.float32).reshape(-1).tolist()
+        assert run.scores()["score"].tolist() == score.astype(np.float32).reshape(-1).tolist()
         assert run.score == pytest.approx(score.mean(), rel=1e-7)

@@ -184,7 +184,7 @@ def test_a_run_is_found_by_name_and_seed(folder: Path) -> None:
     with open_study(folder) as study:
         assert study.seeds == [1, 2]
         assert study["full-rl"] is study["full-rl", 1]
-        assert study["full-rl", 2].items["score"].sum() == 20
+        assert study["full-rl", 2].scores_by_item()["score"].sum() == 20
         assert study["base", 7] is study["base"]
         assert "full-rl" in study
         assert ("full-rl", 2) in study

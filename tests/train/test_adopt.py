@@ -71,8 +71,8 @@ def test_a_study_that_was_trained_here_comes_back(adopted: Study, small_study: S
     assert [*adopted.runs] == [*small_study.runs]
     for key, run in adopted.runs.items():
         trained = small_study.runs[key]
-        assert run.items.equals(trained.items)
-        assert run.scores.equals(trained.scores)
+        assert run.scores_by_item().equals(trained.scores_by_item())
+        assert run.scores().equals(trained.scores())
         assert (run.layers, run.delta_norms().to_dict()) == (trained.layers, trained.delta_norms().to_dict())
         for part in trained.deltas:
             for name, delta in trained.deltas[part].items():
@@ -93,7 +93,7 @@ def test_a_run_says_that_it_was_not_trained_here(adopted: Study, folders: Path) 
     }  # fmt: skip
     assert adopted["base"].checkpoint is None
     with pytest.raises(LensrlError, match="no training curve: it was taken from a checkpoint"):
-        _ = run.training
+        _ = run.training()
 
 
 def test_snapshots_are_the_path_of_the_weights(adopted: Study, small_study: Study) -> None:

@@ -111,7 +111,7 @@ def test_training_and_scoring_read_what_the_template_writes(
 
 def test_references_and_probe_read_it_too_and_end_as_the_template_ends(study: Study) -> None:
     items = load_task(study.recipe).items("test")
-    probe = study["base"].probe
+    probe = study["base"].probe()
     for place, item in enumerate(items[:2]):
         text = "".join(probe["text"][probe["prompt"] == place])
         assert text == text_of(item.prompt) + item.written[0] + "}"
@@ -121,13 +121,15 @@ def test_references_and_probe_read_it_too_and_end_as_the_template_ends(study: St
     with torch.no_grad():
         logprobs = base.model(ids).logits.log_softmax(-1)[0, :-1].gather(-1, ids[0, 1:, None])[:, 0]
     length = len(items[0].written[0]) + 1
-    assert study["base"].items["reference_logprob"][0] == pytest.approx(float(logprobs[-length:].mean()), abs=1e-5)
+    assert study["base"].scores_by_item()["reference_logprob"][0] == pytest.approx(
+        float(logprobs[-length:].mean()), abs=1e-5
+    )
 
 
 def test_patching_and_the_report_go_through_it(study: Study, folder: Path) -> None:
     rows = lensrl.patch(study, layers=[7])
     measured = rows[rows["metric"] == "reference_logprob"].set_index("what")
-    expected = study["base"].items["reference_logprob"].mean()
+    expected = study["base"].scores_by_item()["reference_logprob"].mean()
     assert measured.loc["weights", "into_value"] == pytest.approx(expected, abs=1e-6)
     assert measured.loc["activations", "into_value"] == pytest.approx(expected, abs=1e-3)  # another kernel
     assert lensrl.base_rivals(study)["gradient_norm"].notna().all()
@@ -173,7 +175,7 @@ def test_an_observation_is_a_users_message_and_a_turn_the_assistants(
     recipe = load_recipe(folder / "turns.toml")
     with lensrl.run_study(recipe, folder / "turns", only=["base", "full-rl"]) as study:
         assert study["full-rl"].status == "completed"
-        text = "".join(study["base"].probe["text"][study["base"].probe["prompt"] == 0])
+        text = "".join(study["base"].probe()["text"][study["base"].probe()["prompt"] == 0])
     item = load_task(recipe).items("test")[0]
     expected = text_of(item.prompt, "Walk.")
     for turn, piece in enumerate(item.written):

@@ -238,7 +238,7 @@ def test_weights_that_were_trained_elsewhere_are_measured_and_written_as_a_train
     with new_file(job.path) as partial:
         Workshop(SMALL).keep(job, partial, run_weights(trained, base), NoWatcher())
     with Run(job.path) as kept:
-        assert kept.items.equals(trained.items)
+        assert kept.scores_by_item().equals(trained.scores_by_item())
         assert list(kept.deltas) == [3]
         for name, delta in trained.deltas[3].items():
             np.testing.assert_array_equal(kept.deltas[3][name][...], delta[...])

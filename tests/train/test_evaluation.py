@@ -43,8 +43,8 @@ def test_each_benchmark_has_its_own_samples_and_the_further_task_is_not_in_the_s
         samples = run.samples()
         means = [np.nanmean(samples.score[samples.benchmark == name], axis=1).mean() for name in ("carry", "no-carry")]
         assert run.score == pytest.approx(np.mean(means))
-        assert set(run.items["benchmark"]) == set(run.scores["benchmark"]) == {"carry", "no-carry"}
-        assert len(run.scores) == 12 * (2 + 8)
+        assert set(run.scores_by_item()["benchmark"]) == set(run.scores()["benchmark"]) == {"carry", "no-carry"}
+        assert len(run.scores()) == 12 * (2 + 8)
         assert check_file(run.path).status == "good"
 
 

@@ -50,14 +50,14 @@ def test_the_runs_are_whole_and_have_no_score(study: Study) -> None:
             True,
             True,
         )
-        assert run.items["score"].isna().all()
+        assert run.scores_by_item()["score"].isna().all()
         with pytest.raises(LensrlError, match="has no scores: its study compares models on texts"):
-            _ = run.scores
+            _ = run.scores()
     assert "sampling" not in study["full-rl"].provenance["dtypes"]
 
 
 def test_the_probe_set_is_the_texts(study: Study) -> None:
-    probe = study["base"].probe
+    probe = study["base"].probe()
     spelled = probe.groupby("prompt")["text"].agg(lambda tokens: "".join(tokens).removesuffix("<eos>"))
     assert spelled.tolist() == [*BUILT_IN]  # the embedded models read single characters
 
@@ -67,7 +67,7 @@ def test_a_log_probability_is_that_of_the_text(study: Study, base: Base) -> None
     ids = torch.tensor([[*base.tokenizer(BUILT_IN[item])["input_ids"], base.tokenizer.eos_token_id]])
     with torch.no_grad():
         expected = -base.model(input_ids=ids, labels=ids).loss.item()  # transformers' own mean over all but the first
-    assert study["base"].items["reference_logprob"][item] == pytest.approx(expected, abs=1e-4)
+    assert study["base"].scores_by_item()["reference_logprob"][item] == pytest.approx(expected, abs=1e-4)
 
 
 def test_two_models_without_a_study_give_the_same_tables(study: Study, folders: Path) -> None:
@@ -85,7 +85,9 @@ def test_patching_recovers_log_probabilities(study: Study) -> None:
     rows = lensrl.patch(study, layers="all", sets="together", what="weights")
     assert set(rows["metric"]) == {"reference_logprob"}
     whole = rows[rows["sets"] == "everything"].iloc[0]
-    assert whole["patched_value"] == pytest.approx(study["full-rl"].items["reference_logprob"].mean(), abs=1e-5)
+    assert whole["patched_value"] == pytest.approx(
+        study["full-rl"].scores_by_item()["reference_logprob"].mean(), abs=1e-5
+    )
     other = lensrl.patch(study, layers=[3], what="activations")
     assert set(other["metric"]) == {"reference_logprob", "logit_difference"}
     assert other["contribution"].isna().all()
@@ -123,7 +125,7 @@ def test_a_study_goes_on_with_another_run_and_not_with_other_texts(study: Study,
     (tmp_path / "t.txt").write_text("one text\nanother text\nthird\n")
     folder = tmp_path / "study"
     recipe = import_recipe("tiny:qwen3", folders / "full", texts=tmp_path / "t.txt")
-    assert len(lensrl.run_study(recipe, folder)["full-rl"].items) == 3
+    assert len(lensrl.run_study(recipe, folder)["full-rl"].scores_by_item()) == 3
     more = import_recipe("tiny:qwen3", {"full-rl": folders / "full", "sft": folders / "full"}, texts=tmp_path / "t.txt")
     assert [name for name, _ in lensrl.run_study(more, folder).runs] == ["base", "full-rl", "sft"]
     with pytest.raises(LensrlError, match="holds a study of another recipe"):

@@ -71,7 +71,7 @@ def test_a_random_model_learns_nothing_and_the_contribution_is_undefined_with_th
 
 
 def test_items_are_capped_per_benchmark_and_both_are_scored(study: Study) -> None:
-    assert study["base"].items["benchmark"].value_counts().to_dict() == {"two": 4, "one": 3}
+    assert study["base"].scores_by_item()["benchmark"].value_counts().to_dict() == {"two": 4, "one": 3}
 
 
 def test_masters_are_fp32_though_the_checkpoint_is_bf16(study: Study) -> None:

@@ -41,8 +41,8 @@ def test_deltas_scores_and_activations_are_the_same_bits(trained: Study, returne
     for key, run in returned.runs.items():
         before = trained.runs[key]
         assert run.fingerprint == before.fingerprint
-        assert run.scores.equals(before.scores)
-        assert run.items.equals(before.items)
+        assert run.scores().equals(before.scores())
+        assert run.scores_by_item().equals(before.scores_by_item())
         assert [*run.deltas] == [*before.deltas]
         for part in before.deltas:
             assert [*run.deltas[part]] == [*before.deltas[part]]

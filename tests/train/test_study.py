@@ -62,9 +62,9 @@ def test_every_run_holds_what_the_study_needs(small_study: Study) -> None:
     assert list(scores["run"]) == ["base", "full-rl", "layer-0", "layer-3", "layer-7", "ends"]
     assert set(scores["status"]) == {"completed"}
     for run in small_study.runs.values():
-        assert run.items["item"].tolist() == small_study["base"].items["item"].tolist()
+        assert run.scores_by_item()["item"].tolist() == small_study["base"].scores_by_item()["item"].tolist()
         assert {site: a.shape for site, a in run.activations.items()} == dict.fromkeys(
-            ("attn_out", "block_out", "mlp_out"), (8, len(run.probe), 96)
+            ("attn_out", "block_out", "mlp_out"), (8, len(run.probe()), 96)
         )
         assert run.provenance["versions"].keys() >= {"torch", "trl", "transformers", "transformer-lens", "h5py"}
         assert run.recipe == SMALL.model_dump(mode="json")
@@ -99,12 +99,12 @@ def test_a_finished_study_is_not_made_again(copied: Path) -> None:
 
 def test_a_missing_run_is_made_and_equals_the_one_that_was_lost(copied: Path) -> None:
     with Run(copied / "layer-7.seed-0.h5") as run:
-        lost = run.items, {name: delta[...] for name, delta in run.deltas[7].items()}
+        lost = run.scores_by_item(), {name: delta[...] for name, delta in run.deltas[7].items()}
     (copied / "layer-7.seed-0.h5").unlink()
     names = Names()
     with run_study(SMALL, copied, names) as study:
         assert names.made == ["layer-7"]
-        assert study["layer-7"].items.equals(lost[0])
+        assert study["layer-7"].scores_by_item().equals(lost[0])
         for name, delta in study["layer-7"].deltas[7].items():
             np.testing.assert_array_equal(delta[...], lost[1][name])
 
@@ -183,7 +183,7 @@ def test_a_run_that_diverges_is_kept_with_its_curve_and_the_study_goes_on(tmp_pa
         assert full.status == "diverged"
         assert "not finite" in full.reason
         assert not full.has_scores
-        assert len(full.training) > 1
+        assert len(full.training()) > 1
         assert ("layer-7", 0) in study.runs
         row = study.contributions().set_index("layer").loc[7]
         assert (row["status"], np.isnan(row["contribution"])) == ("diverged", True)

@@ -55,7 +55,7 @@ def followed_study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Lin
 def test_progress_has_a_line_a_step_and_goes_when_the_run_is_complete(followed_study: tuple[Study, Lines]) -> None:
     study, lines = followed_study
     assert [len(seen) for seen in lines.seen] == [1, 2]
-    curve = study["full-rl"].training
+    curve = study["full-rl"].training()
     for step, line in enumerate(lines.seen[-1]):
         row = json.loads(line)
         assert row.pop("step") == step + 1
@@ -69,7 +69,7 @@ def test_tensorboard_holds_the_curve_of_the_run(followed_study: tuple[Study, Lin
     study, _ = followed_study
     events = accumulator.EventAccumulator(str(study.path / "tensorboard" / "full-rl.seed-0"))
     events.Reload()
-    curve = study["full-rl"].training
+    curve = study["full-rl"].training()
     for name in ("reward_mean", "loss", "entropy", "kl", "step_time"):
         found = events.Scalars(f"training/{name}")
         assert [event.step for event in found] == [1, 2]
@@ -86,7 +86,7 @@ def test_wandb_gets_a_run_of_its_own_in_the_group_of_the_study(followed_study: t
     rows = [record.history for record in records if record.WhichOneof("record_type") == "history"]
     found = [{"/".join([item.key, *item.nested_key]).strip("/"): item.value_json for item in row.item} for row in rows]
     rewards = [json.loads(row["training/reward_mean"]) for row in found]
-    assert rewards == study["full-rl"].training["reward_mean"].tolist()
+    assert rewards == study["full-rl"].training()["reward_mean"].tolist()
     assert any(record.WhichOneof("record_type") == "exit" for record in records)  # it was finished
 
 
@@ -118,7 +118,7 @@ def test_entropy_and_kl_are_those_of_the_models_own_logits(followed_study: tuple
     run = study["full-rl"]
     policies = {1: base.fresh(), 2: base.fresh(after_snapshot(run, base, 1))}
     for step, policy in policies.items():
-        rows = run.training_completions.query("step == @step")
+        rows = run.training_completions().query("step == @step")
         entropy, kl, tokens = 0.0, 0.0, 0
         for row in rows.to_dict("records"):
             prompt, said = base.tokenizer.encode(row["prompt"]), base.tokenizer.encode(row["completion"])
@@ -133,9 +133,9 @@ def test_entropy_and_kl_are_those_of_the_models_own_logits(followed_study: tuple
             log_r = log_base[at] - log_p[at]
             kl += float((log_r.exp() - 1 - log_r).sum())
             tokens += len(said)
-        assert run.training.loc[step - 1, "entropy"] == pytest.approx(entropy / tokens, rel=1e-3)
-        assert run.training.loc[step - 1, "kl"] == pytest.approx(kl / tokens, rel=1e-2, abs=1e-9)
-    assert run.training["kl"].iloc[1] > 0
+        assert run.training().loc[step - 1, "entropy"] == pytest.approx(entropy / tokens, rel=1e-3)
+        assert run.training().loc[step - 1, "kl"] == pytest.approx(kl / tokens, rel=1e-2, abs=1e-9)
+    assert run.training()["kl"].iloc[1] > 0
 
 
 def after_snapshot(run: Run, base: Base, step: int) -> dict[str, torch.Tensor]:

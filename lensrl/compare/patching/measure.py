@@ -121,7 +121,7 @@ class Patcher:
 
         Where the scores were made elsewhere, the study keeps no log-probability, and it is measured here.
         """
-        kept = self.runs[role].items
+        kept = self.runs[role].scores_by_item()
         if kept["reference_logprob"].notna().all():
             return {metric: kept[metric].to_numpy() for metric in ("score", "reference_logprob")}
         model = self.base.reading(self.weights[role], device=self.device)

@@ -32,7 +32,7 @@ COLUMNS = {
     "truncated_share": "share of completions cut",
     "grad_norm": "gradient norm",
     "zero_spread_share": "share of groups without spread",
-}  # a column of `Run.training` -> its label
+}  # a column of `Run.training()` -> its label
 Curves = Sequence[tuple[str, pd.DataFrame]]
 
 

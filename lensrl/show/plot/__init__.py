@@ -7,8 +7,7 @@
 
 Every function takes `ax`, the Axes to draw on. Without, it makes a figure of its own. `title` is the title; "" draws
 none. The command line and the report use the same functions. `save` writes a figure with fonts that journals accept.
-
-A study has no method `plot`: `lensrl.store` reads files and knows no figure.
+`study.plot()` is `lensrl.plot.contributions(study)`.
 """
 
 from __future__ import annotations

@@ -82,8 +82,8 @@ def delta_norms(
 
 def cka(
     source: Study | pd.DataFrame,
-    one: str = BASE,
-    other: str = FULL,
+    from_run: str = BASE,
+    into_run: str = FULL,
     *,
     site: str = SITE,
     seed: int | None = None,
@@ -95,9 +95,10 @@ def cka(
 
     `source` is a study, or a table of `lensrl.compare_activations`.
     """
-    table = compare_activations(source, one, other, site=site, seed=seed) if isinstance(source, Study) else source
-    if title is None and isinstance(source, Study):
-        title = f"{source.name}: CKA of {one} and {other} at {site}"
+    table = source
+    if isinstance(source, Study):
+        table = compare_activations(source, from_run, into_run, site=site, seed=seed)
+        title = f"{source.name}: CKA of {from_run} and {into_run} at {site}" if title is None else title
     axes = ax or own(look, wide=width_for(len(table)))
     with styled(look):
         return _layers.draw_cka(axes, table, title=title or "", look=look)
@@ -105,8 +106,8 @@ def cka(
 
 def cka_map(
     source: Study | np.ndarray,
-    one: str = BASE,
-    other: str = FULL,
+    from_run: str = BASE,
+    into_run: str = FULL,
     *,
     site: str = SITE,
     seed: int | None = None,
@@ -114,13 +115,14 @@ def cka_map(
     title: str | None = None,
     look: Look | None = None,
 ) -> Axes:
-    """Draw the debiased CKA of every layer of run `one` with every layer of run `other`.
+    """Draw the debiased CKA of every layer of run `from_run` with every layer of run `into_run`.
 
     `source` is a study, or a matrix of `lensrl.compare_layers`.
     """
-    values = compare_layers(source, one, other, site=site, seed=seed) if isinstance(source, Study) else source
-    if title is None and isinstance(source, Study):
-        title = f"{source.name}: CKA of all layers"
+    values = source
+    if isinstance(source, Study):
+        values = compare_layers(source, from_run, into_run, site=site, seed=seed)
+        title = f"{source.name}: CKA of all layers" if title is None else title
     axes = ax or own(look, wide=5.2, high=4.4, square=True)
     with styled(look):
-        return _layers.draw_cka_map(axes, values, one, other, title=title or "", look=look)
+        return _layers.draw_cka_map(axes, values, from_run, into_run, title=title or "", look=look)

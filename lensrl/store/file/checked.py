@@ -24,6 +24,7 @@ from lensrl.errors import Damaged, LensrlError, StoreError, TooNew, Unfinished, 
 from lensrl.store.file.hdf5 import CHUNK_BYTES, compression_plugin
 from lensrl.store.file.seal import read_seal, structure_holds
 
+SIGNATURE = b"\x89HDF\r\n\x1a\n"  # the first bytes of a file as h5py writes it
 LARGEST_CHUNK = 16 << 20  # bytes
 PIECE_BYTES = 16 << 20  # of a dataset that is read in pieces
 SEALED_SINCE = 2  # format version
@@ -67,8 +68,20 @@ def identity(path: Path) -> tuple[int, int, int] | None:
     return found.st_dev, found.st_ino, found.st_mtime_ns
 
 
+def check_looks_like_hdf5(path: Path) -> None:
+    """Raise StoreError for a file that is surely no run: neither its name nor its first bytes are those of HDF5.
+
+    Such a file is not damaged, and nobody should delete it.
+    """
+    if path.suffix != ".h5" and path.is_file() and path.stat().st_size:
+        with path.open("rb") as file:
+            if file.read(len(SIGNATURE)) != SIGNATURE:
+                raise StoreError(f"{path} is no run file: it is not HDF5; the run files of a study end in .h5")
+
+
 def _open_checked(path: Path, expected: str, version: int) -> h5py.File:
     try:
+        check_looks_like_hdf5(path)
         if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
             raise StoreError(f"{path} is a folder or another thing that is no file; lensrl.open_study opens a study")
         seal = read_seal(path)

@@ -23,12 +23,12 @@ def path(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("dataset", "where", "read"),
     [
-        ("scores/score", "/scores/score", lambda run: run.scores),
-        ("scores/benchmark", "/scores/benchmark", lambda run: run.items),
-        ("item", "/item", lambda run: run.items),
-        ("training/loss", "/training/loss", lambda run: run.training),
+        ("scores/score", "/scores/score", lambda run: run.scores()),
+        ("scores/benchmark", "/scores/benchmark", lambda run: run.scores_by_item()),
+        ("item", "/item", lambda run: run.scores_by_item()),
+        ("training/loss", "/training/loss", lambda run: run.training()),
         ("parameters/norm", "/parameters/norm", lambda run: run.delta_norms()),
-        ("probe/text", "/probe/text", lambda run: run.probe),
+        ("probe/text", "/probe/text", lambda run: run.probe()),
         ("deltas/0/attn.q.weight", "deltas/0", lambda run: run.deltas.exact(0)),
         ("repairs/0/attn.q.weight/value", "deltas/0", lambda run: run.deltas.exact(0)),
     ],

@@ -194,15 +194,22 @@ def test_a_file_cut_short_after_it_was_opened_is_damaged(path: Path, share: floa
         assert all(complaints)
 
 
+FACTS = ("recipe", "provenance", "snapshots", "activations")
+TABLES = (
+    "scores_by_item",
+    "scores",
+    "training",
+    "probe",
+    "item_score",
+    "delta_norms",
+    "layer_delta_norms",
+    "to_xarray",
+)
 READ: dict[str, Callable[[Run], object]] = {
-    name: operator.attrgetter(name)
-    for name in ("recipe", "provenance", "items", "scores", "training", "snapshots", "activations", "probe")
-} | {
+    **{name: operator.attrgetter(name) for name in FACTS},
+    **{name: operator.methodcaller(name) for name in TABLES},
     "item_score": lambda run: run.item_score(),
-    "delta_norms": lambda run: run.delta_norms(),
-    "layer_delta_norms": lambda run: run.layer_delta_norms(),
     "preview": lambda run: run.preview("scores/score"),
-    "to_xarray": lambda run: run.to_xarray(),
     "contents": lambda run: run._repr_html_(),
 }
 
@@ -315,9 +322,9 @@ def test_ipython_completes_keys(path: Path, tmp_path: Path) -> None:
 def test_runs_and_studies_travel_to_another_process(path: Path, tmp_path: Path) -> None:
     with Run(path) as run, Study(study_of(tmp_path)) as study:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            scores = pool.apply(operator.attrgetter("scores"), (run,))
+            scores = pool.apply(operator.methodcaller("scores"), (run,))
             contributions = pool.apply(operator.methodcaller("contributions"), (study,))
-        assert scores.equals(run.scores)
+        assert scores.equals(run.scores())
         assert contributions.equals(study.contributions())
         copy = pickle.loads(pickle.dumps(run))
         assert (copy.run_id, copy.path) == (run.run_id, run.path.absolute())
@@ -337,7 +344,7 @@ def test_a_pickled_run_is_found_from_another_folder(path: Path, monkeypatch: pyt
         pickle.loads(sent)
 
 
-READER = "import sys; from lensrl import Run; run = Run(sys.argv[1]); run.scores; print('open', flush=True); input()"
+READER = "import sys; from lensrl import Run; run = Run(sys.argv[1]); run.scores(); print('open', flush=True); input()"
 
 
 def test_a_reader_is_in_nobodys_way_alive_or_killed(path: Path, tmp_path: Path) -> None:
@@ -357,7 +364,7 @@ def test_a_reader_is_in_nobodys_way_alive_or_killed(path: Path, tmp_path: Path) 
             with h5py.File(path, "r+", locking=True), new_file(path) as partial:
                 partial.write_bytes((tmp_path / "new.h5").read_bytes())
             with Run(path) as run:
-                assert len(run.scores) == 6
+                assert len(run.scores()) == 6
         assert sorted(file.name for file in tmp_path.iterdir()) == ["full-rl.seed-3.h5", "new.h5"]
     finally:
         reader.kill()

@@ -1,0 +1,76 @@
+"""Names of older versions, which still work and give a DeprecationWarning."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+P, Result = ParamSpec("P"), TypeVar("Result")
+
+
+def renamed(**new_names: str) -> Callable[[Callable[P, Result]], Callable[P, Result]]:
+    """Let a function take keywords by their old names: `@renamed(one="from_run")`."""
+
+    def decorate(function: Callable[P, Result]) -> Callable[P, Result]:
+        @wraps(function)
+        def call(*args: P.args, **options: P.kwargs) -> Result:
+            for old, new in new_names.items():
+                if old in options:
+                    warnings.warn(f"{function.__name__}: {old} is called {new} now", DeprecationWarning, stacklevel=2)
+                    options[new] = options.pop(old)
+            return function(*args, **options)
+
+        return call
+
+    return decorate
+
+
+class _NotCalled:
+    """What `run.scores` is. A call returns the table; any other use takes the table, too, with a warning."""
+
+    def __init__(self, method: Callable[..., Any], name: str) -> None:
+        self._method, self._name = method, name
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        return self._method(*args, **options)
+
+    def _table(self) -> Any:
+        warnings.warn(f"run.{self._name} is a method: type run.{self._name}()", DeprecationWarning, stacklevel=3)
+        return self._method()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # Python asks for these itself, to copy or to inspect
+            raise AttributeError(name)
+        return getattr(self._table(), name)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._table()[key]
+
+    def __len__(self) -> int:
+        return len(self._table())
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._table())
+
+    def __repr__(self) -> str:
+        return repr(self._table())
+
+
+class _TableMethod:
+    def __init__(self, method: Callable[..., Any]) -> None:
+        self._method = method
+        self.__doc__ = method.__doc__
+
+    def __get__(self, run: object | None, owner: type) -> Any:
+        return self._method if run is None else _NotCalled(partial(self._method, run), self._method.__name__)
+
+
+if TYPE_CHECKING:
+
+    def table_method(method: Callable[P, Result]) -> Callable[P, Result]:
+        """Make a method that returns a table, and that may be read without a call, as the property of version 0.2."""
+        return method
+else:
+    table_method = _TableMethod
