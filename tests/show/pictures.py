@@ -17,13 +17,14 @@ def take(study: Path, into: Path = RUNS) -> list[Path]:
     """Save the top of the report, and the chart of its training curves in the dark. Needs Chromium."""
     with TemporaryDirectory() as folder, open_study(study) as opened, browser() as page:
         report = write_report(opened, Path(folder) / "report.html")
+        page.call("Emulation.setScrollbarsHidden", hidden=True)
         page.open(report.as_uri(), width=1400, height=880)
         page.draw_all()
         page.value("document.querySelectorAll('details').forEach((one) => (one.open = false)), scrollTo(0, 0)")
         page.picture(into / TOP, whole=False)
-        page.open(report.as_uri(), width=1000, height=480, dark=True)
+        page.open(report.as_uri(), width=1000, height=510, dark=True)
         page.draw_all()
-        page.value("document.querySelector('[data-chart=training]').scrollIntoView({block: 'center'})")
+        page.value("scrollBy(0, document.querySelector('[data-chart=training]').getBoundingClientRect().top - 70)")
         page.picture(into / CHART, whole=False)
         assert page.problems == []
     return [into / TOP, into / CHART]
