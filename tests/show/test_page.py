@@ -21,6 +21,7 @@ from lensrl.show.readings import reading
 from lensrl.store.run import Run
 from tests.cli.test_bottleneck_verb import judged_or_refused
 from tests.reseal import resealed
+from tests.show.planted import make_planted_study
 
 
 class Page(HTMLParser):
@@ -171,3 +172,10 @@ def test_a_table_of_a_run_is_read_once_for_the_whole_page(planted: Study, monkey
     assert len(reads) > 15 * 10  # runs, and tables in each
     most = max(reads, key=lambda place: reads[place])
     assert reads[most] <= 2, most  # scores: as a table of items, and as samples
+
+
+@pytest.mark.slow
+def test_the_page_of_36_layers_and_3_seeds_has_less_than_5_mb(tmp_path: Path) -> None:
+    with open_study(make_planted_study(tmp_path / "deep", 36, (0, 1, 2))) as study:
+        path = write_report(study)
+    assert 1_000_000 < path.stat().st_size < 5_000_000
