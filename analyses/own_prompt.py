@@ -10,6 +10,7 @@
 # %%
 import sys
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -43,17 +44,18 @@ show(pd.DataFrame(moved, columns=list(probe["text"])).rename_axis("layer").round
 
 # %%
 ids = torch.tensor([probe["token_id"].tolist()])
-bridges = {run: study[run].bridge() for run in ("base", "full-rl")}
-caches, lens = {}, {}
-with torch.no_grad():
-    for run, bridge in bridges.items():
+caches: dict[str, Any] = {}
+lens: dict[str, list[str]] = {"base": [], "full-rl": []}
+for run, rows in lens.items():
+    bridge: Any = study[run].bridge()
+    with torch.no_grad():
         _, caches[run] = bridge.run_with_cache(ids.to(bridge.cfg.device))
         for layer in range(study.n_layers):
             stream = caches[run][f"blocks.{layer}.hook_out"][:, -1:]
             likely = bridge.unembed(bridge.ln_final(stream))[0, -1].softmax(-1)
             token = int(likely.argmax())
-            lens[layer, run] = f"{bridge.tokenizer.decode([token])!r} {likely[token]:.2f}"
-show(pd.Series(lens).unstack().rename_axis("layer"))
+            rows.append(f"{bridge.tokenizer.decode([token])!r} {likely[token]:.2f}")
+show(pd.DataFrame(lens).rename_axis("layer"))
 
 # %% [markdown]
 # The attention of each head of one layer in full RL: rows look, columns are looked at.

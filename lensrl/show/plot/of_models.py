@@ -95,10 +95,11 @@ def cka(
 
     `source` is a study, or a table of `lensrl.compare_activations`.
     """
-    table = source
     if isinstance(source, Study):
         table = compare_activations(source, from_run, into_run, site=site, seed=seed)
         title = f"{source.name}: CKA of {from_run} and {into_run} at {site}" if title is None else title
+    else:
+        table = source
     axes = ax or own(look, wide=width_for(len(table)))
     with styled(look):
         return _layers.draw_cka(axes, table, title=title or "", look=look)
@@ -119,10 +120,11 @@ def cka_map(
 
     `source` is a study, or a matrix of `lensrl.compare_layers`.
     """
-    values = source
     if isinstance(source, Study):
         values = compare_layers(source, from_run, into_run, site=site, seed=seed)
         title = f"{source.name}: CKA of all layers" if title is None else title
+    else:
+        values = source
     axes = ax or own(look, wide=5.2, high=4.4, square=True)
     with styled(look):
         return _layers.draw_cka_map(axes, values, from_run, into_run, title=title or "", look=look)
