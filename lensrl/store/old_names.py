@@ -5,24 +5,24 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial, wraps
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-P, Result = ParamSpec("P"), TypeVar("Result")
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def renamed(**new_names: str) -> Callable[[Callable[P, Result]], Callable[P, Result]]:
+def renamed(**new_names: str) -> Callable[[Function], Function]:
     """Let a function take keywords by their old names: `@renamed(one="from_run")`."""
 
-    def decorate(function: Callable[P, Result]) -> Callable[P, Result]:
+    def decorate(function: Function) -> Function:
         @wraps(function)
-        def call(*args: P.args, **options: P.kwargs) -> Result:
+        def call(*args: Any, **options: Any) -> Any:
             for old, new in new_names.items():
                 if old in options:
                     warnings.warn(f"{function.__name__}: {old} is called {new} now", DeprecationWarning, stacklevel=2)
                     options[new] = options.pop(old)
             return function(*args, **options)
 
-        return call
+        return cast(Function, call)
 
     return decorate
 
@@ -69,7 +69,7 @@ class _TableMethod:
 
 if TYPE_CHECKING:
 
-    def table_method(method: Callable[P, Result]) -> Callable[P, Result]:
+    def table_method(method: Function) -> Function:
         """Make a method that returns a table, and that may be read without a call, as the property of version 0.2."""
         return method
 else:
