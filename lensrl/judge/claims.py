@@ -51,7 +51,8 @@ class Claim:
 CLAIMS = (
     Claim(
         "concentration",
-        "Few layers carry the gain: the best recovers 80 % of it alone, and the gain is spread over less than half.",
+        "Few layers carry the gain: the best recovers 80 % of it alone, and C_l is spread over less than half of the "
+        "layers.",
         null="the best layer recovers less than 0.8, or the effective number is half of the layers or more",
         needs=("gains",),
         test=lambda m: concentration(m.gains, m.best),
@@ -125,7 +126,8 @@ CLAIMS = (
     Claim(
         "stability",
         "The ranking of layers holds across seeds, and across studies where several are given, beyond a step.",
-        null="luck of each seed around the best step; between studies, no relation beyond a trend in depth",
+        null="each seed differs from the best step by luck of its own; between studies, no relation beyond a trend in "
+        "depth",
         needs=(("halves", "beside"),),
         test=lambda m: stability(m.halves, m.beside),
         trials=(

@@ -20,7 +20,8 @@ from lensrl.measures.profile import effective_layers, seed_agreement, simes, thi
 from lensrl.measures.rise_and_fall import FEWEST_LAYERS, LEAST, rise_and_fall
 from lensrl.measures.trend import correlate_detrended
 
-OWN_LUCK = "luck of each seed's own around the best step"
+OWN_LUCK = "each seed differs from the best step by luck of its own"
+LUCKY = "seeds agree at least as well as by luck of their own"
 
 
 def concentration(gains: Gains, best: BestReach | None = None) -> Finding:
@@ -38,7 +39,7 @@ def concentration(gains: Gains, best: BestReach | None = None) -> Finding:
     highest = float(gains.contributions.max())
     note = (
         f"the highest C_l is {highest:.2f}" if best is None
-        else f"the best layer on a third of items and seeds recovers {best.contribution:.2f} on the rest"
+        else f"the best layer, chosen on a third of items and seeds, recovers {best.contribution:.2f} on the rest"
     )  # fmt: skip
     p_failed, counter = min(
         (p_none, "some layer recovers 0.8 or more"),
@@ -101,7 +102,7 @@ def shape(gains: Gains, layers: np.ndarray, *, error: float = 0.0) -> Finding:
     least = min(found.rise, found.fall, key=lambda part: part.value)
     no_rise = found.p_no_rise < found.p_no_fall
     top = f"; most above both sides: layers {found.top[0]} to {found.top[1]}" if least.value > 0 else ""
-    valley = f"; a valley shows at layers {found.valley[0]} to {found.valley[1]}" if found.valley else ""
+    valley = f"; a valley may lie at layers {found.valley[0]} to {found.valley[1]}" if found.valley else ""
     return Finding(
         measure="the smaller of rise and fall",
         value=least.value,
@@ -144,7 +145,7 @@ def stability(
             p_against=found.p_below,
             note=f"by chance {numbers(found.chance)}; Spearman of whole profiles {found.spearman:.2f}",
             null=OWN_LUCK,
-            counter=f"agreement as by {OWN_LUCK}, or better",
+            counter=LUCKY,
             details={"Spearman of whole profiles": found.spearman, "chance": found.chance},
         )
 
@@ -159,7 +160,7 @@ def stability(
     details: dict[str, object] = dict(across)
     if found is not None:
         p_for.append(found.p_above)
-        p_against[f"agreement as by {OWN_LUCK}, or better"] = found.p_below
+        p_against[LUCKY] = found.p_below
         details |= {"between seeds beyond a step": found.agreement, "chance": found.chance}
     seeds = "" if found is not None else "; seeds are not compared"
     counter = min(p_against, key=lambda name: p_against[name])

@@ -19,7 +19,7 @@ from lensrl.measures.gains import Gains
 from lensrl.measures.halves import BestReach, best_reaches, contributions_on_halves
 from lensrl.store.study import Study
 
-NO_STUDY = "a table of contributions does not say"
+NO_STUDY = "a table of contributions does not hold what this needs"
 
 MOST = 0.8  # of full RL's gain: a layer above it carries the gain alone
 BEFORE_RL = (
@@ -96,11 +96,18 @@ class Measurements:
 
 
 def measure_table(
-    gains: Gains, layers: Int[np.ndarray, " layer"], n_layers: int, beside: Mapping[str, PairedProfiles]
+    gains: Gains,
+    layers: Int[np.ndarray, " layer"],
+    n_layers: int,
+    beside: Mapping[str, PairedProfiles],
+    noise: Noise = NO_NOISE,
 ) -> Measurements:
-    """Measure a table of contributions: its profile, and its agreement with the studies beside it."""
+    """Measure a table of contributions: its profile, and its agreement with the studies beside it.
+
+    `noise` is that of the table's own intervals; without them, the roughness of the profile stands for it.
+    """
     unknown: dict[str, str] = dict.fromkeys(("sizes", "growth", "grafts", "approach", "halves"), NO_STUDY)
-    return Measurements(layers, n_layers, gains, beside=beside, missing=unknown)
+    return Measurements(layers, n_layers, gains, noise=noise, beside=beside, missing=unknown)
 
 
 def measure_study(

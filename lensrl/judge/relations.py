@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from lensrl.compare.predictors import PREDICTORS
 from lensrl.judge.findings import Finding, numbers
 from lensrl.judge.measurements import Predictors
 from lensrl.measures.correlation import explained_share
@@ -96,10 +97,15 @@ def not_size(
         high=found[most].high,
         p_for=max(result.p_half_or_more for result in found.values()),
         p_against=min(1.0, len(found) * found[against].p_half_or_less),
-        note=f"by {most.replace('_', ' ')}, r {found[most].correlation:.2f}",
-        counter=f"{against.replace('_', ' ')} explains half of the variance or less",
+        note=f"by {_named(most)}, r {found[most].correlation:.2f}",
+        counter=f"{_named(against)} explains half of the variance or less",
         details=dict(found),
     )
+
+
+def _named(predictor: str) -> str:
+    """Return a predictor as the tables of predictors name it, in quotation marks."""
+    return f'"{PREDICTORS.get(predictor, predictor)}"'
 
 
 def tracks(

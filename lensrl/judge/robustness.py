@@ -56,7 +56,7 @@ def shape_robustness(
     if fits:
         ranked = sorted(fits.values(), key=lambda fit: fit.error)
         placed = [
-            f"{fit.shape}{'' if np.isnan(fit.where) else f' at layer {fit.where:.3g}'} {fit.error:.3f}"
+            f"{fit.shape} {fit.error:.3f}{'' if np.isnan(fit.where) else f' (at layer {fit.where:.3g})'}"
             for fit in ranked
         ]
         said.append(f"Error of families of curves on a left-out layer: {', '.join(placed)}.")

@@ -22,7 +22,7 @@ from lensrl.judge.agreement import others_beside
 from lensrl.judge.claims import OF_DELTAS, find_all
 from lensrl.judge.correlate import correlate_study
 from lensrl.judge.findings import Finding, numbers
-from lensrl.judge.measurements import PairedProfiles, measure_study, measure_table
+from lensrl.judge.measurements import NO_NOISE, PairedProfiles, measure_noise, measure_study, measure_table
 from lensrl.judge.profiles import has_gain, paired_gains, table_gains
 from lensrl.judge.robustness import shape_robustness
 from lensrl.measures.gains import Gains, Interval
@@ -141,16 +141,20 @@ def verdict(source: Study | str | Path, *others: Study | str | Path) -> Verdict:
 
 
 def _judge_table(path: str | Path, beside: Mapping[str, PairedProfiles], limits: list[str]) -> Verdict:
-    """Judge a table: its errors come from its roughness over depth, and it has no seeds and no predictors."""
+    """Judge a table, which has no seeds and no predictors.
+
+    Its errors are those of its columns low and high. Without them, they come from its roughness over depth.
+    """
     table = read_contributions(path)
     notes = table.attrs["notes"]
     n_layers = int(table["layer"].max()) + 1
     left_out = table.loc[table["contribution"].isna(), "layer"]
     table = table[table["contribution"].notna()].reset_index(drop=True)
     gains, layers = table_gains(table), table["layer"].to_numpy()
-    measured = measure_table(gains, layers, n_layers, beside)
-    fits = _fits(gains, layers, n_layers)
     has_intervals = (table["interval_from"] == "file").all()
+    noise = measure_noise(gains) if has_intervals else NO_NOISE
+    measured = measure_table(gains, layers, n_layers, beside, noise)
+    fits = _fits(gains, layers, n_layers)
     errors = (
         "those of its columns low and high, taken"
         if has_intervals

@@ -121,7 +121,7 @@ def test_few_layers_carry_the_gain_or_most_do_or_nobody_can_tell() -> None:
     assert verdict(few) == "supported"
     assert few.value == pytest.approx(2.9**2 / (2 * 1.21 + 7 * 0.01), rel=0.1)
     assert few.low < few.value < few.high < 4.5
-    assert "the best layer on a third of items and seeds recovers 1.10 on the rest" in few.note
+    assert "the best layer, chosen on a third of items and seeds, recovers 1.10 on the rest" in few.note
     alone = concentration(
         Gains.with_errors(np.where(DEPTH < 2, 1.1, 0.1), np.full(28, 0.05))
     )  # without items: by the highest of all layers
@@ -237,7 +237,7 @@ def test_c_l_that_is_size_or_is_not_or_may_be() -> None:
     for sign in (1, -1):  # a size that goes the other way explains as much
         size = not_size(C, {"full": sign * C + 0.05 * drawn(1), "single": drawn(2)})
         assert (verdict(size), size.value > 0.8) == ("contradicted", True)  # one size that explains it is enough
-        assert size.counter == "full explains half of the variance or less"
+        assert size.counter == '"full" explains half of the variance or less'
     apart = not_size(C, {"full": drawn(3), "single": drawn(2)})
     assert verdict(apart) == "supported"
     assert apart.high < 0.5

@@ -45,6 +45,16 @@ def assert_readable(found: Verdict) -> None:
 # The published table
 
 
+@pytest.mark.parametrize(("error", "expected"), [(0.02, "supported"), (0.4, "undetermined")])
+def test_the_errors_of_a_table_count_in_every_claim(error: float, expected: str, tmp_path: Path) -> None:
+    """A smooth hump is as rough with large errors as with small ones: its columns low and high tell them apart."""
+    profile = 0.3 + 0.6 * np.exp(-(((np.arange(28) - 14) / 6) ** 2) / 2)
+    table = pd.DataFrame({"layer": np.arange(28), "contribution": profile})
+    table.assign(low=profile - 1.96 * error, high=profile + 1.96 * error).to_csv(tmp_path / "own.csv", index=False)
+    found = verdict(tmp_path / "own.csv")
+    assert {claim_of(found, name).verdict for name in ("shape", "middle")} == {expected}
+
+
 def test_the_published_contributions_are_those_of_its_scores() -> None:
     """C = (S_l - S_base) / (S_full - S_base); scores have one decimal, so each may be 0.05 off, and C 0.005."""
     table = pd.read_csv(PUBLISHED)
@@ -85,7 +95,7 @@ def test_the_published_profile_falls_and_whether_it_rises_before_is_not_certain(
     assert without.endswith("; undetermined.")
     assert "with 0.06, 0.24" in noise
     assert noise.split(";")[0].endswith("(undetermined, with a valley at layers 3 to 8)")
-    assert families.startswith("Error of families of curves on a left-out layer: asymmetric hump at layer 14.")
+    assert families.startswith("Error of families of curves on a left-out layer: asymmetric hump 0.112 (at layer 14.")
     assert found.shapes["step"].where == 19
     order = sorted(found.shapes.values(), key=lambda fit: fit.error)
     assert order[0].shape == "asymmetric hump"
