@@ -65,6 +65,8 @@ def test_the_figures_and_results_of_a_study_in_a_notebook(beside: Path, monkeypa
         "published = '../runs/published/qwen3-1.7b-grpo-math.csv'\nlensrl.verdict(published)",
         "agreed = lensrl.agree(published, study)\nagreed",
         "rows = lensrl.patch(study, layers=[3])\nrows",
+        "study['full-rl']",
+        "study.runs",
         "study.plot()",
     ]
     cells = [*first, *(f"lensrl.plot.{call}" for call in calls)]

@@ -70,7 +70,7 @@ def paired_gains(study: Study) -> PairedGains:
     fewer = [str(seed) for seed in study.seeds if seed not in seeds]
     limits += [f"Left out, without every run that other seeds have: seeds {', '.join(fewer)}."] if fewer else []
     names = [*map(layer_run, layers), FULL]
-    scores = [[study[name, seed].items["score"].to_numpy() for seed in seeds] for name in names]
+    scores = [[study[name, seed].scores_by_item()["score"].to_numpy() for seed in seeds] for name in names]
     return PairedGains(
         gains=np.array(scores, np.float64) - base["score"].to_numpy(),
         layers=np.array(layers),

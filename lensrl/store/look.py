@@ -10,7 +10,11 @@ from markupsafe import Markup, escape
 
 ListingRows = Sequence[Mapping[str, object]]  # column -> value; the same columns in every row
 
-_CELL = 'style="text-align:{}; white-space:{}; padding:0.1em 0.8em 0.1em 0; vertical-align:top"'
+# One rule for all cells: a style of its own in each would make the listing of a run four times as long.
+_STYLE = Markup(
+    "<style>table.lensrl :is(td, th) {text-align: left; white-space: nowrap; padding: 0.1em 0.8em 0.1em 0; "
+    "vertical-align: top} table.lensrl .n {text-align: right} table.lensrl .w {white-space: normal}</style>"
+)
 _FAINT = Markup('style="opacity:0.65"')
 
 
@@ -95,20 +99,23 @@ def table_html(rows: ListingRows, wrapped: Collection[str] = ("reason",)) -> Mar
     shown = for_people(rows)
     columns = list(shown[0]) if shown else []
     right = {c for c in columns if c in ("seed", "bytes") or isinstance(shown[0][c], float)}
-    heads = Markup("").join(Markup("<th {}>{}</th>").format(_style(c, right, wrapped), c) for c in columns)
+    kinds = {c: _class(c, right, wrapped) for c in columns}
+    heads = Markup("").join(Markup("<th{}>{}</th>").format(kinds[c], c) for c in columns)
     body = Markup("").join(
         Markup("<tr>{}</tr>").format(
-            Markup("").join(
-                Markup("<td {}>{}</td>").format(_style(c, right, wrapped), _cell(c, row[c])) for c in columns
-            )
+            Markup("").join(Markup("<td{}>{}</td>").format(kinds[c], _cell(c, row[c])) for c in columns)
         )
         for row in shown
     )
-    return Markup("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>").format(heads, body)
+    return _STYLE + Markup('<table class="lensrl"><thead><tr>{}</tr></thead><tbody>{}</tbody></table>').format(
+        heads, body
+    )
 
 
-def _style(column: str, right: Collection[str], wrapped: Collection[str]) -> Markup:
-    return Markup(_CELL.format("right" if column in right else "left", "normal" if column in wrapped else "nowrap"))
+def _class(column: str, right: Collection[str], wrapped: Collection[str]) -> Markup:
+    """Return the class of a column's cells: `n` for numbers, `w` for text that may be folded."""
+    names = ("n" if column in right else "") + (" w" if column in wrapped else "")
+    return Markup(' class="{}"').format(names.strip()) if names else Markup("")
 
 
 def _cell(column: str, value: object) -> Markup:
