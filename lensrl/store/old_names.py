@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from functools import partial, wraps
+from functools import wraps
+from types import MethodType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -30,8 +31,8 @@ def renamed(**new_names: str) -> Callable[[Function], Function]:
 class _NotCalled:
     """What `run.scores` is. A call returns the table; any other use takes the table, too, with a warning."""
 
-    def __init__(self, method: Callable[..., Any], name: str) -> None:
-        self._method, self._name = method, name
+    def __init__(self, method: MethodType) -> None:
+        self._method, self._name, self.__doc__ = method, method.__name__, method.__doc__
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         return self._method(*args, **options)
@@ -64,7 +65,7 @@ class _TableMethod:
         self.__doc__ = method.__doc__
 
     def __get__(self, run: object | None, owner: type) -> Any:
-        return self._method if run is None else _NotCalled(partial(self._method, run), self._method.__name__)
+        return self._method if run is None else _NotCalled(MethodType(self._method, run))
 
 
 if TYPE_CHECKING:
