@@ -61,10 +61,14 @@ def bottleneck(
 
     Example: lensrl bottleneck runs/tiny
     """
+    from lensrl.judge.profiles import paired_gains
+
     look = look_of(figure, width, font_size, title=title)
     given = either(study, contributions)
     if contributions is None:
         with lensrl.open_study(given) as opened:
+            opened.runs.check_scored()
+            paired_gains(opened)  # refuses what cannot be judged, before minutes are spent on rivals
             measure_rivals(opened, quiet=json)
             found = lensrl.verdict(opened, *(beside or []))
     else:

@@ -41,7 +41,7 @@ def paired_gains(study: Study) -> PairedGains:
     The chosen seeds have the largest number of runs. A layer that lacks one of these seeds is left out. Raises
     LensrlError when fewer than three layers are left.
     """
-    base = study[BASE].items
+    base = study[BASE].scores_by_item()
     study[FULL]  # raises, and lists the runs that exist
     table = study.contributions()
     status: dict[int, str] = dict(zip(table["layer"].tolist(), table["status"], strict=True))

@@ -291,7 +291,9 @@ def heat_map(
 def depth_colours(layers: Iterable[int]) -> ScalarMappable:
     """Return a colour scale over layers, dark for shallow and light for deep layers."""
     known = list(layers) or [0]
-    colours = ListedColormap(colormaps["viridis"](np.linspace(0.05, 0.9, 48)))  # light yellow is faint on white
+    colours = ListedColormap(
+        colormaps["viridis"](np.linspace(0.25, 0.9, 48))
+    )  # its ends are faint on black and on white
     return ScalarMappable(Normalize(min(known), max(known)), colours)
 
 
