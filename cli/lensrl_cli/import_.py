@@ -68,7 +68,9 @@ def import_(
 
     Seeds, snapshots, sets of layers and settings of scoring need a recipe with a table [checkpoints]: see the README.
 
-    Example, with the folder of the example of lensrl export: lensrl import tiny:qwen3 my-model --out runs/mine
+    my-model is the folder that the example of lensrl export writes.
+
+    Example: lensrl import tiny:qwen3 my-model --out runs/mine
     """  # fmt: skip
     models = {name: trained}
     for run, model in _pairs("--run", "MODEL", runs):

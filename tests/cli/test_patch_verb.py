@@ -18,7 +18,7 @@ from tests.cli.typed import lensrl
 def test_the_example_in_the_help_runs_as_typed(small_study_folder: Path, tmp_path: Path) -> None:
     example = (patch.__doc__ or "").split("Example: lensrl ")[1].split()
     (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "one").symlink_to(small_study_folder)
+    (tmp_path / "runs" / "tiny").symlink_to(small_study_folder)
     done = lensrl(*example, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "weights: block of full-rl into base" in done.stdout
