@@ -374,7 +374,7 @@ def test_what_is_not_there_is_refused(small_study: Study, tmp_path: Path) -> Non
         ({"layers": "3,embd"}, "'embd' is not a layer"),
         ({"layers": "lm_head"}, "have the same weights in lm_head: the graft would be 'base'"),
         ({"layers": 3, "into_run": "full-rl"}, "choose another run with --into"),
-        ({"into": "base"}, "needs the layers to put there"),
+        ({"into_run": "base"}, "needs the layers to put there"),
         ({"seed": 4}, "no full-rl with seed 4"),
         ({"dtype": "int8"}, "dtype='int8'"),
     ):
