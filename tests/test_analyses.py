@@ -24,6 +24,7 @@ def test_in_a_notebook_its_arguments_are_not_ours(name: str, small_study_folder:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("analysis", ANALYSES, ids=lambda path: path.stem)
 def test_an_analysis_runs_and_names_its_command(analysis: Path, small_study_folder: Path) -> None:
     done = subprocess.run([sys.executable, analysis, small_study_folder], capture_output=True, text=True)

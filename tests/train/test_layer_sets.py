@@ -34,6 +34,9 @@ OUTSIDE = {"embedding": "embed", "top": "7,final_norm"}
 SETS = changed(SHIPPED, sets={n: SHIPPED.sets[n] for n in ("mid-3", "random-a", "attention", "boosted")} | OUTSIDE)
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The two shipped recipes in one study: sets of every kind, and one layer at two rates."""

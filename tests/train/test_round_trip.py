@@ -15,6 +15,9 @@ from tests.conftest import SMALL
 LAYERS = (0, 3, 7)
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def trained(small_study_folder: Path) -> Iterator[Study]:
     with lensrl.open_study(small_study_folder) as study:
