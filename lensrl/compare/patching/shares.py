@@ -27,7 +27,7 @@ from jaxtyping import Float64
 
 from lensrl.compare.patching import OnProgress
 from lensrl.errors import LensrlError, Taken
-from lensrl.store.file.claim import claimed
+from lensrl.store.file.claim import claimed, is_being_written
 from lensrl.store.names import PATCH_FOLDER
 from lensrl.store.origin import provenance
 from lensrl.store.patch import Metric, PatchKey, PatchResult, read_patch, write_patch
@@ -75,6 +75,11 @@ def stored(study: Study, key: PatchKey, metric: Metric | None = None) -> PatchRe
     return None if lacks or result.sources != current else result
 
 
+def _claimed_name(study: Study, key: PatchKey) -> Path:
+    """Return the name that a process claims while it takes the sampled score of a patch."""
+    return (study.path / PATCH_FOLDER / key.file_name).with_suffix(".json")
+
+
 def share_out(
     study: Study,
     keys: Sequence[PatchKey],
@@ -107,7 +112,8 @@ def share_out(
         results |= found
         left = [key for key in left if key not in found]
         if left:
-            made = measure_left(study, left, metric, on_progress=on_progress)
+            free = [key for key in left if not is_being_written(_claimed_name(study, key))]  # no model for a look
+            made = measure_left(study, free, metric, on_progress=on_progress) if free else {}
             results |= made
             if not made:
                 time.sleep(PAUSE)
@@ -150,10 +156,10 @@ def measure(
     @contextmanager
     def in_hand(key: PatchKey) -> Iterator[bool]:
         with ExitStack() as stack:
-            path = study.path / PATCH_FOLDER / key.file_name
+            path = _claimed_name(study, key)
             path.parent.mkdir(exist_ok=True)
             try:
-                stack.enter_context(claimed(path.with_suffix(".json"), patience=0.0))
+                stack.enter_context(claimed(path, patience=0.0))
             except Taken:
                 yield False
                 return

@@ -77,3 +77,31 @@ def test_a_graft_that_another_process_scores_is_left_to_it(copied: Path) -> None
         assert {*made.metrics} == {"score"}
         assert shares.measure(study, [key], "score") == {}, "it is there by now"
     assert [path.name for path in folder.iterdir()] == [key.file_name]
+
+
+def test_no_model_is_loaded_while_another_process_has_every_graft_in_hand(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = PatchKey("weights", "block", (3,), "full-rl", "base", 0)
+    (copied / PATCH_FOLDER).mkdir()
+    claim = claimed((copied / PATCH_FOLDER / key.file_name).with_suffix(".json"))
+    claim.__enter__()
+    looked: list[int] = []
+    real = shares.measure
+
+    def measure(*arguments: Any, **options: Any) -> dict[PatchKey, PatchResult]:
+        looked.append(len(arguments[1]))
+        return real(*arguments, **options)
+
+    def pause(_: float) -> None:
+        if len(pauses) == 2:
+            claim.__exit__(None, None, None)
+        pauses.append(len(looked))
+
+    pauses: list[int] = []
+    monkeypatch.setattr(shares, "measure", measure)
+    monkeypatch.setattr(shares.time, "sleep", pause)
+    with open_study(copied) as study:
+        found = patch(study, layers="3", what="weights", metric="score")
+    assert found["layer"].tolist() == [3]
+    assert (pauses, looked) == ([1, 1, 1], [1, 1]), "one try, three looks, and the measurement"
