@@ -14,12 +14,12 @@ import os
 import pickle
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
+from time import sleep
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -116,7 +116,7 @@ def share_out(
             made = measure_left(study, free, metric, on_progress=on_progress) if free else {}
             results |= made
             if not made:
-                time.sleep(PAUSE)
+                sleep(PAUSE)
     return results
 
 

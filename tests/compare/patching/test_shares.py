@@ -100,7 +100,7 @@ def test_no_model_is_loaded_while_another_process_has_every_graft_in_hand(
 
     pauses: list[int] = []
     monkeypatch.setattr(shares, "measure", measure)
-    monkeypatch.setattr(shares.time, "sleep", pause)
+    monkeypatch.setattr(shares, "sleep", pause)  # not that of every library
     with open_study(copied) as study:
         found = patch(study, layers="3", what="weights", metric="score")
     assert found["layer"].tolist() == [3]
