@@ -41,6 +41,12 @@ class TooNew(StoreError):
     status = "too new"
 
 
+class NotOurs(StoreError):
+    """An HDF5 file of another format. It is not damaged, and nobody should delete it."""
+
+    status = "not ours"
+
+
 class Taken(StoreError):
     """A file that another process is writing, or has written since this process looked."""
 

@@ -12,10 +12,18 @@ from lensrl_cli.output import named_path, note
 
 def explore(
     studies: Annotated[
-        list[Path], typer.Argument(metavar="STUDY...", parser=named_path, help="Folders of studies, such as runs/tiny.")
+        list[Path], typer.Argument(metavar="STUDY", parser=named_path, help="Folders of studies, such as runs/tiny.")
     ],
     port: Annotated[
-        int, typer.Option("--port", min=0, max=65535, help="The port on 127.0.0.1; by default a free one.")
+        int,
+        typer.Option(
+            "--port",
+            metavar="N",
+            min=0,
+            max=65535,
+            show_default=False,
+            help="The port on 127.0.0.1; by default a free one.",
+        ),
     ] = 0,
 ) -> None:
     """Serve the reports of studies to the browser on this machine, until Ctrl-C.

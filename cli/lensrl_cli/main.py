@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -9,6 +10,7 @@ from keyword import iskeyword
 from typing import Any
 
 import typer
+from rich.markup import escape
 from typer.core import TyperCommand, TyperGroup
 
 from lensrl import __version__
@@ -65,8 +67,14 @@ def _load(verb: str) -> Any:
     """Import a verb and return its command."""
     alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
     name = python_name(verb)
-    alone.command(verb)(getattr(import_module(f"lensrl_cli.{name}"), name))
+    function = getattr(import_module(f"lensrl_cli.{name}"), name)
+    alone.command(verb, help=_help(inspect.getdoc(function) or ""))(function)
     return typer.main.get_command(alone)
+
+
+def _help(text: str) -> str:
+    """Return a docstring for a terminal of any width: a line for each paragraph, and no bracket read as markup."""
+    return escape("\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n")))
 
 
 def _layers_as_runs(words: Sequence[str]) -> list[str]:

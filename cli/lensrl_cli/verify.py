@@ -17,7 +17,8 @@ def verify(
     *,
     json: Json = False,
 ) -> int:
-    """Compare files with their hashes and with the format: good, damaged (and where), unfinished, or too new.
+    """Compare files with their hashes and with the format: good, damaged (and where), unfinished, too new,
+    or not ours.
 
     The exit code is 0 when every file is good, and 1 otherwise.
 

@@ -37,7 +37,14 @@ class RunRow(TypedDict):
 
 
 COLUMNS = list(RunRow.__annotations__)
-NOT_READ = ("damaged", "unfinished", "too new", "running", "missing")  # statuses of runs that cannot be read
+NOT_READ = (
+    "damaged",
+    "unfinished",
+    "too new",
+    "not ours",
+    "running",
+    "missing",
+)  # statuses of runs that cannot be read
 
 
 class Runs(dict[tuple[str, int], Run]):
@@ -182,7 +189,7 @@ class Runs(dict[tuple[str, int], Run]):
         `status` is one of:
 
         - `completed`, `collapsed` or `diverged`: how the run ended;
-        - `damaged`, `unfinished` or `too new`: the file cannot be read, as `verify` says it;
+        - `damaged`, `unfinished`, `too new` or `not ours`: the file cannot be read, as `verify` says it;
         - `running`: a process is making the run, which `reason` names; `unfinished` also when it was stopped;
         - `missing`: there is no file yet.
 

@@ -41,7 +41,7 @@ PARTIAL = ".*.h5*.partial"
 
 @dataclass(frozen=True)
 class FileCheck:
-    """The state of one file: `status` is `good`, `damaged`, `unfinished` or `too new`.
+    """The state of one file: `status` is `good`, `damaged`, `unfinished`, `too new`, or `not ours`.
 
     `where` says what is wrong and where, without the path.
     """

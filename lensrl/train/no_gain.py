@@ -18,6 +18,11 @@ from lensrl.store.names import run_path
 from lensrl.store.run import Run
 
 MOST = 0.9  # a share from which nearly all of something is meant
+LEARNS = {  # an algorithm or a kind of reward -> what a control learns from
+    "random": "Its rewards are a fair coin (rl.reward = 'random'), so this control need not gain",
+    "sft": "It learned from the references (rl.algorithm = 'sft'), not from rewards: more rl.steps, or another "
+           "rl.learning_rate",
+}  # fmt: skip
 RISE_ERRORS = 2  # standard errors by which the reward of the last fifth exceeds that of the first
 
 
@@ -44,7 +49,9 @@ def why_no_gain(folder: Path, seeds: Sequence[int]) -> str | None:
         said = f"full RL gained nothing certain: {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
         if lost is not None:
             return f"{said}. It {lost.status}: {lost.reason}; a smaller rl.learning_rate may help"
-        cause = cause_of(curves, gain, references) if curves else "its runs are from checkpoints"
+        rl = runs[0].recipe.get("rl", {})
+        learns = LEARNS.get(rl.get("algorithm"), LEARNS.get(rl.get("reward"), ""))
+        cause = cause_of(curves, gain, references, learns) if curves else "its runs are from checkpoints"
         return f"{said}. {cause}"
     finally:
         for run in runs:
@@ -57,21 +64,26 @@ def _gain(before: pd.DataFrame, after: Sequence[pd.DataFrame]) -> Interval:
     return Gains.from_items(gains[None], before["benchmark"].tolist()).contrast(np.ones(1)).interval()
 
 
-def cause_of(curves: Sequence[pd.DataFrame], gain: Interval, references: dict[str, object]) -> str:
-    """Return what the curves of full RL show, and what to change, in one sentence: the first cause that holds."""
+def cause_of(curves: Sequence[pd.DataFrame], gain: Interval, references: dict[str, object], learns: str = "") -> str:
+    """Return what the curves of full RL show, and what to change, in one sentence: the first cause that holds.
+
+    `learns` says what a control learns from in the place of the task's rewards: its curves of rewards explain nothing.
+    """
     curve = pd.concat(curves)
     equal, cut = curve["zero_spread_share"].mean(), curve["truncated_share"].mean()
     judged, failed = int(str(references.get("judged", 0))), references.get("failed", [])
     count = len(failed) if isinstance(failed, list) else 0
     if judged and count / judged > 0.05:
         return f"{count} of {judged} references fail their own judge: correct the task, or its data"
+    if learns:
+        return learns
+    level = curve["reward_mean"].mean()
     if cut >= MOST:
         return (
-            f"{cut:.0%} of the completions in training were cut at their limit, and a cut answer earns nothing: raise "
-            f"rl.max_completion_tokens"
+            f"{cut:.0%} of the completions in training were cut at their limit of tokens (mean reward {level:.2f}): "
+            f"raise rl.max_completion_tokens"
         )
     if equal >= MOST:
-        level = curve["reward_mean"].mean()
         which = "too hard" if level < 0.5 else "too easy"
         return (
             f"In {equal:.0%} of the groups all rewards were equal (mean {level:.2f}), and such a group teaches "

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 from importlib import import_module
 from pathlib import Path
 
@@ -34,6 +35,18 @@ def test_every_verb_has_an_example_of_itself_and_its_help_prints_it() -> None:
     for verb, example in examples().items():
         assert example.startswith(f"lensrl {verb} "), verb
         assert example in " ".join(lensrl(verb, "--help").stdout.split()), verb
+
+
+def test_the_help_of_a_verb_folds_each_paragraph_once_and_keeps_its_brackets() -> None:
+    for verb in VERBS:
+        name = python_name(verb)
+        text = inspect.getdoc(getattr(import_module(f"lensrl_cli.{name}"), name)) or ""
+        shown = [line.strip() for line in lensrl(verb, "--help").stdout.split("╭")[0].splitlines()]
+        for paragraph in text.split("\n\n"):
+            words = " ".join(paragraph.split())
+            folded = [words] if len(words) < 70 else textwrap.wrap(words, 78)
+            assert folded[0] in shown, verb
+            assert folded[-1] in shown, verb
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pytest
 
 from lensrl.errors import LensrlError
@@ -43,6 +44,15 @@ def test_a_study_that_was_just_made_is_good(small_study_folder: Path) -> None:
     done = lensrl("verify", small_study_folder)
     assert done.returncode == 0
     assert f"{len(found)} of {len(found)} files are good" in done.stdout
+
+
+def test_a_file_of_another_format_is_not_ours_and_nothing_advises_to_delete_it(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "theirs.h5", "w") as file:
+        file["x"] = 1
+    assert verdicts(tmp_path / "theirs.h5")[1]["theirs.h5"][0] == "not ours"
+    done = lensrl("show", tmp_path / "theirs.h5")
+    assert "is not a lensrl-run file" in done.stderr
+    assert "delete" not in done.stderr
 
 
 def test_a_flipped_byte_in_any_dataset_is_damage_in_that_dataset(path: Path, tmp_path: Path) -> None:

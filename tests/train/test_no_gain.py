@@ -16,7 +16,7 @@ from lensrl.tasks.arithmetic import Arithmetic
 from lensrl.tasks.corridor import Corridor
 from lensrl.tasks.gold import described, failed_references
 from lensrl.train.estimate import estimate_study
-from lensrl.train.no_gain import cause_of, why_no_gain
+from lensrl.train.no_gain import LEARNS, cause_of, why_no_gain
 from lensrl.train.preflight import check_several
 from lensrl.train.watch import NoWatcher
 from tests.cli.typed import lensrl
@@ -54,6 +54,13 @@ def test_the_cause_is_what_the_curves_show(
     curves: list[pd.DataFrame], gain: Interval, references: dict[str, object], expected: str
 ) -> None:
     assert expected in cause_of(curves, gain, references)
+
+
+@pytest.mark.parametrize("control", ["random", "sft"])
+def test_the_rewards_of_a_control_explain_nothing(control: str) -> None:
+    said = cause_of([curve(FLAT, cut=1.0, equal=1.0, gradient=0.0)], NOTHING, {}, LEARNS[control])
+    assert f"'{control}'" in said
+    assert "max_completion_tokens" not in said
 
 
 def test_a_gain_is_judged_by_its_interval(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from lensrl.errors import Damaged, LensrlError, StoreError, TooNew, Unfinished, reason
+from lensrl.errors import Damaged, LensrlError, NotOurs, StoreError, TooNew, Unfinished, reason
 from lensrl.store.file.hdf5 import CHUNK_BYTES, compression_plugin
 from lensrl.store.file.seal import read_seal, structure_holds
 
@@ -136,7 +136,7 @@ def _open(path: Path) -> h5py.File:
 
 def _check_kind(path: Path, found: Any, found_version: Any, expected: str, version: int) -> None:
     if found != expected:
-        raise StoreError(f"{path} is not a {expected} file (its format attribute is {found!r})")
+        raise NotOurs(f"{path} is not a {expected} file (its format attribute is {found!r})")
     if not isinstance(found_version, int | np.integer) or found_version < 1:
         raise Damaged(f"{path} is damaged: its format version is {found_version!r}")
     if found_version > version:
