@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from transformers import Cache, DynamicCache, GenerationConfig, LogitsProcessorList, PreTrainedModel
@@ -19,6 +19,23 @@ class Written(NamedTuple):
     tokens: list[int]  # with the end token, where there is one
     ended: bool
     logprobs: list[float]  # of each token, in nats; empty in greedy decoding, and without keys of rows
+
+
+@runtime_checkable
+class Growing(Protocol):
+    """Texts that grow turn by turn: the model's tokens, and those of an environment."""
+
+    def continued(self, settings: GenerationConfig) -> list[Written]:
+        """Sample the next tokens of every row, append them, and return them."""
+        ...
+
+    def extend(self, rows: Sequence[Sequence[int]]) -> None:
+        """Append the environment's answer to every row."""
+        ...
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Keep only these rows."""
+        ...
 
 
 class Histories:

@@ -3,12 +3,12 @@
     W + (alpha / rank) B A,    A random as PEFT draws it, B = 0 at the start
 
 `add_lora` puts the adapters into a model in place; the names of other parameters then have `.base_layer` in them.
-`trained_weights` merges them, in fp32, onto the base's own weights.
+`trained_weights` merges them, in fp32, onto the base's own weights. `named_weights` merges them where they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from importlib.util import find_spec
 
 import torch
@@ -59,6 +59,21 @@ def add_lora(model: PreTrainedModel, blocks: Blocks, layers: Collection[int], lo
     inject_adapter_in_model(config, model, adapter_name=NAME)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(".lora_" in name)
+
+
+@torch.no_grad()
+def named_weights(model: nn.Module, *, trained: bool = False) -> Iterator[tuple[str, torch.Tensor]]:
+    """Give the weights of a model, on its device, by the base's names, with adapters merged in fp32.
+
+    `trained` leaves out what is frozen.
+    """
+    adapters = {f"{name}.weight": module for name, module in model.named_modules() if _is_adapter(module)}
+    for name, parameter in model.named_parameters():
+        called = name.replace(".base_layer.", ".")
+        if called in adapters:
+            yield called, parameter.detach().float() + adapters[called].get_delta_weight(NAME).float()  # pyright: ignore
+        elif ".lora_" not in name and (parameter.requires_grad or not trained):
+            yield called, parameter.detach()
 
 
 @torch.no_grad()

@@ -2,7 +2,8 @@
 
     recipe.generation -> SAMPLERS[...] -> generate(prompts, settings, rows) -> what each row wrote
 
-Another way is a class with the same two methods, and a row in SAMPLERS.
+Another way is a class with the same methods, and a row in SAMPLERS. `"pieces"` and `"generate"` use the model itself.
+vLLM (`lensrl.models.vllm_sampler`) has weights of its own, and `refresh` brings them up to date.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from typing import Protocol, runtime_checkable
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from lensrl.models.generation import pad_id
-from lensrl.models.histories import Histories, Written
+from lensrl.models.histories import Growing, Histories, Written
 from lensrl.models.noise import Row
+from lensrl.models.vllm_sampler import Vllm
 
 CARRIED = (
     "its keys and values cannot be chosen by row: completions that have ended are computed until the longest one of "
@@ -34,8 +36,12 @@ class Sampler(Protocol):
         """Complete every prompt. `rows` holds the keys of the rows' random numbers (`lensrl.models.noise`)."""
         ...
 
-    def start(self, prompts: Sequence[Sequence[int]], rows: Sequence[Row]) -> Histories:
+    def start(self, prompts: Sequence[Sequence[int]], rows: Sequence[Row]) -> Growing:
         """Begin histories that are continued turn by turn."""
+        ...
+
+    def refresh(self) -> None:
+        """Take over the weights of the model that train, where the sampler has weights of its own."""
         ...
 
 
@@ -53,6 +59,9 @@ class Pieces:
 
     def start(self, prompts: Sequence[Sequence[int]], rows: Sequence[Row]) -> Histories:
         return Histories(self._model, self._pad, prompts, rows)
+
+    def refresh(self) -> None:
+        pass
 
     def generate(
         self, prompts: Sequence[Sequence[int]], settings: GenerationConfig, rows: Sequence[Row]
@@ -91,6 +100,9 @@ class Whole:
     def start(self, prompts: Sequence[Sequence[int]], rows: Sequence[Row]) -> Histories:
         return Histories(self._model, self._pad, prompts, None)
 
+    def refresh(self) -> None:
+        pass
+
     def generate(
         self, prompts: Sequence[Sequence[int]], settings: GenerationConfig, rows: Sequence[Row]
     ) -> list[Written]:
@@ -100,4 +112,5 @@ class Whole:
 SAMPLERS: dict[str, Callable[[PreTrainedModel, PreTrainedTokenizerBase], Sampler]] = {
     "pieces": Pieces,  # the names are those of `generation` in a recipe
     "generate": Whole,
+    "vllm": Vllm,
 }

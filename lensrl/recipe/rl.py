@@ -34,7 +34,8 @@ class Rl(Table):
     `epochs` takes the place of `steps`. An epoch holds each training item once, without those that do not fill a step.
 
     `top_p` and `top_k` cut the distribution that training samples from. TRL does not correct for this: the
-    log-probabilities of its loss are those of the whole distribution.
+    log-probabilities of its loss are those of the whole distribution. So are those of `sampler_mismatch`, except with
+    vLLM, which gives them after the cuts: the mismatch then also counts the mass that was cut.
 
     `mask_truncated` leaves completions that met `max_completion_tokens` out of the loss (TRL's
     `mask_truncated_completions`). Their rewards still count in the mean of their group.

@@ -94,6 +94,8 @@ class Recipe(Table):
     `generation` says how completions are sampled, in training, in scoring and in patching (`lensrl.models.sampler`):
 
     - `"pieces"`: sixteen tokens at a time. Rows that have ended are left out, and each row has its own random numbers.
+    - `"vllm"`: with vLLM, on one GPU (`lensrl.models.vllm_sampler`). It has not run on a GPU yet. vLLM keeps a copy of
+      the weights in bf16, and takes the trained ones before each step. Each completion has a seed of its own.
     - `"generate"`: every row to the end of the longest one, with torch's generator. Studies of lensrl 0.1 and 0.2 were
       made in this way. A recipe goes on with such a study if it says so.
 
@@ -119,7 +121,9 @@ class Recipe(Table):
     layers: Layers = "all"  # single-layer runs: "all", "0-7", [3, 5]
     sets: dict[str, LayerSet] = {}  # further runs, by name, that train several layers together
     learning_rates: list[PositiveFloat] = []  # further rates for full RL and the single layers
-    generation: Literal["pieces", "generate"] = "pieces"  # how completions are sampled, in every run of the study
+    generation: Literal["pieces", "vllm", "generate"] = (
+        "pieces"  # how completions are sampled, in every run of the study
+    )
     checkpoints: dict[str, CheckpointRun] = {}  # table [checkpoints]: runs that were trained elsewhere, by name
     also: list[Also] = []  # tables [[also]]: further tasks, scored beside
     prompt: Prompt = Prompt()  # table [prompt]: plain text, or a chat template

@@ -47,7 +47,7 @@ def provenance(
     """
     record: dict[str, object] = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {"python": platform.python_version()} | package_versions(*PACKAGES),
+        "versions": {"python": platform.python_version()} | package_versions(*PACKAGES, *engine_packages(generation)),
         "git": git_state(),
         "platform": platform.platform(),
         "device": device,
@@ -56,6 +56,11 @@ def provenance(
     given = {"items": items, "notes": [*notes], "checkpoint": checkpoint, "generation": generation}
     given |= {"resumed": [*resumed], "references": references}
     return record | {name: value for name, value in given.items() if value}
+
+
+def engine_packages(generation: str | None) -> tuple[str, ...]:
+    """Return the packages that sample completions under a recipe's `generation`, beside torch and transformers."""
+    return ("vllm",) if generation == "vllm" else ()
 
 
 def package_versions(*names: str) -> dict[str, str]:

@@ -15,7 +15,7 @@ from lensrl.models.base import Base
 from lensrl.recipe import Recipe
 from lensrl.recipe.layers import OUTSIDE
 from lensrl.recipe.runs import BASE
-from lensrl.store.origin import package_versions, provenance
+from lensrl.store.origin import engine_packages, package_versions, provenance
 from lensrl.store.write import Header
 from lensrl.train import ranks
 from lensrl.train.config import compute_dtype, frozen_in_bf16
@@ -47,7 +47,7 @@ class Conditions:
             "items": {**self.digests},
             "hardware": {"device": self.device, "computed in": compute_dtype(recipe, self.device)}
             | {"frozen in bf16": frozen_in_bf16(self.base, recipe, self.device)},
-            "versions": package_versions("lensrl", "torch", "transformers", "trl"),
+            "versions": package_versions("lensrl", "torch", "transformers", "trl", *engine_packages(recipe.generation)),
         }
 
     def header(

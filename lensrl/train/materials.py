@@ -16,6 +16,7 @@ from lensrl.models.generation import pad_id
 from lensrl.models.histories import drops_ended
 from lensrl.models.lora import check_peft, linear_maps, lora_size
 from lensrl.models.sampler import CARRIED
+from lensrl.models.vllm_sampler import check_vllm
 from lensrl.recipe import HarnessTask, Recipe
 from lensrl.recipe.runs import BASE, RunSpec, set_run, trains
 from lensrl.recipe.task_tables import has_training
@@ -68,6 +69,9 @@ class Materials:
             for checkpoint in (c for run in recipe.checkpoints.values() for c in run.seeds.values()):
                 self.harness.read(checkpoint.scores)
         self.base = load_base(recipe.model, recipe.prompt)
+        sampled = not isinstance(self.task, Texts)
+        if sampled and recipe.generation == "vllm":
+            check_vllm(self.base.model)
         self.digests = self.base.prompts.digests("test", self.items)
         if also_items:
             self.digests |= self.base.prompts.digests("also", also_items)
@@ -83,7 +87,6 @@ class Materials:
             check_frozen_dtype(self.base, recipe)
         check_fits(self.base, self.task, [*self.items, *also_items], recipe)
         self.device = pick_device()
-        sampled = not isinstance(self.task, Texts)
         self.conditions = Conditions(recipe, self.base, self.digests, self.device, samples=sampled)
         self.parameters = parameter_table(self.base)
         self.before = {name: tensor.numpy() for name, tensor in self.base.weights.items()}

@@ -99,6 +99,7 @@ class Completions:
         ids = [self._prompts.tokens(prompt) for prompt in prompts]
         found: list[Written] = []
         with sampling_mode(self._model):
+            self._sampler.refresh()
             keyed = [*zip(ids, step_rows(self._seed, trainer, len(ids)), strict=True)]
             for part in batches(keyed, self._rl.rollout_batch or len(ids)):
                 found += self._sampler.generate([one for one, _ in part], self._settings, [row for _, row in part])
@@ -183,6 +184,7 @@ class Episodes:
         """Play one episode of every item, `rl.rollout_batch` at a time, and return them as TRL's completions."""
         rollouts: list[Rollout] = []
         with sampling_mode(self._model):
+            self._sampler.refresh()
             keyed = [*zip(ids, step_rows(self._seed, trainer, len(ids)), strict=True)]
             for part in batches(keyed, self._rl.rollout_batch or len(ids)):
                 items, rows = [self._items[one] for one, _ in part], [row for _, row in part]

@@ -76,6 +76,9 @@ class Given:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         pass
 
+    def refresh(self) -> None:
+        pass
+
     def start(self, prompts: Sequence[Sequence[int]], rows: Sequence[Row]) -> Histories:
         raise NotImplementedError
 

@@ -135,4 +135,4 @@ def test_a_cache_without_rows_is_carried_to_the_end(base: Base, monkeypatch: pyt
 
 
 def test_every_name_in_a_recipe_has_a_sampler() -> None:
-    assert SAMPLERS.keys() == {"pieces", "generate"}
+    assert SAMPLERS.keys() == {"pieces", "vllm", "generate"}
