@@ -1,13 +1,16 @@
-"""The options of verbs that can use a Ray cluster: `run` and `patch`."""
+"""The options of verbs that can use a Ray cluster: `run`, `patch` and `correlate`."""
 
 from __future__ import annotations
 
 from enum import Enum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lensrl.errors import LensrlError
+
+if TYPE_CHECKING:
+    from lensrl.compare.cluster import Cluster
 
 
 class Place(Enum):
@@ -38,3 +41,13 @@ def check_place(place: Place, address: str | None, num_cpus: float | None, num_g
     given = next((option for option, value in of_ray.items() if value is not None), None)
     if place is not Place.RAY and given is not None:
         raise LensrlError(f"{given} is for a Ray cluster: add --engine ray")
+
+
+def cluster_of(place: Place, address: str | None, num_cpus: float | None, num_gpus: float | None) -> Cluster | None:
+    """Return the Ray cluster that the options name; None for this machine alone. Raises as `check_place` does."""
+    check_place(place, address, num_cpus, num_gpus)
+    if place is not Place.RAY:
+        return None
+    from lensrl.compare.cluster import Cluster
+
+    return Cluster(address, 1.0 if num_cpus is None else num_cpus, num_gpus)

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 import lensrl
+from lensrl_cli.cluster import Address, NumCpus, NumGpus, Place, Where, cluster_of
 from lensrl_cli.figure import FigureFile, FontSize, Title, Width, draw, look_of
 from lensrl_cli.output import (
     Csv,
@@ -38,10 +39,16 @@ def correlate(
     width: Width = None,
     title: Title = True,
     font_size: FontSize = None,
+    place: Where = Place.HERE,
+    address: Address = None,
+    num_cpus: NumCpus = None,
+    num_gpus: NumGpus = None,
 ) -> None:
     """Correlate predictors of each layer with its contribution C_l: weight deltas, measures of the base model, depth.
 
-    --figure draws the coefficients of all predictors. A predictor is named by its name in --csv.
+    The first call measures the base model without each layer, and keeps the numbers for all verbs; --engine ray shares
+    this over the nodes of a cluster. --figure draws the coefficients of all predictors. A predictor is named by its
+    name in --csv.
 
     Example: lensrl correlate runs/tiny --figure scatter.png
     """
@@ -49,12 +56,13 @@ def correlate(
     from lensrl.store.origin import checkpoint_note, texts_note
 
     look = look_of(figure, width, font_size, title=title)
+    cluster = cluster_of(place, address, num_cpus, num_gpus)
     if figure is None and (panels or predictor is not None):
         raise typer.BadParameter("--panels and --predictor say what is drawn: add --figure FILE")
     if panels and predictor is not None:
         raise typer.BadParameter("give either --predictor NAME or --panels, not both")
     with lensrl.open_study(study) as opened:
-        measure_rivals(opened, quiet=json)
+        measure_rivals(opened, quiet=json, cluster=cluster)
         per_layer = lensrl.predictors(opened)
         table = lensrl.correlate_study(opened, per_layer)
         name = opened.name

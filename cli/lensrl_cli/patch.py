@@ -11,7 +11,7 @@ import typer
 import lensrl
 from lensrl.errors import LensrlError
 from lensrl.show.words import METRIC_LABELS, SET_LABELS
-from lensrl_cli.cluster import Address, NumCpus, NumGpus, Place, Where, check_place
+from lensrl_cli.cluster import Address, NumCpus, NumGpus, Place, Where, cluster_of
 from lensrl_cli.figure import FigureFile, FontSize, Title, Width, draw, look_of
 from lensrl_cli.output import (
     Csv,
@@ -158,18 +158,12 @@ def patch(
 
     Example: lensrl patch runs/tiny --from full-rl --layer 3
     """
-    from lensrl.compare.patching.on_ray import Cluster
     from lensrl.store.origin import texts_note
 
     look = look_of(figure, width, font_size, title=title)
-    check_place(place, address, num_cpus, num_gpus)
-    cluster = None
-    if place is Place.RAY:
-        if workers != 1:
-            raise LensrlError(
-                "--workers is for processes on this machine: Ray starts as many as its nodes have room for"
-            )
-        cluster = Cluster(address, 1.0 if num_cpus is None else num_cpus, num_gpus)
+    cluster = cluster_of(place, address, num_cpus, num_gpus)
+    if cluster is not None and workers != 1:
+        raise LensrlError("--workers is for processes on this machine: Ray starts as many as its nodes have room for")
     if control == Control.items and (what == What.weights or component == Component.head or sets != Sets.single):
         raise typer.BadParameter(
             "--control items patches activations of whole single layers: leave out --what weights, --component head "

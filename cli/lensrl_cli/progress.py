@@ -15,6 +15,7 @@ from lensrl_cli.output import console, note, plain
 
 if TYPE_CHECKING:
     from lensrl import Study
+    from lensrl.compare.cluster import Cluster
 
 
 @contextmanager
@@ -37,7 +38,7 @@ def progress_bars(label: str, *, quiet: bool) -> Iterator[Callable[[str, int, in
         yield on_progress
 
 
-def measure_rivals(study: Study, *, quiet: bool) -> None:
+def measure_rivals(study: Study, *, quiet: bool, cluster: Cluster | None = None) -> None:
     """Measure and store the rivals that need the base model. If the model cannot be loaded, say so and go on.
 
     Rivals are predictors of C_l that are known before RL. With `quiet`, stdout is left to JSON.
@@ -47,7 +48,7 @@ def measure_rivals(study: Study, *, quiet: bool) -> None:
     study.runs.check_scored()
     try:
         with progress_bars("base model,", quiet=quiet) as on_progress:
-            lensrl.base_rivals(study, on_progress=on_progress)
+            lensrl.base_rivals(study, cluster=cluster, on_progress=on_progress)
     except LensrlError as error:
         why = f"without the rivals from the base model: {' '.join(str(error).split())}"
         if quiet:

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
+from lensrl.compare.cluster import Cluster
 from lensrl.compare.patching import OnProgress
 from lensrl.compare.progress import with_bar
 from lensrl.recipe.runs import BASE, FULL, layer_run
@@ -53,7 +54,9 @@ class _Kept(BaseModel):
 
 
 @with_bar("base model")
-def base_rivals(study: Study, *, sampled: bool = False, on_progress: OnProgress | None = None) -> pd.DataFrame:
+def base_rivals(
+    study: Study, *, sampled: bool = False, cluster: Cluster | None = None, on_progress: OnProgress | None = None
+) -> pd.DataFrame:
     """Measure the rivals (see `lensrl.compare.rivals`): one row per layer l of the model.
 
     M is the mean log-probability of the reference answers of the held-out items, in nats per token
@@ -71,6 +74,8 @@ def base_rivals(study: Study, *, sampled: bool = False, on_progress: OnProgress 
     - `parameters`: the number of the layer's parameters;
     - `weight_norm`: || w_l ||_F.
 
+    The workers of a `cluster` share the layers that are left out (`lensrl.compare.cluster`).
+
     A number is NaN where the study lacks the run that it needs. The table is kept as `rivals.json` in the study's
     folder. It is measured again when one of its runs was added or replaced, and when the file is damaged. Raises
     LensrlError when the study has no base, and when the base model cannot be loaded or is a different model.
@@ -81,7 +86,7 @@ def base_rivals(study: Study, *, sampled: bool = False, on_progress: OnProgress 
         return table
     from lensrl.compare.sensitivity import measure_layers, pick_device  # torch, only where it is needed
 
-    table = measure_layers(study, sampled=sampled, on_progress=on_progress)
+    table = measure_layers(study, sampled=sampled, cluster=cluster, on_progress=on_progress)
     table["rl_gradient_norm"] = _first_step_shares(study) / table["weight_norm"]
     table = table[COLUMNS].astype({name: int if name in ("layer", "parameters") else float for name in COLUMNS})
     record = provenance(device=pick_device(), dtypes={"masters": "float32", "gradients": "float32"})

@@ -20,6 +20,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -27,6 +29,7 @@ import torch
 from jaxtyping import Float64
 from transformers import PreTrainedModel
 
+from lensrl.compare.cluster import Cluster
 from lensrl.compare.patching import OnProgress
 from lensrl.errors import LensrlError
 from lensrl.measures.score import item_weights, mean_score
@@ -78,29 +81,29 @@ def bypass_logprobs(
     items: Sequence[Item],
     *,
     batch: int,
+    layers: Sequence[int] | None = None,
     on_layer: OnProgress | None = None,
 ) -> tuple[Float64[np.ndarray, " item"], Float64[np.ndarray, "layer item"]]:
-    """Return log p of each item's reference, in nats per token, by the whole model and without each block.
+    """Return log p of each item's reference, in nats per token, by the whole model and without each of `layers`.
 
     One pass for each batch of items records the streams, and the pass without block l starts at layer l
     (`lensrl.models.entry`).
     """
     blocks, prompts = base.blocks, base.prompts
+    layers = range(blocks.n_layers) if layers is None else layers
     size = min(answer_batch(model, prompts, items, batch), stream_batch(model, base, items))
     can_enter = enters(model, blocks, references(prompts, items[:TRIED]).to(model.device))
     whole: list[torch.Tensor] = []
-    without: list[list[torch.Tensor]] = [[] for _ in range(blocks.n_layers)]
+    without: list[list[torch.Tensor]] = [[] for _ in layers]
     for start in range(0, len(items), size):
         teacher = references(prompts, items[start : start + size]).to(model.device)
         with recording(model, blocks) as outputs:
             whole.append(answer_logprobs(model, teacher))
-        for layer, values in enumerate(without):
+        for done, (layer, values) in enumerate(zip(layers, without, strict=True), start=1):
             with bypass(model, blocks, layer), entering(model, blocks, layer if can_enter else 0, outputs):
                 values.append(answer_logprobs(model, teacher))
             if on_layer is not None:
-                on_layer(
-                    "bypass", start // size * blocks.n_layers + layer + 1, -(-len(items) // size) * blocks.n_layers
-                )
+                on_layer("bypass", start // size * len(layers) + done, -(-len(items) // size) * len(layers))
     return _joined(whole), np.stack([_joined(values) for values in without])
 
 
@@ -145,21 +148,34 @@ def first_order(run: Run, layer: int, gradients: Gradients) -> float:
     )
 
 
-def measure_layers(study: Study, *, sampled: bool, on_progress: OnProgress | None = None) -> pd.DataFrame:
+@dataclass(frozen=True)
+class Bypassed:
+    """The layers that a worker leaves out, one after another. It can be pickled."""
+
+    study: Path
+    layers: Sequence[int]
+    sampled: bool
+
+
+def measure_layers(
+    study: Study, *, sampled: bool, cluster: Cluster | None = None, on_progress: OnProgress | None = None
+) -> pd.DataFrame:
     """Measure the columns of `lensrl.compare.rivals.RIVALS` that need the model: one row per layer.
+
+    A `cluster` measures the layers' bypass. The gradients, from one backward pass, are taken here.
 
     Raises LensrlError when the base model is not the study's.
     """
-    # The base and the items have to be the study's own.
-    recipe, base, device = study.recipe, load_base(study.recipe.model, study.recipe.prompt), pick_device()
-    check_base(study[BASE], base.name, base.fingerprint)
-    items = evaluation_items(load_task(recipe), recipe)
-    check_items(study[BASE], base.prompts.digests("test", items))
-    model = base.reading(device=device)
+    base, items = _materials(study)
+    model = base.reading(device=pick_device())
     # The bypass needs the model as it is; the gradients change it afterwards.
-    table = _bypass_costs(study, base, model, items, sampled=sampled, on_progress=on_progress)
+    if cluster is None:
+        every = range(base.blocks.n_layers)
+        table = _bypass_costs(study, base, model, items, every, sampled=sampled, on_progress=on_progress)
+    else:
+        table = _by_cluster(cluster, study, base.blocks.n_layers, sampled=sampled, on_progress=on_progress)
     gradients = metric_gradients(
-        model, base.blocks, base.prompts, items, batch=_backward_batch(recipe),
+        model, base.blocks, base.prompts, items, batch=_backward_batch(study.recipe),
         on_batch=(lambda done, of: on_progress("gradient", done, of)) if on_progress else None,
     )  # fmt: skip
     for layer in table["layer"]:
@@ -176,26 +192,64 @@ def measure_layers(study: Study, *, sampled: bool, on_progress: OnProgress | Non
     return table
 
 
+def measure_bypass(asked: Bypassed) -> pd.DataFrame:
+    """Measure what it costs to leave out each layer of a share: the columns of `_bypass_costs`."""
+    with Study(asked.study) as study:
+        base, items = _materials(study)
+        model = base.reading(device=pick_device())
+        return _bypass_costs(study, base, model, items, asked.layers, sampled=asked.sampled)
+
+
+def _materials(study: Study) -> tuple[Base, list[Item]]:
+    """Load the base model and the held-out items. Raises LensrlError when they are not the study's own."""
+    recipe = study.recipe
+    base = load_base(recipe.model, recipe.prompt)
+    check_base(study[BASE], base.name, base.fingerprint)
+    items = evaluation_items(load_task(recipe), recipe)
+    check_items(study[BASE], base.prompts.digests("test", items))
+    return base, items
+
+
+def _by_cluster(
+    cluster: Cluster, study: Study, n_layers: int, *, sampled: bool, on_progress: OnProgress | None
+) -> pd.DataFrame:
+    """Let a cluster measure the layers' bypass: a low layer takes longest, so each share has low and high ones."""
+
+    def share(room: int) -> list[Bypassed]:
+        count = min(room, n_layers)
+        return [Bypassed(study.path.absolute(), range(start, n_layers, count), sampled) for start in range(count)]
+
+    parts: list[pd.DataFrame] = []
+    for part in cluster.each(study, measure_bypass, share):
+        parts.append(part)
+        if on_progress is not None:
+            on_progress("bypass", sum(map(len, parts)), n_layers)
+    return pd.concat(parts).sort_values("layer", ignore_index=True)
+
+
 def _bypass_costs(
     study: Study,
     base: Base,
     model: PreTrainedModel,
     items: Sequence[Item],
+    layers: Sequence[int],
     *,
     sampled: bool,
-    on_progress: OnProgress | None,
+    on_progress: OnProgress | None = None,
 ) -> pd.DataFrame:
-    """Return one row per layer: layer, bypass_logprob, bypass_score (NaN unless `sampled`)."""
-    recipe, task, n_layers = study.recipe, load_task(study.recipe), base.blocks.n_layers
+    """Return one row for each of `layers`: layer, bypass_logprob, bypass_score (NaN unless `sampled`)."""
+    recipe, task = study.recipe, load_task(study.recipe)
     if sampled and isinstance(task, Texts):
         raise LensrlError(f"{study.path} samples no scores: its task is {recipe.task.name!r}; leave out sampled=True")
     benchmark = [item.benchmark for item in items]
 
     # Measured here, not read: a bypassed model runs on the same kernels, the study perhaps did not.
-    whole, without = bypass_logprobs(model, base, items, batch=recipe.evaluation.batch, on_layer=on_progress)
+    whole, without = bypass_logprobs(
+        model, base, items, batch=recipe.evaluation.batch, layers=layers, on_layer=on_progress
+    )
     rows = []
-    for layer in range(n_layers):
-        cost = mean_score(whole, benchmark) - mean_score(without[layer], benchmark)
+    for done, (layer, logprobs) in enumerate(zip(layers, without, strict=True), start=1):
+        cost = mean_score(whole, benchmark) - mean_score(logprobs, benchmark)
         lost = {"layer": layer, "bypass_logprob": cost, "bypass_score": np.nan}
         if sampled:
             assert not isinstance(task, Texts)  # refused above
@@ -203,7 +257,7 @@ def _bypass_costs(
                 scores = sampled_scores(model, base.prompts, task, items, recipe)
             lost["bypass_score"] = study[BASE].score - mean_score(scores.astype(np.float64), benchmark)
             if on_progress is not None:
-                on_progress("bypass, sampled", layer + 1, n_layers)
+                on_progress("bypass, sampled", done, len(layers))
         rows.append(lost)
     return pd.DataFrame(rows)
 

@@ -67,14 +67,14 @@ class Here:
                 watcher.made_elsewhere(job.spec, run)
             return True
         try:
-            self._open(job).make(job, watcher)
+            self.workshop(job).make(job, watcher)
         except Taken:  # another process was quicker
             return False
         with Run(job.path) as run:
             watcher.finished(job.spec, run)
         return True
 
-    def _open(self, job: Job) -> Workshop:
+    def workshop(self, job: Job) -> Workshop:
         """Return the workshop of the job's study. Opening one loads torch, the task and the base model."""
         if self._workshop is None or self._workshop.recipe.conflict(job.recipe):
             from lensrl.train.workshop import Workshop

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lensrl.errors import StoreError
@@ -12,6 +12,7 @@ from lensrl.recipe.runs import BASE, RunSpec, set_run
 from lensrl.store.names import run_path
 from lensrl.store.origin import check_items
 from lensrl.store.run import Run
+from lensrl.store.write import Scores
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class Job:
 
     `recipe` has its sets chosen. `fingerprint` is the base model's, and `items` holds the digests of the study's items
     (`lensrl.tasks.digest`): a worker that loads another base or other items refuses the job.
+
+    `scores` holds the scores of each task where they were taken before (`lensrl.train.parts`).
     """
 
     recipe: Recipe
@@ -27,6 +30,7 @@ class Job:
     folder: Path
     fingerprint: str
     items: Mapping[str, str]
+    scores: Sequence[Scores] | None = field(default=None, compare=False, repr=False)
 
     @property
     def path(self) -> Path:

@@ -9,6 +9,7 @@
   is missing. Those for which no node has room wait, and begin when a node joins the cluster or becomes free.
 - A worker that ends in the middle of a run is replaced, and the run is made again. The same holds for all workers of a
   node that dies. Ray notices a dead node after some seconds; its default is 15.
+- A run that is not trained, the base or a checkpoint, is scored in parts by several workers, and then made.
 - Where a worker does not see the study's folder, the driver holds the claim on the run's file while the run is made.
 
 The mailbox runs on the driver's node: on another one, it would end with that node, and the driver with it.
@@ -26,13 +27,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lensrl.errors import LensrlError, StoreError, Taken, reason
-from lensrl.models.ray_cluster import check_ray, connected, worker_gpus
+from lensrl.models.ray_cluster import check_ray, connected, room, worker_gpus
 from lensrl.recipe.settings import Resources
 from lensrl.store.file.atomic import new_file
 from lensrl.store.file.claim import claim_path, claimed, is_being_written
 from lensrl.store.run import Run
+from lensrl.store.write import Scores
 from lensrl.train.engine import PAUSE
 from lensrl.train.job import Job, is_made
+from lensrl.train.parts import Part, in_parts
 from lensrl.train.relay import Relay
 from lensrl.train.watch import Watcher
 from lensrl.train.workers import longest_first
@@ -91,6 +94,7 @@ class _Worker:
     answer: ObjectRef[Any] | None  # the answer that is due; None while the worker is idle
     greeting: Greeting | None = None
     job: Job | None = None
+    part: Part | None = None  # the part of the job's items that it scores; None: it makes the run
     made: Made | None = None  # the run is made, and its file is on the way
     partial: Path | None = None  # where the file's bytes go
     claim: ExitStack = field(default_factory=ExitStack)
@@ -109,7 +113,10 @@ class _Driver:
 
         from lensrl.train.ray_worker import Mailbox, Worker
 
-        self._waiting = longest_first(jobs)
+        each = in_parts(longest_first(jobs), min(limit, room(size)))
+        # Without a part, the run is made.
+        self._waiting: list[tuple[Job, Part | None]] = [(one.job, part) for one in each for part in one.parts or [None]]
+        self._in_parts = {one.job.path: one for one in each}
         self._watcher = watcher
         self._limit = limit
         self._mark = mark
@@ -126,6 +133,9 @@ class _Driver:
         """Return when every run has its file."""
         import ray
 
+        for one in self._in_parts.values():
+            if one.parts:
+                self._watcher.noted(f"{one.job.spec.name}: its items are scored in {len(one.parts)} parts")
         while self._waiting or self._busy:
             self._staff()
             self._hand_out()
@@ -163,20 +173,25 @@ class _Driver:
             self._workers.remove(worker)
 
     def _hand_out(self) -> None:
-        """Give every idle worker the longest run that waits and that no other process is making."""
+        """Give every idle worker a part to score, or the longest run that waits and that no other process makes."""
         for worker in [worker for worker in self._workers if worker.answer is None]:
-            for job in [*self._waiting]:
-                if is_being_written(job.path):
+            for asked in [*self._waiting]:
+                job, part = asked
+                if part is not None:
+                    worker.job, worker.part, worker.answer = job, part, worker.actor.score.remote(job, part)
+                elif is_being_written(job.path):
                     continue
-                if is_made(job):
-                    self._waiting.remove(job)
+                elif is_made(job):
+                    self._waiting.remove(asked)
                     self._report(job, made_here=False)
-                elif self._begin(worker, job):
-                    self._waiting.remove(job)
-                    break
-        if self._waiting and not self._busy and all(is_being_written(job.path) for job in self._waiting):
+                    continue
+                elif not self._begin(worker, job):
+                    continue
+                self._waiting.remove(asked)
+                break
+        if self._waiting and not self._busy and all(is_being_written(job.path) for job, _ in self._waiting):
             if not self._told:
-                self._watcher.waiting([job.spec for job in self._waiting])
+                self._watcher.waiting([job.spec for job, _ in self._waiting])
             self._told = True
 
     def _begin(self, worker: _Worker, job: Job) -> bool:
@@ -193,7 +208,7 @@ class _Driver:
         return True
 
     def _hear(self, worker: _Worker, answer: ObjectRef[Any]) -> None:
-        """Take a worker's answer: its greeting, the end of a run, or a part of the run's file."""
+        """Take a worker's answer: its greeting, the scores of a part, the end of a run, or some of the run's file."""
         import ray
         from ray.exceptions import RayActorError, RayTaskError
 
@@ -207,10 +222,19 @@ class _Driver:
         if worker.job is None:
             worker.greeting, worker.answer = said, None
             self._ended.pop(None, None)
+        elif worker.part is not None:
+            self._take_scores(worker, worker.job, worker.part, said)
         elif worker.partial is None:
             self._finish(worker, said)
         else:
             self._receive(worker, worker.partial, said)
+
+    def _take_scores(self, worker: _Worker, job: Job, part: Part, scores: list[Scores | None]) -> None:
+        """Keep the scores of a part. With the last one, the run can be made."""
+        worker.job = worker.part = worker.answer = None
+        whole = self._in_parts[job.path].add(part, scores)
+        if whole is not None:
+            self._waiting.insert(0, (whole, None))
 
     def _receive(self, worker: _Worker, partial: Path, said: Any) -> None:
         """Add a part to the run's file, and ask for the next one. The first answer says how long the file is."""
@@ -242,14 +266,14 @@ class _Driver:
         key = None if job is None else job.path
         self._ended[key] += 1
         if self._ended[key] >= TRIES:
-            what = "began" if job is None else f"made {job.path.name}"
+            what = "began" if job is None else f"{'scored' if worker.part else 'made'} {job.path.name}"
             raise LensrlError(
                 f"{TRIES} workers ended while they {what}, the last one on {worker.place}: {reason(error)} (look into "
                 f"Ray's logs on this node)"
             )
         if job is not None:
             self._relay.ended(job.spec)
-            self._waiting.insert(0, job)
+            self._waiting.insert(0, (job, worker.part))
 
     def _release(self, worker: _Worker) -> None:
         """Remove the partial file of a run that does not come, and give its claim back."""

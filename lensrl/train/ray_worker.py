@@ -16,8 +16,10 @@ from ray.actor import ActorHandle
 
 from lensrl.recipe.runs import RunSpec
 from lensrl.store.run import Run
+from lensrl.store.write import Scores
 from lensrl.train.engine import Here
 from lensrl.train.job import Job
+from lensrl.train.parts import Part
 from lensrl.train.relay import Event, Sender
 
 
@@ -62,6 +64,10 @@ class Worker:
     def greet(self, mark: Path) -> Greeting:
         """Say where this is. `mark` is a file that the driver has just created in the folder of the study."""
         return Greeting(socket.gethostname(), mark.exists())
+
+    def score(self, job: Job, part: Part) -> list[Scores | None]:
+        """Score a part of the held-out items, for a run that is not trained."""
+        return self._here.workshop(job).score(job, part)
 
     def make(self, job: Job, where: str) -> Made:
         """Make a run in the `shared` folder of the study; or with where="apart" in a folder of this node, to be read.

@@ -24,11 +24,12 @@ from lensrl.store.file.training import kept_with_checkpoint, training_folder
 from lensrl.store.write import Scores, joined, stacked, write_run
 from lensrl.tasks import Texts
 from lensrl.train import ranks
-from lensrl.train.adopt import open_checkpoint, record_of
+from lensrl.train.adopt import Opened, open_checkpoint, record_of
 from lensrl.train.checks import is_finite
 from lensrl.train.curve import TrainingCurve
 from lensrl.train.job import Job, run_recipe
 from lensrl.train.materials import Materials, probe_items
+from lensrl.train.parts import Part
 from lensrl.train.resume import Checkpoints
 from lensrl.train.snapshots import Snapshots
 from lensrl.train.trackers import followed
@@ -126,8 +127,24 @@ class Workshop(Materials):
             activations=activations, norms_alone=keep == "norms",
         )  # fmt: skip
 
+    def score(self, job: Job, part: Part) -> list[Scores | None]:
+        """Score a part of the items of each task, of a run that is not trained. None: the part has none of them."""
+        self._check(job)
+        model = self.base.fresh(device=self.device) if job.spec.checkpoint is None else self._opened(job)[-1]
+        found: list[Scores | None] = []
+        first = 0
+        for task, items in [(self.task, self.items), *self.also]:
+            mine = part.items(len(items), job.recipe.evaluation.batch)
+            asked = items[mine.start : mine.stop]
+            place = first + mine.start
+            found.append(evaluate(model, self.base.prompts, task, asked, job.recipe, first=place) if asked else None)
+            first += len(items)
+        return found
+
     def _scores(self, job: Job, model: PreTrainedModel) -> Scores:
         """Score a model on the held-out items, or take the scores that were made elsewhere."""
+        if job.scores is not None:
+            return joined(job.scores[0], job.scores[1:])
         if self.harness is None:
             found, first = [], 0
             for task, items in [(self.task, self.items), *self.also]:
@@ -142,14 +159,18 @@ class Workshop(Materials):
         found = self.harness.base if made is None else self.harness.read(made.scores)
         return Scores(item=found.item, benchmark=found.benchmark, score=found.score[:, None].astype(np.float32))
 
-    def _adopt(self, job: Job, path: Path, checkpoint: Checkpoint, watcher: Watcher) -> None:
-        """Take a run from its checkpoint, and write its file at `path`."""
+    def _opened(self, job: Job) -> tuple[Opened, dict[int, Opened], dict[str, torch.Tensor], PreTrainedModel]:
+        """Open a run's checkpoint: the model, its snapshots, the weights as tensors, and a model that has them."""
         opened, snapshots = open_checkpoint(job.spec, self.base)
         weights = {name: torch.from_numpy(values) for name, values in opened.items()}
         model = self.base.fresh(weights, device=self.device)
         if not is_finite(model, self.base, probe_items(self.items, job.recipe.store.probe_items)):
             raise LensrlError(f"checkpoint {opened.place.spelled} has logits that are not finite on the held-out items")
-        del model
+        return opened, snapshots, weights, model
+
+    def _adopt(self, job: Job, path: Path, checkpoint: Checkpoint, watcher: Watcher) -> None:
+        """Take a run from its checkpoint, and write its file at `path`."""
+        opened, snapshots, weights = self._opened(job)[:3]  # its model, with the weights once more, is gone
         self.keep(
             job, path, weights, watcher, snapshots=snapshots, snapshot_steps=sorted(checkpoint.snapshots),
             checkpoint=record_of(checkpoint, opened, self.base),

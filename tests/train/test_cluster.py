@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from lensrl import load_recipe, run_study
+from lensrl.store.folder import begun
 from lensrl.store.verify import verify
 from tests.train.test_engine import assert_same_data
 from tests.train.test_workers import children, command
@@ -116,9 +117,12 @@ def _make(
     )  # fmt: skip
     try:
         while run.poll() is None:
-            until = time.monotonic() + moments.uniform(0, 10)
+            in_a_run = moments.random() < 0.7  # else at any moment: while processes start, too
+            delay, until = moments.uniform(0, 3), time.monotonic() + (600 if in_a_run else moments.uniform(0, 10))
             while time.monotonic() < until and run.poll() is None:
                 _check_committed(place / "study", committed)
+                if in_a_run and begun(place / "study"):
+                    in_a_run, until = False, time.monotonic() + delay
                 time.sleep(0.02)
             at_work = children(run.pid) if run.poll() is None else []
             workers.update(at_work)

@@ -41,6 +41,7 @@ RECIPE = SMALL.model_copy(
         "sets": {},
         "rl": SMALL.rl.model_copy(update={"steps": 3}),
         "store": SMALL.store.model_copy(update={"snapshots": []}),
+        "evaluation": SMALL.evaluation.model_copy(update={"batch": 16}),  # three batches: the base is scored in parts
     }
 )
 NAMES = ["base", "full-rl", "layer-0", "layer-3"]
@@ -153,7 +154,7 @@ def test_the_command_makes_a_study_on_what_is_left_of_the_cluster(
     recipe = tmp_path / "study.toml"
     recipe.write_text(
         'model = "tiny:qwen3"\ntask = "arithmetic"\nlayers = [3]\n[rl]\nsteps = 3\nmax_completion_tokens = 5\n'
-        "learning_rate = 2e-4\n[evaluation]\nitems = 48\nsamples = 2\n[store]\nprobe_items = 6\n"
+        "learning_rate = 2e-4\n[evaluation]\nitems = 48\nsamples = 2\nbatch = 16\n[store]\nprobe_items = 6\n"
         "[engine]\nnum_cpus = 0.5\n"
     )
     done = lensrl("run", recipe, "--engine", "ray", "--address", "auto", "--only", "layer-3", cwd=tmp_path)

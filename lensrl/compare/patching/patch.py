@@ -8,9 +8,10 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from lensrl.compare.cluster import Cluster
 from lensrl.compare.patching import OnProgress
 from lensrl.compare.patching.sets import check_component, layer_sets
-from lensrl.compare.patching.shares import GRAFT_METRICS, Elsewhere, share_out, stored
+from lensrl.compare.patching.shares import GRAFT_METRICS, share_out, stored
 from lensrl.compare.progress import with_bar
 from lensrl.errors import LensrlError, did_you_mean
 from lensrl.recipe.layers import LayerSpec, parse_layers
@@ -37,7 +38,7 @@ def patch(
     metric: Metric = "both",
     seed: int | None = None,
     workers: int = 1,
-    cluster: Elsewhere | None = None,
+    cluster: Cluster | None = None,
     on_progress: OnProgress | None = None,
     on_estimate: Callable[[float], None] | None = None,
 ) -> pd.DataFrame:
@@ -81,7 +82,7 @@ def patch(
 
     `workers` processes share the patches. Where sampled scores are asked for, other processes that patch the same study
     share them, too (`lensrl.compare.patching.shares`). `cluster` names a Ray cluster, whose nodes measure the patches
-    (`lensrl.compare.patching.on_ray.Cluster`).
+    (`lensrl.compare.cluster.Cluster`).
 
     Returns one row per set, kind and metric, with `PatchResult.COLUMNS` and the three columns of `with_context`:
     `contribution`, `trained` and `share_of`. Results are stored under `patches/` in the study's folder. A stored

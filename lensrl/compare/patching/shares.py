@@ -5,7 +5,7 @@
 Each result is written at once, so an interruption loses one. A sampled score takes long, and while it is taken, its
 patch is claimed (`lensrl.store.file.claim`): another process, in another shell perhaps, passes over it, and reads its
 file at the end. Log-probabilities and activations take one pass for all patches; only `workers`, and the workers of a
-Ray cluster (`lensrl.compare.patching.on_ray`), share these.
+Ray cluster (`lensrl.compare.cluster`), share these.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from time import sleep
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64
 
+from lensrl.compare.cluster import Cluster
 from lensrl.compare.patching import OnProgress
 from lensrl.errors import LensrlError, Taken
 from lensrl.store.file.claim import claimed, is_being_written
@@ -40,15 +41,6 @@ GRAFT_METRICS: dict[Metric, tuple[str, ...]] = {
     "both": ("score", "reference_logprob"),
 }
 PAUSE = 1.0  # seconds between two looks at the patches that other processes measure
-
-
-@runtime_checkable
-class Elsewhere(Protocol):
-    """Workers that are not on this machine alone: `lensrl.compare.patching.on_ray.Cluster`."""
-
-    def measure(
-        self, study: Study, keys: Sequence[PatchKey], metric: Metric, on_progress: OnProgress | None = None
-    ) -> Mapping[PatchKey, PatchResult]: ...
 
 
 @dataclass(frozen=True)
@@ -85,7 +77,7 @@ def share_out(
     keys: Sequence[PatchKey],
     metric: Metric,
     workers: int,
-    cluster: Elsewhere | None,
+    cluster: Cluster | None,
     *,
     on_progress: OnProgress | None,
     on_estimate: Callable[[float], None] | None,
@@ -102,8 +94,8 @@ def share_out(
     if not keys:
         return results
     if cluster is not None:
-        measure_left = cluster.measure
-        results |= cluster.measure(study, keys, metric, on_progress)
+        measure_left = partial(_by_cluster, cluster)
+        results |= _by_cluster(cluster, study, keys, metric, on_progress=on_progress)
     else:
         measure_left = measure
         results |= _by_workers(study, keys, metric, workers, on_progress, on_estimate)
@@ -117,6 +109,30 @@ def share_out(
             results |= made
             if not made:
                 sleep(PAUSE)
+    return results
+
+
+def _by_cluster(
+    cluster: Cluster, study: Study, keys: Sequence[PatchKey], metric: Metric, *, on_progress: OnProgress | None = None
+) -> dict[PatchKey, PatchResult]:
+    """Measure patches on a cluster. Patches in the hands of other processes are left out.
+
+    A share that is begun again does not measure again what it had finished: each result is a file in the folder.
+    """
+    folder = study.path.absolute()
+
+    def share(room: int) -> list[Share]:
+        count = min(room, len(keys))
+        return [Share(folder, keys[start::count], metric) for start in range(count)]
+
+    def tell() -> None:
+        if on_progress is not None:
+            done = sum((folder / PATCH_FOLDER / key.file_name).exists() for key in keys)
+            on_progress("patches", done, len(keys))
+
+    results: dict[PatchKey, PatchResult] = {}
+    for part in cluster.each(study, measure_share, share, tell):
+        results |= part
     return results
 
 

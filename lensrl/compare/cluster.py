@@ -1,9 +1,9 @@
-"""Measuring patches on the nodes of a Ray cluster: a share of the patches for each task, each result a file.
+"""Measuring on the nodes of a Ray cluster: one share of the work for each worker that has room.
 
-    the patches that are missing  ->  a share for each worker that has room  ->  files in the study's folder
+    what is missing  ->  a share for each worker  ->  what each worker returns, in the order in which they end
 
-Every node has to see the study's folder: a graft needs the runs' deltas. Ray begins a task again when its worker is
-killed or its node dies; the patches that it had finished are not measured again.
+Every node has to see the study's folder: a measurement reads the runs' files. Ray begins a share again when its worker
+is killed or its node dies.
 """
 
 from __future__ import annotations
@@ -11,32 +11,32 @@ from __future__ import annotations
 import secrets
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from lensrl.compare.patching import OnProgress
-from lensrl.compare.patching.shares import Share, measure_share
 from lensrl.errors import LensrlError, reason
 from lensrl.models.ray_cluster import check_ray, connected, room, worker_gpus
 from lensrl.recipe.settings import Resources
 from lensrl.store.file.claim import claim_path, claimed
-from lensrl.store.names import PATCH_FOLDER
-from lensrl.store.patch import Metric, PatchKey, PatchResult
 from lensrl.store.study import Study
 
-RETRIES = 3  # of a task whose worker or node ends
+RETRIES = 3  # of a share whose worker or node ends
 PATIENCE = 60.0  # seconds until a new file of a shared folder is seen on another node; NFS caches names
 PAUSE = 1.0  # seconds between two looks at what is done
+
+Asked = TypeVar("Asked")
+Measured = TypeVar("Measured")
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A Ray cluster that measures patches.
+    """A Ray cluster that measures patches and rivals.
 
     `address` is `auto` for the cluster that this machine belongs to, or its `HOST:PORT`. None starts a cluster on this
-    machine alone, which listens on 127.0.0.1 and ends with the patches. Each worker gets `num_cpus` CPUs and `num_gpus`
-    GPUs; by default one GPU where the cluster has GPUs.
+    machine alone, which listens on 127.0.0.1 and ends with the measurement. Each worker gets `num_cpus` CPUs and
+    `num_gpus` GPUs; by default one GPU where the cluster has GPUs.
 
     Raises LensrlError when Ray is not installed.
     """
@@ -48,13 +48,20 @@ class Cluster:
     def __post_init__(self) -> None:
         check_ray(self.address)
 
-    def measure(
-        self, study: Study, keys: Sequence[PatchKey], metric: Metric, on_progress: OnProgress | None = None
-    ) -> Mapping[PatchKey, PatchResult]:
-        """Measure patches between the same two runs. Patches in the hands of other processes are left out.
+    def each(
+        self,
+        study: Study,
+        work: Callable[[Asked], Measured],
+        share: Callable[[int], Sequence[Asked]],
+        on_pause: Callable[[], None] = lambda: None,
+    ) -> Iterator[Measured]:
+        """Yield what `work` returns for each share, on whichever node it ran.
+
+        `share` is given the number of workers that have room, and returns the shares. They and the results can be
+        pickled. `on_pause` is called about once a second.
 
         Raises LensrlError when there is no cluster, when no node has room for a worker, when a node does not see the
-        study's folder, and when a task's workers end again and again. An error in a worker is raised here.
+        study's folder, and when a share's workers end again and again. An error in a worker is raised here.
         """
         folder = study.path.absolute()
         size = Resources(num_cpus=self.num_cpus, num_gpus=self.num_gpus)
@@ -65,46 +72,35 @@ class Cluster:
 
             # max_calls=0: a process measures share after share, also on a GPU.
             task = ray.remote(num_cpus=size.num_cpus, num_gpus=worker_gpus(size), max_retries=RETRIES, max_calls=0)(
-                _measure_here
+                _work_here
             )
-            count = min(room(size), len(keys))
-            due = [
-                task.remote(Share(folder, keys[start::count], metric), claim_path(sign), PATIENCE)
-                for start in range(count)
-            ]
-            results: dict[PatchKey, PatchResult] = {}
+            due = [task.remote(work, one, folder, claim_path(sign), PATIENCE) for one in share(room(size))]
             try:
                 while due:
                     ready, due = ray.wait(due, timeout=PAUSE)
                     for answer in ready:
-                        results |= ray.get(answer)
-                    if on_progress is not None:
-                        on_progress("patches", _done(folder, keys), len(keys))
+                        yield ray.get(answer)
+                    on_pause()
             except RayTaskError as error:
                 raise (error.cause if isinstance(error.cause, LensrlError) else error) from None
             except RayError as error:
                 raise LensrlError(
-                    f"the workers that measure patches ended {1 + RETRIES} times: {reason(error)} (look into Ray's "
-                    f"logs on this node)"
+                    f"the workers that measure ended {1 + RETRIES} times: {reason(error)} (look into Ray's logs on "
+                    f"this node)"
                 ) from None
             finally:
                 for task_left in due:
                     ray.cancel(task_left, force=True)
-        return results
 
 
-def _done(folder: Path, keys: Sequence[PatchKey]) -> int:
-    return sum((folder / PATCH_FOLDER / key.file_name).exists() for key in keys)
-
-
-def _measure_here(share: Share, mark: Path, patience: float) -> dict[PatchKey, PatchResult]:
+def _work_here(work: Callable[[Asked], Measured], asked: Asked, study: Path, mark: Path, patience: float) -> Measured:
     """Measure a share on this node. `mark` is a file that the driver has just created in the study's folder."""
     until = time.monotonic() + patience
     while not mark.exists():
         if time.monotonic() > until:
             raise LensrlError(
-                f"the node {socket.gethostname()} does not see {share.study}: `lensrl patch` on Ray needs a folder "
-                f"that all nodes share"
+                f"the node {socket.gethostname()} does not see {study}: a measurement on Ray needs a folder that all "
+                f"nodes share"
             )
         time.sleep(PAUSE)
-    return measure_share(share)
+    return work(asked)

@@ -1,4 +1,4 @@
-"""Patches on a real Ray cluster of two nodes: the results are those of one process, also after a kill."""
+"""Patches and rivals on a real Ray cluster of two nodes: the results are those of one process, also after a kill."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ import pandas as pd
 import psutil
 import pytest
 
-from lensrl import open_study, patch
-from lensrl.compare.patching import on_ray
-from lensrl.compare.patching.on_ray import Cluster
+from lensrl import base_rivals, open_study, patch
+from lensrl.compare import cluster as clusters
+from lensrl.compare.cluster import Cluster
+from lensrl.compare.rivals import RIVALS_FILE, stored_rivals
 from lensrl.errors import LensrlError
 from lensrl.store.names import PATCH_FOLDER
 from tests.cli.typed import lensrl
@@ -40,8 +41,8 @@ def copy(study: Path, place: Path) -> Path:
 
 
 def measuring() -> list[psutil.Process]:
-    """The processes of the cluster that measure patches; Ray names them after the function."""
-    return [p for p in psutil.process_iter(["cmdline"]) if "ray::_measure_here" in " ".join(p.info["cmdline"] or [])]
+    """The processes of the cluster that measure; Ray names them after the function."""
+    return [p for p in psutil.process_iter(["cmdline"]) if "ray::_work_here" in " ".join(p.info["cmdline"] or [])]
 
 
 def test_the_nodes_measure_what_one_process_measures_and_a_killed_worker_costs_nothing(
@@ -84,6 +85,19 @@ def test_the_command_measures_on_the_cluster(
     assert stored == expected
 
 
+def test_the_nodes_leave_out_the_layers_that_one_process_leaves_out(
+    cluster: Any, finished_study_folder: Path, tmp_path: Path
+) -> None:
+    folder = copy(finished_study_folder, tmp_path)
+    (folder / RIVALS_FILE).unlink(missing_ok=True)
+    done = lensrl("correlate", folder, "--engine", "ray", "--address", cluster.address)
+    assert (done.returncode, done.stderr) == (0, "")
+    with open_study(folder) as study:
+        spread = stored_rivals(study)
+        (folder / RIVALS_FILE).unlink()
+        pd.testing.assert_frame_equal(spread, base_rivals(study), check_exact=False, atol=1e-5)
+
+
 def test_what_cannot_be_measured_there_is_one_line(
     cluster: Any, finished_study_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,10 +108,10 @@ def test_what_cannot_be_measured_there_is_one_line(
     assert done.returncode == 2
     assert "--workers is for processes on this machine" in done.stderr
     # The path means another folder to each process, so no node sees this one.
-    monkeypatch.setattr(on_ray, "PATIENCE", 0.0)
+    monkeypatch.setattr(clusters, "PATIENCE", 0.0)
     monkeypatch.chdir(tmp_path)
     with (
         open_study("/proc/self/cwd/small") as study,
-        pytest.raises(LensrlError, match=r"does not see /proc/self/cwd/small: `lensrl patch` on Ray needs a folder"),
+        pytest.raises(LensrlError, match=r"does not see /proc/self/cwd/small: a measurement on Ray needs a folder"),
     ):
         patch(study, layers="3", cluster=Cluster(cluster.address))
