@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from lensrl import load_recipe, run_study
-from lensrl.store.folder import begun
+from lensrl.store.file.atomic import begun
+from lensrl.store.file.claim import is_being_written
 from lensrl.store.verify import verify
 from tests.train.test_engine import assert_same_data
 from tests.train.test_workers import children, command
@@ -121,7 +122,7 @@ def _make(
             delay, until = moments.uniform(0, 3), time.monotonic() + (600 if in_a_run else moments.uniform(0, 10))
             while time.monotonic() < until and run.poll() is None:
                 _check_committed(place / "study", committed)
-                if in_a_run and begun(place / "study"):
+                if in_a_run and any(map(is_being_written, begun(place / "study"))):
                     in_a_run, until = False, time.monotonic() + delay
                 time.sleep(0.02)
             at_work = children(run.pid) if run.poll() is None else []
