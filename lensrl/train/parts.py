@@ -53,11 +53,15 @@ def in_parts(jobs: Sequence[Job], workers: int) -> list[InParts]:
 
     Only a run that is not trained, and whose scores are sampled here, is scored before it is made.
     """
-    apart = [job for job in jobs if job.spec.name == BASE or job.spec.checkpoint is not None]
-    apart = [job for job in apart if not isinstance(job.recipe.task, TextsTask | HarnessTask)]
+    apart = sum(map(_is_apart, jobs))
     found = []
     for job in jobs:
         settings = job.recipe.evaluation
-        of = min(workers // len(apart), -(-settings.items // settings.batch)) if job in apart else 1
+        of = min(workers // apart, -(-settings.items // settings.batch)) if _is_apart(job) else 1
         found.append(InParts(job, [Part(number, of) for number in range(of)] if of > 1 else []))
     return found
+
+
+def _is_apart(job: Job) -> bool:
+    is_trained = job.spec.name != BASE and job.spec.checkpoint is None
+    return not is_trained and not isinstance(job.recipe.task, TextsTask | HarnessTask)

@@ -94,6 +94,7 @@ def test_the_nodes_leave_out_the_layers_that_one_process_leaves_out(
     assert (done.returncode, done.stderr) == (0, "")
     with open_study(folder) as study:
         spread = stored_rivals(study)
+        assert spread is not None, "the command kept them"
         (folder / RIVALS_FILE).unlink()
         pd.testing.assert_frame_equal(spread, base_rivals(study), check_exact=False, atol=1e-5)
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every case of `on_ranks`: by one process, by two ranks, and by two ranks with half of the weights each."""
     folder = tmp_path_factory.mktemp("ranks")
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    for launcher, out in ([], "one"), (torchrun, "two"), (torchrun, "shards"):
+
+    def run(launcher: Sequence[str], out: str) -> subprocess.CompletedProcess[str]:
         (folder / out).mkdir()
-        done = python(*launcher, "-m", on_ranks.__name__, folder / out, *{"shards"} & {out}, cwd=CHECKOUT)
-        assert done.returncode == 0, done.stderr
+        return python(*launcher, "-m", on_ranks.__name__, folder / out, *{"shards"} & {out}, cwd=CHECKOUT)
+
+    with ThreadPoolExecutor() as pool:  # one process uses one core
+        alone = pool.submit(run, [], "one")
+        for done in run(torchrun, "two"), run(torchrun, "shards"), alone.result():
+            assert done.returncode == 0, done.stderr
     return folder
 
 
