@@ -241,6 +241,8 @@ def _bypass_costs(
     recipe, task = study.recipe, load_task(study.recipe)
     if sampled and isinstance(task, Texts):
         raise LensrlError(f"{study.path} samples no scores: its task is {recipe.task.name!r}; leave out sampled=True")
+    if sampled and recipe.generation == "vllm":  # it would sample the whole model, with weights of its own
+        raise LensrlError(f"{study.path} samples with vLLM, which cannot leave out a layer; leave out sampled=True")
     benchmark = [item.benchmark for item in items]
 
     # Measured here, not read: a bypassed model runs on the same kernels, the study perhaps did not.

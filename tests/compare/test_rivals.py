@@ -264,6 +264,13 @@ def test_the_sampled_score_is_measured_when_asked_for_and_then_kept(
         assert base_rivals(study, sampled=True).equals(table)
 
 
+def test_vllm_cannot_leave_out_a_layer(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (copied / RIVALS_FILE).unlink(missing_ok=True)
+    monkeypatch.setattr(Study, "recipe", SMALL.model_copy(update={"generation": "vllm"}))
+    with open_study(copied) as study, pytest.raises(LensrlError, match="vLLM, which cannot leave out a layer"):
+        base_rivals(study, sampled=True)
+
+
 def test_another_base_is_refused(base: Base, copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     norm = base.weights["model.norm.weight"] + 1
     other = Base("other", base.fresh({"model.norm.weight": norm}), base.tokenizer, base.blocks)
