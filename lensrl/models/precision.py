@@ -3,6 +3,7 @@
     full RL                 masters fp32, gradients fp32, Adam's two moments fp32     16 bytes a parameter
     frozen, float32         the weight                                                 4 bytes a parameter
     frozen, bfloat16        the weight                                                 2 bytes a parameter
+    a copy that samples     the weight, bf16, frozen or not                            2 bytes a parameter
 
 Compute in bf16 is torch's autocast: matrix products round their inputs to bf16, and the residual stream stays in fp32.
 A frozen matrix whose values are bf16 numbers gives the same products from bf16 storage, bit for bit. So full RL and RL
@@ -11,6 +12,7 @@ on one layer start from the same logits, whatever is frozen.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -46,6 +48,17 @@ def any_shape() -> Iterator[None]:
     """
     with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
         yield
+
+
+def copy_in_bf16(model: PreTrainedModel, device: str) -> PreTrainedModel:
+    """Return a copy of a model on a device, for sampling, with every parameter in bf16. Buffers keep their types.
+
+    Rotary frequencies are buffers: in bf16 they would point to other positions.
+    """
+    half = copy.deepcopy(model).eval().requires_grad_(False)
+    for parameter in half.parameters():
+        parameter.data = parameter.data.to(device, torch.bfloat16)
+    return half.to(device)  # pyright: ignore[reportArgumentType]
 
 
 def is_exact(tensor: torch.Tensor) -> bool:

@@ -3,7 +3,8 @@
     recipe.generation -> SAMPLERS[...] -> generate(prompts, settings, rows) -> what each row wrote
 
 Another way is a class with the same methods, and a row in SAMPLERS. `"pieces"` and `"generate"` use the model itself.
-vLLM (`lensrl.models.vllm_sampler`) has weights of its own, and `refresh` brings them up to date.
+vLLM (`lensrl.models.vllm_sampler`) has weights of its own, and so has a copy (`Copied`): `refresh` brings them up to
+date.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import copy
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
+import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from lensrl.models.generation import pad_id
 from lensrl.models.histories import Growing, Histories, Written
+from lensrl.models.lora import named_weights
 from lensrl.models.noise import Row
 from lensrl.models.vllm_sampler import Vllm
 
@@ -85,6 +88,31 @@ class Pieces:
                 histories.keep(left)
                 going = [going[place] for place in left]
         return found
+
+
+class Copied:
+    """Samples with a copy of the model (`lensrl.models.precision.copy_in_bf16`), through another sampler.
+
+    `refresh` copies the weights that train, adapters merged.
+    """
+
+    def __init__(self, model: PreTrainedModel, copied: PreTrainedModel, sampler: Sampler) -> None:
+        self._model = model
+        self._copies = dict(copied.named_parameters())
+        self._sampler = sampler
+
+    def start(self, prompts: Sequence[Sequence[int]], rows: Sequence[Row]) -> Growing:
+        return self._sampler.start(prompts, rows)
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        for name, weight in named_weights(self._model, trained=True):
+            self._copies[name].copy_(weight)
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], settings: GenerationConfig, rows: Sequence[Row]
+    ) -> list[Written]:
+        return self._sampler.generate(prompts, settings, rows)
 
 
 class Whole:

@@ -70,6 +70,12 @@ class Rl(Table):
     takes 2 bytes a weight instead of 4, and computes in bf16 on every device, full RL included. It needs a base whose
     matrices are bf16 numbers, so that nothing is rounded. None means bfloat16 on a GPU with such a base, else float32.
 
+    `sampler_dtype` is the type of the weights that completions of training are sampled with. `"float32"` samples with
+    the trained model itself. `"bfloat16"` samples with a copy of it: 2 bytes more for each weight, and 2 bytes to read
+    for it at each token, in place of 4. Before each step the weights that train are copied again. None means bfloat16
+    on a GPU, else float32. The column `sampler_mismatch` of the curve says how far the copy's log-probabilities are
+    from the trainer's. Scoring does not use the copy.
+
     `checkpoint_every` says how often the state of training is kept on disk, beside the study's files, until the run is
     complete. A run that was stopped or killed goes on from there (`lensrl.train.resume`). The state takes 12 bytes for
     each trained weight, and twice as much while it is replaced. No result depends on this setting, so it may differ
@@ -104,6 +110,7 @@ class Rl(Table):
     gradient_checkpointing: bool = False
     checkpoint_every: PositiveInt | None = None  # steps between two states kept to go on from; None: 15 minutes
     frozen_dtype: Literal["float32", "bfloat16"] | None = None  # of frozen weights; None: by device and base, see above
+    sampler_dtype: Literal["float32", "bfloat16"] | None = None  # of weights that sample; None: by device, see above
 
     @classmethod
     def algorithm_tables(cls) -> dict[str, type[Table]]:

@@ -173,6 +173,14 @@ class Recipe(Table):
         return self
 
     @model_validator(mode="after")
+    def _copies_what_lensrl_samples(self) -> Recipe:
+        if self.rl.sampler_dtype == "bfloat16" and self.generation != "pieces":
+            raise ValueError(
+                f"rl.sampler_dtype = 'bfloat16' is for generation = 'pieces', and this is {self.generation!r}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _keeps_what_it_compares(self) -> Recipe:
         keep = self.store.keep
         if keep != "all" and self.task.name == "texts":

@@ -18,7 +18,7 @@ from lensrl.recipe.runs import BASE
 from lensrl.store.origin import engine_packages, package_versions, provenance
 from lensrl.store.write import Header
 from lensrl.train import ranks
-from lensrl.train.config import compute_dtype, frozen_in_bf16
+from lensrl.train.config import compute_dtype, frozen_in_bf16, samples_with_copy
 from lensrl.train.job import Job, run_recipe
 
 
@@ -46,7 +46,8 @@ class Conditions:
             "base": {"fingerprint": self.base.fingerprint},
             "items": {**self.digests},
             "hardware": {"device": self.device, "computed in": compute_dtype(recipe, self.device)}
-            | {"frozen in bf16": frozen_in_bf16(self.base, recipe, self.device)},
+            | {"frozen in bf16": frozen_in_bf16(self.base, recipe, self.device)}
+            | {"sampled by a copy": samples_with_copy(recipe, self.device)},
             "versions": package_versions("lensrl", "torch", "transformers", "trl", *engine_packages(recipe.generation)),
         }
 
@@ -68,6 +69,8 @@ class Conditions:
         if checkpoint is None and spec.name != BASE:
             frozen = "bfloat16" if frozen_in_bf16(self.base, self.recipe, self.device) else "float32"
             dtypes |= {"frozen": frozen, "training and its sampling": compute_dtype(self.recipe, self.device)}
+            if samples_with_copy(self.recipe, self.device):
+                dtypes["copy that samples in training"] = "bfloat16"
         if self.samples:
             dtypes["scoring"] = "bfloat16" if self.device == "cuda" else "float32"
         dtypes["log-probabilities and activations"] = "float32"

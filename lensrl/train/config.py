@@ -17,8 +17,22 @@ def frozen_in_bf16(base: Base, recipe: Recipe, device: str) -> bool:
     return asked == "bfloat16" if asked is not None else device == "cuda" and inexact(base.weights) is None
 
 
+def samples_with_copy(recipe: Recipe, device: str) -> bool:
+    """Return whether training samples with a copy of the model in bf16: where the recipe says so, or on a GPU.
+
+    Weights in shards have no copy: each device would hold a whole one.
+    """
+    if recipe.generation != "pieces" or recipe.engine.shard or ALGORITHMS[recipe.rl.algorithm].on_references:
+        return False
+    asked = recipe.rl.sampler_dtype
+    return asked == "bfloat16" if asked is not None else device == "cuda"
+
+
 def compute_dtype(recipe: Recipe, device: str) -> str:
-    """Return the type of training and sampling: `bfloat16` on a GPU, and where frozen weights are in it."""
+    """Return the type of training, and of sampling without a copy of the model.
+
+    This is `bfloat16` on a GPU, and where frozen weights are in it.
+    """
     return "bfloat16" if device == "cuda" or recipe.rl.frozen_dtype == "bfloat16" else "float32"
 
 

@@ -89,6 +89,8 @@ def check_ranks(recipe: Recipe) -> None:
         return
     if recipe.engine.shard and (lora := next((name for name, s in recipe.sets.items() if s.lora), None)):
         raise RecipeError(f"sets.{lora}: LoRA adapters are not put in shards; leave the set or --shard out")
+    if recipe.engine.shard and rl.sampler_dtype == "bfloat16":
+        raise RecipeError("rl.sampler_dtype = 'bfloat16' copies whole weights; leave it out, or leave out --shard")
     if recipe.generation != "pieces":
         raise RecipeError(f"generation = {recipe.generation!r} samples on one device; {count} ranks need 'pieces'")
     if rl.checkpoint_every is not None:

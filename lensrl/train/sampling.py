@@ -24,7 +24,7 @@ from lensrl.models.noise import TRAINING, Row
 from lensrl.models.prompts import Prompts
 from lensrl.models.references import batches
 from lensrl.models.rollouts import Rollout, play
-from lensrl.models.sampler import SAMPLERS
+from lensrl.models.sampler import Sampler
 from lensrl.models.shards import gathered
 from lensrl.recipe import Recipe, Rl
 from lensrl.store.completions import as_text
@@ -71,6 +71,7 @@ class Completions:
         prompts: Prompts,
         recorder: Recorder,
         *,
+        sampler: Sampler,
         seed: int,
     ) -> None:
         self._task = task
@@ -82,7 +83,7 @@ class Completions:
         self._rewards: list[float] = []  # of the current step
         self._seed = seed
         self._model = model
-        self._sampler = SAMPLERS[recipe.generation](model, prompts.tokenizer)
+        self._sampler = sampler
         self._settings = sampling_settings(
             stop_tokens(model, prompts.tokenizer), prompts.tokenizer, max_tokens=recipe.rl.max_completion_tokens,
             temperature=recipe.rl.temperature, top_p=recipe.rl.top_p, top_k=recipe.rl.top_k,
@@ -156,6 +157,7 @@ class Episodes:
         prompts: Prompts,
         recorder: Recorder,
         *,
+        sampler: Sampler,
         seed: int,
     ) -> None:
         self._task = task
@@ -163,7 +165,7 @@ class Episodes:
         self._seed = seed
         self._model = model
         self._prompts = prompts
-        self._sampler = SAMPLERS[recipe.generation](model, prompts.tokenizer)
+        self._sampler = sampler
         self._items: Mapping[str, Item] = {item.id: item for item in task.items("train")}
         self._recorder = recorder
         self._rollouts: Sequence[Rollout] = ()  # of the current step

@@ -28,14 +28,15 @@ from trl.trainer.grpo_config import GRPOConfig
 from lensrl.models.base import Base
 from lensrl.models.blocks import train_only
 from lensrl.models.lora import add_lora, trained_weights
-from lensrl.models.precision import any_shape, lower_frozen
+from lensrl.models.precision import any_shape, copy_in_bf16, lower_frozen
+from lensrl.models.sampler import SAMPLERS, Copied
 from lensrl.models.shards import copy_whole, is_sharded, shard, whole
 from lensrl.recipe import Lora, Recipe, Trained
 from lensrl.recipe.layers import Outside
 from lensrl.tasks import AgentTask, Task
 from lensrl.train import ranks
 from lensrl.train.checks import check_frozen, is_finite
-from lensrl.train.config import frozen_in_bf16, grpo_config
+from lensrl.train.config import frozen_in_bf16, grpo_config, samples_with_copy
 from lensrl.train.curve import TrainingCurve
 from lensrl.train.recorder import Collapsed, Diverged, Recorder
 from lensrl.train.reference import BaseInPlace, stop_backward
@@ -106,6 +107,7 @@ def train(
     limit = recipe.rl.gradient_limit(trained, sum(weights.numel() for weights in base.weights.values()))
     if frozen_in_bf16(base, recipe, device):
         lower_frozen(model)
+    copied = copy_in_bf16(base.model, device) if samples_with_copy(recipe, device) else None
     if recipe.engine.shard:
         shard(model, base.blocks, device)
     else:
@@ -119,7 +121,11 @@ def train(
         kept_steps=recipe.completion_steps(steps), kept=recipe.store.training_completions,
     )  # fmt: skip
     sampling_kind = Episodes if isinstance(task, AgentTask) else Completions
-    sampling = sampling_kind(task, recipe, model, base.prompts, recorder, seed=seed)  # pyright: ignore[reportArgumentType]
+    sampler = SAMPLERS[recipe.generation](model if copied is None else copied, base.tokenizer)
+    sampling = sampling_kind(
+        task, recipe, model, base.prompts, recorder,  # pyright: ignore[reportArgumentType]
+        sampler=sampler if copied is None else Copied(model, copied, sampler), seed=seed,
+    )  # fmt: skip
 
     # Where an earlier process of the same run has come to.
     found = None if checkpoints is None else checkpoints.find(model, () if snapshots is None else snapshots.steps)
@@ -163,7 +169,7 @@ def train(
     if is_sharded(model):
         shards, model = model, base.fresh()
         copy_whole(shards, model)
-        del trainer, sampling, shards  # a device has no room for both
+        del trainer, sampling, sampler, shards  # a device has no room for both
         gc.collect()
         model.to(device)  # pyright: ignore[reportArgumentType]
     elif lora is not None:

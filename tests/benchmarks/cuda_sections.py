@@ -188,7 +188,8 @@ def _step(
     tokens = 24 if quick else 1024
     settings = recipe(
         steps=1 if sampled else 2, prompts_per_step=4, completions_per_prompt=8, max_completion_tokens=tokens,
-        micro_batch=micro, frozen_dtype=None if frozen == "float32" and layers is None else frozen, **rl,
+        micro_batch=micro, frozen_dtype=None if frozen == "float32" and layers is None else frozen,
+        sampler_dtype=None if sampled else "float32", **rl,
     )  # fmt: skip
     name = "full RL" if layers is None else f"layer {layers[0]}, frozen {frozen}"
     name += "".join(f", {key}" for key in rl) + (", sampled" if sampled else "")

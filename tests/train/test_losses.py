@@ -15,6 +15,7 @@ from trl.trainer.rloo_trainer import RLOOTrainer
 
 from lensrl import run_study
 from lensrl.models.base import Base
+from lensrl.models.sampler import Pieces
 from lensrl.recipe import Recipe, Rl
 from lensrl.tasks import Item
 from lensrl.tasks.arithmetic import Arithmetic
@@ -45,7 +46,9 @@ def make_trainer(base: Base, policy: PreTrainedModel, recipe: Recipe, folder: Pa
             model=policy,
             args=grpo_config(recipe, seed=0, device="cpu", output_dir=str(folder), max_grad_norm=1.0),
             processing_class=base.tokenizer,
-            sampling=Completions(TASK, recipe, policy, base.prompts, recorder, seed=0),
+            sampling=Completions(
+                TASK, recipe, policy, base.prompts, recorder, sampler=Pieces(policy, base.tokenizer), seed=0
+            ),
             recorder=recorder,
         )
 

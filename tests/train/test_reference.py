@@ -11,9 +11,13 @@ import torch
 from lensrl.errors import LensrlError
 from lensrl.models.base import Base
 from lensrl.models.blocks import train_only
+from lensrl.models.lora import named_weights
+from lensrl.models.sampler import Copied
 from lensrl.recipe import Recipe, Rl
+from lensrl.recipe.settings import Resources
 from lensrl.tasks.arithmetic import Arithmetic
 from lensrl.train.checks import check_frozen
+from lensrl.train.config import samples_with_copy
 from lensrl.train.preflight import check_frozen_dtype
 from lensrl.train.reference import BaseInPlace
 from lensrl.train.trainer import Trainer, train
@@ -144,6 +148,40 @@ def test_the_sampler_and_the_trainer_agree_in_fp32(base: Base) -> None:
     curve = train(base, TASK, with_rl(steps=2), layers=[7], seed=0).curve
     assert len(curve.sampler_mismatch) == 2
     assert 0 < max(curve.sampler_mismatch) < 1e-5
+
+
+@pytest.mark.parametrize("layers", [[7], None])
+def test_a_copy_that_samples_has_the_latest_weights(
+    base: Base, monkeypatch: pytest.MonkeyPatch, layers: list[int] | None
+) -> None:
+    """At every step the copy is the model, rounded to bf16. A layer copies its 11 of 90 tensors again."""
+    seen: list[tuple[int, bool]] = []
+    original = Copied.refresh
+
+    def spy(self: Copied) -> None:
+        model, copies = self._model, self._copies  # pyright: ignore[reportPrivateUsage]
+        before = {name: (values, values._version) for name, values in copies.items()}
+        original(self)
+        fresh = all(torch.equal(copies[name], weight.bfloat16()) for name, weight in named_weights(model))
+        seen.append((sum(values._version > version for values, version in before.values()), fresh))
+
+    monkeypatch.setattr(Copied, "refresh", spy)
+    run = train(base, TASK, with_rl(steps=3, sampler_dtype="bfloat16", learning_rate=1e-3), layers=layers, seed=0)
+    assert seen == [(11 if layers else 90, True)] * 3
+    assert all(1e-4 < value < 0.05 for value in run.curve.sampler_mismatch)
+    check_frozen(run.model, base, layers)
+    own = train(base, TASK, with_rl(steps=1), layers=layers, seed=0)
+    said = train(base, TASK, with_rl(steps=1, sampler_dtype="float32"), layers=layers, seed=0)
+    assert own.curve.grad_norm == said.curve.grad_norm, "the default on a CPU"
+
+
+def test_a_copy_is_for_pieces_and_whole_weights() -> None:
+    with pytest.raises(ValueError, match="is for generation = 'pieces', and this is 'vllm'"):
+        Recipe.model_validate(with_rl(sampler_dtype="bfloat16").model_dump() | {"generation": "vllm"})
+    assert not samples_with_copy(SMALL, "cpu")
+    assert samples_with_copy(SMALL, "cuda")
+    assert not samples_with_copy(with_rl(algorithm="sft"), "cuda")
+    assert not samples_with_copy(SMALL.model_copy(update={"engine": Resources(shard=True)}), "cuda")
 
 
 @pytest.mark.parametrize("rollout_batch", [1, 24])

@@ -14,6 +14,7 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from lensrl.errors import RecipeError
 from lensrl.models.base import Base
 from lensrl.models.blocks import train_only
+from lensrl.models.sampler import SAMPLERS
 from lensrl.recipe import CorridorTask, Recipe, Rl
 from lensrl.tasks import Item
 from lensrl.tasks.arithmetic import Arithmetic
@@ -70,7 +71,10 @@ def plain_trl(base: Base, settings: Recipe, folder: Path, **arguments: Any) -> t
     """Train layer 7 with TRL's own trainer, with settings by hand. Prompts and rewards are the recipe's."""
     policy = base.fresh()
     train_only(policy, base.blocks, [7])
-    sampling = Completions(Nine(), settings, policy, base.prompts, Recorder(base.blocks, group_size=4), seed=0)
+    sampling = Completions(
+        Nine(), settings, policy, base.prompts, Recorder(base.blocks, group_size=4),
+        sampler=SAMPLERS[settings.generation](policy, base.tokenizer), seed=0,
+    )  # fmt: skip
     by_hand = {
         "loss_type": "grpo", "scale_rewards": "group", "beta": 0.0, "epsilon": 0.2, "num_generations": 4,
         "max_completion_length": 5, "temperature": 1.0, "top_p": 1.0, "top_k": 0, "learning_rate": RATE,
