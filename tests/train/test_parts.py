@@ -34,7 +34,8 @@ def test_runs_that_are_trained_are_scored_where_they_are_made() -> None:
     assert [len(one.parts) for one in in_parts([BASE_JOB, LAYER], 9)] == [4, 0], "as many as there are batches"
     assert [len(one.parts) for one in in_parts([BASE_JOB, GIVEN, LAYER], 5)] == [2, 2, 0]
     assert [len(one.parts) for one in in_parts([BASE_JOB, LAYER], 1)] == [0, 0]
-    texts = Recipe.model_validate(BATCHES.model_dump() | {"task": {"name": "texts"}, "layers": [], "sets": {}})
+    asked = {"task": {"name": "texts"}, "layers": [], "sets": {}, "checkpoints": {"full-rl": "trained"}}
+    texts = Recipe.model_validate(BATCHES.model_dump() | asked)
     assert [len(one.parts) for one in in_parts([replace(BASE_JOB, recipe=texts)], 9)] == [0], "nothing is sampled"
 
 
