@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 import traceback
 from collections.abc import Sequence
 from http import HTTPStatus
@@ -19,11 +20,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from markupsafe import escape
-
 from lensrl.errors import LensrlError
 from lensrl.recipe.runs import BASE
-from lensrl.show.page import render, render_message
+from lensrl.show.page import render, render_list, render_message
 from lensrl.store.names import PATCH_FOLDER
 from lensrl.store.study import Study, open_study
 
@@ -128,8 +127,17 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _index(boards: Sequence[Board]) -> str:
-    rows = "".join(f'<li><a href="/{i}/">{escape(board.name)}</a></li>' for i, board in enumerate(boards))
-    return f'<!doctype html><meta charset="utf-8"><title>lensrl</title><h1>Studies</h1><ul>{rows}</ul>'
+    """Return the page that lists the studies, with how far each is."""
+    return render_list("Studies", [(f"/{i}/", board.name, _how_far(board.state())) for i, board in enumerate(boards)])
+
+
+def _how_far(state: dict[str, Any]) -> str:
+    """Return in words how many runs are made, and which are being made now."""
+    if "error" in state:
+        return state["error"]
+    now = [row["run"] for row in state["open"] if row["status"] == "running"]
+    said = f"{state['made']} of {state['runs']} runs are made"
+    return f"{said}; now {', '.join(now)}" if now else said
 
 
 class Explorer:
@@ -164,7 +172,9 @@ class Explorer:
 
     def _watch(self) -> None:
         while True:
+            begun = time.monotonic()
             for board in self._boards:
                 board.look()
-            if self._ended.wait(LOOK_EVERY):
+            rest = max(LOOK_EVERY, time.monotonic() - begun)  # pages take at most half of a core from a study
+            if self._ended.wait(rest):
                 return

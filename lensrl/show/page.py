@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -77,6 +77,15 @@ def render(
 def render_message(name: str, message: str, *, live: str) -> str:
     """Return a page that says why there is none yet. `live`: see `render`."""
     return _whole(name, Markup("<h1>{}</h1><p>{}</p>").format(name, message), {}, {"charts": {}}, live)
+
+
+def render_list(title: str, entries: Sequence[tuple[str, str, str]]) -> str:
+    """Return a page that lists other pages: address, name, and what to say of each."""
+    row = '<div><b><a href="{}">{}</a></b><span>{}</span></div>'
+    rows = Markup("").join(Markup(row).format(*entry) for entry in entries)
+    return _whole(
+        title, Markup('<h1>{}</h1><div class="facts list">{}</div>').format(title, rows), {}, {"charts": {}}, ""
+    )
 
 
 def _whole(name: str, body: Markup, headings: Mapping[str, str], data: Mapping[str, Any], live: str) -> str:

@@ -115,6 +115,29 @@ def test_runs_to_compare_are_switched_on_and_off(page: Page) -> None:
     page.wait(f"{lines} === 6")
 
 
+def test_a_few_lines_have_their_names_at_their_ends(page: Page) -> None:
+    page.draw_all()
+    chart = CHART.format("training")
+    named = f"[...{chart}.querySelectorAll('.mark-text.role-mark text')].map((one) => one.textContent)"
+    assert page.value(named) == []  # seven lines
+    for layer in (0, 1, 2):
+        page.value(f"{chart}.querySelector('.chips button[title=layer-{layer}]').click()")
+    page.wait(f"{named}.length === 4")
+    assert sorted(page.value(named)) == ["full-rl", "layer-3", "layer-4", "layer-5"]
+
+
+def test_the_legend_of_patching_names_what_is_drawn_and_c_l_has_its_interval(page: Page) -> None:
+    page.draw_all()
+    chart = CHART.format("patching")
+    named = f"[...{chart}.querySelectorAll('.role-legend-label text')].map((one) => one.textContent)"
+    assert page.value(named) == ["score", "log p(reference)", "Cₗ, trained alone"]
+    drawn = f"{chart}.querySelectorAll('.mark-symbol path[aria-roledescription=point]').length"
+    assert page.value(f"{chart}.querySelectorAll('.mark-rule line[aria-label*=low]').length") == page.value(drawn) > 6
+    choose(page, "patching", "what", "activations")
+    page.wait(f"{named}.includes('logit difference')")
+    assert "score" not in page.value(named)
+
+
 def test_tables_are_sorted_both_ways_with_what_has_no_value_last(page: Page) -> None:
     table = "[...document.querySelectorAll('table')].find((one) => one.innerText.startsWith('run'))"
     for direction in (1, -1):
@@ -141,6 +164,10 @@ def test_nothing_is_off_screen_on_a_telephone(page: Page) -> None:
     page.draw_all()
     page.wait("[...document.querySelectorAll('.chart svg')].every((one) => one.getBoundingClientRect().right <= 391)")
     assert page.value("document.scrollingElement.scrollWidth <= innerWidth && innerWidth === 390")
+    texts = "[...document.querySelectorAll('.chart svg text, .stack td')]"
+    assert (
+        page.value(f"{texts}.filter((one) => one.getBoundingClientRect().right > 391).map((x) => x.textContent)") == []
+    )
 
 
 def test_paper_cuts_nothing(page: Page) -> None:

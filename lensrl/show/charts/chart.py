@@ -30,7 +30,9 @@ class Chart:
     columns: heading of each column that the table and the CSV have. choices: label of each column of which one value is
     chosen. several: the column of which any number of values is chosen; `first` are those chosen at first, and
     `colours` has a colour for each value. square: as high as wide. table: whether a table stands below. digits: those
-    after the point in the table.
+    after the point in the table. named: the column of the legend, which names the values that are drawn alone.
+
+    A title `$measure` in the specification stands for the chosen measure.
     """
 
     rows: pd.DataFrame
@@ -42,6 +44,7 @@ class Chart:
     colours: Mapping[str, str] | None = None
     square: bool = False
     table: bool = True
+    named: str = ""
     digits: int = 3
 
     def shown(self) -> pd.DataFrame:
@@ -74,7 +77,7 @@ class Chart:
         return {
             "spec": self.spec, "columns": dict(self.columns), "choices": dict(self.choices), "several": self.several,
             "first": list(self.first), "colours": dict(self.colours or {}), "square": self.square, "table": self.table,
-            "digits": self.digits,
+            "digits": self.digits, "named": self.named,
             "rows": packed(self.rows[kept]),
         }  # fmt: skip
 

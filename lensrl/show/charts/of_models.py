@@ -11,7 +11,7 @@ from lensrl.recipe.runs import BASE, FULL, run_layer
 from lensrl.show.charts.chart import EVERY, Chart
 from lensrl.show.charts.vega import heat, layer_axis, level, profile, tooltips
 from lensrl.show.figures.layers import MATRICES, MEASURES, short_names
-from lensrl.show.tables import norms_by_seed, stored_norms
+from lensrl.show.tables import norms_by_seed, stored_norms, with_intervals
 from lensrl.show.words import METRIC_LABELS, SET_LABELS
 from lensrl.store.study import Study
 
@@ -94,7 +94,7 @@ def patching(study: Study, rows: pd.DataFrame) -> Chart | None:
     rows = rows[rows["head"].isna() & rows["sets"].isin(("single", "bottom", "top"))]
     if rows.empty:
         return None
-    rows = rows.assign(
+    rows = with_intervals(study, rows).assign(
         patch=[f"{part} of {donor} into {into}" + (f", {SET_LABELS[sets]}" if sets in SET_LABELS else "")
                for part, donor, into, sets in zip(rows["component"], rows["from"], rows["into"], rows["sets"],
                                                   strict=True)],
@@ -105,8 +105,10 @@ def patching(study: Study, rows: pd.DataFrame) -> Chart | None:
     rows = rows.sort_values(
         ["component", "into", "sets", "what"], key=lambda names: ~names.isin(("block", BASE, "single", "weights"))
     )
-    first = rows[["patch", "seed", "layer", "what", "contribution"]].drop_duplicates(["patch", "seed", "layer", "what"])
-    beside = first[first["contribution"].notna()].rename(columns={"contribution": "recovery"})
+    beside = rows[rows["contribution"].notna()].drop_duplicates(["patch", "seed", "layer", "what"])
+    beside = beside[["patch", "seed", "layer", "what"]].assign(
+        recovery=beside["contribution"], low=beside["contribution_low"], high=beside["contribution_high"]
+    )
     both = pd.concat([rows, beside.assign(metric="Cₗ, trained alone", layers=beside["layer"].astype(str), note="")])
     metrics = [*METRIC_LABELS.values(), "Cₗ, trained alone"]
     offset = {name: 0.18 * (i - 1.5) for i, name in enumerate(metrics)}
@@ -129,4 +131,4 @@ def patching(study: Study, rows: pd.DataFrame) -> Chart | None:
              "domain": encoding["color"]["scale"]["domain"]}}}},
     ]}  # fmt: skip
     return Chart(both[[*columns, "patch", "seed", "what", "x"]], spec, columns,
-                 {"patch": "patch", "seed": "seed", "what": "by"})  # fmt: skip
+                 {"patch": "patch", "seed": "seed", "what": "by"}, named="metric")  # fmt: skip

@@ -25,6 +25,8 @@ from lensrl.store.study import Study
 POINTS = 100  # of a training curve: means of neighbouring steps
 MARKS = 6000  # of all curves together: many curves have fewer points each, so that the page stays small
 SMOOTH = 5  # steps of a running mean, as in the picture of the curves
+MOST = 12  # lines of layers that are drawn at first
+NAMED = 5  # lines with their names at their ends
 OWN = "the study's score"
 C_L = "contribution Cₗ"
 
@@ -78,7 +80,8 @@ def scores(study: Study) -> Chart | None:
     if rows["layer"].isna().all():
         return None
     means = rows.groupby(["measure", "run", "layer"], dropna=False, as_index=False, sort=False)["value"].mean()
-    both = pd.concat([means.assign(seed=EVERY), rows.assign(seed=rows["seed"].astype(str))])
+    of_seeds = rows.assign(seed=rows["seed"].astype(str)) if len(study.seeds) > 1 else rows[:0]
+    both = pd.concat([means.assign(seed=EVERY), of_seeds])
     columns = {"run": "run", "seed": "seed", "value": "value"}
     spec = profile(study.n_layers, "value", "mean over the items", tooltips(columns), levels=False)
     ends = [{"filter": f"datum.seed == seed && (datum.run == '{BASE}' || datum.run == '{FULL}')"}]
@@ -116,18 +119,27 @@ def training(study: Study) -> Chart | None:
     layers = [run for run in runs if run_layer(run) is not None]
     first = runs
     if (
-        len(layers) > 12
+        len(layers) > MOST
     ):  # more lines than can be told apart: full RL, and the layers that end best, in the middle, worst
         ends = rows[rows["measure"] == rows["measure"].iloc[0]].groupby(["run", "seed"])["value"].last()
         ranked = ends.groupby("run").mean()[layers].sort_values()
         first = [FULL, ranked.index[-1], ranked.index[len(ranked) // 2], ranked.index[0]]
     columns = {"run": "run", "seed": "seed", "step": "step", "value": "value"}
+    named = {  # a few lines have their names at their ends; of more, the names would overlap
+        "transform": [
+            {"joinaggregate": [{"op": "max", "field": "step", "as": "end"}], "groupby": ["run", "seed"]},
+            {"joinaggregate": [{"op": "distinct", "field": "run", "as": "runs"}]},
+            {"filter": f"datum.step == datum.end && datum.runs <= {NAMED}"},
+        ],
+        "mark": {"type": "text", "align": "left", "dx": 6, "fontWeight": 600},
+        "encoding": {"text": {"field": "run"}},
+    }
     spec = {
         "height": 300,
-        "mark": {"type": "line", "point": {"size": 12, "opacity": 0.01}},
+        "layer": [{"mark": {"type": "line", "point": {"size": 12, "opacity": 0.01}}}, named],
         "encoding": {
             "x": {"field": "step", "type": "quantitative", "axis": {"grid": False, "tickMinStep": 1}},
-            "y": {"field": "value", "type": "quantitative", "title": None, "scale": {"zero": False}},
+            "y": {"field": "value", "type": "quantitative", "title": "$measure", "scale": {"zero": False}},
             "detail": {"field": "seed"}, "tooltip": tooltips(columns),
         },
     }  # fmt: skip
@@ -160,11 +172,11 @@ def predictors(table: pd.DataFrame) -> Chart | None:
     columns = {"layer": "layer", "predictor": "predictor", "value": "predictor's value", "contribution": "Cₗ",
                "low": "low", "high": "high"}  # fmt: skip
     encoding = {
-        "x": {"field": "value", "type": "quantitative", "title": None, "scale": {"zero": False},
+        "x": {"field": "value", "type": "quantitative", "title": "$predictor", "scale": {"zero": False},
               "axis": {"tickCount": 6}},
         "tooltip": tooltips(columns),
     }  # fmt: skip
-    depth = {"field": "layer", "type": "quantitative", "scale": {"scheme": "viridis"}, "title": "layer",
+    depth = {"field": "layer", "type": "quantitative", "title": "layer",
              "legend": {"type": "gradient", "format": "d"}}  # fmt: skip
     y = {"field": "contribution", "type": "quantitative", "title": C_L, "scale": {"zero": False}}
     spec = {"height": 320, "layer": [

@@ -75,6 +75,6 @@ def profile(
 
 def heat(x: Spec, y: Spec, value: str, title: str, tips: list[Spec], *, height: int, **scale: Any) -> Spec:
     """Return a map of cells, coloured by a value."""
-    colour = {"field": value, "type": "quantitative", "title": title, "scale": {"scheme": "viridis"} | scale}
+    colour = {"field": value, "type": "quantitative", "title": title, "scale": scale}
     encoding = {"x": x, "y": y, "color": colour, "tooltip": tips}
     return {"height": height, "mark": {"type": "rect", "tooltip": True}, "encoding": encoding}

@@ -2,6 +2,7 @@
 // Text from a study is only ever set as textContent, or escaped by Vega's tooltip.
 const data = JSON.parse(document.getElementById("data").textContent);
 const root = document.documentElement;
+const NAMED = 5; // lines with their names at their ends, as in lensrl/show/charts/of_scores.py
 const EVERY = "all"; // the seed of rows over all seeds: choosing it keeps those of single seeds, too
 root.classList.add("js");
 
@@ -33,9 +34,11 @@ function look() {
   const text = { labelColor: muted, titleColor: ink, labelFont: "system-ui, sans-serif", titleFont: "system-ui, sans-serif" };
   return {
     background: "transparent", view: { stroke: null }, font: "system-ui, sans-serif",
-    axis: { ...text, labelFontSize: 12, titleFontSize: 12, titleFontWeight: 500, gridColor: line, domainColor: muted, tickColor: muted },
-    legend: { ...text, orient: "top", columns: innerWidth < 640 ? 2 : 4, symbolSize: 60, labelFontSize: 12, titleFontWeight: 500, labelLimit: 220, symbolOpacity: 1 },
-    range: { category: [blue, orange, green, red] }, mark: { color: blue },
+    axis: { ...text, labelFontSize: 12, labelLimit: innerWidth < 640 ? 180 : 260, titleFontSize: 12, titleFontWeight: 500, gridColor: line, domainColor: muted, tickColor: muted },
+    legend: { ...text, orient: "top", columns: innerWidth < 640 ? 1 : 4, symbolSize: 60, labelFontSize: 12, titleFontWeight: 500, labelLimit: 220, symbolOpacity: 1 },
+    range: { category: [blue, orange, green, red], heatmap: { scheme: "viridis" },
+      ramp: { scheme: "viridis", extent: isDark() ? [0.2, 1] : [0, 0.92] } }, // of points: no dark one on dark, no bright one on white
+    mark: { color: blue },
     style: {
       zero: { color: muted, strokeWidth: 0.9 }, one: { color: muted, strokeWidth: 0.9, strokeDash: [4, 3] },
       interval: { color: blue, strokeWidth: 1.5 }, error: { color: muted, opacity: 0.5 }, muted: { color: muted, fontSize: 12 },
@@ -174,7 +177,7 @@ function ask(section) {
     rows: () => left().filter((row) => !chart.several || runs.has(row[chart.several])),
     async draw() {
       this.drawn = true;
-      const spec = structuredClone(chart.spec);
+      const spec = JSON.parse(JSON.stringify(chart.spec), (key, value) => (key === "title" && String(value)[0] === "$" ? chosen[value.slice(1)] : value));
       const wide = place.clientWidth;
       for (const parameter of spec.params ?? []) {
         if (parameter.name === "dot") parameter.value = Math.max(14, Math.min(60, (4 * wide) / layers));
@@ -182,7 +185,12 @@ function ask(section) {
       }
       if (chart.several) {
         const domain = [...runs];
+        if (domain.length <= NAMED) spec.padding = { left: 5, top: 5, bottom: 5, right: 9 * Math.max(...domain.map((value) => value.length)) };
         spec.encoding.color = { field: chart.several, type: "nominal", legend: null, scale: { domain, range: domain.map((value) => chart.colours[value]) } };
+      }
+      if (chart.named) {
+        const values = [...new Set(this.rows().map((row) => row[chart.named]))];
+        for (const { encoding } of spec.layer) for (const of of [encoding?.color, encoding?.shape]) if (of) of.legend = { values };
       }
       if (chart.square) spec.height = Math.min(wide - 20, 560) - 110;
       spec.width = chart.square ? Math.min(wide - 20, 560) - 110 : "container";
@@ -293,7 +301,7 @@ if (data.live) {
       if (state.version !== version && Date.now() - touched > 30_000) location.reload(); // nobody is choosing just now
       const begun = (state.open ?? []).filter((row) => row.status !== "missing");
       const waiting = (state.open ?? []).length - begun.length;
-      const cell = (row, name) => make("td", { class: name === "reason" ? "t wrap" : "t" }, String(row[name]));
+      const cell = (row, name) => make("td", { class: name === "reason" ? "t wrap" : "t" }, name === "seed" && row.seed !== "" ? `seed ${row.seed}` : String(row[name]));
       const rows = begun.map((row) => make("tr", {}, ...["run", "seed", "status", "reason"].map((name) => cell(row, name))));
       const said = state.error ?? `${state.made} of ${state.runs} runs are made${waiting ? `, ${waiting} are not begun` : ""}.`;
       const news = make("button", { type: "button", onclick: () => location.reload() }, "Show what is new");
