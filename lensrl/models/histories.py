@@ -12,6 +12,8 @@ from lensrl.models.generation import end_tokens, left_padded, until_end
 from lensrl.models.noise import Chooser, Noise, Row
 from lensrl.models.precision import autocast, new_cache
 
+LONG = 64  # tokens; below, reading once gains little, and completions keep their bits
+
 
 class Written(NamedTuple):
     """Tokens that a model wrote."""
@@ -42,6 +44,7 @@ class Histories:
     """Texts that grow, with the keys and values of all tokens that were read.
 
     All rows are as wide as the longest row at every call. The mask excludes the gaps from attention and from positions.
+    Long prompts that are alike, as those of a group are, are read once, and their keys and values are repeated.
     `rows` holds the keys of the rows' random numbers (`lensrl.models.noise`). None samples with torch's own generator.
     """
 
@@ -63,6 +66,8 @@ class Histories:
     def continued(self, settings: GenerationConfig) -> list[Written]:
         """Sample the next tokens of every row, append them, and return them."""
         width = self._ids.shape[1]
+        if self._cache is None and self._noise is not None and width > LONG:
+            self._cache = self._read_once(settings)
         output, self._cache, logprobs = sample(
             self._model, self._ids, self._mask, settings, cache=self._cache, noise=self._noise
         )
@@ -72,6 +77,23 @@ class Histories:
         self._ids = output
         self._mask = torch.cat([self._mask, (torch.arange(output.shape[1] - width) < lengths[:, None]).long()], 1)
         return [Written(tokens, ended, row[: len(tokens)]) for (tokens, ended), row in zip(cut, logprobs, strict=True)]
+
+    def _read_once(self, settings: GenerationConfig) -> Cache | None:
+        """Return the keys and values of all tokens but the last, from one pass over the rows that differ.
+
+        None where all rows differ, where a row has no token but the last, and where keys and values have no rows.
+        """
+        distinct, row = torch.unique(torch.cat([self._ids, self._mask], 1), dim=0, return_inverse=True)
+        ids, mask = (half[:, :-1] for half in distinct.chunk(2, 1))
+        if len(distinct) == len(self._ids) or not mask[:, -1].all():
+            return None
+        one = _greedy(settings)
+        one.max_new_tokens = 1  # its keys and values are not computed
+        _, cache, _ = sample(self._model, ids, mask, one)
+        if not isinstance(cache, DynamicCache):
+            return None
+        cache.reorder_cache(row.to(self._model.device))  # pyright: ignore[reportArgumentType]
+        return cache
 
     def extend(self, rows: Sequence[Sequence[int]]) -> None:
         """Append the environment's answer to every row."""

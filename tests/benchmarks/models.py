@@ -26,6 +26,7 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM, TrainerCallback
 from trl.trainer.grpo_trainer import GRPOTrainer
 
+from lensrl.models import histories
 from lensrl.models.base import Base, load_base
 from lensrl.models.blocks import find_blocks, train_only
 from lensrl.models.bridge import capture
@@ -50,7 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", choices=["sampling", "steps-tiny", "steps", "passes"])
+    parser.add_argument("--only", choices=["sampling", "groups", "steps-tiny", "steps", "passes"])
     arguments = parser.parse_args()
     names = ("torch", "transformers", "trl", "transformer-lens")
     print(f"{os.cpu_count()} cores; " + ", ".join(f"{name} {version(name)}" for name in names))
@@ -58,6 +59,7 @@ def main() -> None:
         folder = arguments.folder or Path(scratch)
         parts: dict[str, Callable[[], Iterator[Row]]] = {
             "sampling": lambda: sampling_rows(arguments.rounds),
+            "groups": lambda: group_rows(arguments.rounds),
             "steps-tiny": lambda: step_rows(load_base("tiny:qwen3"), "tiny", steps=12),
             "steps": lambda: step_rows(load_base(str(make_pair("0.6B", folder).base)), "0.6B shape", steps=2),
             "passes": lambda: pass_rows(load_base(str(make_pair("0.6B", folder).base)), arguments.rounds),
@@ -72,14 +74,48 @@ def main() -> None:
             Console(width=160).print(table)
 
 
-def sampling_rows(rounds: int) -> Iterator[Row]:
-    """Prompts whose completions end at very different lengths, on a narrow model with 28 layers."""
+def narrow_base() -> Base:
+    """Return a random narrow model with 28 layers."""
     config = qwen3_config("0.6B", vocabulary=512)
     config.hidden_size, config.intermediate_size, config.head_dim = 128, 384, 16
     config.num_attention_heads, config.num_key_value_heads = 8, 4
     torch.manual_seed(0)
     model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-    base = Base("narrow", model, bytes_tokenizer(), find_blocks(model))
+    return Base("narrow", model, bytes_tokenizer(), find_blocks(model))
+
+
+def group_rows(rounds: int) -> Iterator[Row]:
+    """Groups of completions of one prompt. The peer is the same sampler with each row reading its own prompt."""
+    base = narrow_base()
+    long, tokens, groups, size = 256, 32, 4, 8
+    never = base.model.config.get_text_config().vocab_size
+    settings = sampling_settings([never], base.tokenizer, max_tokens=tokens, temperature=1.0)
+    draw = np.random.default_rng(0)
+    prompts = [prompt for n in range(groups) for prompt in [draw.integers(3, 500, long - n).tolist()] * size]
+    rows = [(0, n) for n in range(groups * size)]
+    times, same = [], True
+    kept = histories.LONG
+    for _ in range(rounds):
+        ours, found = clocked(lambda: Pieces(base.model, base.tokenizer).generate(prompts, settings, rows))
+        histories.LONG = long
+        try:
+            peer, other = clocked(lambda: Pieces(base.model, base.tokenizer).generate(prompts, settings, rows))
+        finally:
+            histories.LONG = kept
+        times.append((ours, peer))
+        same = same and [one.tokens for one in found] == [one.tokens for one in other]
+    one, other, ratio = medians(times)
+    yield (
+        f"{size} completions of {tokens} tokens of each of {groups} prompts of {long} tokens, 28 layers, "
+        f"{'equal' if same else 'DIFFERENT'} completions; peer: each row reads its prompt",
+        f"{one:.1f} s", f"{other:.1f} s", f"{ratio:.1f}", verdict(ratio >= 1.5, "≥ 1.5"),
+    )  # fmt: skip
+
+
+def sampling_rows(rounds: int) -> Iterator[Row]:
+    """Prompts whose completions end at very different lengths, on a narrow model with 28 layers."""
+    base = narrow_base()
+    model: Any = base.model
     end_with(model, 1 / MEAN)
     settings = sampling_settings([1], base.tokenizer, max_tokens=LONGEST, temperature=1.0)
     prompts = [token_ids(base.tokenizer, item.prompt) for item in Lengths().items("train")]

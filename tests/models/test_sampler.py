@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from scipy.stats import chi2_contingency
 from transformers import GenerationConfig, Qwen3NextConfig
 
+from lensrl.models import histories
 from lensrl.models.base import Base
 from lensrl.models.generation import sampling_settings, stop_tokens, token_ids
 from lensrl.models.histories import Histories, Written
@@ -102,8 +104,42 @@ def test_rows_that_have_ended_are_not_computed(base: Base, monkeypatch: pytest.M
     assert seen[-1] < 40
 
 
+def long_prompts(base: Base) -> list[list[int]]:
+    """Four groups of three equal prompts of 70 to 79 tokens."""
+    texts = [";".join(f"{i}+{j}={i + j}" for j in range(1, 15))[: 70 + 3 * i] for i in range(1, 5)]
+    return [token_ids(base.tokenizer, text) for text in texts for _ in range(3)]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 4.0])
+def test_equal_prompts_are_read_once(base: Base, monkeypatch: pytest.MonkeyPatch, temperature: float) -> None:
+    prompts, (_, settings) = long_prompts(base), asked(base, temperature=temperature)
+    shapes: list[tuple[int, ...]] = []
+
+    def spy(*given: Any) -> None:
+        shapes.append(tuple(given[1][0].shape))
+
+    hook = base.model.get_input_embeddings().register_forward_pre_hook(spy)
+    with hook:
+        found = Pieces(base.model, base.tokenizer).generate(prompts, settings, rows(12))
+    width = max(map(len, prompts))
+    assert shapes[:2] == [(4, width - 1), (12, 1)]
+    alone = [
+        Pieces(base.model, base.tokenizer).generate([p], settings, [rows(12)[i]])[0] for i, p in enumerate(prompts)
+    ]
+    assert tokens(found) == tokens(alone)
+    for one, other in zip(found, alone, strict=True):
+        np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-4)
+
+
+def test_short_prompts_are_read_as_they_were(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Below `LONG`, completions and log-probabilities keep the bits that they had before."""
+    monkeypatch.setattr(Histories, "_read_once", lambda *_: pytest.fail("in two passes"))
+    prompts, settings = asked(base)
+    Pieces(base.model, base.tokenizer).generate(prompts[:2] * 2, settings, rows(4))
+
+
 @pytest.mark.parametrize("family", ["gemma3", "mistral", "gpt2", "bloom", "opt", "gpt-neox", "qwen3-next"])
-def test_other_caches_are_cut_too(family: str, tmp_path: Path) -> None:
+def test_other_caches_are_cut_too(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows that slide (8 tokens here), learned positions, ALiBi, and layers with a state in place of keys."""
     hybrid = Qwen3NextConfig(
         vocab_size=len(TOKENIZER), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
@@ -116,12 +152,14 @@ def test_other_caches_are_cut_too(family: str, tmp_path: Path) -> None:
         config = type(config)(**{**config.to_dict(), "sliding_window": CAPPED["sliding_window"]})
     base = opened(config, tmp_path)
     model = base.model
-    prompts = [token_ids(base.tokenizer, text) for text in ("1+1=", "22+2=4;33+3=", "5+5=10;6+6=12;7+", "8=")]
+    monkeypatch.setattr(histories, "LONG", 3)  # prompts are read once
+    texts = ("1+1=", "22+2=4;33+3=", "5+5=10;6+6=12;7+", "8=")
+    prompts = [token_ids(base.tokenizer, text) for text in (*texts, texts[1])]
     settings = sampling_settings([1, *range(3, 20)], base.tokenizer, max_tokens=12, temperature=1.0)
     expected = [
         Pieces(model, base.tokenizer, piece=12).generate([p], settings, [(0, i)])[0] for i, p in enumerate(prompts)
     ]
-    found = Pieces(model, base.tokenizer, piece=2).generate(prompts, settings, [(0, i) for i in range(4)])
+    found = Pieces(model, base.tokenizer, piece=2).generate(prompts, settings, [(0, i) for i in range(5)])
     assert tokens(found) == tokens(expected)
     assert len({len(one.tokens) for one in found}) > 1, "rows end at different steps"
 
