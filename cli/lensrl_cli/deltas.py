@@ -148,6 +148,13 @@ def deltas(
     if json:
         print_json(records)
     else:
+        if by == By.matrix:  # q, k, v, o, gate, up, down: whole names leave no room for numbers
+            from lensrl.show.figures.layers import short_names
+
+            records = [
+                record | {"parameter": name}
+                for record, name in zip(records, short_names(table["parameter"]), strict=True)
+            ]
         _show(heading, records)
         if control is not None and records:
             _show_random(records, draws)

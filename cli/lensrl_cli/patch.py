@@ -17,6 +17,8 @@ from lensrl_cli.output import (
     Csv,
     Json,
     Seed,
+    Sort,
+    chosen_rows,
     find_study,
     interval,
     note,
@@ -135,6 +137,7 @@ def patch(
         bool, typer.Option("--reverse", help="Test necessity: put layers of the base into the RL model.")
     ] = False,
     seed: Seed = None,
+    sort: Sort = None,
     json: Json = False,
     csv: Csv = None,
     figure: FigureFile = None,
@@ -158,6 +161,7 @@ def patch(
 
     Example: lensrl patch runs/tiny --from full-rl --layer 3
     """
+    from lensrl.show.figures.patching import reading_of
     from lensrl.store.origin import texts_note
 
     look = look_of(figure, width, font_size, title=title)
@@ -192,6 +196,7 @@ def patch(
                 wrong = lensrl.wrong_item_patches(opened, layers=layer, component=component.value, **runs)
         named = f"{component.value} of {donor} into {into}, {opened.name}, seed {used_seed}"
         title_of_sets = named + (f", {SET_LABELS[sets.value]}" if sets != Sets.single else "")
+        table = chosen_rows(table, None, sort)
         # The tables come first; below them, sentences on how to read this kind of patch.
         if json and control is not None:
             found = {"patches": table, "random": randoms, "wrong_items": wrong}
@@ -210,6 +215,8 @@ def patch(
             if wrong is not None:
                 show_wrong_items(wrong)
             _note_losses(table)
+            for sentence in reading_of(table):
+                note(f"{sentence[0].upper()}{sentence[1:]}")
             _note_untrained(table, component)
             if sets == Sets.together or (sets == Sets.single and layer == "all"):
                 sums = lensrl.additivity_table(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -48,6 +48,12 @@ def show(
     full: Annotated[
         bool, typer.Option("--full", help="Of --completions: every item, every sample, long texts to their end.")
     ] = False,
+    sort: Annotated[
+        str | None,
+        typer.Option(
+            "--sort", metavar="COLUMN", help="Of a study or a folder: by score, gain or size, the largest first."
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """List the contents of a folder, a study or a run file; show the first rows of a dataset, or a patching result.
@@ -64,6 +70,8 @@ def show(
     given = next((option for option, is_given in (of_completions | {"--csv": csv is not None}).items() if is_given), "")
     if given and not completions:
         raise LensrlError(f"{given} is an option of --completions: lensrl show {path} --completions {given}")
+    if sort is not None and (file is not None or not path.is_dir()):
+        raise LensrlError(f"--sort orders the runs of a study or of a folder, and {path} is none")
     if completions:
         if file is None or file != path or is_patch(file):
             raise LensrlError(
@@ -81,17 +89,17 @@ def show(
             _show_run(run, path.relative_to(file).as_posix(), json=json)
     elif (path / RECIPE_FILE).is_file():
         with lensrl.open_study(path) as study:
-            _show_study(study, json=json)
+            _show_study(study, sort, json=json)
     elif path.is_dir():
-        _show_folder(path, json=json)
+        _show_folder(path, sort, json=json)
     else:
         raise LensrlError(f"nothing at {path}: give a study, a run file, or a dataset inside one")
 
 
-def _show_study(study: Study, *, json: bool) -> None:
+def _show_study(study: Study, sort: str | None, *, json: bool) -> None:
     from lensrl.store.look import size
 
-    rows = study.runs.rows()
+    rows = _sorted(study.runs.rows(), sort)
     if json:
         print_json(rows)
         return
@@ -102,11 +110,11 @@ def _show_study(study: Study, *, json: bool) -> None:
     _show_runs("Runs", rows, [])
 
 
-def _show_folder(path: Path, *, json: bool) -> None:
+def _show_folder(path: Path, sort: str | None, *, json: bool) -> None:
     from lensrl.store.folder import run_rows
     from lensrl.store.patch import is_patch
 
-    rows = run_rows(path)
+    rows = _sorted(run_rows(path), sort)
     results = [file for file in sorted(path.glob("*.h5")) if is_patch(file)]
     if not rows and not results:
         raise LensrlError(f"{path} holds no studies and no run files; studies are made by lensrl run")
@@ -120,6 +128,16 @@ def _show_folder(path: Path, *, json: bool) -> None:
         _show_results(f"{path}: results of patching", found)
     for row in broken:
         note(str(row["reason"]), style="red")
+
+
+def _sorted(rows: Sequence[Any], column: str | None) -> Sequence[Any]:
+    """Return the rows by a column of numbers, the largest first, and last those that have none."""
+    if column is None:
+        return rows
+    if column not in ("score", "gain", "size"):
+        raise LensrlError(f"--sort has score, gain and size, not {column!r}")
+    key = {"size": "bytes"}.get(column, column)
+    return sorted(rows, key=lambda row: (row[key] != row[key], -row[key]))  # NaN differs from itself
 
 
 def _show_runs(title: str, rows: Sequence[Row], first: list[str]) -> None:

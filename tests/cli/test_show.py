@@ -44,6 +44,18 @@ def test_a_study_shows_every_run_with_score_gain_and_size(small_study_folder: Pa
     assert "model tiny:qwen3, seeds 0" in text
 
 
+def test_the_runs_of_a_study_are_sorted_and_those_without_a_score_are_last(
+    small_study_folder: Path, tmp_path: Path
+) -> None:
+    copied = Path(shutil.copytree(small_study_folder, tmp_path / "copied"))
+    (copied / "layer-7.seed-0.h5").unlink()
+    scores = [row["score"] for row in json.loads(shown(copied, "--sort", "score", "--json"))]
+    assert scores[-1] is None
+    assert scores[:-1] == sorted(scores[:-1], reverse=True)
+    assert_one_line(lensrl("show", copied, "--sort", "scor"), "--sort has score, gain and size")
+    assert_one_line(lensrl("show", copied / "base.h5", "--sort", "score"), "orders the runs of a study")
+
+
 def test_a_study_shows_what_is_damaged_or_missing(small_study_folder: Path, tmp_path: Path) -> None:
     copied = Path(shutil.copytree(small_study_folder, tmp_path / "copied"))
     (copied / "layer-3.seed-0.h5").write_bytes(b"nothing")

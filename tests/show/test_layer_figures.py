@@ -89,7 +89,7 @@ def test_every_recovery_is_drawn_at_its_layer_or_pointed_at_from_the_edge(layers
 
 
 def test_a_necessity_below_zero_is_explained_and_no_other() -> None:
-    rows = recoveries(8).assign(into="full-rl", **{"from": "base"}, head=None)
+    rows = recoveries(8).assign(into="full-rl", **{"from": "base"}, head=None, share_of="gain")
     rows[["recovery", "low", "high"]] = [0.5, 0.4, 0.6]
     assert reading_of(rows) == []
     here = (rows["layer"] == 3) & (rows["what"] == "weights") & (rows["metric"] == "score")
@@ -97,6 +97,7 @@ def test_a_necessity_below_zero_is_explained_and_no_other() -> None:
     (said,) = reading_of(rows)
     assert said.startswith("layer 3 (weights, score -0.17): necessity below 0")
     assert "hurts" in said
+    assert reading_of(rows.assign(share_of="loss")) == []  # RL lowered this score: the layer did the contrary
 
 
 @pytest.mark.parametrize("layers", DEPTHS)

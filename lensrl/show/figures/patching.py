@@ -110,12 +110,12 @@ def recovery_limits(rows: pd.DataFrame) -> tuple[float, float]:
 
 
 def reading_of(rows: pd.DataFrame) -> list[str]:
-    """Say in words which recoveries are surely below 0. Nothing is said where none is.
+    """Say in words which recoveries of a gain are surely below 0. Nothing is said where none is.
 
     A layer of RL that is taken out and whose loss is negative was a layer that hurt.
     """
     said = []
-    below = rows[(rows["sets"] == "single") & (rows["high"] < 0) & rows["head"].isna()]
+    below = rows[(rows["sets"] == "single") & (rows["high"] < 0) & rows["head"].isna() & (rows["share_of"] == "gain")]
     for (what, metric, into), part in below.groupby(["what", "metric", "into"], sort=False):
         layers = ", ".join(map(str, sorted(part["layer"])))
         which = f"{'layers' if len(part) > 1 else 'layer'} {layers}"
@@ -124,8 +124,9 @@ def reading_of(rows: pd.DataFrame) -> list[str]:
         if into == BASE:
             said.append(f"{which}: below 0, so alone in the base what RL did there hurts.")
         else:
+            thing = "weights" if what == "weights" else "outputs"
             said.append(
-                f"{which}: necessity below 0. With the base's weights in their place the trained model does better, so "
+                f"{which}: necessity below 0. With the base's {thing} in their place the trained model does better, so "
                 f"what RL did there hurts beside what it did elsewhere."
             )
     return said
