@@ -17,8 +17,11 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from lensrl.compare.predictors import PREDICTORS
+from lensrl.judge.agreement import StudyAgreement
 from lensrl.judge.verdict import Verdict, verdict
+from lensrl.show.figures.agreement import draw_agreement
 from lensrl.show.figures.layers import draw_cka_map, draw_contributions, draw_delta_norms, draw_weights
+from lensrl.show.figures.overlap import draw_overlaps
 from lensrl.show.figures.patching import draw_recoveries
 from lensrl.show.figures.scatter import draw_coefficients, draw_scatter
 from lensrl.show.figures.style import canvas, house_style, width_for
@@ -27,7 +30,8 @@ from lensrl.show.figures.verdict import draw_verdict
 from lensrl.show.words import Look
 
 DEPTHS = [8, 36]
-KINDS = ["contribution", "recovery", "delta", "matrices", "map", "verdict", "training", "coefficients", "scatter"]
+KINDS = ["contribution", "recovery", "delta", "matrices", "map", "verdict", "training", "coefficients", "scatter",
+         "overlap", "agreement"]  # fmt: skip
 COLLAPSED, MISSING, WILD = 2, 5, 1  # layers
 
 # Tables to draw.
@@ -128,6 +132,22 @@ def judged(name: str, layers: int) -> Verdict:
         return verdict(path)
 
 
+def overlaps_of(layers: int) -> pd.DataFrame:
+    """The overlap of full RL and every layer with each other, as `lensrl.overlaps` has it."""
+    names = ["full-rl", *(f"layer-{layer}" for layer in range(layers))]
+    rows = [(run, other, "samples" if run == other else "runs", 0.5 + 0.4 / (1 + abs(i - j)))
+            for i, run in enumerate(names) for j, other in enumerate(names[i:], i)]  # fmt: skip
+    return pd.DataFrame(rows, columns=["run", "other", "kind", "overlap"])
+
+
+def agreed(count: int) -> StudyAgreement:
+    """The agreement of so many studies."""
+    names = [f"qwen3-{i}" for i in range(count)]
+    pairs = [{"first": a, "second": b, "status": "defined", "spearman": -0.52, "spearman_low": -0.88,
+              "spearman_high": -0.1} for i, a in enumerate(names) for b in names[i + 1 :]]  # fmt: skip
+    return StudyAgreement(pd.DataFrame({"study": names, "reliability": 0.97, "reason": ""}), pd.DataFrame(pairs))
+
+
 # Figures of them.
 
 
@@ -165,6 +185,15 @@ def figure(kind: str, layers: int, look: Look | None = None) -> Figure:
         return drawn_by(draw_verdict, judged("step", layers), title=title, high=3.6, **wide)
     if kind == "training":
         return drawn_by(draw_training, curves(layers), title="seed 0", look=look)
+    if kind == "overlap":
+        side = min(2.6 + 0.38 * layers, 8)
+        return drawn_by(
+            draw_overlaps, overlaps_of(layers), title="tiny", look=look, wide=side + 1, high=side, square=True
+        )
+    if kind == "agreement":
+        side = 1.05 * (count := 3 if layers < 20 else 5)
+        return drawn_by(draw_agreement, agreed(count), title="Agreement of layer contributions, 95 % intervals",
+                        look=look, wide=side + 3.4, high=side + 1.9)  # fmt: skip
     if kind == "coefficients":
         tall = 0.3 * len(PREDICTORS) + 0.9
         return drawn_by(draw_coefficients, correlations(), PREDICTORS, title="tiny", look=look, wide=6.4, high=tall)

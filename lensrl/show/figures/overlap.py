@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 
 from lensrl.recipe.runs import BASE
-from lensrl.show.figures.style import entitle, heat_map
+from lensrl.show.figures.style import entitle, font_size, heat_map, room
 from lensrl.show.words import Look
 
-LISTED = 12  # runs up to which every cell has its number
+DIGITS = 3.2  # widths of a letter that a number in a cell takes
 
 
 def draw_overlaps(axes: Axes, table: pd.DataFrame, *, title: str = "", look: Look | None = None) -> Axes:
@@ -27,16 +27,18 @@ def draw_overlaps(axes: Axes, table: pd.DataFrame, *, title: str = "", look: Loo
     for (run, other), value in shown.groupby(["run", "other"])["overlap"].mean().items():  # pyright: ignore
         matrix[place[run], place[other]] = matrix[place[other], place[run]] = value
     colours = ListedColormap(colormaps["viridis"](np.linspace(0.05, 1, 48)))
-    heat_map(axes, matrix, colours, "Jaccard overlap of solved items", vmin=0, vmax=1)
-    places = np.arange(len(names)) + 0.5
-    axes.set_xticks(places, names, rotation=90)
-    axes.set_yticks(places, names)
+    low, high = (round(float(end), 1) for end in (np.nanmin(matrix) - 0.05, np.nanmax(matrix) + 0.05))
+    cell, letter = room(axes, len(names)), font_size(axes)
+    heat_map(axes, matrix, colours, "Jaccard overlap of solved items", vmin=low, vmax=high)
+    step = int(np.ceil(1.3 * letter / cell))  # of the names, where a row is lower than a letter
+    named = [0, *range(1 if step == 1 else 1 + step, len(names), step)]
+    axes.set_xticks([place + 0.5 for place in named], [names[place] for place in named], rotation=90)
+    axes.set_yticks([place + 0.5 for place in named], [names[place] for place in named])
     axes.set_aspect("equal")
-    if len(names) <= LISTED:
+    if cell >= DIGITS * letter:
         for row, column in np.argwhere(np.isfinite(matrix)):
             value = matrix[row, column]
-            axes.text(
-                column + 0.5, row + 0.5, f"{value:.2f}", ha="center", va="center", color="k" if value > 0.6 else "w"
-            )
+            light = (value - low) / (high - low) > 0.6
+            axes.text(column + 0.5, row + 0.5, f"{value:.2f}", ha="center", va="center", color="k" if light else "w")
     said = "Jaccard overlap of the items that two runs solve. The diagonal: two samples of one run."
     return entitle(axes, title, said, look)

@@ -81,7 +81,8 @@ def draw_coefficients(
     axes: Axes, correlations: pd.DataFrame, labels: Mapping[str, str], *, title: str = "", look: Look | None = None
 ) -> Axes:
     """Draw the correlation of every predictor with C_l, raw (Spearman) and beyond depth, with 95 % intervals."""
-    names = [name for name in labels if (correlations["predictor"] == name).any()]
+    known = correlations.loc[correlations["coefficient"].notna(), "predictor"]
+    names = [name for name in labels if (known == name).any()]
     places = np.arange(len(names))
     for method, words, colour, mark, shift in (
         ("spearman", "Spearman's ρ", BLUE, "o", -0.15),
@@ -89,6 +90,8 @@ def draw_coefficients(
     ):
         rows = correlations[correlations["method"] == method].set_index("predictor").reindex(names)
         value = rows["coefficient"].to_numpy(float)
+        if np.isnan(value).all():
+            continue
         ends = np.maximum([value - rows["low"].to_numpy(float), rows["high"].to_numpy(float) - value], 0)
         axes.errorbar(value, places + shift, xerr=ends, fmt=mark, color=colour, markersize=4.2, capsize=2,
                       linewidth=1.1, label=words)  # fmt: skip

@@ -33,6 +33,7 @@ INK, MUTED, GRID = "#1f2430", "#6b7280", "#e5e7eb"
 BLUE, ORANGE, GREEN, RED = "#2f5fb3", "#d97b29", "#3c8f6b", "#b8433f"
 LISTED = 12  # with more layers than this, names and numbers give way to a summary or a colour scale
 POINTS = 72  # points an inch
+FINE = 6  # points of a cell under which no line parts it from the next
 _STYLE: Any = {
     "axes.edgecolor": MUTED,
     "axes.labelcolor": INK,
@@ -117,7 +118,7 @@ def over_layers(axes: Axes, layers: Iterable[int], label: str = "layer") -> Axes
 
 def _tick_step(axes: Axes, count: int) -> int:
     """Return the smallest round step at which the numbers of layers stay apart."""
-    wide = _font_size(axes) * (1.8 if count > 10 else 1.2)  # points for a label, with a gap
+    wide = font_size(axes) * (1.8 if count > 10 else 1.2)  # points for a label, with a gap
     return next(step for step in (1, 2, 5, 10, 20, 50, 100, 1000) if step * room(axes, count) >= wide or step >= count)
 
 
@@ -133,16 +134,17 @@ def is_narrow(axes: Axes) -> bool:
 
 def mark_size(axes: Axes, layers: int, series: int = 1) -> float:
     """Return the size of marks in points that lets the marks of so many layers and series stand side by side."""
-    return float(np.clip(0.7 * room(axes, layers) / series, 1.8, 0.47 * _font_size(axes)))
+    return float(np.clip(0.7 * room(axes, layers) / series, 1.8, 0.47 * font_size(axes)))
 
 
-def _font_size(axes: Axes) -> float:
+def font_size(axes: Axes) -> float:
+    """Return the size of the labels of the Axes in points."""
     return float(axes.xaxis.label.get_fontsize())
 
 
 def over_steps(axes: Axes, last: float) -> None:
     """Make the x axis one of training steps, with round numbers that stay apart."""
-    wide = (len(f"{last:.0f}") + 2) * 0.65 * _font_size(axes)
+    wide = (len(f"{last:.0f}") + 2) * 0.65 * font_size(axes)
     most = int(np.clip(axes.bbox.width / axes.figure.dpi * POINTS / wide, 2, 10))
     axes.xaxis.set_major_locator(MaxNLocator(most, integer=True, steps=[1, 2, 5, 10]))
     axes.set_xlabel("step")
@@ -177,7 +179,7 @@ def _legend_columns(axes: Axes) -> int:
     """Return how many entries of the legend stand side by side above the panel."""
     entries = axes.get_legend_handles_labels()[1]
     letters = max((len(entry) for entry in entries), default=1) + 5
-    return int(np.clip(axes.bbox.width / axes.figure.dpi * POINTS / (0.5 * _font_size(axes) * letters), 1, 5))
+    return int(np.clip(axes.bbox.width / axes.figure.dpi * POINTS / (0.5 * font_size(axes) * letters), 1, 5))
 
 
 def entitle(axes: Axes, title: str, description: str, look: Look | None = None) -> Axes:
@@ -188,9 +190,9 @@ def entitle(axes: Axes, title: str, description: str, look: Look | None = None) 
     if title and (look is None or look.title):
         entries = 0 if axes.get_legend() is None else len(axes.get_legend_handles_labels()[1])
         lines = -(-entries // _legend_columns(axes))
-        letters = int(axes.bbox.width / axes.figure.dpi * POINTS / (0.52 * _font_size(axes)))
+        letters = int(axes.bbox.width / axes.figure.dpi * POINTS / (0.52 * font_size(axes)))
         title = textwrap.fill(title, max(letters, 20))
-        axes.set_title(title.replace("$", r"\$"), pad=6 + lines * 1.55 * 0.833 * _font_size(axes))
+        axes.set_title(title.replace("$", r"\$"), pad=6 + lines * 1.55 * 0.833 * font_size(axes))
     axes.set_label(f"{' '.join(title.split())}\n{description}")
     return axes
 
@@ -248,7 +250,7 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, str, Any]]) -> None:
     """
     low, high = axes.get_ylim()
     tall = axes.bbox.height / axes.figure.dpi * POINTS * 0.8
-    gap = min(1.25 * 0.833 * _font_size(axes) / tall, 1 / max(len(ends), 1))
+    gap = min(1.25 * 0.833 * font_size(axes) / tall, 1 / max(len(ends), 1))
     known = sorted(((y - low) / (high - low), name, colour) for y, name, colour in ends if np.isfinite(y))
     places = np.array([place for place, _, _ in known])
     for _ in range(200):  # neighbours that are too near move apart, both by half
@@ -279,7 +281,8 @@ def heat_map(
     axes.set_facecolor(GRID)
     image = axes.pcolormesh(
         left + np.arange(columns + 1), top + np.arange(rows + 1), np.ma.masked_invalid(values), cmap=colours,
-        edgecolors="white", linewidth=min(0.4, 0.02 * room(axes, columns)), **scale,
+        edgecolors="white" if room(axes, columns) > FINE else "none", linewidth=min(0.4, 0.02 * room(axes, columns)),
+        **scale,
     )  # fmt: skip
     axes.set_xlim(left, left + columns)
     axes.set_ylim(top + rows, top)

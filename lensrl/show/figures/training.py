@@ -92,7 +92,8 @@ def draw_training(
         else:
             style = {"color": shade.to_rgba(layer), "linewidth": 1.2}
         (plotted,) = axes.plot(line.index, line, **style)
-        said = f"best: {name}" if crowded and layer is not None and layers is None else name
+        word = "best" if column == "reward_mean" else "highest"
+        said = f"{word}: {name}" if crowded and layer is not None and layers is None else name
         ends.append((line.iloc[-1], said, plotted.get_color()))
         if line.index[-1] < last:
             axes.plot(line.index[-1], line.iloc[-1], "x", color=plotted.get_color(), zorder=4)

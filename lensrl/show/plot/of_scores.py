@@ -110,7 +110,7 @@ def overlap(
     """Draw how far runs solve the same items, as a matrix of runs. `table` comes from `lensrl.overlaps`."""
     table = overlaps(study, benchmark=benchmark) if table is None else table
     title = f"{study.name}: overlap of solved items" if title is None else title
-    side = 2.2 + 0.38 * table["run"].nunique()
+    side = min(2.2 + 0.38 * table["run"].nunique(), 8)
     axes = ax or own(look, wide=side + 1, high=side, square=True)
     with styled(look):
         return _overlap.draw_overlaps(axes, table, title=title, look=look)
@@ -138,6 +138,6 @@ def agreement(
     found = source if isinstance(source, StudyAgreement) else agree_studies(*source)
     title = "Agreement of layer contributions, 95 % intervals" if title is None else title
     side = 1.05 * len(found.studies)
-    axes = ax or own(look, wide=max(side + 3.4, 5.6), high=max(side + 1.9, 3.4))
+    axes = ax or own(look, wide=max(side + 3.4, 5.6), high=max(side + 1.9, 3.4), square=True)
     with styled(look):
         return _agreement.draw_agreement(axes, found, title=title, look=look)
