@@ -1,6 +1,6 @@
 # Every target works from a fresh clone: it makes .venv and installs what it needs, once.
 
-.PHONY: demo pictures matrix test test-slow test-cluster lint types bench calibrate install clean
+.PHONY: demo pictures matrix test test-slow test-cluster test-ranges lint types bench calibrate install clean
 .DEFAULT_GOAL := help
 
 BIN := .venv/bin
@@ -14,6 +14,7 @@ help:
 	@echo "make test   lint, types, tests"
 	@echo "make test-slow  every shipped recipe in small, runs that are killed, workers, analyses as notebooks: minutes"
 	@echo "make test-cluster  eight processes on one study; 20 kills of workers and commands; two nodes of Ray; one run on two ranks: minutes"
+	@echo "make test-ranges  the oldest and newest transformers, TRL and transformer-lens that pyproject.toml allows: equal files; minutes"
 	@echo "make bench  run files against safetensors and sha256, CKA against torch-cka, analyses of 0.6B models, start-up, several workers, as ratios; maths verdicts: an hour"
 	@echo "make calibrate how often the verdicts err, on simulated studies"
 	@echo "make install, make lint, make types, make clean"
@@ -61,6 +62,10 @@ test-slow: install
 TRIALS := 20
 test-cluster: install
 	OMP_NUM_THREADS=1 TRIALS=$(TRIALS) $(BIN)/pytest -m cluster -n 2 --dist loadfile --timeout 3600 tests/compare tests/train
+
+# Environments with the ends of the ranges stand over .venv. torch's ends too: python -m tests.ranges --torch (several GB)
+test-ranges: install
+	$(BIN)/python -m tests.ranges
 
 bench: install
 	$(BIN)/python -m tests.benchmarks.store

@@ -1,0 +1,116 @@
+"""Whether the oldest and the newest versions in pyproject.toml give the files that the tested versions give.
+
+    python -m tests.ranges [--only oldest] [--torch]      # make test-ranges: both ends, without torch
+
+For each end, a virtual environment with these versions of transformers, TRL and transformer-lens stands over the one
+that this runs in: all other packages are the tested ones, except where pip needs another (transformers 5.17 needs
+huggingface-hub below 2). A part of `runs/smoke.toml` is made there and patched, and its files must hold the same
+numbers, bit for bit. `--torch` also takes torch's end: on Linux pip brings several GB of CUDA with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import tomllib
+import venv
+from pathlib import Path
+
+import numpy as np
+from packaging.requirements import Requirement
+
+from tests.train.test_engine import data
+
+ROOT = Path(__file__).resolve().parent.parent
+RANGED = ("transformers", "trl", "transformer-lens")
+STUDY = """
+import sys, lensrl
+runs = ["base", "full-rl", "layer-7"]
+lensrl.patch(lensrl.run_study(lensrl.load_recipe(sys.argv[1]), sys.argv[2], only=runs), layers=[7])
+"""
+VERSIONS = "from importlib.metadata import version; print(*(f'{n} {version(n)}' for n in %r), sep=', ')"
+
+
+def pins(end: str, packages: tuple[str, ...]) -> list[str]:
+    """Return what pip is asked for: the lowest version of each package's range, or the whole range."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    ranges = {one.name: one for one in map(Requirement, project["dependencies"])}
+    if end == "newest":
+        return [str(ranges[name]) for name in packages]
+    lowest = {name: next(s.version for s in ranges[name].specifier if s.operator == ">=") for name in packages}
+    return [f"{name}=={version}" for name, version in lowest.items()]
+
+
+def overlay(folder: Path, asked: list[str]) -> Path:
+    """Make an environment with these versions over the packages of this one. Returns its Python."""
+    venv.create(folder, with_pip=True)
+    python = folder / "bin" / "python"
+    purelib = subprocess.check_output(
+        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True
+    )
+    Path(purelib.strip(), "below.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
+    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade", *asked]
+    free = {key: value for key, value in os.environ.items() if key != "PIP_CONSTRAINT"}  # these are the tested versions
+    done = subprocess.run(pip, env=free, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"pip cannot install {', '.join(asked)}:\n{done.stderr}")
+    return python
+
+
+def make_study(python: Path | str, folder: Path) -> None:
+    """Make a part of the smoke study with the lensrl of this working tree, and patch it."""
+    paths = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [python, "-c", STUDY, ROOT / "runs" / "smoke.toml", folder]
+    done = subprocess.run(command, env=os.environ | paths, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"the study ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+
+
+def differences(folder: Path, expected: Path) -> list[str]:
+    """Return the datasets whose numbers differ, and the files that only one of the studies has."""
+    files = {path.relative_to(expected) for path in expected.rglob("*.h5")}
+    made_files = {path.relative_to(folder) for path in folder.rglob("*.h5")}
+    found = sorted(map(str, files ^ made_files))
+    for file in sorted(files & made_files):
+        made, wanted = data(folder / file), data(expected / file)
+        found += [f"{file}: {name}" for name in sorted(made.keys() ^ wanted.keys())]
+        shared = sorted(made.keys() & wanted.keys())
+        found += [f"{file}: {name}" for name in shared if not is_equal(made[name], wanted[name])]
+    return found
+
+
+def is_equal(one: np.ndarray, other: np.ndarray) -> bool:
+    """Return whether two arrays hold the same bits; texts, the same characters."""
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    return one.tolist() == other.tolist() if one.dtype.hasobject else one.tobytes() == other.tobytes()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=["oldest", "newest"])
+    parser.add_argument("--torch", action="store_true", help="also torch: several GB")
+    arguments = parser.parse_args()
+    packages = (*RANGED, "torch") if arguments.torch else RANGED
+    failed = False
+    with tempfile.TemporaryDirectory(prefix="lensrl-ranges-") as scratch:
+        expected = Path(scratch, "tested")
+        make_study(sys.executable, expected)
+        for end in ("oldest", "newest") if arguments.only is None else (arguments.only,):
+            python = overlay(Path(scratch, f"{end}-environment"), pins(end, packages))
+            names = (*RANGED, "torch", "huggingface-hub")
+            versions = subprocess.check_output([python, "-c", VERSIONS % (names,)], text=True).strip()
+            make_study(python, Path(scratch, end))
+            other = differences(Path(scratch, end), expected)
+            files = len([*expected.rglob("*.h5")])
+            print(f"{end}: {versions}: " + (f"differs in {', '.join(other)}" if other else f"{files} equal files"))
+            failed = failed or bool(other)
+    sys.exit(int(failed))
+
+
+if __name__ == "__main__":
+    main()

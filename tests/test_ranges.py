@@ -1,0 +1,44 @@
+"""What `tests.ranges` asks pip for, and how it compares studies. Making them takes minutes: `make test-ranges`."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from packaging.requirements import Requirement
+
+from tests.ranges import RANGED, differences, is_equal, pins
+
+
+@pytest.mark.parametrize("packages", [RANGED, (*RANGED, "torch")])
+def test_the_ends_of_each_range_are_asked_for(packages: tuple[str, ...]) -> None:
+    newest = [Requirement(one) for one in pins("newest", packages)]
+    oldest = [Requirement(one) for one in pins("oldest", packages)]
+    assert [one.name for one in newest] == [one.name for one in oldest] == [*packages]
+    for lowest, whole in zip(oldest, newest, strict=True):
+        (pinned,) = lowest.specifier
+        assert pinned.version in whole.specifier
+        assert all(pinned.version <= one.version for one in whole.specifier if one.operator == ">=")
+
+
+def test_other_numbers_and_files_are_named(finished_study_folder: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "copied"
+    shutil.copytree(finished_study_folder, copied)
+    assert differences(copied, finished_study_folder) == []
+    with h5py.File(copied / "base.h5", "r+") as file:
+        place = file["scores/reference_logprob"]
+        assert isinstance(place, h5py.Dataset)
+        place[0] = np.nextafter(place[0], np.float32(1))
+    (copied / "layer-3.seed-0.h5").unlink()
+    assert differences(copied, finished_study_folder) == ["layer-3.seed-0.h5", "base.h5: scores/reference_logprob"]
+
+
+def test_texts_are_compared_by_characters() -> None:
+    texts = [np.array([f"{word}{1}" for word in ("a", "b")], object) for _ in range(2)]
+    assert is_equal(*texts)
+    assert not is_equal(texts[0], texts[1][::-1])
+    assert not is_equal(np.zeros(2), np.zeros(2, np.float32))
+    assert is_equal(np.full(2, np.nan), np.full(2, np.nan))
