@@ -23,7 +23,7 @@ from lensrl.recipe import Evaluation, Recipe, Rl, Store
 from lensrl.recipe.layers import OUTSIDE
 from lensrl.tasks import Item, Split
 from lensrl.train.preflight import check_checkpointing, check_fits
-from lensrl.train.trainer import train
+from lensrl.train.training import train
 from tests.families import CAPPED, FAMILIES, HYBRID, N_LAYERS, TOKENS, opened, save
 
 LOGPROB = FORCED_METRICS.index("reference_logprob")

@@ -21,7 +21,7 @@ from lensrl.recipe import Recipe
 from lensrl.recipe.runs import BASE, FULL, RunSpec, run_layer
 from lensrl.tasks import Texts
 from lensrl.train.study import plan_study
-from lensrl.train.trainer import train
+from lensrl.train.training import train
 from lensrl.train.workshop import Workshop
 
 MEASURED = 2  # steps: the first one loads kernels, the second one counts

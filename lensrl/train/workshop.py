@@ -33,7 +33,8 @@ from lensrl.train.parts import Part
 from lensrl.train.resume import Checkpoints
 from lensrl.train.snapshots import Snapshots
 from lensrl.train.trackers import followed
-from lensrl.train.trainer import OnStep, Training, train
+from lensrl.train.trainer import OnStep
+from lensrl.train.training import Training, train
 from lensrl.train.watch import Watcher
 
 

@@ -22,7 +22,7 @@ from lensrl.models.references import reference_logprobs
 from lensrl.models.sampler import SAMPLERS, Pieces, Sampler, Whole
 from lensrl.recipe.layers import OUTSIDE
 from lensrl.tasks.arithmetic import Arithmetic
-from lensrl.train.trainer import Training, train
+from lensrl.train.training import Training, train
 from tests.benchmarks.cuda_models import CUDA, Given, Lengths, Report, phases, random_base, recipe, synchronised
 from tests.cli.typed import lensrl
 

@@ -36,7 +36,7 @@ from lensrl.models.sampler import Pieces
 from lensrl.recipe import Recipe
 from lensrl.tasks import Item
 from lensrl.train.config import grpo_config
-from lensrl.train.trainer import train
+from lensrl.train.training import train
 from tests.benchmarks.cuda_models import Lengths, bytes_tokenizer, recipe
 from tests.benchmarks.shapes import make_pair, qwen3_config
 from tests.benchmarks.store import verdict

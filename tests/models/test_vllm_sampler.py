@@ -22,7 +22,7 @@ from lensrl.tasks.arithmetic import Arithmetic
 from lensrl.tasks.corridor import Corridor
 from lensrl.train.ranks import check_ranks
 from lensrl.train.study import run_study
-from lensrl.train.trainer import train
+from lensrl.train.training import train
 from tests import vllm_stand_in
 from tests.conftest import SMALL
 from tests.models import test_sampler

@@ -12,7 +12,7 @@ from lensrl import Study
 from lensrl.models.base import Base
 from lensrl.recipe import Recipe, Rl
 from lensrl.tasks.arithmetic import Arithmetic
-from lensrl.train.trainer import train
+from lensrl.train.training import train
 from tests.conftest import SMALL
 
 

@@ -28,7 +28,7 @@ from lensrl.recipe.settings import Resources
 from lensrl.tasks.arithmetic import Arithmetic
 from lensrl.tasks.corridor import Corridor
 from lensrl.train import ranks
-from lensrl.train.trainer import Training, train
+from lensrl.train.training import Training, train
 from tests.conftest import SMALL
 
 CASES: dict[str, tuple[dict[str, Any], list[int] | None]] = {  # settings of rl, and the trained layers

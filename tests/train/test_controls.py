@@ -12,7 +12,7 @@ from lensrl.models.base import Base
 from lensrl.recipe import Recipe, Rl
 from lensrl.tasks import Item
 from lensrl.tasks.arithmetic import Arithmetic
-from lensrl.train.trainer import train
+from lensrl.train.training import train
 from tests.conftest import SMALL
 
 

@@ -23,7 +23,8 @@ from lensrl.train.advantages import dr_grpo_advantages, grpo_advantages, rloo_ad
 from lensrl.train.config import grpo_config
 from lensrl.train.recorder import Recorder
 from lensrl.train.sampling import Completions
-from lensrl.train.trainer import Trainer, _quiet, train
+from lensrl.train.trainer import Trainer
+from lensrl.train.training import quiet, train
 from tests.conftest import SMALL
 
 LENGTH = 5  # SMALL's max_completion_tokens: Dr. GRPO's constant, whatever the longest completion of the batch is
@@ -41,7 +42,7 @@ def with_rl(**settings: Any) -> Recipe:
 
 def make_trainer(base: Base, policy: PreTrainedModel, recipe: Recipe, folder: Path) -> Trainer:
     recorder = Recorder(base.blocks, group_size=8)
-    with _quiet():
+    with quiet():
         return Trainer(
             model=policy,
             args=grpo_config(recipe, seed=0, device="cpu", output_dir=str(folder), max_grad_norm=1.0),
@@ -150,7 +151,7 @@ def test_the_gradient_of_rloo_is_that_of_reinforce_and_of_trls_rloo_trainer(base
     ours.compute_loss(policy, inputs).backward()
 
     theirs = base.fresh().train()
-    with _quiet():
+    with quiet():
         trainer = RLOOTrainer(
             model=theirs,
             args=RLOOConfig(output_dir=str(tmp_path), beta=0.0, use_cpu=True, bf16=False, report_to="none",

@@ -12,7 +12,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from lensrl.models.base import load_base
 from lensrl.recipe import Recipe
 from lensrl.tasks import Item
-from lensrl.train.trainer import Trainer, train
+from lensrl.train.trainer import Trainer
+from lensrl.train.training import train
 
 
 class Lengths:

@@ -20,7 +20,8 @@ from lensrl.train.checks import check_frozen
 from lensrl.train.config import samples_with_copy
 from lensrl.train.preflight import check_frozen_dtype
 from lensrl.train.reference import BaseInPlace
-from lensrl.train.trainer import Trainer, train
+from lensrl.train.trainer import Trainer
+from lensrl.train.training import train
 from tests.conftest import SMALL
 
 TASK = Arithmetic()

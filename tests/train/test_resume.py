@@ -25,7 +25,7 @@ from lensrl.train import resume
 from lensrl.train.curve import TrainingCurve
 from lensrl.train.random_states import random_states, set_random_states
 from lensrl.train.resume import Checkpoints
-from lensrl.train.trainer import Training, train
+from lensrl.train.training import Training, train
 from tests.conftest import SMALL
 
 ORIGIN: dict[str, dict[str, object]] = {part: {} for part in resume.OTHER}

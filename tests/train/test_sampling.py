@@ -17,7 +17,8 @@ from lensrl.tasks.corridor import Corridor
 from lensrl.train.advantages import rloo_advantages
 from lensrl.train.config import grpo_config
 from lensrl.train.sampling import Episodes, spread_over_tokens
-from lensrl.train.trainer import Trainer, train
+from lensrl.train.trainer import Trainer
+from lensrl.train.training import train
 
 GAMMA, WEIGHT = 0.8, 0.5
 TASK = Corridor(CorridorTask(name="corridor"))

@@ -11,7 +11,8 @@ from lensrl.models.base import Base, load_base
 from lensrl.recipe import Rl
 from lensrl.tasks.arithmetic import Arithmetic
 from lensrl.train.checks import check_frozen
-from lensrl.train.trainer import Trainer, train
+from lensrl.train.trainer import Trainer
+from lensrl.train.training import train
 from tests.conftest import SMALL
 
 RECIPE = SMALL.model_copy(update={"rl": Rl.model_validate(SMALL.rl.model_dump() | {"steps": 2, "weight_decay": 0.1})})

@@ -17,7 +17,7 @@ from lensrl.store.file.training import training_folder
 from lensrl.tasks.arithmetic import Arithmetic
 from lensrl.train.snapshots import Snapshots
 from lensrl.train.study import run_study
-from lensrl.train.trainer import train
+from lensrl.train.training import train
 from tests.conftest import SMALL
 
 Weights = dict[str, np.ndarray]

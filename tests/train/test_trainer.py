@@ -17,7 +17,8 @@ from lensrl.tasks.arithmetic import Arithmetic
 from lensrl.train.checks import check_frozen
 from lensrl.train.config import grpo_config
 from lensrl.train.recorder import Recorder
-from lensrl.train.trainer import Trainer, train
+from lensrl.train.trainer import Trainer
+from lensrl.train.training import train
 from tests.conftest import SMALL
 
 TASK = Arithmetic()

@@ -23,7 +23,7 @@ from lensrl.train.algorithms import check_algorithm
 from lensrl.train.recorder import Recorder
 from lensrl.train.sampling import Completions
 from lensrl.train.snapshots import Snapshots
-from lensrl.train.trainer import _quiet, train
+from lensrl.train.training import quiet, train
 from tests.conftest import SMALL
 
 RATE = 2e-3  # so large that a second update of the same rollout leaves the clip
@@ -82,7 +82,7 @@ def plain_trl(base: Base, settings: Recipe, folder: Path, **arguments: Any) -> t
         "bf16": False, "gradient_checkpointing": False, "report_to": "none", "save_strategy": "no",
         "disable_tqdm": True, "optim": "adamw_torch", "gradient_accumulation_steps": 1,
     }  # fmt: skip
-    with _quiet():
+    with quiet():
         trainer = GRPOTrainer(
             model=policy,
             args=GRPOConfig(output_dir=str(folder), **by_hand | arguments),

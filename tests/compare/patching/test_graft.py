@@ -18,7 +18,7 @@ from lensrl.store.write import Header, write_run
 from lensrl.tasks import evaluation_items
 from lensrl.tasks.arithmetic import Arithmetic
 from lensrl.train.materials import parameter_table
-from lensrl.train.trainer import train
+from lensrl.train.training import train
 from tests.conftest import SMALL
 
 
