@@ -49,6 +49,10 @@ class LoadedModel(NamedTuple):
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
 
+    def __repr__(self) -> str:
+        size = sum(parameter.numel() for parameter in self.model.parameters())
+        return f"<LoadedModel: {type(self.model).__name__} with {size:.3g} parameters; {type(self.tokenizer).__name__}>"
+
 
 @dataclass(frozen=True)
 class Source:

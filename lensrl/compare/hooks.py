@@ -22,6 +22,7 @@ from lensrl.models.base import load_base, pick_device
 from lensrl.models.bridge import boot, capture_tokens, probe_of
 from lensrl.models.generation import pad_id
 from lensrl.models.references import check_positions, right_padded
+from lensrl.store.look import result_html
 from lensrl.store.run import Run
 from lensrl.store.study import Study
 from lensrl.tasks import Item
@@ -32,6 +33,18 @@ class Activations(NamedTuple):
 
     probe: pd.DataFrame  # one row per token: token_id, prompt (from 0), position (from 0), text
     sites: dict[str, Float32[np.ndarray, "layer token feature"]]  # block_out, attn_out, mlp_out; tokens as in `probe`
+
+    def __repr__(self) -> str:
+        prompts = self.probe["prompt"].nunique()
+        shapes = ", ".join(f"{site} {found.shape}" for site, found in self.sites.items())
+        return f"<Activations of {prompts} prompt{'s' * (prompts != 1)}, {len(self.probe)} tokens: {shapes}>"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            {"site": site, "shape": found.shape, "axes": "layer, token, feature"} for site, found in self.sites.items()
+        ]
+        texts = self.probe.groupby("prompt")["text"].agg("".join)
+        return result_html("Activations of " + ", ".join(map(repr, texts)), rows)
 
 
 def load_bridge(run: Run) -> TransformerBridge:

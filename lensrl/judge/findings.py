@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from lensrl.measures.gains import Interval
+from lensrl.store.look import result_html
 
 LEVEL = 0.05
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Finding:
     """The outcome of testing one claim.
 
@@ -46,6 +47,13 @@ class Finding:
     null: str = ""
     p: float = math.nan
     verdict: str = "undetermined"
+
+    def __repr__(self) -> str:
+        return f"<Finding {self.name or self.measure}: {self.verdict}; {self.evidence()}>"
+
+    def _repr_html_(self) -> str:
+        rows = [{"verdict": self.verdict, "statement": self.statement, "measured": self.evidence(), "p (Holm)": self.p}]
+        return result_html(self.name or self.measure, rows, wrapped=("statement", "measured"))
 
     def evidence(self) -> str:
         """Return the measure with its value, interval, note and rejected hypothesis; or why it was not tested."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -145,7 +146,9 @@ def test_a_run_writes_its_own_seed(base: Base, uneven_seeds: Study, tmp_path: Pa
 
 def test_load_model_is_ready_to_generate(base: Base, small_study: Study) -> None:
     run = small_study["full-rl"]
-    model, tokenizer = lensrl.load_model(run)
+    loaded = lensrl.load_model(run)
+    assert re.fullmatch(r"<LoadedModel: \w+ with [\d.e+]+ parameters; \w+>", repr(loaded))
+    model, tokenizer = loaded
     assert same(model, run_weights(run, base))
     assert not model.training
     inputs = tokenizer(["12+34=", "5+6="], return_tensors="pt", padding=True)

@@ -28,7 +28,11 @@ def hidden_states(base: Base, study: Study, ids: torch.Tensor) -> Any:
 
 
 def test_the_stream_of_own_prompts_is_that_of_transformers(base: Base, small_study: Study) -> None:
-    probe, sites = lensrl.activations(small_study, "full-rl", PROMPTS)
+    found = lensrl.activations(small_study, "full-rl", PROMPTS)
+    assert len(repr(found)) < 300  # and not every number
+    assert f"<Activations of {len(PROMPTS)} prompt" in repr(found)
+    assert len(found._repr_html_()) < 2000
+    probe, sites = found
     assert list(probe.columns) == ["token_id", "prompt", "position", "text"]
     assert probe.groupby("prompt")["text"].agg("".join).tolist() == PROMPTS
     assert set(sites) == {"block_out", "attn_out", "mlp_out"}
