@@ -13,7 +13,8 @@ What was read in vLLM 0.31 (`vllm/entrypoints/llm.py`, `vllm/sampling_params.py`
 - `LLM.reset_prefix_cache()` forgets the keys and values of the weights before.
 - `logprobs_mode="processed_logprobs"` gives log-probabilities as sampled: after the temperature, top-k and top-p.
 - A request has a seed of its own, `SamplingParams(seed=...)`, here made of the keys of its row (`lensrl.models.noise`).
-  The completion of a row follows from its key on one machine and version. The numbers are not those of `"pieces"`.
+  So a row has its own noise, whatever stands beside it. The numbers are not those of `"pieces"`, and vLLM's kernels
+  may differ in the last bits with the batch.
 - Turns go on with token prompts. vLLM finds the keys and values of their beginning in its prefix cache.
 
 TRL does not correct the loss for the difference between vLLM's log-probabilities and the trainer's. Each step's mean
@@ -62,23 +63,24 @@ class Vllm:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         check_vllm(model)
         self._model = model
+        self._key = object()  # what the engine knows it by: the sampler itself would keep its model in memory
         self._engine = _engine_of(model)
         self._load()
 
     def _load(self) -> None:
-        self._engine.load(self, named_weights(self._model), whole=True)
+        self._engine.load(self._key, named_weights(self._model), whole=True)
 
     def refresh(self) -> None:
         """Load the weights that train into vLLM; all of them where another model was sampled meanwhile."""
-        if self._engine.holder is self:
-            self._engine.load(self, named_weights(self._model, trained=True), whole=False)
+        if self._engine.holder is self._key:
+            self._engine.load(self._key, named_weights(self._model, trained=True), whole=False)
         else:
             self._load()
 
     def generate(
         self, prompts: Sequence[Sequence[int]], settings: GenerationConfig, rows: Sequence[Row]
     ) -> list[Written]:
-        if self._engine.holder is not self:
+        if self._engine.holder is not self._key:
             self._load()
         return self._engine.complete(prompts, settings, rows)
 
@@ -109,14 +111,14 @@ class VllmHistories:
 
 
 class _Engine:
-    """vLLM with the weights of one model at a time: `holder` is the sampler whose weights it has."""
+    """vLLM with the weights of one model at a time: `holder` is the key of the sampler whose weights it has."""
 
     def __init__(self, source: str, device: str) -> None:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # read when the engine starts
         import vllm  # pyright: ignore[reportMissingImports]
 
         self.source = source
-        self.holder: Vllm | None = None
+        self.holder: object = None
         self._settings = vllm.SamplingParams
         with _own_randomness():
             try:
@@ -135,7 +137,7 @@ class _Engine:
                     f"vLLM does not start with {source} ({reason(error)}); write generation = 'pieces'"
                 ) from error
 
-    def load(self, holder: Vllm, weights: Iterator[tuple[str, torch.Tensor]], *, whole: bool) -> None:
+    def load(self, holder: object, weights: Iterator[tuple[str, torch.Tensor]], *, whole: bool) -> None:
         """Load weights by their names, and forget the keys and values of those before.
 
         Raises LensrlError where the `whole` of a model leaves one of vLLM's own parameters as it was.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +90,14 @@ def test_two_models_in_turn_get_their_own_completions(base: Base, vllm: type[vll
     first = [sampler.generate(prompts, settings, rows(FEW)) for sampler in samplers]
     assert first[0] != first[1]
     assert [sampler.generate(prompts, settings, rows(FEW)) for sampler in samplers] == first
+
+
+def test_a_model_that_is_done_leaves_the_memory(base: Base, vllm: type[vllm_stand_in.LLM]) -> None:
+    model = base.fresh()
+    sampler, gone = Vllm(model, base.tokenizer), weakref.ref(model)
+    del model, sampler
+    gc.collect()
+    assert gone() is None
 
 
 def test_turns_continue_the_tokens_of_an_episode(base: Base, vllm: type[vllm_stand_in.LLM]) -> None:
