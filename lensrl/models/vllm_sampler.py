@@ -5,8 +5,8 @@ bf16 (fp32 on a CPU). It is started once in a process and serves every model of 
 weights of its model into it, and before each step of training `refresh` loads only those that train (11 of 90 tensors
 for a layer of Qwen3).
 
-What was read in vLLM 0.31 (`vllm/entrypoints/llm.py`, `vllm/sampling_params.py`), and in the colocated mode of TRL 1.16
-(`trl/generation/vllm_generation.py`), which loads weights in the same way:
+What was read in vLLM 0.22 and 0.31 (`vllm/entrypoints/llm.py`, `vllm/sampling_params.py`), and in the colocated mode of
+TRL 1.16 (`trl/generation/vllm_generation.py`), which loads weights in the same way:
 
 - `LLM.apply_model(f)` calls `f` on vLLM's model, and its `load_weights` takes (name, tensor) pairs by the names of a
   checkpoint. VLLM_ENABLE_V1_MULTIPROCESSING=0 keeps that model in this process, so no tensor is serialised.

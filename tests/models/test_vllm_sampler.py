@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import GenerationConfig, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
+from lensrl import patch, verify
 from lensrl.errors import LensrlError
 from lensrl.models.base import Base
 from lensrl.models.blocks import train_only
@@ -139,7 +140,11 @@ def test_a_study_says_how_it_was_sampled(vllm: type[vllm_stand_in.LLM], tmp_path
         provenance = study["layer-3"].provenance
         assert provenance["generation"] == study.recipe.generation == "vllm"
         assert "vllm" in provenance["versions"]  # pyright: ignore
-        assert study["base"].scores().shape == study["layer-3"].scores().shape
+        before = len(vllm.started[0].requests)
+        table = patch(study, layers=[3], from_run="layer-3", what="weights", metric="score")
+        assert len(vllm.started[0].requests) == before + FEW
+        assert table["patched_value"].item() == pytest.approx(study["layer-3"].score), "a graft of all that was trained"
+    assert {check.status for check in verify(tmp_path / "study")} == {"good"}
     pieces = VLLM.model_copy(update={"generation": "pieces"})
     assert pieces.conflict(VLLM) == "generation is 'vllm' there and 'pieces' here"
 
