@@ -25,7 +25,7 @@ given = Path(STUDY if in_notebook or len(sys.argv) < 2 else sys.argv[1])  # a no
 study = lensrl.open_study(given if given.exists() else Path("..") / given)  # Jupyter starts in the notebook's folder
 profile = lensrl.compare_activations(study, "base", "full-rl")
 show(profile.round(4))
-lensrl.plot.cka(study)
+axes = lensrl.plot.cka(study)
 
 # %% [markdown]
 # The null: the base compared with itself. A difference from 0 is noise of the computation.
@@ -40,4 +40,4 @@ print(f"largest 1 - CKA of the base compared with itself: {abs(null['one_minus_c
 
 # %%
 show(pd.DataFrame(lensrl.compare_layers(study)).round(2))
-lensrl.plot.cka_map(study)
+axes = lensrl.plot.cka_map(study)

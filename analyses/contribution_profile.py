@@ -30,7 +30,7 @@ show(study.scores()[["run", "seed", "status", "score", "gain"]])
 
 # %%
 show(profile[["layer", "contribution", "low", "high", "status"]].round(3))
-lensrl.plot.contributions(study)
+axes = lensrl.plot.contributions(study)
 
 # %% [markdown]
 # The means over the thirds of depth, and the number of layers that recover at least 80 % of the gain. Both are point

@@ -22,7 +22,7 @@ else:
 given = Path(STUDY if in_notebook or len(sys.argv) < 2 else sys.argv[1])  # a notebook's arguments are Jupyter's own
 study = lensrl.open_study(given if given.exists() else Path("..") / given)  # Jupyter starts in the notebook's folder
 LAYER = max(study["full-rl"].layers)  # the layer to look into
-lensrl.plot.deltas(study)
+axes = lensrl.plot.deltas(study)
 
 # %% [markdown]
 # The ten matrices that changed most.
@@ -38,4 +38,4 @@ show(norms.nlargest(10, "relative_norm")[["parameter", "norm", "relative_norm", 
 # %%
 heads = lensrl.compare_heads(study, LAYER)
 show(heads.pivot(index="matrix", columns="head", values="relative").round(4))
-lensrl.plot.heads(heads, title=f"Heads of layer {LAYER} in full RL")
+axes = lensrl.plot.heads(heads, title=f"Heads of layer {LAYER} in full RL")

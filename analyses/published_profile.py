@@ -33,7 +33,7 @@ show(profile.round(2))
 # %%
 verdict = lensrl.verdict(path)
 show(verdict)
-lensrl.plot.verdict(verdict)
+axes = lensrl.plot.verdict(verdict)
 print(*(textwrap.fill(sentence, 110) for sentence in verdict.sentences()), sep="\n\n")
 for name, fit in verdict.shapes.items():
     print(f"{name:9} leave-one-out error {fit.error:.3f}")

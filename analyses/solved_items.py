@@ -24,7 +24,7 @@ else:
 given = Path(STUDY if in_notebook or len(sys.argv) < 2 else sys.argv[1])  # a notebook's arguments are Jupyter's own
 study = lensrl.open_study(given if given.exists() else Path("..") / given)  # Jupyter starts in the notebook's folder
 table = lensrl.overlaps(study)
-lensrl.plot.overlap(study, table)
+axes = lensrl.plot.overlap(study, table)
 own = table[table["kind"] == "samples"].groupby("run")["overlap"].mean()
 print("overlap of two samples of one run (the baseline):")
 show(own.round(3).to_frame())

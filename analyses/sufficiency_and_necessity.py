@@ -28,8 +28,8 @@ for title, rows in (("sufficiency", sufficiency), ("necessity", necessity)):
     table = rows.pivot(index="layer", columns="metric", values="recovery")
     print(title)
     show(table.assign(contribution=rows.groupby("layer")["contribution"].first()).round(2))
-lensrl.plot.patching(study, sufficiency)
-lensrl.plot.patching(study, necessity)
+axes = lensrl.plot.patching(study, sufficiency)
+axes = lensrl.plot.patching(study, necessity)
 
 # %% [markdown]
 # Do the layers add up? Compare one graft of all layers with the sum of the single grafts. A sum above the joint
@@ -51,4 +51,4 @@ for end in ("bottom", "top"):
     scores = rows[rows["metric"] == "score"]
     print(end)
     show(scores[["layers", "recovery", "low", "high"]].round(2))
-    lensrl.plot.patching(study, rows)
+    axes = lensrl.plot.patching(study, rows)

@@ -34,7 +34,7 @@ print(*(textwrap.fill(sentence, 110) for sentence in verdict.sentences()), sep="
 # The shapes, with the root mean squared error of their predictions for layers left out of the fit, in units of C_l.
 
 # %%
-lensrl.plot.verdict(verdict)
+axes = lensrl.plot.verdict(verdict)
 for name, fit in verdict.shapes.items():
     print(f"{name:9} {fit.error:.3f}, explains {fit.explained:.0%} of what the constant does not")
 
@@ -48,4 +48,4 @@ table = verdict.correlations
 wide = table[table["method"] != "pearson"].pivot(index="predictor", columns="method", values="coefficient")
 shifts = table[table["method"] == "detrended"].set_index("predictor")["shift_p"]
 show(wide.assign(shift_p=shifts).reindex(table["predictor"].unique()).round(2))
-lensrl.plot.predictors(study, correlations=table)
+axes = lensrl.plot.predictors(study, correlations=table)

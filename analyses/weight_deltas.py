@@ -23,7 +23,7 @@ given = Path(STUDY if in_notebook or len(sys.argv) < 2 else sys.argv[1])  # a no
 study = lensrl.open_study(given if given.exists() else Path("..") / given)  # Jupyter starts in the notebook's folder
 table = lensrl.predictors(study)
 show(table.round(4))
-lensrl.plot.delta_norms(study, table)
+axes = lensrl.plot.delta_norms(study, table)
 
 # %% [markdown]
 # Correlations over layers, with a permutation p. Neighbouring layers are alike, so both the intervals and p are
@@ -33,7 +33,7 @@ lensrl.plot.delta_norms(study, table)
 try:
     correlations = lensrl.correlate_study(study, table)
     show(correlations.drop(columns="reason").round(3))
-    lensrl.plot.predictors(study, table=table, correlations=correlations)
+    axes = lensrl.plot.predictors(study, table=table, correlations=correlations)
 except lensrl.LensrlError as nothing:
     print(nothing)
 
@@ -45,4 +45,4 @@ except lensrl.LensrlError as nothing:
 norms = study["full-rl"].delta_norms().dropna(subset=["layer"])
 parts = (norms[["norm", "base_norm"]] ** 2).groupby([norms["layer"], norms["component"]]).sum() ** 0.5
 show((parts["norm"] / parts["base_norm"]).unstack("component").round(4))
-lensrl.plot.deltas(study, by="component")
+axes = lensrl.plot.deltas(study, by="component")

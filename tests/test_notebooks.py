@@ -88,6 +88,7 @@ def test_an_analysis_opens_from_where_it_lies_and_draws(
     assert any("text/html" in output.get("data", {}) for output in outputs)  # a table
     said = [text for output in outputs for text in texts(output)]
     assert all(len(text) < MOST for text in said)
+    assert not [text for text in said if text.startswith("<Axes")]  # the figure says it
 
 
 def test_no_line_of_an_analysis_in_a_script_is_long() -> None:

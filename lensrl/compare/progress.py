@@ -42,20 +42,23 @@ def _shown(label: str, given: OnProgress | None) -> Iterator[OnProgress]:
     looked_at = sys.stderr.isatty() or "ipykernel" in sys.modules
     outermost = not _inside.get()
     token = _inside.set(True)
-    bars: dict[str, Any] = {}
+    bars: list[tuple[str, Any]] = []
 
     def draw(step: str, done: int, total: int) -> None:
         from tqdm import tqdm
 
-        if step not in bars:
-            bars[step] = tqdm(desc=f"{label}, {step}", total=total, leave=False, mininterval=EVERY, file=sys.stderr)
-        bars[step].update(done - bars[step].n)
+        if not bars or bars[0][0] != step:  # one bar at a time: a second one would be a line of its own in a notebook
+            for _, bar in bars:
+                bar.close()
+            bar = tqdm(desc=f"{label}, {step}", total=total, leave=False, mininterval=EVERY, file=sys.stderr)
+            bars[:] = [(step, bar)]
+        bars[0][1].update(done - bars[0][1].n)
 
     try:
         yield given or (draw if looked_at and outermost else _silent)
     finally:
         _inside.reset(token)
-        for bar in bars.values():
+        for _, bar in bars:
             bar.close()
 
 

@@ -42,6 +42,24 @@ def test_a_terminal_gets_one_bar_and_a_call_inside_none(
     assert "inner, parts" in capsys.readouterr().err  # alone, it has a bar
 
 
+def test_there_is_one_bar_at_a_time(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    look_on(monkeypatch)
+
+    @with_bar("both")
+    def both(*, on_progress: OnProgress | None = None) -> None:
+        assert on_progress is not None
+        for done in range(3):
+            for step in ("weights", "activations"):
+                on_progress(step, done, 3)
+
+    both()
+    drawn = capsys.readouterr().err
+    assert "both, weights" in drawn
+    assert "both, activations" in drawn
+    assert "\n" not in drawn  # the cursor never leaves the line, which a notebook could not follow
+    assert "\x1b[A" not in drawn
+
+
 def test_who_draws_the_progress_gets_it_and_no_bar_is_drawn(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 from xml.sax.saxutils import escape
 
 import matplotlib
@@ -33,6 +34,7 @@ INK, MUTED, GRID = "#1f2430", "#6b7280", "#e5e7eb"
 BLUE, ORANGE, GREEN, RED = "#2f5fb3", "#d97b29", "#3c8f6b", "#b8433f"
 LISTED = 12  # with more layers than this, names and numbers give way to a summary or a colour scale
 POINTS = 72  # points an inch
+_SAID: WeakKeyDictionary[Axes, tuple[str, str]] = WeakKeyDictionary()  # title and description, which repr need not hold
 FINE = 6  # points of a cell under which no line parts it from the next
 _STYLE: Any = {
     "axes.edgecolor": MUTED,
@@ -193,20 +195,20 @@ def entitle(axes: Axes, title: str, description: str, look: Look | None = None) 
         letters = int(axes.bbox.width / axes.figure.dpi * POINTS / (0.52 * font_size(axes)))
         title = textwrap.fill(title, max(letters, 20))
         axes.set_title(title.replace("$", r"\$"), pad=6 + lines * 1.55 * 0.833 * font_size(axes))
-    axes.set_label(f"{' '.join(title.split())}\n{description}")
+    _SAID[axes] = " ".join(title.split()), description
     return axes
 
 
 def name_in_file(axes: Axes, title: str) -> None:
     """Give the Axes, whose description is known, a title that is kept in the file and not drawn."""
-    axes.set_label(f"{title}\n{str(axes.get_label()).partition(chr(10))[2]}")
+    _SAID[axes] = title, _SAID[axes][1]
 
 
 def _said(figure: Figure) -> tuple[str, str]:
     """Return the title and the description of a figure, from those of its Axes."""
-    labels = [str(axes.get_label()).partition("\n") for axes in figure.axes if "\n" in str(axes.get_label())]
-    titles = list(dict.fromkeys(title for title, _, _ in labels if title))
-    texts = list(dict.fromkeys(text for _, _, text in labels if text))
+    said = [_SAID[axes] for axes in figure.axes if axes in _SAID]
+    titles = list(dict.fromkeys(title for title, _ in said if title))
+    texts = list(dict.fromkeys(text for _, text in said if text))
     return "; ".join(titles), " ".join(texts)
 
 
