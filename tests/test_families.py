@@ -146,21 +146,21 @@ def test_all_layers_patched_are_the_donor(case: Case) -> None:
     patch = Patch(tuple(range(N_LAYERS)))
     if case.family == "opt-post-norm":
         with pytest.raises(LensrlError, match="not attention \\+ MLP added to the residual stream"):
-            patch_activations(into, giver, base.prompts, ITEMS, [patch])
+            patch_activations(into, giver, base, ITEMS, [patch])
         return
     if case.family in HYBRID:  # the outputs of linear attention are not known, the stream is
         with pytest.raises(LensrlError, match=r"TransformerLens finds no blocks\.0\.hook_attn_out"):
-            patch_activations(into, giver, base.prompts, ITEMS, [patch])
+            patch_activations(into, giver, base, ITEMS, [patch])
         last = Patch((N_LAYERS - 1,))
-        _, whole, patched = patch_activations(into, giver, base.prompts, ITEMS, [last], "stream")
+        _, whole, patched = patch_activations(into, giver, base, ITEMS, [last], "stream")
         np.testing.assert_allclose(patched[last], whole, atol=2e-4)
         return
-    unpatched, whole, patched = patch_activations(into, giver, base.prompts, ITEMS, [patch])
+    unpatched, whole, patched = patch_activations(into, giver, base, ITEMS, [patch])
     assert np.abs(unpatched - whole).max() > 1e-3
     np.testing.assert_allclose(patched[patch], whole, atol=2e-4)
     plain = reference_logprobs(base.model, base.prompts, ITEMS, batch=4)
     np.testing.assert_allclose(unpatched[LOGPROB], plain, atol=1e-3)
-    _, _, by_head = patch_activations(into, into, base.prompts, ITEMS, [Patch((1,), 0)], "head")
+    _, _, by_head = patch_activations(into, into, base, ITEMS, [Patch((1,), 0)], "head")
     np.testing.assert_allclose(by_head[Patch((1,), 0)], unpatched, atol=1e-5)
 
 

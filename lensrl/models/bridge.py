@@ -17,8 +17,9 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lensrl.errors import LensrlError, reason
+from lensrl.models.entry import STREAMS
 from lensrl.models.prompts import Prompts
-from lensrl.models.references import references, row_batch
+from lensrl.models.references import keeps_logits, references
 from lensrl.store.write import Probe
 from lensrl.tasks import Item
 
@@ -48,19 +49,36 @@ def site(layer: int, name: str) -> str:
 
 
 def run_with_cache(
-    bridge: TransformerBridge, ids: torch.Tensor, mask: torch.Tensor, wanted: Collection[str]
+    bridge: TransformerBridge, ids: torch.Tensor, mask: torch.Tensor, wanted: Collection[str], positions: torch.Tensor
 ) -> tuple[torch.Tensor, Any]:
-    """Run tokens `ids` (item, token), and return logits (item, token, vocabulary) and activations by hook name.
+    """Run tokens `ids` (item, token), and return logits (item, position, vocabulary) and activations by hook name.
 
-    `mask` (item, token) is the attention mask, `wanted` the names of hooks. Raises LensrlError if the model has no such
-    site: a block of a state-space model has no attention output, for example.
+    `mask` (item, token) is the attention mask, `wanted` the names of hooks. Logits are computed at `positions` alone,
+    where the model can do so. Raises LensrlError if the model has no such site: a block of a state-space model has no
+    attention output, for example.
     """
-    logits, cache = bridge.run_with_cache(ids, attention_mask=mask, names_filter=lambda hook: hook in wanted)
+    chosen, among = _logits_at(bridge, positions)
+    logits, cache = bridge.run_with_cache(ids, attention_mask=mask, names_filter=lambda hook: hook in wanted, **chosen)
     missing = sorted(hook for hook in wanted if hook not in cache)
     if missing:
         model = type(bridge.original_model).__name__
         raise LensrlError(f"TransformerLens finds no {missing[0]} in {model}: activations are taken there")
-    return logits, cache
+    return logits[:, among], cache
+
+
+def run_with_hooks(
+    bridge: TransformerBridge, ids: torch.Tensor, mask: torch.Tensor, hooks: Sequence[Any], positions: torch.Tensor
+) -> torch.Tensor:
+    """Run tokens with hooks, pairs of a name and a function, and return logits as `run_with_cache`."""
+    chosen, among = _logits_at(bridge, positions)
+    return bridge.run_with_hooks(ids, fwd_hooks=[*hooks], attention_mask=mask, **chosen)[:, among]
+
+
+def _logits_at(bridge: TransformerBridge, positions: torch.Tensor) -> tuple[dict[str, Any], Any]:
+    """Return the argument with which a model computes logits at `positions` alone, and where they are in its logits."""
+    if keeps_logits(type(bridge.original_model)):  # pyright: ignore[reportArgumentType]
+        return {"logits_to_keep": positions}, slice(None)
+    return {}, positions
 
 
 def sites_of(bridge: TransformerBridge, n_layers: int) -> list[str]:
@@ -115,10 +133,12 @@ def capture_tokens(
     hooks = {name: [site(layer, name) for layer in range(n_layers)] for name in sites_of(bridge, n_layers)}
     wanted = {hook for names in hooks.values() for hook in names}
     parts: dict[str, list[np.ndarray]] = {name: [] for name in hooks}
-    for start in range(0, len(ids), size := row_batch(prompts, ids.shape[1], batch)):
+    size = max(1, min(batch, STREAMS // (len(wanted) * ids.shape[1] * model.config.get_text_config().hidden_size)))
+    last = torch.tensor([ids.shape[1] - 1], device=model.device)  # no logits are wanted, and some must be computed
+    for start in range(0, len(ids), size):
         rows = slice(start, start + size)
         kept = mask[rows].to(model.device)
-        _, cache = run_with_cache(bridge, ids[rows].to(model.device), kept, wanted)
+        _, cache = run_with_cache(bridge, ids[rows].to(model.device), kept, wanted, last)
         for name, names in hooks.items():
             parts[name].append(torch.stack([cache[hook][kept.bool()] for hook in names]).float().cpu().numpy())
     return {name: np.concatenate(chunks, axis=1) for name, chunks in parts.items()}

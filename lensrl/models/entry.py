@@ -46,13 +46,13 @@ def recording(model: PreTrainedModel, blocks: Blocks) -> Iterator[list[Any]]:
 def entering(model: PreTrainedModel, blocks: Blocks, layer: int, outputs: list[Any]) -> Iterator[None]:
     """Context in which forward passes on the recorded tokens start at `layer`. At layer 0, nothing is left out."""
     below = [model.get_submodule(f"{blocks.prefix}.{number}") for number in range(layer)]
-    for block in below:
-        block.forward = lambda *_, **__: outputs[layer - 1]
+    for block in below:  # a block of TransformerLens would hand an attribute on to the block that it wraps
+        vars(block)["forward"] = lambda *_, **__: outputs[layer - 1]
     try:
         yield
     finally:
         for block in below:
-            del block.forward  # the class has its own again
+            del vars(block)["forward"]  # the class has its own again
 
 
 @torch.no_grad()

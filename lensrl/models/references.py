@@ -118,12 +118,7 @@ def answer_batch(model: PreTrainedModel, prompts: Prompts, items: Sequence[Item]
 
 def teacher_batch(prompts: Prompts, items: Sequence[Item], batch: int) -> int:
     """Return the items per forward pass with logits at all positions: `batch`, or fewer, for LOGITS numbers."""
-    return row_batch(prompts, references(prompts, items).ids.shape[1], batch)
-
-
-def row_batch(prompts: Prompts, width: int, batch: int) -> int:
-    """Return the same for rows of `width` tokens."""
-    return max(1, min(batch, LOGITS // (width * len(prompts.tokenizer))))
+    return max(1, min(batch, LOGITS // (references(prompts, items).ids.shape[1] * len(prompts.tokenizer))))
 
 
 def token_logprobs(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:

@@ -20,17 +20,19 @@ receiver's own projection then maps the values to the stream. A change of the do
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int
 from transformer_lens.model_bridge import TransformerBridge
+from transformers import PreTrainedModel
 
 from lensrl.errors import LensrlError
-from lensrl.models.bridge import run_with_cache, site
-from lensrl.models.prompts import Prompts
-from lensrl.models.references import References, answer_mean, batches, references, teacher_batch, token_logprobs
+from lensrl.models.base import Base
+from lensrl.models.bridge import run_with_cache, run_with_hooks, site
+from lensrl.models.entry import TRIED, entering, enters, recording, stream_batch
+from lensrl.models.references import References, answer_batch, answer_mean, batches, references
 from lensrl.store.patch import PatchComponent
 from lensrl.tasks import Item
 
@@ -58,7 +60,7 @@ class Patch(NamedTuple):
 def patch_activations(
     into: TransformerBridge,
     donor: TransformerBridge,
-    prompts: Prompts,
+    base: Base,
     items: Sequence[Item],
     patches: Sequence[Patch],
     component: PatchComponent = "block",
@@ -69,8 +71,9 @@ def patch_activations(
 ) -> tuple[PerItem, PerItem, dict[Patch, PerItem]]:
     """Return the metrics of the receiver, of the donor, and of the receiver under each patch.
 
-    Both models read prompt + reference (teacher forcing). The metrics are over the tokens of the reference and the end
-    of sequence:
+    Both models read prompt + reference (teacher forcing). One pass of the receiver for each batch records its streams,
+    and each patch enters it at its lowest layer (`lensrl.models.entry`), where it can be entered. Logits are computed
+    for the tokens of the reference and the end of sequence alone. The metrics are over these tokens:
 
     - `reference_logprob`: the mean of log p(token), in nats per token;
     - `logit_difference`: logit(token) minus the largest logit of any other token, at the token where this is smallest.
@@ -91,14 +94,19 @@ def patch_activations(
     wanted = {site(layer, name) for layer in layers for name in (*sites, *(("block_in", "block_out") if whole else ()))}
     later = range(min(layers, default=0) + 1, into.cfg.n_layers) if component == "direct" else ()
     kept = {site(layer, name) for layer in later for name in sites}
-    done, size = 0, teacher_batch(prompts, items, batch)
+    prompts, blocks, model = base.prompts, base.blocks, cast("PreTrainedModel", into.original_model)
+    size = min(answer_batch(model, prompts, items, batch), stream_batch(model, base, items))
+    can_enter = enters(model, blocks, references(prompts, items[:TRIED]).to(str(into.cfg.device)))
+    done = 0
     for chunk, read in zip(batches(items, size), batches(donor_items or items, size), strict=True):
         teacher, other = (references(prompts, each).to(str(into.cfg.device)) for each in (chunk, read))
-        logits, cache = run_with_cache(donor, other.ids, other.mask, wanted)
+        at = _answers(teacher)
+        logits, cache = run_with_cache(donor, other.ids, other.mask, wanted, _answers(other))
         if whole:
             _check_pre_norm(cache, layers)
         donors.append(_metrics(logits, other))
-        logits, own = run_with_cache(into, teacher.ids, teacher.mask, kept)
+        with recording(model, blocks) as streams:
+            logits, own = run_with_cache(into, teacher.ids, teacher.mask, kept, at)
         unpatched.append(_metrics(logits, teacher))
         # One forward pass of the receiver per patch, with the donor's outputs in place of its own.
         for patch in patches:
@@ -113,9 +121,9 @@ def patch_activations(
                 if layer > patch.layers[0] and layer not in patch.layers
                 for hook in (site(layer, name) for name in sites)
             ]
-            patched[patch].append(
-                _metrics(into.run_with_hooks(teacher.ids, fwd_hooks=hooks, attention_mask=teacher.mask), teacher)
-            )
+            with entering(model, blocks, min(patch.layers) if can_enter else 0, streams):
+                logits = run_with_hooks(into, teacher.ids, teacher.mask, hooks, at)
+            patched[patch].append(_metrics(logits, teacher))
         done += len(chunk)
         if on_batch is not None:
             on_batch(done, len(items))
@@ -123,13 +131,12 @@ def patch_activations(
 
 
 def logit_difference(
-    logits: Float[torch.Tensor, "item token vocabulary"], teacher: References
+    logits: Float[torch.Tensor, "item position vocabulary"], tokens: Int[torch.Tensor, "item position"]
 ) -> Float[torch.Tensor, "item position"]:
-    """Return the reference token's logit minus the largest other logit, at every position that predicts a token."""
-    here = logits[:, :-1]
-    targets = teacher.ids[:, 1:, None]
-    rival = here.scatter(-1, targets, -torch.inf).amax(-1)
-    return here.gather(-1, targets).squeeze(-1) - rival
+    """Return the logit of each token minus the largest logit of any other."""
+    targets = tokens[..., None]
+    rival = logits.scatter(-1, targets, -torch.inf).amax(-1)
+    return logits.gather(-1, targets).squeeze(-1) - rival
 
 
 def _check_pre_norm(cache: Any, layers: Sequence[int]) -> None:
@@ -163,10 +170,18 @@ def _replace(value: torch.Tensor, head: int | None) -> Callable[..., torch.Tenso
     return hook
 
 
+def _answers(teacher: References) -> torch.Tensor:
+    """Return the positions that predict a token of an answer, in any item."""
+    return teacher.answer.any(0).nonzero().squeeze(-1)
+
+
 def _metrics(logits: torch.Tensor, teacher: References) -> torch.Tensor:
-    """Return `FORCED_METRICS` of every item: (metric, item)."""
-    margins = logit_difference(logits, teacher).masked_fill(~teacher.answer, torch.inf)
-    return torch.stack([answer_mean(token_logprobs(logits, teacher.ids), teacher.answer), margins.amin(-1)])
+    """Return `FORCED_METRICS` of every item, (metric, item), from logits at the positions of `_answers`."""
+    at = _answers(teacher)
+    tokens, answer = teacher.ids[:, at + 1], teacher.answer[:, at]
+    logprobs = logits.log_softmax(-1).gather(-1, tokens[..., None]).squeeze(-1)
+    margins = logit_difference(logits, tokens).masked_fill(~answer, torch.inf)
+    return torch.stack([answer_mean(logprobs, answer), margins.amin(-1)])
 
 
 def _join(chunks: list[torch.Tensor]) -> PerItem:

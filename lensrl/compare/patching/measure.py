@@ -140,7 +140,7 @@ class Patcher:
         heads = range(bridges["into"].cfg.n_heads) if component == "head" else [None]
         patches = {key: [Patch(key.layers, head) for head in heads] for key in keys}
         into, donor, patched = patch_activations(
-            bridges["into"], bridges["donor"], self.base.prompts, self.items,
+            bridges["into"], bridges["donor"], self.base, self.items,
             [patch for each in patches.values() for patch in each], component,
             on_batch=(lambda done, of: on_progress("activations", done, of)) if on_progress else None,
         )  # fmt: skip

@@ -76,7 +76,7 @@ def wrong_item_patches(
     patches = [Patch((layer,)) for layer in chosen]
     (before, after, right), (_, _, wrong) = (
         patch_activations(
-            bridges["into"], bridges["donor"], patcher.base.prompts, items, patches, component, donor_items=read,
+            bridges["into"], bridges["donor"], patcher.base, items, patches, component, donor_items=read,
             on_batch=None if on_progress is None else partial(on_progress, name),
         )
         for name, read in (("right items", None), ("wrong items", others))

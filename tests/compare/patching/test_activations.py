@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from lensrl.compare.patching import activations
 from lensrl.compare.patching.activations import FORCED_METRICS, Patch, PerItem, logit_difference, patch_activations
 from lensrl.compare.patching.wrong_items import draw_partners, kinds
 from lensrl.models.base import Base
 from lensrl.models.bridge import boot, capture, probe_set
 from lensrl.models.references import reference_logprobs, references
 from lensrl.store.patch import PatchComponent
-from lensrl.tasks import Item, evaluation_items, load_task
+from lensrl.tasks import evaluation_items, load_task
 from tests.conftest import SMALL
 
 ITEMS = evaluation_items(load_task(SMALL), SMALL)[:10]
@@ -38,7 +39,7 @@ def run_patch(
     receiver, giver = (boot(base.fresh(weights), base.tokenizer) for weights in (into, donor))
     patches = [Patch((layer,)) for layer in layers]
     unpatched, whole, patched = patch_activations(
-        receiver, giver, base.prompts, ITEMS, patches, component, batch=4
+        receiver, giver, base, ITEMS, patches, component, batch=4
     )  # fmt: skip
     return unpatched, whole, {patch.layers[0]: values for patch, values in patched.items()}
 
@@ -110,7 +111,7 @@ def test_all_blocks_together_are_the_donor(base: Base) -> None:
     """Only layers differ, so handing over every block's output hands over the whole model."""
     into, donor = (boot(base.fresh(weights), base.tokenizer) for weights in ({}, moved(base, *range(8), scale=0.02)))
     together, some = Patch(tuple(range(8))), Patch(tuple(range(7)))
-    _, whole, patched = patch_activations(into, donor, base.prompts, ITEMS, [together, some], batch=4)
+    _, whole, patched = patch_activations(into, donor, base, ITEMS, [together, some], batch=4)
     np.testing.assert_allclose(patched[together], whole, atol=2e-4)
     assert np.abs(patched[some] - whole).max() > 1e-3
 
@@ -178,8 +179,8 @@ def test_the_donor_may_read_other_items_and_each_is_patched_with_its_own(base: B
     items, others = ITEMS, [ITEMS[i] for i in partner]
     into, donor = (boot(base.fresh(each), base.tokenizer) for each in ({}, weights))
     patch = Patch((layer,))
-    _, _, wrong = patch_activations(into, donor, base.prompts, items, [patch], batch=4, donor_items=others)
-    _, _, right = patch_activations(into, donor, base.prompts, items, [patch], batch=4)
+    _, _, wrong = patch_activations(into, donor, base, items, [patch], batch=4, donor_items=others)
+    _, _, right = patch_activations(into, donor, base, items, [patch], batch=4)
     receiver, giver = eager(base, {}), eager(base, weights)
     for i, (item, other) in enumerate(zip(items, others, strict=True)):
         given = adds(giver, references(base.prompts, [other]), layer)
@@ -220,7 +221,7 @@ def test_a_head_leaves_a_change_of_the_output_projection_behind(base: Base) -> N
 def run_heads(base: Base, donor: Weights, layer: int) -> tuple[PerItem, PerItem, list[PerItem]]:
     receiver, giver = (boot(base.fresh(weights), base.tokenizer) for weights in ({}, donor))
     patches = [Patch((layer,), head) for head in range(4)]
-    into, whole, patched = patch_activations(receiver, giver, base.prompts, ITEMS, patches, "head", batch=4)
+    into, whole, patched = patch_activations(receiver, giver, base, ITEMS, patches, "head", batch=4)
     return into, whole, [patched[patch] for patch in patches]
 
 
@@ -238,8 +239,24 @@ def test_the_logit_difference_is_positive_where_greedy_decoding_writes_the_refer
         assert (margin > 0) == (written == item.reference), item
 
 
-def test_logit_difference_by_hand(base: Base) -> None:
-    logits = torch.tensor([[[1.0, 5.0, 2.0], [0.0, 3.0, 9.0], [0.0, 0.0, 0.0]]])
-    teacher = references(base.prompts, [Item("", "4", "7", "")])
-    teacher = type(teacher)(torch.tensor([[0, 1, 0]]), teacher.mask, teacher.answer)
-    assert logit_difference(logits, teacher).tolist() == [[3.0, -9.0]]
+@pytest.mark.parametrize("component", ["block", "head", "direct", "stream"])
+def test_a_patch_that_enters_at_its_layer_is_that_of_a_whole_pass(
+    base: Base, monkeypatch: pytest.MonkeyPatch, component: PatchComponent
+) -> None:
+    into, donor = (boot(base.fresh(weights), base.tokenizer) for weights in ({}, moved(base, 2, 5)))
+    patches = [Patch((layer,), 1 if component == "head" else None) for layer in (0, 5)]
+    ran: list[int] = []
+    into.original_model.get_submodule("model.layers.1.mlp").register_forward_hook(lambda *_: ran.append(1))
+    entered = patch_activations(into, donor, base, ITEMS, patches, component)[2]
+    once = len(ran)
+    monkeypatch.setattr(activations, "enters", lambda *_: False)
+    whole = patch_activations(into, donor, base, ITEMS, patches, component)[2]
+    assert len(ran) - once == 3, "the receiver, and each patch"
+    assert once == 2 + 2, "two of the trials, the receiver, and the patch of layer 0"
+    for patch in patches:
+        np.testing.assert_array_equal(entered[patch], whole[patch])
+
+
+def test_logit_difference_by_hand() -> None:
+    logits = torch.tensor([[[1.0, 5.0, 2.0], [0.0, 3.0, 9.0]]])
+    assert logit_difference(logits, torch.tensor([[1, 0]])).tolist() == [[3.0, -9.0]]

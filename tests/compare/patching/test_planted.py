@@ -134,7 +134,7 @@ def test_a_change_of_lm_head_is_in_no_layer(base: Base) -> None:
         np.testing.assert_array_equal(reference_logprobs(grafted, small.prompts, ITEMS, batch=64), before)
     receiver, giver = (boot(small.fresh(weights), small.tokenizer) for weights in ({}, donor))
     patches = [*(Patch((layer,)) for layer in range(3)), Patch((0, 1, 2))]
-    into, whole, patched = patch_activations(receiver, giver, small.prompts, ITEMS, patches)
+    into, whole, patched = patch_activations(receiver, giver, small, ITEMS, patches)
     assert np.abs(whole - into).max() > 1e-2
     for values in patched.values():
         np.testing.assert_array_equal(values, into)

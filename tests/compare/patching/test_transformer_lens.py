@@ -47,7 +47,7 @@ def test_patching_agrees_with_transformer_lens(
     items = ITEMS[:6]
     heads = range(4) if component == "head" else [None]
     patches = [Patch((layer,), head) for layer in range(8) for head in heads]
-    _, _, ours = patch_activations(into, giver, base.prompts, items, patches, component)
+    _, _, ours = patch_activations(into, giver, base, items, patches, component)
 
     teacher = references(base.prompts, items)
     with torch.no_grad():
@@ -85,5 +85,5 @@ def test_patching_agrees_with_hooks_on_the_plain_model(base: Base, donor: Weight
         logits = plain(teacher.ids, attention_mask=teacher.mask).logits
     expected = answer_mean(token_logprobs(logits, teacher.ids), teacher.answer).numpy()
     into, other = (boot(base.fresh(weights), base.tokenizer) for weights in ({}, donor))
-    _, _, patched = patch_activations(into, other, base.prompts, items, [Patch((2, 5))], "mlp")
+    _, _, patched = patch_activations(into, other, base, items, [Patch((2, 5))], "mlp")
     np.testing.assert_allclose(patched[Patch((2, 5))][LOGPROB], expected, atol=2e-5)
