@@ -168,9 +168,9 @@ def _make_runs(
     if first:
         engine.make(first, watcher)
     if why := why_no_gain(folder, seeds):
+        left = "The other run is" if len(rest) == 1 else f"The other {len(rest)} runs are"
         raise NoGain(
-            f"{why}. The other {len(rest)} runs are not made: the same command with --go-on makes them (in the recipe: "
-            f"on_no_gain = 'go on')"
+            f"{why}. {left} not made: the same command with --go-on goes on (in the recipe: on_no_gain = 'go on')"
         )
     engine.make(rest, watcher)
 

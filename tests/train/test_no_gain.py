@@ -98,7 +98,7 @@ def test_a_study_without_gain_stops_before_its_layers_and_goes_on_when_told(tmp_
     done = lensrl("run", "quick.toml", cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     assert "full RL gained nothing certain: +0.000" in done.stdout
-    assert "The other 1 runs are not made: the same command with --go-on makes them" in done.stdout
+    assert "The other run is not made: the same command with --go-on goes on" in done.stdout
     assert {path.name for path in (tmp_path / "quick").glob("*.h5")} == {"base.h5", "full-rl.seed-0.h5"}
     assert lensrl("run", "quick.toml", cwd=tmp_path).returncode == 1  # nothing is trained again, and nothing new
     done = lensrl("run", "quick.toml", "--go-on", cwd=tmp_path)
