@@ -73,8 +73,8 @@ class Rl(Table):
     `sampler_dtype` is the type of the weights that completions of training are sampled with. `"float32"` samples with
     the trained model itself. `"bfloat16"` samples with a copy of it: 2 bytes more for each weight, and 2 bytes to read
     for it at each token, in place of 4. Before each step the weights that train are copied again. None means bfloat16
-    on a GPU, else float32. The column `sampler_mismatch` of the curve says how far the copy's log-probabilities are
-    from the trainer's. Scoring does not use the copy.
+    on a GPU, where this has not run yet, else float32. The column `sampler_mismatch` of the curve says how far the
+    copy's log-probabilities are from the trainer's. Scoring does not use the copy.
 
     `checkpoint_every` says how often the state of training is kept on disk, beside the study's files, until the run is
     complete. A run that was stopped or killed goes on from there (`lensrl.train.resume`). The state takes 12 bytes for

@@ -18,6 +18,7 @@ from lensrl.compare.patching.graft import graft, run_weights
 from lensrl.models.base import Base, load_base, pick_device
 from lensrl.models.bridge import capture
 from lensrl.models.generation import sampling_settings, token_ids
+from lensrl.models.precision import copy_in_bf16
 from lensrl.models.references import reference_logprobs
 from lensrl.models.sampler import SAMPLERS, Pieces, Sampler, Whole
 from lensrl.recipe.layers import OUTSIDE
@@ -254,6 +255,9 @@ def sampling(report: Report, quick: bool) -> None:
         }
         if count <= 128:
             ways["generate of transformers"] = Whole(model, base.tokenizer)
+            own = base.fresh(device=DEVICE).eval()
+            _end_with(own, 1 / mean)
+            ways["pieces of 16, the model itself in place of its copy in bf16"] = Pieces(own, base.tokenizer)
         found: dict[str, list[list[int]]] = {}
         for way, sampler in ways.items():
             if CUDA:
@@ -287,9 +291,8 @@ def continuous(report: Report, quick: bool) -> None:
 
 
 def _in_bf16(base: Base) -> Any:
-    """Return a copy with all its weights in bf16, as a sampler of its own would hold it."""
-    model: Any = base.fresh(device=DEVICE)
-    return model.to(torch.bfloat16).eval()
+    """Return the copy that samples in training."""
+    return copy_in_bf16(base.model, DEVICE)
 
 
 def _end_with(model: Any, probability: float) -> None:
