@@ -81,7 +81,8 @@ def draw_coefficients(
     axes: Axes, correlations: pd.DataFrame, labels: Mapping[str, str], *, title: str = "", look: Look | None = None
 ) -> Axes:
     """Draw the correlation of every predictor with C_l, raw (Spearman) and beyond depth, with 95 % intervals."""
-    known = correlations.loc[correlations["coefficient"].notna(), "predictor"]
+    there = correlations["coefficient"].notna()
+    known = correlations.loc[there if there.any() else ~there, "predictor"]  # of none, all: an empty row says so
     names = [name for name in labels if (known == name).any()]
     places = np.arange(len(names))
     for method, words, colour, mark, shift in (
