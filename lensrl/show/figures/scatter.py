@@ -91,7 +91,7 @@ def draw_coefficients(
     ):
         rows = correlations[correlations["method"] == method].set_index("predictor").reindex(names)
         value = rows["coefficient"].to_numpy(float)
-        if np.isnan(value).all():
+        if method == "detrended" and np.isnan(value).all():  # with fewer than 24 layers
             continue
         ends = np.maximum([value - rows["low"].to_numpy(float), rows["high"].to_numpy(float) - value], 0)
         axes.errorbar(value, places + shift, xerr=ends, fmt=mark, color=colour, markersize=4.2, capsize=2,
