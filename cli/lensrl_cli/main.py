@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 from rich.markup import escape
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from lensrl import __version__
 from lensrl.errors import LensrlError
@@ -58,6 +58,18 @@ class LazyVerbs(TyperGroup):
         return verb, listed if verb is None else _load(verb), rest
 
 
+class Verb(TyperCommand):
+    """A verb that refuses an option which is given twice, where the last value would count without a word."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the words after a verb. Raises TyperException for words that it does not understand."""
+        given = self.make_parser(ctx).parse_args(args=[*args])[2]  # the parameters, in the order of the words
+        for option in (one for one in given if isinstance(one, TyperOption) and not one.is_flag and not one.multiple):
+            if given.count(option) > 1:
+                raise typer.BadParameter(f"{option.opts[0]} is given twice, and takes one value")
+        return super().parse_args(ctx, args)
+
+
 def python_name(verb: str) -> str:
     """Return the name of a verb's module and function: `import_` for `import`, which Python reserves."""
     return f"{verb}_" if iskeyword(verb) else verb
@@ -68,7 +80,7 @@ def _load(verb: str) -> Any:
     alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
     name = python_name(verb)
     function = getattr(import_module(f"lensrl_cli.{name}"), name)
-    alone.command(verb, help=_help(inspect.getdoc(function) or ""))(function)
+    alone.command(verb, cls=Verb, help=_help(inspect.getdoc(function) or ""))(function)
     return typer.main.get_command(alone)
 
 

@@ -1,4 +1,4 @@
-"""The options of `lensrl run` for a Ray cluster: contradictions are refused before anything is loaded."""
+"""The options of `lensrl run`, above all for a Ray cluster: contradictions are refused before anything is loaded."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ def recipe(tmp_path: Path) -> Path:
         (["--engine", "ray", "--devices", "0"], "--devices is for processes on this machine"),
         (["--engine", "ray", "--slurm"], "two ways to use a cluster"),
         (["--engine", "ray", "--address", "ray://head:10001"], "the address of a Ray client: run lensrl on a node"),
+        (["--only", "base", "--only", "full-rl"], "--only is given twice, and takes one value"),
     ],
 )
 def test_contradictions_are_one_line(recipe: Path, options: list[str], line: str) -> None:
