@@ -27,7 +27,8 @@ def draw_overlaps(axes: Axes, table: pd.DataFrame, *, title: str = "", look: Loo
     for (run, other), value in shown.groupby(["run", "other"])["overlap"].mean().items():  # pyright: ignore
         matrix[place[run], place[other]] = matrix[place[other], place[run]] = value
     colours = ListedColormap(colormaps["viridis"](np.linspace(0.05, 1, 48)))
-    low, high = (round(float(end), 1) for end in (np.nanmin(matrix) - 0.05, np.nanmax(matrix) + 0.05))
+    known = matrix[np.isfinite(matrix)] if np.isfinite(matrix).any() else np.array([0.0, 1.0])
+    low, high = (round(float(end), 1) for end in (known.min() - 0.05, known.max() + 0.05))
     cell, letter = room(axes, len(names)), font_size(axes)
     heat_map(axes, matrix, colours, "Jaccard overlap of solved items", vmin=low, vmax=high)
     step = int(np.ceil(1.3 * letter / cell))  # of the names, where a row is lower than a letter

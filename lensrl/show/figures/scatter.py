@@ -98,7 +98,7 @@ def draw_coefficients(
                       linewidth=1.1, label=words)  # fmt: skip
     axes.axvline(0, color=MUTED, linewidth=0.8, zorder=0.8)
     axes.set_xlim(-1.03, 1.03)
-    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_ylim(max(len(names), 1) - 0.5, -0.5)
     axes.set_yticks(places, [labels[name] for name in names])
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", color=GRID, linewidth=0.8)
