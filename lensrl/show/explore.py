@@ -103,6 +103,8 @@ class _Handler(BaseHTTPRequestHandler):
         first, _, rest = self.path.partition("?")[0].strip("/").partition("/")
         if first == "" and len(self.boards) > 1:
             self._answer(HTTPStatus.OK, _index(self.boards), "text/html")
+        elif first == "favicon.ico":  # a browser asks for it, and would show an error
+            self._answer(HTTPStatus.OK, "", "image/x-icon")
         elif not (first or "0").isdecimal() or int(first or 0) >= len(self.boards) or rest not in ("", "state"):
             self._answer(HTTPStatus.NOT_FOUND, "there is no such page\n", "text/plain")
         elif rest == "state":

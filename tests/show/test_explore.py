@@ -95,6 +95,7 @@ def test_it_answers_by_the_names_of_this_machine_and_lists_the_studies(served: E
         assert "/0/" in text
         assert f"1 of {json.loads(ask(served, '/0/state')[1])['runs']} runs are made" in text
         assert "&lt;b&gt;two" in text
+    assert ask(served, "/favicon.ico") == (200, "")
     for path in ("/2/", "/x", "/0/../../recipe.json", "/0/recipe.json", "/-1/", "/%C2%B2/"):
         assert ask(served, path)[0] == 404
 
