@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.cli.typed import lensrl
-from tests.judge.test_verdict import write_study
+from tests.judge.test_verdict_of_studies import write_study
 
 PUBLISHED = Path(__file__).parents[2] / "runs" / "published" / "qwen3-1.7b-grpo-math.csv"
 

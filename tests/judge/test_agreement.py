@@ -15,7 +15,7 @@ from lensrl.judge import agreement
 from lensrl.judge.agreement import others_beside
 from lensrl.judge.profiles import PairedGains, Profile, read_profile
 from lensrl.measures.gains import Gains
-from tests.judge.test_verdict import write_study
+from tests.judge.test_verdict_of_studies import write_study
 
 PUBLISHED = Path(__file__).parents[2] / "runs" / "published" / "qwen3-1.7b-grpo-math.csv"
 RISE = np.linspace(0.2, 1.0, 8)

@@ -18,7 +18,8 @@ from lensrl.judge.findings import Finding
 from lensrl.judge.measurements import Measurements
 from lensrl.judge.simulation import BASE_SCORE, FULL_GAIN, TRUTHS, Trial, simulate
 from lensrl.measures.gains import Gains
-from tests.judge.test_verdict import PUBLISHED, write_study
+from tests.judge.test_verdict import PUBLISHED
+from tests.judge.test_verdict_of_studies import write_study
 
 STUDIES = 30
 INDEX = ["truth", "layers", "seeds", "items"]
