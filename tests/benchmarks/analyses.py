@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--layers", type=int, default=LAYERS)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", choices=["matrix", "deltas", "cka", "grafts"])
+    parser.add_argument("--only", choices=["matrix", "layer", "deltas", "cka", "grafts"])
     arguments = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 160)
     table = Table("what", "ours", "peer", "ratio", "wanted", box=None, pad_edge=False, header_style="dim")
@@ -67,6 +67,7 @@ def main() -> None:
         folder = arguments.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lensrl-bench-")))
         parts: dict[str, Callable[[], Iterator[Row]]] = {
             "matrix": lambda: matrix_rows(arguments.rounds),
+            "layer": layer_rows,
             "cka": lambda: cka_rows(arguments.rounds),
             "grafts": lambda: graft_rows(make_pair("0.6B", folder, layers=arguments.layers), arguments.rounds),
             "deltas": lambda: delta_rows(make_pair("0.6B", folder, layers=arguments.layers)),
@@ -122,6 +123,26 @@ def matrix_rows(rounds: int) -> Iterator[Row]:
             rounds, 3,
             lambda ours, peer: f"effective ranks differ by {abs(ours[1][2] / peer['effective_rank'] - 1):.0e}",
         )  # fmt: skip
+
+
+def layer_rows() -> Iterator[Row]:
+    """All measures of the matrices of a layer of Qwen3-1.7B's shape, beside three full SVDs of each; one round."""
+    rng = np.random.default_rng(0)
+    shapes = [(2048, 2048), (1024, 2048), (1024, 2048), (2048, 2048), (6144, 2048), (6144, 2048), (2048, 6144)]
+    before = [0.02 * rng.standard_normal(shape, np.float32) for shape in shapes]
+    after = [w + np.float32(1e-4) * rng.standard_normal(w.shape, np.float32) for w in before]
+    pairs = [*zip(before, after, strict=True)]
+
+    def far(ours: Any, peer: Any) -> str:
+        found = np.array([[m.spectral, m.stable_rank, m.effective_rank, m.spectral_shift, *m[9:11]] for m in ours])
+        return f"largest relative difference {np.max(np.abs(found / np.array(peer) - 1)):.0e}"
+
+    yield in_turns(
+        "all measures of the 7 matrices of a layer, 1.7B shape; peer: numpy.linalg.svd",
+        lambda: [delta_metrics(w, changed) for w, changed in pairs],
+        lambda: [three_svds(w.astype(float), changed.astype(float)) for w, changed in pairs],
+        1, 8, far,
+    )  # fmt: skip
 
 
 def three_svds(before: np.ndarray, after: np.ndarray, k: int = 16) -> np.ndarray:
