@@ -76,6 +76,10 @@ class Rl(Table):
     on a GPU, where this has not run yet, else float32. The column `sampler_mismatch` of the curve says how far the
     copy's log-probabilities are from the trainer's. Scoring does not use the copy.
 
+    `optim` has TRL's names. `"adamw_8bit"` keeps Adam's two moments in 8 bits each: 2 bytes for each trained weight and
+    not 8. `"paged_adamw_8bit"` may also move them to the memory of the host. Both are bitsandbytes' (`pip install
+    "lensrl[8bit]"`), and have not run on a GPU yet.
+
     `checkpoint_every` says how often the state of training is kept on disk, beside the study's files, until the run is
     complete. A run that was stopped or killed goes on from there (`lensrl.train.resume`). The state takes 12 bytes for
     each trained weight, and twice as much while it is replaced. No result depends on this setting, so it may differ
@@ -104,6 +108,7 @@ class Rl(Table):
     clip_high: PositiveFloat | None = None  # epsilon above 1, where it is another than below 1; None: clip
     kl_beta: Annotated[float, Field(ge=0)] = 0.0  # weight of the KL term against the base
     max_grad_norm: PositiveFloat | Literal["per-parameter-count", "none"] = 1.0  # of clipping; words: see above
+    optim: Literal["adamw_torch", "adamw_8bit", "paged_adamw_8bit"] = "adamw_torch"  # 8 bits: Adam's moments, see above
     weight_decay: Annotated[float, Field(ge=0)] = 0.0  # off: decay would move weights that the reward does not
     micro_batch: PositiveInt | None = None  # completions per backward pass; None: all of an update at once
     rollout_batch: PositiveInt | None = None  # completions (or episodes) sampled at once; None: all of a step at once

@@ -75,7 +75,7 @@ def grpo_config(recipe: Recipe, *, seed: int, device: str, output_dir: str, max_
         warmup_steps=rl.warmup_steps if rl.warmup_steps < 1 else round(rl.warmup_steps) * updates,
         weight_decay=rl.weight_decay,
         max_grad_norm=max_grad_norm,
-        optim="adamw_torch",
+        optim=rl.optim,
         gradient_checkpointing=rl.gradient_checkpointing,
         bf16=compute_dtype(recipe, device) == "bfloat16",
         use_cpu=device == "cpu",

@@ -36,6 +36,7 @@ from lensrl.train.preflight import (
     check_enough,
     check_fits,
     check_frozen_dtype,
+    check_optim,
     check_outside,
     check_references,
     check_several,
@@ -85,6 +86,7 @@ class Materials:
             check_enough(self.task, recipe)
             check_checkpointing(self.base, recipe)
             check_frozen_dtype(self.base, recipe)
+            check_optim(recipe)
         check_fits(self.base, self.task, [*self.items, *also_items], recipe)
         self.device = pick_device()
         self.conditions = Conditions(recipe, self.base, self.digests, self.device, samples=sampled)

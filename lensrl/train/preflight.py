@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 from lensrl.errors import LensrlError
 from lensrl.models.base import Base
@@ -75,6 +76,14 @@ def check_checkpointing(base: Base, recipe: Recipe) -> None:
         raise LensrlError(
             f"{recipe.model} ({type(base.model).__name__}) has no gradient checkpointing; set "
             f"rl.gradient_checkpointing = false"
+        )
+
+
+def check_optim(recipe: Recipe) -> None:
+    """Raise LensrlError where the optimizer needs bitsandbytes, and it is not installed."""
+    if "8bit" in recipe.rl.optim and find_spec("bitsandbytes") is None:
+        raise LensrlError(
+            f'rl.optim = {recipe.rl.optim!r} needs bitsandbytes: pip install "lensrl[8bit]", or leave rl.optim out'
         )
 
 

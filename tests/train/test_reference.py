@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,9 +17,10 @@ from lensrl.models.sampler import Copied
 from lensrl.recipe import Recipe, Rl
 from lensrl.recipe.settings import Resources
 from lensrl.tasks.arithmetic import Arithmetic
+from lensrl.train import preflight
 from lensrl.train.checks import check_frozen
-from lensrl.train.config import samples_with_copy
-from lensrl.train.preflight import check_frozen_dtype
+from lensrl.train.config import grpo_config, samples_with_copy
+from lensrl.train.preflight import check_frozen_dtype, check_optim
 from lensrl.train.reference import BaseInPlace
 from lensrl.train.trainer import Trainer
 from lensrl.train.training import train
@@ -199,3 +201,17 @@ def test_studies_of_older_versions_sample_as_they_did(base: Base) -> None:
     curve = train(base, TASK, older, layers=[7], seed=0).curve
     assert curve.sampler_mismatch == []
     assert curve.reward_mean == pytest.approx(OF_VERSION_02, abs=1e-9)
+
+
+def test_an_optimizer_of_bitsandbytes_is_handed_to_trl_and_refused_where_it_is_not_installed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    recipe = with_rl(optim="paged_adamw_8bit")
+    asked = grpo_config(recipe, seed=0, device="cpu", output_dir=str(tmp_path), max_grad_norm=1.0)
+    assert asked.optim == "paged_adamw_8bit"
+    monkeypatch.setattr(preflight, "find_spec", lambda _: object())
+    check_optim(recipe)
+    monkeypatch.setattr(preflight, "find_spec", lambda _: None)
+    check_optim(with_rl())
+    with pytest.raises(LensrlError, match=r"rl.optim = 'paged_adamw_8bit' needs bitsandbytes: pip install"):
+        check_optim(recipe)
