@@ -10,13 +10,14 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
+from lensrl.compare.patching.over_seeds import ALL_SEEDS
 from lensrl.recipe.runs import BASE, FULL
 from lensrl.show import plot
 from lensrl.show.figures.compact import compact
-from lensrl.show.figures.patching import is_map, reading_of
+from lensrl.show.figures.patching import is_map, named_patch, reading_of
 from lensrl.show.figures.style import svg
 from lensrl.show.tables import Representations, training_curves
-from lensrl.show.words import SET_LABELS, Look
+from lensrl.show.words import Look
 from lensrl.store.patch import PatchComponent, Sets
 from lensrl.store.study import Study
 
@@ -41,25 +42,27 @@ def training(study: Study, layers: Collection[int] | None) -> list[Markup]:
 
 
 def recoveries(study: Study, rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """Draw the recoveries, one figure per patched (from, into, component, sets, seed).
+    """Draw the recoveries, one figure per patched (from, into, component, sets). A map has one figure per seed.
 
-    Whole blocks come first, then their parts; sufficiency before necessity; single layers before sets.
+    `rows` are those of single seeds and of `over_seeds`. Where a patch has both, its figure is the mean with the seeds
+    as points. Whole blocks come first, then their parts; sufficiency before necessity; single layers before sets.
     """
     rows = rows[~rows["sets"].isin(("together", "everything"))]  # not over depth
-    parts = rows.groupby(["from", "into", "component", "sets", "seed"])
     order = {name: i for i, name in enumerate([*get_args(PatchComponent), *get_args(Sets)])}
     sections = []
-    for (donor, into, component, sets, seed), part in sorted(
-        parts, key=lambda named: (order[named[0][2]], named[0][1] != BASE, order[named[0][3]], *map(str, named[0]))
+    for _, patch in sorted(
+        rows.groupby(["from", "into", "component", "sets"]),
+        key=lambda named: (order[named[0][2]], named[0][1] != BASE, order[named[0][3]], *named[0]),
     ):
-        title = f"{component} of {donor} into {into}, seed {seed}" + (
-            f", {SET_LABELS[str(sets)]}" if sets != "single" else ""
-        )
-        figure = picture(plot.patching_panels(study, part, title=title, look=replace(LOOK, title=True))[0])
-        sections.append({
-            "title": title, "figure": figure, "rows": part.to_dict("records"), "map": is_map(part),
-            "below": reading_of(part),
-        })  # fmt: skip
+        whole = patch["seed"] == ALL_SEEDS
+        apart = is_map(patch) or not whole.any()
+        for part in [part for _, part in patch[~whole].groupby("seed")] if apart else [patch]:
+            title, below = named_patch(part), part if apart else part[whole]
+            figure = picture(plot.patching_panels(study, part, title=title, look=replace(LOOK, title=True))[0])
+            sections.append({
+                "title": title, "figure": figure, "rows": below.to_dict("records"), "map": is_map(part),
+                "below": reading_of(below),
+            })  # fmt: skip
     return sections
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from lensrl.compare.patching import OnProgress
+from lensrl.compare.patching.over_seeds import over_seeds
 from lensrl.compare.patching.patch import with_context
 from lensrl.compare.predictors import PREDICTORS, predictors
 from lensrl.errors import LensrlError
@@ -46,7 +47,8 @@ class Measured(NamedTuple):
     contributions: pd.DataFrame
     table: pd.DataFrame  # of predictors
     correlations: pd.DataFrame
-    patches: pd.DataFrame
+    patches: pd.DataFrame  # of single seeds
+    recoveries: pd.DataFrame  # those over seeds, and `patches`
     pairs: pd.DataFrame  # overlaps of solved items
     seen: Representations
 
@@ -74,12 +76,14 @@ def measure(study: Study, on_progress: OnProgress | None = None) -> Measured:
         nothing = str(error)
     scored = study[BASE].has_scores
     patches = with_context(study.patches(), study)
+    over = over_seeds(study)
+    every = pd.concat([over, patches]) if len(over) else patches
     begins(2)
     pairs = _overlaps(study) if scored else pd.DataFrame()
     begins(3)
     seen = representations(study) if scored else Representations({}, {}, "")
     return Measured(
-        study, scored, verdict, undecided, nothing, contributions, table, correlations, patches, pairs, seen
+        study, scored, verdict, undecided, nothing, contributions, table, correlations, patches, every, pairs, seen
     )
 
 
@@ -117,6 +121,7 @@ def content(
         "correlations": page_tables.correlation_rows(found.correlations),
         "nothing": found.nothing,
         "metrics": METRIC_LABELS,
+        "patching_over_seeds": len(found.recoveries) > len(found.patches),
         "predictors": PREDICTORS,
         "provenance": study[BASE].provenance,
         "checkpoints": [(run, run.checkpoint) for run in study.runs.values() if run.checkpoint is not None],
@@ -132,7 +137,7 @@ def _charts(found: Measured) -> Mapping[str, Callable[[], Chart | None]]:
     makers: dict[str, Callable[[], Chart | None]] = {
         "training": lambda: of_scores.training(study),
         "matrices": lambda: of_models.matrices(study),
-        "patching": lambda: of_models.patching(study, found.patches),
+        "patching": lambda: of_models.patching(study, found.recoveries),
     }
     if found.scored:
         makers |= {
@@ -164,7 +169,7 @@ def _drawn(found: Measured, layers: Collection[int] | None) -> Mapping[str, Call
         "deltas": lambda: picture(plot.delta_norms(study, table, title="", look=LOOK)) if has_deltas else "",
         "parts": lambda: pictures.parts(study),
         "cka": lambda: pictures.cka(found.seen),
-        "recoveries": lambda: pictures.recoveries(study, found.patches),
+        "recoveries": lambda: pictures.recoveries(study, found.recoveries),
         "additivity": lambda: page_tables.additivity(study, found.patches),
         "benchmarks": lambda: page_tables.benchmarks(study),
         "further": lambda: page_tables.further_tasks(study) if scored else {},

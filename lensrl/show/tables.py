@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from lensrl.compare.activations import compare_activations, compare_layers
+from lensrl.compare.patching.over_seeds import ALL_SEEDS
 from lensrl.errors import LensrlError
 from lensrl.recipe.runs import BASE, FULL, layer_run, run_layer, run_rate
 from lensrl.store.run import Run
@@ -108,11 +109,11 @@ def _relative_norms(study: Study, run: str, seed: int) -> dict[int, float]:
 
 
 def with_intervals(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
-    """Add the interval of C_l, with the row's seed, where it has a value."""
+    """Add the interval of C_l, with the row's seed or over all of them, where it has a value."""
     nan = float("nan")
-    ends: dict[tuple[int, int], tuple[float, float]] = {}
+    ends: dict[tuple[Any, int], tuple[float, float]] = {}
     for seed in rows.loc[rows["contribution"].notna(), "seed"].unique():
-        table = study.contributions(int(seed))
+        table = study.contributions(None if seed == ALL_SEEDS else int(seed))
         ends |= {(seed, layer): (low, high) for layer, low, high in
                  zip(table["layer"], table["low"], table["high"], strict=True)}  # fmt: skip
     both = [ends.get(key, (nan, nan)) for key in zip(rows["seed"], rows["layer"], strict=True)]

@@ -1,10 +1,11 @@
 """Figures over layers: every number of the table is there, in view, and at its place."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from lensrl.show.figures.layers import draw_contributions, draw_delta_norms, draw_weights
-from lensrl.show.figures.patching import OFFSETS, draw_recoveries, reading_of
+from lensrl.show.figures.patching import BESIDE, OFFSETS, draw_recoveries, reading_of
 from lensrl.show.figures.style import width_for
 from tests.show.drawn import (
     COLLAPSED,
@@ -86,6 +87,24 @@ def test_every_recovery_is_drawn_at_its_layer_or_pointed_at_from_the_edge(layers
         labels = {text.get_text() for text in legend(axes).get_texts()}
         called = {"score": "score", "reference_logprob": "log p(reference)", "logit_difference": "logit difference"}
         assert labels == {called[str(metric)] for metric in part["metric"]} | {"$C_l$, trained alone"}
+
+
+@pytest.mark.parametrize("layers", DEPTHS)
+def test_seeds_are_small_points_at_the_left_of_their_mean_and_none_is_out_of_view(layers: int) -> None:
+    table = recoveries(layers).query("what == 'weights'")
+    seeds = pd.concat([table.assign(seed=seed, recovery=table["recovery"] + seed) for seed in (0, 1)])
+    (axes,) = drawn_by(draw_recoveries, table, seeds).axes
+    low, high = axes.get_ylim()
+    for metric, mark in (("score", "o"), ("reference_logprob", "s")):
+        (means, small) = (line for line in axes.lines if line.get_marker() == mark)
+        assert small.get_markersize() < means.get_markersize()
+        rows = seeds[seeds["metric"] == metric]
+        at = rows["layer"] + OFFSETS[metric] - BESIDE
+        np.testing.assert_allclose(
+            np.asarray(small.get_xydata(), float), np.stack([at, rows["recovery"].clip(low, high)], axis=1)
+        )
+    (_, small) = (line for line in axes.lines if line.get_marker() == "D")
+    assert len(np.asarray(small.get_xdata())) == 2 * layers
 
 
 def test_a_necessity_below_zero_is_explained_and_no_other() -> None:

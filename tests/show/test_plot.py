@@ -79,6 +79,13 @@ def test_every_figure_has_fonts_that_journals_take_and_says_what_it_shows(
     assert len(str(description.text)) > 20
 
 
+def test_patches_of_several_seeds_are_drawn_as_their_mean_or_one_is_chosen(planted: Study) -> None:
+    mean, one = (plot.patching(planted, seed=seed, look=LOOK) for seed in (None, 1))
+    assert "mean over seeds 0, 1" in mean.get_title(loc="left")
+    assert "seed 1" in one.get_title(loc="left")
+    assert len(mean.lines) > len(one.lines)
+
+
 @pytest.mark.parametrize("name", ["cka_map", "patching", "predictor_panels"])
 def test_a_figure_of_the_page_has_the_same_marks_and_words_in_fewer_bytes(name: str, planted: Study) -> None:
     figure = drawn(name, planted)[0].get_figure(root=True)

@@ -89,7 +89,9 @@ def cka_map(maps: Mapping[int, np.ndarray]) -> Chart | None:
 def patching(study: Study, rows: pd.DataFrame) -> Chart | None:
     """Return the recovery of every metric by layer beside C_l, to choose by patch, seed and kind.
 
-    `rows` are `with_context(study.patches(), study)`. Heads and pairs of layers are maps, and left to pictures.
+    `rows` are `with_context(study.patches(), study)`, below those of `over_seeds(study)`: the mean of the seeds, with
+    each of them as a small point beside it, is then the first choice. Heads and pairs of layers are maps, and left to
+    pictures.
     """
     rows = rows[rows["head"].isna() & rows["sets"].isin(("single", "bottom", "top"))]
     if rows.empty:
@@ -113,22 +115,27 @@ def patching(study: Study, rows: pd.DataFrame) -> Chart | None:
     metrics = [*METRIC_LABELS.values(), "Cₗ, trained alone"]
     offset = {name: 0.18 * (i - 1.5) for i, name in enumerate(metrics)}
     both["x"] = both["layer"] + both["metric"].map(offset)
-    columns = {"layers": "layer", "metric": "metric", "recovery": "recovery", "low": "low", "high": "high",
-               "into_value": "into", "patched_value": "patched", "from_value": "from", "note": "status"}  # fmt: skip
+    columns = {"layers": "layer", "seed": "seed", "metric": "metric", "recovery": "recovery", "low": "low",
+               "high": "high", "into_value": "into", "patched_value": "patched", "from_value": "from",
+               "note": "status"}  # fmt: skip
     encoding = {
         "x": layer_axis(study.n_layers), "tooltip": tooltips(columns),
         "color": {"field": "metric", "type": "nominal", "title": None, "sort": metrics,
                   "scale": {"domain": [name for name in metrics if (both["metric"] == name).any()]}},
     }  # fmt: skip
     y = {"field": "recovery", "type": "quantitative", "title": "recovery", "scale": {"zero": False}}
-    spec = {"params": [{"name": "dot", "value": 60}], "height": 320, "layer": [
+    shapes = ["circle", "square", "triangle-up", "diamond"][: len(encoding["color"]["scale"]["domain"])]
+    points = encoding | {"y": y, "shape": encoding["color"] | {
+        "scale": {"range": shapes, "domain": encoding["color"]["scale"]["domain"]}}}  # fmt: skip
+    spec = {"params": [{"name": "seed", "value": EVERY}, {"name": "dot", "value": 60}], "height": 320, "layer": [
         level(0, "zero"), level(1, "one"),
-        {"transform": [{"filter": "isValid(datum.low)"}], "mark": {"type": "rule", "strokeWidth": 1.2},
+        {"transform": [{"filter": "datum.seed != seed"}, {"calculate": "datum.x - 0.09", "as": "x"}],
+         "mark": {"type": "point", "filled": True, "size": {"expr": "dot / 3"}, "opacity": 0.45}, "encoding": points},
+        {"transform": [{"filter": "datum.seed == seed && isValid(datum.low)"}],
+         "mark": {"type": "rule", "strokeWidth": 1.2},
          "encoding": encoding | {"y": y | {"field": "low"}, "y2": {"field": "high"}}},
-        {"mark": {"type": "point", "filled": True, "size": {"expr": "dot * 0.7"}, "opacity": 1},
-         "encoding": encoding | {"y": y, "shape": encoding["color"] | {"scale": {"range": [
-             "circle", "square", "triangle-up", "diamond"][: len(encoding["color"]["scale"]["domain"])],
-             "domain": encoding["color"]["scale"]["domain"]}}}},
+        {"transform": [{"filter": "datum.seed == seed"}],
+         "mark": {"type": "point", "filled": True, "size": {"expr": "dot * 0.7"}, "opacity": 1}, "encoding": points},
     ]}  # fmt: skip
-    return Chart(both[[*columns, "patch", "seed", "what", "x"]], spec, columns,
-                 {"patch": "patch", "seed": "seed", "what": "by"}, named="metric")  # fmt: skip
+    return Chart(both[[*columns, "patch", "what", "x"]], spec, columns,
+                 {"patch": "patch", "seed": "seeds", "what": "by"}, named="metric")  # fmt: skip

@@ -8,6 +8,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from lensrl.compare.patching.over_seeds import ALL_SEEDS
 from lensrl.recipe.runs import BASE
 from lensrl.show.figures.style import (
     BLUE,
@@ -22,29 +23,35 @@ from lensrl.show.figures.style import (
     over_layers,
     zero_and_one,
 )
-from lensrl.show.words import METRIC_LABELS, Look
+from lensrl.show.words import METRIC_LABELS, SET_LABELS, Look
 
 COLOURS = {"score": RED, "reference_logprob": BLUE, "logit_difference": ORANGE}
 # Every series has its own place beside its layer, in every panel; C_l is the last.
 OFFSETS = {"score": -0.27, "reference_logprob": -0.09, "logit_difference": 0.09, "contribution": 0.27}
+BESIDE = 0.09  # how far at the left of their mean single seeds stand
 MARKS = {"score": "o", "reference_logprob": "s", "logit_difference": "^", "contribution": "D"}
 PATCHED_UP_TO = {"bottom": "last of the layers 0 … l", "top": "first of the layers l … last"}
 
 
-def draw_recoveries(axes: Axes, rows: pd.DataFrame, *, title: str = "", look: Look | None = None) -> Axes:
+def draw_recoveries(
+    axes: Axes, rows: pd.DataFrame, seeds: pd.DataFrame | None = None, *, title: str = "", look: Look | None = None
+) -> Axes:
     """Draw the recovery of one kind of patch by layer, with a colour, a mark and a place for every metric, beside C_l.
 
-    `rows` are those of `patch`; `contribution_low` and `contribution_high` may stand beside `contribution`. An arrow
-    at the edge marks a point off the scale.
+    `rows` are those of `patch`; `contribution_low` and `contribution_high` may stand beside `contribution`. `seeds` are
+    such rows of single seeds: their points stand beside the mean over the seeds. An arrow at the edge marks a point
+    off the scale.
     """
     over_layers(axes, rows["layer"])
     zero_and_one(axes)
-    low, high = recovery_limits(rows)
-    size = mark_size(axes, rows["layer"].nunique(), 4)
+    low, high = recovery_limits(rows if seeds is None else pd.concat([rows, seeds[["recovery", "contribution"]]]))
+    size = mark_size(axes, rows["layer"].nunique(), 4 if seeds is None else 5)
     for metric in (metric for metric in METRIC_LABELS if (rows["metric"] == metric).any()):
         points, offset, colour = rows[rows["metric"] == metric], OFFSETS[metric], COLOURS[metric]
         draw_points(axes, points, "recovery", colour, offset=offset, label=METRIC_LABELS[metric], fmt=MARKS[metric],
                     markersize=size)  # fmt: skip
+        if seeds is not None:
+            _draw_seeds(axes, seeds[seeds["metric"] == metric], "recovery", metric, colour, size, (low, high))
         for edge, mark, beyond in (
             (low, 7, points[points["recovery"] < low]),  # 7 and 6: carets that point down and up
             (high, 6, points[points["recovery"] > high]),
@@ -57,6 +64,9 @@ def draw_recoveries(axes: Axes, rows: pd.DataFrame, *, title: str = "", look: Lo
         once = once.rename(columns={"contribution_low": "low", "contribution_high": "high"})
         draw_points(axes, once, "contribution", INK, offset=OFFSETS["contribution"], label="$C_l$, trained alone",
                     fmt=MARKS["contribution"], markersize=0.9 * size)  # fmt: skip
+        if seeds is not None:
+            each = seeds.drop_duplicates(["layer", "seed"])
+            _draw_seeds(axes, each, "contribution", "contribution", INK, 0.9 * size, (low, high))
     axes.set_ylim(low, high)
     axes.set_ylabel(f"recovery, {rows['what'].iloc[0]}")
     sets = rows["sets"].iloc[0] if "sets" in rows else "single"
@@ -64,8 +74,17 @@ def draw_recoveries(axes: Axes, rows: pd.DataFrame, *, title: str = "", look: Lo
         axes.set_xlabel(PATCHED_UP_TO[sets])
     legend_above(axes)
     metrics = [METRIC_LABELS[metric] for metric in METRIC_LABELS if (rows["metric"] == metric).any()]
-    said = f"Recovery by patched {rows['what'].iloc[0]} over layers, with 95 % intervals over items: "
+    over = "items" if seeds is None else "items and seeds, and a small point for each seed"
+    said = f"Recovery by patched {rows['what'].iloc[0]} over layers, with 95 % intervals over {over}: "
     return entitle(axes, title, f"{said}{', '.join(metrics)}. 1 is the whole change.", look)
+
+
+def _draw_seeds(
+    axes: Axes, rows: pd.DataFrame, value: str, place: str, colour: str, size: float, limits: tuple[float, float]
+) -> None:
+    """Draw single seeds as small points at the left of their mean, those off the scale at its edge."""
+    axes.plot(rows["layer"] + OFFSETS[place] - BESIDE, rows[value].clip(*limits), MARKS[place], color=colour,
+              alpha=0.45, markeredgewidth=0, markersize=0.6 * size, zorder=1.5)  # fmt: skip
 
 
 def draw_recovery_map(axes: Axes, rows: pd.DataFrame, *, title: str = "", look: Look | None = None) -> Axes:
@@ -94,6 +113,16 @@ def draw_recovery_map(axes: Axes, rows: pd.DataFrame, *, title: str = "", look: 
     axes.set_xlabel(name)
     axes.set_ylabel("layer")
     return entitle(axes, title, f"{label}: layers down, {name}s across. White is 0.", look)
+
+
+def named_patch(rows: pd.DataFrame) -> str:
+    """Name a patch from its rows, as a title does: `block of full-rl into base, mean over seeds 0, 1`."""
+    first = rows.to_dict("records")[0]
+    single = sorted({int(seed) for seed in rows["seed"] if seed != ALL_SEEDS})
+    averaged = (rows["seed"] == ALL_SEEDS).any()
+    over = f"mean over seeds {', '.join(map(str, single))}" if averaged else f"seed {first['seed']}"
+    kind = f", {SET_LABELS[first['sets']]}" if first["sets"] in SET_LABELS else ""
+    return f"{first['component']} of {first['from']} into {first['into']}, {over}{kind}"
 
 
 def is_map(rows: pd.DataFrame) -> bool:

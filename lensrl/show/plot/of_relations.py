@@ -8,6 +8,7 @@ from typing import get_args
 import pandas as pd
 from matplotlib.axes import Axes
 
+from lensrl.compare.patching.over_seeds import ALL_SEEDS, over_seeds
 from lensrl.compare.patching.patch import with_context
 from lensrl.compare.predictors import PREDICTORS
 from lensrl.compare.predictors import predictors as predictor_table
@@ -19,7 +20,7 @@ from lensrl.show.figures import scatter as _scatter
 from lensrl.show.figures.style import canvas, name_in_file, width_for
 from lensrl.show.plot.axes import own, styled
 from lensrl.show.tables import with_intervals
-from lensrl.show.words import SET_LABELS, Look
+from lensrl.show.words import Look
 from lensrl.store.patch import What
 from lensrl.store.study import Study
 
@@ -40,23 +41,27 @@ def patching(
 ) -> Axes:
     """Draw recoveries by patched weights or activations beside C_l; heads and pairs of layers as a map.
 
-    `rows` are those of `lensrl.patch`; by default the stored results of this patch. A metric has the same place and
-    colour in every such figure. Raises LensrlError when nothing of this kind was patched.
+    `rows` are those of `lensrl.patch`; by default the stored results of this patch. Where several seeds are stored,
+    their mean is drawn, with a small point for each seed beside it (a map has the mean alone); `seed` chooses one. A
+    metric has the same place and colour in every such figure. Raises LensrlError when nothing of this kind was patched.
     """
     if rows is None:
         rows = with_context(study.patches(), study)
-        seed = min(rows["seed"], default=0) if seed is None else seed
-        wanted = {"from": from_run, "into": into_run, "component": component, "sets": sets, "seed": seed}
+        over = over_seeds(study) if seed is None else rows[:0]
+        rows = rows if seed is None else rows[rows["seed"] == seed]
+        rows = pd.concat([over, rows]) if len(over) else rows
+        wanted = {"from": from_run, "into": into_run, "component": component, "sets": sets}
         rows = rows[(rows[[*wanted]] == pd.Series(wanted)).all(axis=1)]
     rows = rows[(rows["what"] == what) & (rows["sets"] != "everything")]  # everything: 1 by construction
     if rows.empty:
         raise LensrlError(
             f"{study.path}: no such patch of {what} is stored; lensrl patch {study.path} --layer all --what {what}"
         )
-    first = rows.to_dict("records")[0]
+    together = rows["seed"] == ALL_SEEDS
+    seeds = with_intervals(study, rows[~together]) if together.any() else None
     if title is None:
-        title = f"{study.name}: {first['component']} of {first['from']} into {first['into']}, seed {first['seed']}"
-        title += f", {SET_LABELS[first['sets']]}" if first["sets"] != "single" else ""
+        title = f"{study.name}: {_patching.named_patch(rows)}"
+    rows = rows[together] if seeds is not None else rows
     as_map = _patching.is_map(rows)
     axes = ax or (
         own(look, wide=5.2, high=4.4, square=True) if as_map else own(look, wide=width_for(rows["layer"].nunique()))
@@ -64,13 +69,16 @@ def patching(
     with styled(look):
         if as_map:
             return _patching.draw_recovery_map(axes, rows, title=title, look=look)
-        return _patching.draw_recoveries(axes, with_intervals(study, rows), title=title, look=look)
+        return _patching.draw_recoveries(axes, with_intervals(study, rows), seeds, title=title, look=look)
 
 
 def patching_panels(
     study: Study, rows: pd.DataFrame, *, title: str | None = None, look: Look | None = None
 ) -> list[Axes]:
-    """Draw the rows of one `lensrl.patch`: a panel for weights and a panel for activations, with one title."""
+    """Draw the rows of one `lensrl.patch`: a panel for weights and a panel for activations, with one title.
+
+    Rows of `over_seeds` may stand above those of the seeds: then the mean is drawn beside its seeds.
+    """
     kinds: list[What] = [kind for kind in get_args(What) if (rows["what"] == kind).any()]
     as_map = _patching.is_map(rows)
     wide = 5.2 if as_map else width_for(rows["layer"].nunique())
