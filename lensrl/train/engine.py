@@ -27,7 +27,10 @@ PAUSE = 1.0  # seconds between two looks at the runs that other processes make
 
 @runtime_checkable
 class Engine(Protocol):
-    """A place where runs are made."""
+    """A place where runs are made.
+
+    An engine may have a method `held`: a context in which what it has loaded stays from one call of `make` to the next.
+    """
 
     def make(self, jobs: Sequence[Job], watcher: Watcher) -> None:
         """Return when every job has its run file. Another process may have made the file.

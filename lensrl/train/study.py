@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -165,14 +166,16 @@ def _make_runs(
         if first and (why := why_no_gain(folder, seeds)):
             watcher.noted(why)
         return
-    if first:
-        engine.make(first, watcher)
-    if why := why_no_gain(folder, seeds):
-        left = "The other run is" if len(rest) == 1 else f"The other {len(rest)} runs are"
-        raise NoGain(
-            f"{why}. {left} not made: the same command with --go-on goes on (in the recipe: on_no_gain = 'go on')"
-        )
-    engine.make(rest, watcher)
+    with getattr(engine, "held", nullcontext)():
+        if first:
+            engine.make(first, watcher)
+        if why := why_no_gain(folder, seeds):
+            left = "The other run is" if len(rest) == 1 else f"The other {len(rest)} runs are"
+            raise NoGain(
+                f"{why}. {left} not made: the same command with --go-on goes on (in the recipe: on_no_gain = 'go on')"
+            )
+        if rest:
+            engine.make(rest, watcher)
 
 
 def named(specs: list[RunSpec], only: Sequence[str] | None) -> list[RunSpec]:

@@ -18,8 +18,8 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
@@ -58,6 +58,18 @@ class Workers:
             raise LensrlError(f"{count} workers make no runs; ask for 1 or more")
         self._count = count
         self._devices = devices
+        self._workers: dict[int, _Worker] = {}  # by place
+        self._are_held = False
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Context in which the workers, each with its base model, stay from one call of `make` to the next."""
+        self._are_held = True
+        try:
+            yield
+        finally:
+            self._are_held = False
+            self._end()
 
     def make(self, jobs: Sequence[Job], watcher: Watcher) -> None:
         """Make the run of every job, and wait at the end for the runs that other processes make.
@@ -68,7 +80,7 @@ class Workers:
         left, deaths, told = longest_first(jobs), Counter[Path](), False
         in_hand: dict[int, Job] = {}  # place of a worker -> its job
         relay = Relay(watcher)
-        workers: dict[int, _Worker] = {}
+        workers = self._workers
         try:
             while left or in_hand:
                 # 1. Each free worker gets the next run that nobody makes.
@@ -107,7 +119,12 @@ class Workers:
                     else:
                         relay.tell(event)
         finally:
-            _stop([*workers.values()])
+            if not self._are_held:
+                self._end()
+
+    def _end(self) -> None:
+        _stop([*self._workers.values()])
+        self._workers.clear()
 
     def _next(self, left: list[Job], watcher: Watcher) -> Job | None:
         """Take the first job out of `left` whose run nobody makes. Runs that are there by now are taken out, too."""

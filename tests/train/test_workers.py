@@ -13,6 +13,7 @@ import pytest
 
 from lensrl import run_study
 from lensrl.errors import LensrlError
+from lensrl.models.base import Base
 from lensrl.recipe.runs import RunSpec
 from lensrl.store.file.claim import read_claim
 from lensrl.store.run import Run
@@ -79,6 +80,19 @@ def test_an_error_in_a_worker_is_raised_here_and_no_worker_is_left(tmp_path: Pat
         Workers(1).make([job], NoWatcher())
     assert not list(tmp_path.iterdir())
     assert not children(os.getpid())
+
+
+@pytest.mark.slow
+def test_workers_stay_while_they_are_held_and_end_with_it(base: Base, tmp_path: Path) -> None:
+    jobs = [Job(QUICK, RunSpec(name, (3,), 0), tmp_path, base.fingerprint, {}) for name in ("layer-3", "again")]
+    engine = Workers(1)
+    with engine.held():
+        engine.make(jobs[:1], NoWatcher())
+        (worker,) = children(os.getpid())
+        engine.make(jobs[1:], NoWatcher())
+        assert children(os.getpid()) == [worker]
+    assert not children(os.getpid())
+    assert len([*tmp_path.glob("*.h5")]) == 2
 
 
 def children(process: int) -> list[int]:
