@@ -42,7 +42,7 @@ class TooNew(StoreError):
 
 
 class NotOurs(StoreError):
-    """An HDF5 file of another format. It is not damaged, and nobody should delete it."""
+    """A file of another format, or no HDF5 at all. It is not damaged, and nobody should delete it."""
 
     status = "not ours"
 

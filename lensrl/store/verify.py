@@ -21,9 +21,9 @@ from threading import Thread
 
 import h5py
 
-from lensrl.errors import Damaged, LensrlError, StoreError, reason
+from lensrl.errors import Damaged, LensrlError, NotOurs, StoreError, reason
 from lensrl.store.file.atomic import final_path
-from lensrl.store.file.checked import ATTEMPTS, DAMAGE, check_looks_like_hdf5, identity, open_for_reading
+from lensrl.store.file.checked import ATTEMPTS, DAMAGE, check_looks_like_hdf5, identity, is_no_hdf5, open_for_reading
 from lensrl.store.file.claim import is_being_written
 from lensrl.store.file.consistency import check_layout
 from lensrl.store.file.seal import damaged_datasets, read_seal, structure_holds
@@ -153,6 +153,8 @@ def _format(path: Path) -> str:
         with h5py.File(path, "r", locking=False) as file:
             return str(file.attrs.get("format"))
     except DAMAGE as error:
+        if is_no_hdf5(path):
+            raise NotOurs("is no HDF5 file") from None
         raise Damaged(f"does not open as HDF5 ({reason(error)})") from None
 
 

@@ -197,8 +197,9 @@ def test_text_from_a_file_does_not_steer_the_terminal(small_study_folder: Path, 
         ("STUDY/base.h5/deltas", "holds no 'deltas'"),
         ("STUDY/absent.h5", "absent.h5: give a study, a run file, or a dataset inside one"),
         ("empty", "empty holds no studies and no run files"),
-        ("broken.h5", "broken.h5 is damaged or not an HDF5 file"),
-        ("broken.h5/scores", "broken.h5 is damaged or not an HDF5 file"),
+        ("junk.h5", "junk.h5 is no HDF5 file\n"),
+        ("junk.h5/scores", "junk.h5 is no HDF5 file\n"),
+        ("base.h5", "if it is a run's, delete it and run again"),
         ("notes.md", "notes.md is no run file: it is not HDF5"),
     ],
 )
@@ -206,7 +207,7 @@ def test_what_is_not_there_is_one_line_and_exit_code_2(
     path: str, expected: str, small_study_folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "empty").mkdir()
-    for name in ("broken.h5", "notes.md"):
+    for name in ("junk.h5", "base.h5", "notes.md"):
         (tmp_path / name).write_text("hello")
     done = lensrl("show", path.replace("STUDY", str(small_study_folder)), cwd=tmp_path)
     assert_one_line(done, expected)

@@ -53,6 +53,8 @@ def test_a_file_of_another_format_is_not_ours_and_nothing_advises_to_delete_it(t
     done = lensrl("show", tmp_path / "theirs.h5")
     assert "is not a lensrl-run file" in done.stderr
     assert "delete" not in done.stderr
+    (tmp_path / "text.h5").write_text("hello")
+    assert verdicts(tmp_path / "text.h5")[1] == {"text.h5": ("not ours", "is no HDF5 file")}
 
 
 def test_a_flipped_byte_in_any_dataset_is_damage_in_that_dataset(path: Path, tmp_path: Path) -> None:

@@ -319,7 +319,7 @@ def test_a_study_listed_from_above_or_from_itself_has_the_same_runs(tmp_path: Pa
 
 
 def test_a_folder_of_damaged_strays_alone_is_listed(tmp_path: Path) -> None:
-    (tmp_path / "a.h5").write_bytes(b"nothing")
+    (tmp_path / "a.seed-0.h5").write_bytes(b"nothing")
     assert lensrl.runs(tmp_path)[["run", "status"]].to_numpy().tolist() == [["a", "damaged"]]
 
 

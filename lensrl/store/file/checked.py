@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import math
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +26,7 @@ from lensrl.store.file.hdf5 import CHUNK_BYTES, compression_plugin
 from lensrl.store.file.seal import read_seal, structure_holds
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"  # the first bytes of a file as h5py writes it
+OUR_NAME = re.compile(r"(base|.+\.seed-\d+)\.h5")  # of a run, or of a patching result
 LARGEST_CHUNK = 16 << 20  # bytes
 PIECE_BYTES = 16 << 20  # of a dataset that is read in pieces
 SEALED_SINCE = 2  # format version
@@ -79,6 +81,13 @@ def check_looks_like_hdf5(path: Path) -> None:
                 raise StoreError(f"{path} is no run file: it is not HDF5; the run files of a study end in .h5")
 
 
+def is_no_hdf5(path: Path) -> bool:
+    """Return whether a file is no HDF5 and carries nothing of a run: neither first bytes, nor a seal, nor its name."""
+    with path.open("rb") as file:
+        begins = file.read(len(SIGNATURE)) == SIGNATURE
+    return not (begins or h5py.is_hdf5(path) or OUR_NAME.fullmatch(path.name) or read_seal(path))
+
+
 def _open_checked(path: Path, expected: str, version: int) -> h5py.File:
     try:
         check_looks_like_hdf5(path)
@@ -108,6 +117,8 @@ def _open_checked(path: Path, expected: str, version: int) -> h5py.File:
     except PermissionError as error:
         raise StoreError(f"{path} cannot be opened ({error.strerror})") from None
     except DAMAGE as error:
+        if is_no_hdf5(path):
+            raise NotOurs(f"{path} is no HDF5 file") from None
         raise Damaged(
             f"{path} is damaged or not an HDF5 file ({reason(error)}); if it is a run's, delete it and run again"
         ) from None
