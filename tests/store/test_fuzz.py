@@ -141,7 +141,7 @@ def make(folder: Path, number: int) -> tuple[str, Path, Path]:
     """Mutant `number`: its kind, its original, itself."""
     kind = TURNS[number % len(TURNS)]
     original = folder / ("released.h5" if kind.startswith("released") else "original.h5")
-    mutant = folder / f"{number}.h5"
+    mutant = folder / f"mutant.seed-{number}.h5"
     mutant.write_bytes(original.read_bytes())
     KINDS[kind].make(mutant, random.Random(number))
     return kind, original, mutant
@@ -200,7 +200,7 @@ def examine_all(folder: Path, numbers: Iterable[int]) -> None:
             name = signal.Signals(os.WTERMSIG(status)).name
             text = HANGS if name == "SIGALRM" else f"{DIES} {name}"
         text = text.removeprefix(MADE)
-        (folder / f"{number}.h5").unlink(missing_ok=True)
+        (folder / f"mutant.seed-{number}.h5").unlink(missing_ok=True)
         print(json.dumps([number, kind, text]), flush=True)
 
 
