@@ -28,6 +28,7 @@ from lensrl.models.base import Base, load_base
 from lensrl.recipe.layers import OUTSIDE, LayerSpec, parse_layers
 from lensrl.recipe.runs import BASE, FULL
 from lensrl.store.file.atomic import check_vacant, new_folder
+from lensrl.store.look import result_html
 from lensrl.store.old_names import renamed
 from lensrl.store.run import Run
 from lensrl.store.study import Study
@@ -52,6 +53,11 @@ class LoadedModel(NamedTuple):
     def __repr__(self) -> str:
         size = sum(parameter.numel() for parameter in self.model.parameters())
         return f"<LoadedModel: {type(self.model).__name__} with {size:.3g} parameters; {type(self.tokenizer).__name__}>"
+
+    def _repr_html_(self) -> str:
+        size = sum(parameter.numel() for parameter in self.model.parameters())
+        row = {"model": type(self.model).__name__, "parameters": f"{size:.3g}"}
+        return result_html("LoadedModel", [row | {"tokenizer": type(self.tokenizer).__name__}])
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from lensrl.store.file.checked import ATTEMPTS, DAMAGE, check_looks_like_hdf5, i
 from lensrl.store.file.claim import is_being_written
 from lensrl.store.file.consistency import check_layout
 from lensrl.store.file.seal import damaged_datasets, read_seal, structure_holds
+from lensrl.store.look import result_html
 from lensrl.store.patch import PATCH_FORMAT, PATCH_VERSION, read_patch
 from lensrl.store.run import Run
 from lensrl.store.write import RUN_FORMAT, RUN_VERSION
@@ -49,6 +50,9 @@ class FileCheck:
     path: Path
     status: str
     where: str = ""
+
+    def _repr_html_(self) -> str:
+        return result_html(self.path.name, [{"status": self.status, "where": self.where}], wrapped=("where",))
 
 
 def verify(path: str | Path) -> Iterator[FileCheck]:

@@ -147,6 +147,8 @@ def test_load_model_is_ready_to_generate(base: Base, small_study: Study) -> None
     run = small_study["full-rl"]
     loaded = lensrl.load_model(run)
     assert re.fullmatch(r"<LoadedModel: \w+ with [\d.e+]+ parameters; \w+>", repr(loaded))
+    assert type(loaded.tokenizer).__name__ in loaded._repr_html_()
+    assert len(loaded._repr_html_()) < 1000
     model, tokenizer = loaded
     assert same(model, run_weights(run, base))
     assert not model.training

@@ -18,6 +18,7 @@ from lensrl.store.look import bars_html
 from lensrl.store.names import RECIPE_FILE
 from lensrl.store.run import Run
 from lensrl.store.study import Study, open_study
+from lensrl.store.verify import FileCheck
 from tests.reseal import resealed
 from tests.store.synthetic import add_run, make_study, write_full_run
 
@@ -93,6 +94,19 @@ def test_hostile_text_in_a_study_is_shown_and_not_run(folder: Path) -> None:
         assert not page.named("img")
     assert (pages[0].text.count(HOSTILE), pages[0].text.count(NO_SLASH)) == (2, 2)
     assert (pages[1].text.count(HOSTILE), pages[1].text.count(NO_SLASH)) == (1, 1)
+
+
+def test_deltas_and_checks_of_files_are_small_tables(tmp_path: Path) -> None:
+    write_full_run(tmp_path / "run.h5")
+    with Run(tmp_path / "run.h5") as run:
+        parts, names = Page(run.deltas._repr_html_()), Page(run.deltas[0]._repr_html_())
+        assert len(parts.named("tr")) == 1 + len(run.deltas)
+        assert len(names.named("tr")) == 1 + len(run.deltas[0])
+        assert all(name in names.text for name in run.deltas[0])
+    page = Page(FileCheck(tmp_path / NO_SLASH, "damaged", HOSTILE)._repr_html_())
+    assert not page.named("script")
+    assert HOSTILE in page.text
+    assert NO_SLASH in page.text
 
 
 def test_the_page_of_a_study_lists_every_run_with_its_score_and_reason(folder: Path) -> None:
@@ -193,6 +207,8 @@ SHOWN: dict[str, Callable[[Study, Run], object]] = {
     "run in a notebook": lambda _, run: run._repr_html_(),
     "repr(run.deltas)": lambda _, run: repr(run.deltas),
     "repr(run.deltas[0])": lambda _, run: repr(run.deltas[0]),
+    "run.deltas in a notebook": lambda _, run: run.deltas._repr_html_(),
+    "run.deltas[0] in a notebook": lambda _, run: run.deltas[0]._repr_html_(),
     "repr of a delta": lambda _, run: repr(run.deltas[0]["attn.q.weight"]),
     "repr of activations": lambda _, run: repr(run.activations),
     "repr of snapshots": lambda _, run: repr(run.snapshots),

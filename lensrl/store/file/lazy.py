@@ -18,6 +18,7 @@ from lensrl.store.file.deltas import read_delta
 from lensrl.store.file.exact import Delta
 from lensrl.store.file.hdf5 import PAGE
 from lensrl.store.file.seal import Seal
+from lensrl.store.look import result_html
 
 _PART = re.compile("|".join(("0|[1-9][0-9]*", *OUTSIDE)))
 
@@ -151,6 +152,10 @@ class Deltas(Mapping[int | str, "PartDeltas"]):
     def __repr__(self) -> str:
         return f"<Deltas of {', '.join(map(str, self)) or 'nothing'}>"
 
+    def _repr_html_(self) -> str:
+        rows = [{"part": str(part), "parameters": len(self[part])} for part in self]
+        return result_html("Deltas", rows)
+
     def _ipython_key_completions_(self) -> list[Any]:
         return list(self)
 
@@ -187,6 +192,10 @@ class PartDeltas(Mapping[str, LazyArray]):
     def __repr__(self) -> str:
         lines = [f"  {name}: {dataset.dtype} {dataset.shape}" for name, dataset in self._datasets.items()]
         return "\n".join([f"<deltas of part {self._part}: {len(lines)} parameters>", *lines])
+
+    def _repr_html_(self) -> str:
+        rows = [{"parameter": name, "dtype": str(delta.dtype), "shape": delta.shape} for name, delta in self.items()]
+        return result_html(f"Deltas of part {self._part}", rows)
 
     def _ipython_key_completions_(self) -> list[str]:
         return list(self)
