@@ -202,6 +202,7 @@ def test_the_summary_names_the_worst_truth_and_ranges_over_those_with_power() ->
     assert tables["stability"]["false support"].tolist()[:2] == ["–", "0.000"]
 
 
+@pytest.mark.slow
 def test_the_tables_are_printed_as_markdown(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -219,6 +220,7 @@ def test_the_tables_are_printed_as_markdown(
             assert [row.count("|") for row in lines[i + 2 : i + 4]] == [line.count("|")] * 2
 
 
+@pytest.mark.slow
 def test_a_ninth_claim_is_one_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, small_study_folder: Path) -> None:
     """Verdicts on tables and studies, sentences, JSON, report and calibration take it from `CLAIMS` alone."""
 

@@ -141,6 +141,7 @@ def our_metrics(checkpoints: tuple[Path, Path]) -> dict[str, DeltaMetrics]:
     return {name: delta_metrics(before[name], after[name]) for name in before}
 
 
+@pytest.mark.slow
 def test_deltas_are_modeldeltas_where_both_define_the_quantity(checkpoints: tuple[Path, Path]) -> None:
     theirs = their_metrics(checkpoints, sparsity_threshold=float(np.finfo(np.float32).tiny))
     ours = our_metrics(checkpoints)
@@ -163,6 +164,7 @@ def test_deltas_are_modeldeltas_where_both_define_the_quantity(checkpoints: tupl
     assert any(0 < our.changed_share < 0.3 for our in ours.values())
 
 
+@pytest.mark.slow
 def test_where_the_definitions_part(checkpoints: tuple[Path, Path]) -> None:
     """By default a change below 1e-5 is none for modeldelta; of a vector neither has a spectrum."""
     theirs = their_metrics(checkpoints)

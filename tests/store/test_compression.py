@@ -213,6 +213,7 @@ except LensrlError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_recipe_that_asks_for_compression_fails_before_training_where_there_is_no_plugin(tmp_path: Path) -> None:
     recipe = tmp_path / "r.toml"
     recipe.write_text('model = "tiny:qwen3"\n[task]\nname = "arithmetic"\n[store]\ncompression = "blosc2-zstd"\n')

@@ -114,6 +114,7 @@ def test_xarray_sees_the_numbers_that_a_run_gives(path: Path, tree: xr.DataTree)
         assert tree.attrs["score"] == run.score
 
 
+@pytest.mark.slow
 def test_a_tree_of_an_open_run_reads_the_same_with_its_labels_as_text(path: Path, tree: xr.DataTree) -> None:
     with Run(path) as run:
         with run.to_xarray() as mine:
@@ -138,6 +139,7 @@ def test_a_tree_of_an_open_run_reads_the_same_with_its_labels_as_text(path: Path
 
 
 @pytest.mark.parametrize("locking", [None, False, True, "best-effort"])
+@pytest.mark.slow
 def test_a_file_that_h5py_has_open_already_opens_as_a_run_and_a_tree(path: Path, locking: bool | str | None) -> None:
     with h5py.File(path, locking=locking) as file, Run(path) as run, run.to_xarray() as tree:
         assert file.attrs["run"] == tree.attrs["run"] == run.name
