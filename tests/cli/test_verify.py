@@ -262,6 +262,7 @@ def test_a_file_that_kills_its_reader_is_damaged_and_the_others_are_verified(
     assert found == {"a.h5": ("good", ""), "b.h5": crash, "c.h5": ("good", "")}
 
 
+@pytest.mark.slow
 def test_a_file_whose_reading_does_not_end_is_damaged_and_the_others_are_verified(
     three: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -89,6 +89,7 @@ def study_of_a_file(tmp_path: Path) -> tuple[Recipe, Path]:
 
 
 @pytest.mark.parametrize("edited", ["train", "test"])
+@pytest.mark.slow
 def test_a_study_is_not_continued_with_edited_problems(study_of_a_file: tuple[Recipe, Path], edited: str) -> None:
     recipe, folder = study_of_a_file
     run_study(recipe, folder).close()

@@ -160,6 +160,7 @@ def test_another_template_is_noticed_and_plain_prompts_are_another_recipe(study:
         config.write_text(TEMPLATE)
 
 
+@pytest.mark.slow
 def test_an_observation_is_a_users_message_and_a_turn_the_assistants(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

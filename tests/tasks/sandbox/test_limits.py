@@ -50,6 +50,7 @@ def test_processor_time_decides_on_a_busy_machine() -> None:
     assert long == Outcome(False, "ran longer than 0.5 s of processor time")
 
 
+@pytest.mark.slow
 def test_a_program_without_a_core_is_no_sleeping_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """One core for the sandbox and eight others: the wall clock runs out while the program waits for the core."""
     monkeypatch.setattr(sandbox, "WALL", 1.5)
