@@ -64,10 +64,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_ranks_train_as_one_process(trained: Path, base: Base, ranks: str, case: str) -> None:
     """A row counts equally on every rank, so sums differ in their order alone: by 6e-8 of the weights (measured).
 
-    In bf16 an order rounds by 0.4 %: the first gradient agrees to 3e-6, ten steps of Adam to 1.5 % of the change, with
-    shards as without (which agree to 5e-4).
+    In bf16 an order rounds by 0.4 %: the first gradient agrees to 3e-6, ten steps of Adam to 1.5 or 1.8 % of the change
+    (on two kinds of processors), with shards as without (which agree to 5e-4).
     """
-    rounding = 300 if case == "frozen in bf16" else 1
+    rounding = 600 if case == "frozen in bf16" else 1
     one, two, other = (
         load_file(trained / f"{name}.safetensors")
         for name in (f"one/{case}.rank-0", f"{ranks}/{case}.rank-0", f"{ranks}/{case}.rank-1")
