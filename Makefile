@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help:
 	@echo "make demo   the embedded study: profile, patch, report"
-	@echo "make pictures  the report's pictures for the README, of the demo's study (needs Chromium)"
+	@echo "make pictures  the report's pictures for the README, of the demo's and of a planted study (needs Chromium)"
 	@echo "make matrix two families x algorithms and tasks, and whether they agree on the layers: half an hour"
 	@echo "make test   lint, types, tests"
 	@echo "make test-slow  every shipped recipe in small, runs that are killed, workers, analyses as notebooks: minutes"
