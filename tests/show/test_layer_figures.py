@@ -127,6 +127,8 @@ def test_the_deltas_of_both_kinds_are_drawn_in_view(layers: int) -> None:
     assert marked(axes, "o") == points(table, "layer", "relative_delta_full")
     assert marked(axes, "s") == points(table, "layer", "relative_delta_single")
     assert is_in_view(axes, marked(axes, "o") | marked(axes, "s"))
+    (alone,) = drawn_by(draw_delta_norms, table.drop(columns="relative_delta_single")).axes
+    assert marked(alone, "o") == points(table, "layer", "relative_delta_full"), "a study of full RL alone"
 
 
 def test_the_largest_of_changes_that_are_alike_is_not_cut_off() -> None:

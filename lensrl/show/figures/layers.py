@@ -114,6 +114,8 @@ def draw_delta_norms(
         ("full", "in full RL", "o", BLUE, -0.2),
         ("single", "trained alone", "s", ORANGE, 0.2),
     ):
+        if f"relative_delta_{kind}" not in table:  # a study of full RL alone
+            continue
         axes.plot(table["layer"], table[f"relative_delta_{kind}"], f"{mark}-", color=colour, label=words,
                   markersize=size, linewidth=1.2)  # fmt: skip
         drawn += table[f"relative_delta_{kind}"].tolist()
