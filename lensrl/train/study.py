@@ -70,7 +70,7 @@ def run_study(
     if ranks.rank() > 0:
         _take_part(recipe)
     else:
-        with ranks.led():
+        with ranks.led(), getattr(engine, "held", nullcontext)():
             _make(recipe, folder, watcher or NoWatcher(), only, engine, go_on=go_on)
     return Study(folder)
 
@@ -166,16 +166,15 @@ def _make_runs(
         if first and (why := why_no_gain(folder, seeds)):
             watcher.noted(why)
         return
-    with getattr(engine, "held", nullcontext)():
-        if first:
-            engine.make(first, watcher)
-        if why := why_no_gain(folder, seeds):
-            left = "The other run is" if len(rest) == 1 else f"The other {len(rest)} runs are"
-            raise NoGain(
-                f"{why}. {left} not made: the same command with --go-on goes on (in the recipe: on_no_gain = 'go on')"
-            )
-        if rest:
-            engine.make(rest, watcher)
+    if first:
+        engine.make(first, watcher)
+    if why := why_no_gain(folder, seeds):
+        left = "The other run is" if len(rest) == 1 else f"The other {len(rest)} runs are"
+        raise NoGain(
+            f"{why}. {left} not made: the same command with --go-on goes on (in the recipe: on_no_gain = 'go on')"
+        )
+    if rest:
+        engine.make(rest, watcher)
 
 
 def named(specs: list[RunSpec], only: Sequence[str] | None) -> list[RunSpec]:

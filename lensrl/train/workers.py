@@ -1,7 +1,8 @@
 """Workers: processes on this machine that make the runs of a study side by side.
 
 `Workers` starts the processes and hands each of them one job after another: the base first, then the longest runs. A
-worker loads the base model once. What it sees goes to the one watcher of the study.
+worker loads its libraries while the study is planned, and the base model once. What it sees goes to the one watcher of
+the study.
 
 - A worker that dies: its run is made by another, and a new worker takes its place.
 - A worker that meets an error: the error is raised here, after all workers have been stopped.
@@ -10,6 +11,7 @@ worker loads the base model once. What it sees goes to the one watcher of the st
 
 from __future__ import annotations
 
+import importlib
 import os
 import pickle
 import signal
@@ -40,10 +42,11 @@ DEATHS = 3  # of workers, all with one run in hand, after which the run is given
 GRACE = 20.0  # seconds that a worker has to remove its unfinished files before it is killed
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Worker:
     process: subprocess.Popen[bytes]
     pipe: Connection
+    has_begun: bool = False  # it has had a job, and may have files that are unfinished
 
 
 class Workers:
@@ -63,9 +66,13 @@ class Workers:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Context in which the workers, each with its base model, stay from one call of `make` to the next."""
+        """Context in which the workers, each with its base model, stay from one call of `make` to the next.
+
+        All workers start when the context begins, and load their libraries while this process plans the study.
+        """
         self._are_held = True
         try:
+            self._workers |= {place: self._start(place) for place in range(self._count)}
             yield
         finally:
             self._are_held = False
@@ -91,6 +98,7 @@ class Workers:
                     if place not in workers:
                         workers[place] = self._start(place)
                     in_hand[place] = job
+                    workers[place].has_begun = True
                     with suppress(OSError):  # a worker that has died since its last run is noticed below
                         workers[place].pipe.send(job)
                 if not in_hand:  # every run that is left is made by processes that are not ours
@@ -192,6 +200,7 @@ def work(descriptor: int) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
     Thread(target=receive, daemon=True).start()
+    importlib.import_module("lensrl.train.workshop")  # seconds: most often before the first job is known
     here = Here()
     try:
         while (job := jobs.get()) is not None:
@@ -252,6 +261,8 @@ def _stop(workers: Sequence[_Worker]) -> None:
     """End all workers. One that does not end is killed; what it leaves is removed by the next run."""
     for worker in workers:
         worker.pipe.close()  # a worker ends when its pipe is closed
+        if not worker.has_begun:
+            worker.process.kill()  # it may be loading its libraries, for seconds
     until = time.monotonic() + GRACE
     for worker in workers:
         try:

@@ -82,6 +82,24 @@ def test_an_error_in_a_worker_is_raised_here_and_no_worker_is_left(tmp_path: Pat
     assert not children(os.getpid())
 
 
+def test_workers_start_before_the_study_is_planned_and_end_at_once_without_a_run(tmp_path: Path) -> None:
+    run_study(QUICK.model_copy(update={"layers": []}), tmp_path / "study", only="base").close()
+    seen: list[int] = []
+
+    class Watcher(NoWatcher):
+        def planned(self, specs: list[RunSpec], missing: list[RunSpec]) -> None:
+            seen.extend(children(os.getpid()))
+            assert not missing
+
+    recipe = QUICK.model_copy(update={"layers": []})
+    run_study(recipe, tmp_path / "study", Watcher(), only="base", engine=Workers(2)).close()
+    assert len(seen) == 2
+    assert not children(os.getpid())
+    with pytest.raises(LensrlError, match="a study of another recipe"):
+        run_study(SMALL, tmp_path / "study", engine=Workers(2))
+    assert not children(os.getpid())
+
+
 @pytest.mark.slow
 def test_workers_stay_while_they_are_held_and_end_with_it(base: Base, tmp_path: Path) -> None:
     jobs = [Job(QUICK, RunSpec(name, (3,), 0), tmp_path, base.fingerprint, {}) for name in ("layer-3", "again")]
