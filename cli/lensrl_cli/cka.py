@@ -14,6 +14,7 @@ from lensrl_cli.output import (
     ChosenLayers,
     Csv,
     Json,
+    OnDevice,
     Seed,
     Sort,
     StudyOrBase,
@@ -68,6 +69,7 @@ def cka(
     ] = False,
     layer: ChosenLayers = None,
     sort: Sort = None,
+    device: OnDevice = None,
     json: Json = False,
     csv: Csv = None,
     figure: FigureFile = None,
@@ -88,7 +90,12 @@ def cka(
     first, second = from_run or "base", into_run or "full-rl"
     if layers_map and (figure is None or trained is not None):
         raise typer.BadParameter("--map draws two runs of a study: give STUDY alone, and --figure FILE")
-    how: dict[str, Any] = {"site": site, "first_token": keep_first, "pairs": pairs.value}
+    how: dict[str, Any] = {
+        "site": site,
+        "first_token": keep_first,
+        "pairs": pairs.value,
+        "device": None if device is None else device.value,
+    }
     if trained is None:
         if texts is not None:
             raise typer.BadParameter(
@@ -117,7 +124,9 @@ def cka(
         write_csv(table, csv)
     if layers_map:
         with lensrl.open_study(study) as opened:
-            draw(figure, lambda: lensrl.plot.cka_map(opened, first, second, site=site, seed=seed, look=look))
+            values = lensrl.compare_layers(opened, first, second, site=site, seed=seed, device=how["device"])
+            drawn = f"{opened.name}: CKA of all layers"
+            draw(figure, lambda: lensrl.plot.cka_map(values, first, second, title=drawn, look=look))
     else:
         draw(figure, lambda: lensrl.plot.cka(whole, title=f"{drawn}, 95 % intervals over sequences", look=look))
 

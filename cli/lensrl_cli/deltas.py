@@ -18,6 +18,7 @@ from lensrl_cli.output import (
     ChosenLayers,
     Csv,
     Json,
+    OnDevice,
     Seed,
     Sort,
     StudyOrBase,
@@ -89,6 +90,7 @@ def deltas(
     measure: Annotated[
         str, typer.Option("--measure", metavar="COLUMN", help="Of the figure: a column of --csv.")
     ] = "relative",
+    device: OnDevice = None,
     json: Json = False,
     csv: Csv = None,
     figure: FigureFile = None,
@@ -106,7 +108,7 @@ def deltas(
     if run == "base":
         raise LensrlError("the base is not trained: it has no deltas; --run names a trained run, such as full-rl")
     if overlap:
-        if trained is not None or figure is not None or control is not None or layer is not None or sort is not None:
+        if any(given is not None for given in (trained, figure, control, layer, sort, device)):
             raise typer.BadParameter("--overlap is a table of a study, with --run, --seed, --csv and --json alone")
         show_overlap(study, run or "full-rl", seed, json=json, csv=csv)
         return
@@ -115,10 +117,13 @@ def deltas(
             raise typer.BadParameter("--control is for rows of layers, components, parameters and matrices")
         if trained is not None:
             raise typer.BadParameter("--by head is for the runs of a study: give a study alone")
+        if device is not None:
+            raise typer.BadParameter("--device is for spectra, and the change of a head has none: leave it out")
         _heads(study, run or "full-rl", layer or "all", seed, json=json, csv=csv, figure=figure, look=look, sort=sort)
         return
     drawn_deltas = 0 if control is None else draws
     unit = "parameter" if by == By.matrix else by.value
+    on = None if device is None else device.value
     if trained is None:
         from lensrl.store.origin import checkpoint_note
 
@@ -126,7 +131,13 @@ def deltas(
         with lensrl.open_study(study) as opened:
             with progress_bars("weights,", quiet=json) as on_progress:
                 table = lensrl.compare_weights(
-                    opened, name, by=unit, seed=seed, draws=drawn_deltas, on_progress=on_progress
+                    opened,
+                    name,
+                    by=unit,
+                    seed=seed,
+                    draws=drawn_deltas,
+                    device=on,
+                    on_progress=on_progress,
                 )
             compared = f"{name} equals the base"
             rounded = checkpoint_note([opened.runs.find_scored(name, seed)])
@@ -136,7 +147,9 @@ def deltas(
             option = "--seed" if run is None else "--run"
             raise typer.BadParameter(f"two models have no runs: leave out {option}, or give a study alone")
         with progress_bars("weights,", quiet=json) as on_progress:
-            table = lensrl.compare_models(study, trained, by=unit, draws=drawn_deltas, on_progress=on_progress)
+            table = lensrl.compare_models(
+                study, trained, by=unit, draws=drawn_deltas, device=on, on_progress=on_progress
+            )
         compared, rounded = f"{trained} equals {study}", _precision(table.attrs)
         heading = drawn = f"Weight deltas from {study} to {trained}"
     by_svd = table.attrs["by_svd"]

@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -67,6 +68,17 @@ ChosenLayers = Annotated[
 ]
 Sort = Annotated[
     str | None, typer.Option("--sort", metavar="COLUMN", help="Sort by a column of --csv, the largest first.")
+]
+
+
+class Device(StrEnum):
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+OnDevice = Annotated[
+    Device | None,
+    typer.Option("--device", metavar="DEVICE", help="Compute with torch on cuda or cpu; by default with NumPy."),
 ]
 
 

@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float64, Int
 
+from lensrl.compare.device import Device, algebra_on
 from lensrl.compare.patching import OnProgress
 from lensrl.compare.progress import with_bar
 from lensrl.compare.side_by_side import side_by_side
 from lensrl.errors import LensrlError, did_you_mean
+from lensrl.measures.algebra import LAPACK, Algebra
 from lensrl.measures.hsic import LEAST, Pairs
 from lensrl.measures.similarity import cka_interval, cka_map, mean_cosine, procrustes_distance, relative_l2
 from lensrl.recipe.runs import BASE, FULL
@@ -37,6 +39,7 @@ def compare_activations(
     seed: int | None = None,
     first_token: bool = False,
     pairs: Pairs = "sequence",
+    device: Device | None = None,
     on_progress: OnProgress | None = None,
 ) -> pd.DataFrame:
     """Compare the activations of two runs on the probe set: one row per layer of the model.
@@ -56,17 +59,20 @@ def compare_activations(
     have a much larger norm than all other tokens, and CKA then shows little else. `first_token=True` keeps it in all
     columns. `pairs="sequence"` compares tokens of different sequences, which are independent, and `"token"` compares
     all tokens, as other tools do (`lensrl.measures.similarity`). Intervals by sequence need five sequences, and are NaN
-    for four. `seed=None`: see `lensrl.store.runs.Runs`.
+    for four. `seed=None`: see `lensrl.store.runs.Runs`. `device="cuda"` or `"cpu"` computes CKA with torch there, in
+    float64; None with NumPy (`lensrl.compare.device`).
 
-    Raises LensrlError for a run without activations, for two runs with different probe sets, and for too few sequences.
+    Raises LensrlError for a run without activations, for two runs with different probe sets, for too few sequences, and
+    for `cuda` without a GPU.
     """
+    algebra = algebra_on(device)
     runs = from_run, into_run
     pair = _find_pair(study, *runs, seed=seed, site=site, first_token=first_token, pairs=pairs)
     whole = pair if first_token else _find_pair(study, *runs, seed=seed, site=site, first_token=True, pairs=pairs)
     kept = np.isin(whole.tokens, pair.tokens)
 
     return representation_table(
-        map(whole.at, range(study.n_layers)), whole.sequence, kept, pairs=pairs,
+        map(whole.at, range(study.n_layers)), whole.sequence, kept, pairs=pairs, algebra=algebra,
         on_done=None if on_progress is None else lambda done: on_progress("layers", done, study.n_layers),
     )  # fmt: skip
 
@@ -77,6 +83,7 @@ def representation_table(
     kept: Bool[np.ndarray, " token"],
     *,
     pairs: Pairs,
+    algebra: Algebra = LAPACK,
     on_done: Callable[[int], None] | None = None,
 ) -> pd.DataFrame:
     """Compare two models layer by layer, one layer on each core: the table of `compare_activations`.
@@ -88,8 +95,8 @@ def representation_table(
 
     def measure(layer: tuple[np.ndarray, np.ndarray]) -> tuple[float, ...]:
         x, y = layer if kept.all() else (layer[0][kept], layer[1][kept])
-        cka = cka_interval(x, y, sequence[kept], pairs=pairs)
-        with_first = cka.value if kept.all() else _cka(*layer, sequence, pairs)
+        cka = cka_interval(x, y, sequence[kept], pairs=pairs, algebra=algebra)
+        with_first = cka.value if kept.all() else _cka(*layer, sequence, pairs, algebra)
         distances = procrustes_distance(x, y), relative_l2(x, y), mean_cosine(x, y)
         return (*cka, 1 - cka.value, *distances, with_first)
 
@@ -107,14 +114,17 @@ def compare_layers(
     seed: int | None = None,
     first_token: bool = False,
     pairs: Pairs = "sequence",
+    device: Device | None = None,
 ) -> Float64[np.ndarray, "layer other_layer"]:
     """Return the debiased linear CKA of each layer of run `from_run` (rows) with each layer of `into_run` (columns).
 
-    `site`, `seed`, `first_token` and `pairs` are those of `compare_activations`. Raises as it does.
+    `site`, `seed`, `first_token`, `pairs` and `device` are those of `compare_activations`. Raises as it does.
     """
+    algebra = algebra_on(device)
     pair = _find_pair(study, from_run, into_run, seed=seed, site=site, first_token=first_token, pairs=pairs)
     layers = range(study.n_layers)
-    return cka_map(map(pair.one_at, layers), [*map(pair.other_at, layers)], pair.sequence, pairs=pairs)
+    xs, ys = map(pair.one_at, layers), [*map(pair.other_at, layers)]
+    return cka_map(xs, ys, pair.sequence, pairs=pairs, algebra=algebra)
 
 
 def distances_to(
@@ -154,8 +164,8 @@ def check_sequences(sequence: Int[np.ndarray, " token"], pairs: Pairs, what: str
         raise LensrlError(f"{what} has {count} sequences to compare, and {least} are needed; {instead}{advice}")
 
 
-def _cka(x: np.ndarray, y: np.ndarray, sequence: Int[np.ndarray, " token"], pairs: Pairs) -> float:
-    return float(cka_map([x], [y], sequence, pairs=pairs)[0, 0])
+def _cka(x: np.ndarray, y: np.ndarray, sequence: Int[np.ndarray, " token"], pairs: Pairs, algebra: Algebra) -> float:
+    return float(cka_map([x], [y], sequence, pairs=pairs, algebra=algebra)[0, 0])
 
 
 class _Pair(NamedTuple):

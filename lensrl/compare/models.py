@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from lensrl.compare.activations import SITE, check_sequences, representation_table
+from lensrl.compare.device import Device, algebra_on
 from lensrl.compare.patching import OnProgress
 from lensrl.compare.precision import Kinds, add_precision, watch
 from lensrl.compare.progress import with_bar
@@ -30,13 +31,14 @@ if TYPE_CHECKING:
 @with_bar("weight deltas")
 def compare_models(
     base: Path | str, trained: Path | str, *, by: By = "parameter", draws: int = 0,
-    on_progress: OnProgress | None = None,
+    device: Device | None = None, on_progress: OnProgress | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Measure how training changed the weights, from two model folders or hub names. Nothing is kept.
 
     `trained` may be a LoRA adapter of PEFT, which is merged into the base (`lensrl.models.adapter`).
 
-    The columns are those of `lensrl.compare_weights`, which also explains `by` and `draws`. Four columns follow:
+    The columns are those of `lensrl.compare_weights`, which also explains `by`, `draws` and `device`. Four columns
+    follow:
 
     - `base_dtype`, `trained_dtype`: the types in which the weights of the row are stored;
     - `rounding_norm`: the norm of the errors of rounding to these types, of both models together, in the parameters
@@ -55,15 +57,17 @@ def compare_models(
     there are cores are in memory at once, in fp32. The largest, often the embeddings, needs three copies of itself: one
     of each model, and one to rank its entries. No tokenizer is needed.
 
-    Raises LensrlError where one of the two is no complete model, where they are different architectures, and for
-    weights that are not finite.
+    Raises LensrlError where one of the two is no complete model, where they are different architectures, for weights
+    that are not finite, and for `cuda` without a GPU.
     """
     from lensrl.models.pair import open_pair
 
+    algebra = algebra_on(device)
     pair, stored = open_pair(str(base), str(trained)), []
     total = len({pair.blocks.part(name) for name in pair.names})
     kinds = Kinds(pair.base.dtypes, pair.trained.dtypes, exact=pair.trained.merged is not None)
-    table = weight_table(watch(_read_parts(pair), by, kinds, stored), by, total, on_progress, draws=draws)
+    parts = watch(_read_parts(pair), by, kinds, stored)
+    table = weight_table(parts, by, total, on_progress, draws=draws, algebra=algebra)
     kept = add_precision(table, by, stored)
     table["common_rows"] = pd.array([_common_rows(pair, row) for row in table.itertuples()], dtype="Int64")
     vocabulary = pair.trained.vocabulary
@@ -90,12 +94,13 @@ def compare_model_activations(
     site: str = SITE,
     first_token: bool = False,
     pairs: Pairs = "sequence",
+    device: Device | None = None,
 ) -> pd.DataFrame:
     """Compare the activations of two models, folders or hub names, on the same texts. Nothing is kept.
 
     `texts` is a .txt file with a text a line or a .jsonl file with {"text": ...}; by default the texts of
-    `lensrl.tasks.texts.BUILT_IN`. The columns, `site`, `first_token` and `pairs` are those of
-    `lensrl.compare_activations`. `table.attrs["same_weights"]` says whether the models are one and the same.
+    `lensrl.tasks.texts.BUILT_IN`. The columns, `site`, `first_token`, `pairs` and `device` are those
+    of `lensrl.compare_activations`. `table.attrs["same_weights"]` says whether the models are one and the same.
 
     Both models are in memory in fp32, one of them twice. The tokenizer is the base's. Raises LensrlError as
     `compare_models`, for texts that are too few or cannot be read, and for models that TransformerLens does not know.
@@ -110,6 +115,7 @@ def compare_model_activations(
 
     if site not in SITES:
         raise LensrlError(f"no activations at {site!r}{did_you_mean(site, SITES)}")
+    algebra = algebra_on(device)
     items = Texts(None if texts is None else Path(texts)).items("test")
     loaded = load_base(str(base))
     check_positions(loaded.model, references(loaded.prompts, items).ids.shape[1])
@@ -128,7 +134,8 @@ def compare_model_activations(
     )
     if site not in x:
         raise LensrlError(f"{base} has no activations at {site!r} in some layers{did_you_mean(site, x)}")
-    table = representation_table(zip(x[site], y[site], strict=True), probe.prompt, kept, pairs=pairs)
+    layers = zip(x[site], y[site], strict=True)
+    table = representation_table(layers, probe.prompt, kept, pairs=pairs, algebra=algebra)
     table.attrs["same_weights"] = all(same_bits(loaded.weights[name].numpy(), w.numpy()) for name, w in weights.items())
     return table
 

@@ -7,8 +7,10 @@ processor than the work itself, and on a busy machine many times more.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from typing import TypeVar
 
 from threadpoolctl import threadpool_limits
@@ -37,7 +39,7 @@ def side_by_side(
         if on_done is not None:
             on_done(len(futures) - len(running))
 
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(THREADS) as pool:
+    with threadpool_limits(1, "blas"), _one_of_torch(), ThreadPoolExecutor(THREADS) as pool:
         for part in parts:
             futures.append(pool.submit(measure, part))
             running.add(futures[-1])
@@ -47,3 +49,18 @@ def side_by_side(
         while running:
             wait_for_one()
     return [future.result() for future in futures]
+
+
+@contextmanager
+def _one_of_torch() -> Iterator[None]:
+    """Give new threads one thread of torch each, where torch is loaded: threadpoolctl does not know its own library."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

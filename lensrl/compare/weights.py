@@ -9,12 +9,14 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float32, Float64
 
+from lensrl.compare.device import Device, algebra_on
 from lensrl.compare.patching import OnProgress
 from lensrl.compare.precision import Kinds, Stored, add_precision, watch
 from lensrl.compare.progress import with_bar
 from lensrl.compare.random_direction import random_direction
 from lensrl.compare.side_by_side import side_by_side
 from lensrl.errors import LensrlError
+from lensrl.measures.algebra import LAPACK, Algebra
 from lensrl.measures.trajectory import directness, directness_null, gram, linearity, linearity_null
 from lensrl.measures.weights import DeltaMetrics, SpectralMetrics, entry_metrics, join_metrics, spectral_metrics
 from lensrl.recipe.runs import BASE, FULL
@@ -40,6 +42,7 @@ def compare_weights(
     by: By = "parameter",
     seed: int | None = None,
     draws: int = 0,
+    device: Device | None = None,
     on_progress: OnProgress | None = None,
 ) -> pd.DataFrame:
     """Measure how training changed the weights of a run. Columns: parameter, layer, component, and `DeltaMetrics`.
@@ -63,18 +66,22 @@ def compare_weights(
     here, and NaN where a file does not say which parameter was stored in which type.
 
     The base is read from its files, the parts that changed as `lensrl.compare_models` reads them, and all of it once to
-    know it by its sha256. `seed=None`: see `lensrl.store.runs.Runs`. Raises LensrlError for a run that diverged, and
-    when the base model is not the model that the run was trained from.
+    know it by its sha256. `seed=None`: see `lensrl.store.runs.Runs`. `device="cuda"` or `"cpu"` computes the spectra
+    with torch there, in float64; None with NumPy (`lensrl.compare.device`).
+
+    Raises LensrlError for a run that diverged, when the base model is not the model that the run was trained from, and
+    for `cuda` without a GPU.
     """
     from lensrl.models.base import fingerprint  # torch, only where weights are needed
     from lensrl.models.pair import open_base
 
+    algebra = algebra_on(device)
     trained = study.runs.find_scored(run, study.runs.shared_seed(run, scored=True) if seed is None else seed)
     base, skeleton = open_base(study.recipe.model)
     check_base(trained, study.recipe.model, fingerprint(base))
     stored: list[Stored] = []
     parts = watch(_parts_of(trained, base, skeleton.blocks), by, _kinds(trained, base.dtypes), stored)
-    table = weight_table(parts, by, len(trained.deltas), on_progress, draws=draws)
+    table = weight_table(parts, by, len(trained.deltas), on_progress, draws=draws, algebra=algebra)
     add_precision(table, by, stored)
     return table
 
@@ -108,15 +115,16 @@ class PartWeights(NamedTuple):
 
 
 def weight_table(
-    parts: Iterable[PartWeights], by: By, total: int = 0, on_progress: OnProgress | None = None, *, draws: int = 0
-) -> pd.DataFrame:
+    parts: Iterable[PartWeights], by: By, total: int = 0, on_progress: OnProgress | None = None, *, draws: int = 0,
+    algebra: Algebra = LAPACK,
+) -> pd.DataFrame:  # fmt: skip
     """Measure the change of every part: the table of `compare_weights`.
 
     Parts are measured side by side, one on each core, and each is read when a core is free: give the largest first.
     `table.attrs["by_svd"]` names the parameters with a measure that needed an SVD (`lensrl.measures.spectra`).
     """
     found = side_by_side(
-        lambda part: _measure_with_control(part, by, draws),
+        lambda part: _measure_with_control(part, by, draws, algebra),
         parts,
         None if on_progress is None else lambda done: on_progress("parts", done, total),
     )
@@ -135,24 +143,24 @@ class MeasuredPart(NamedTuple):
     by_svd: list[str]
 
 
-def _measure_with_control(weights: PartWeights, by: By, draws: int) -> MeasuredPart:
+def _measure_with_control(weights: PartWeights, by: By, draws: int, algebra: Algebra) -> MeasuredPart:
     """Measure a part, and as many random deltas in its place: their means stand at the end of each row."""
-    found = _measure_part(weights, by)
+    found = _measure_part(weights, by, algebra)
     if not draws:
         return found
     drawn = [
-        _measure_part(weights._replace(after=random_direction(weights.before, weights.after, draw)), by).rows
+        _measure_part(weights._replace(after=random_direction(weights.before, weights.after, draw)), by, algebra).rows
         for draw in range(draws)
     ]
     means = np.mean([[row[-len(DeltaMetrics._fields) :] for row in rows] for rows in drawn], axis=0)
     return found._replace(rows=[(*row, *control) for row, control in zip(found.rows, means, strict=True)])
 
 
-def _measure_part(weights: PartWeights, by: By) -> MeasuredPart:
+def _measure_part(weights: PartWeights, by: By, algebra: Algebra) -> MeasuredPart:
     part, components, before, after = weights
     layer = part if isinstance(part, int) else None
     moved = [name for name in before if after[name] is not before[name]]
-    spectra = {name: spectral_metrics(before[name], after[name]) for name in moved}
+    spectra = {name: spectral_metrics(before[name], after[name], algebra) for name in moved}
     by_svd = [name for name in moved if spectra[name].by_svd]
     if by == "parameter":
         found = {name: join_metrics(entry_metrics(before[name], after[name]), spectra[name]) for name in moved}

@@ -26,7 +26,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int
-from scipy.linalg.blas import dtrmm  # pyright: ignore[reportAttributeAccessIssue]
+
+from lensrl.measures.algebra import LAPACK, Algebra
 
 Pairs = Literal["sequence", "token"]
 LEAST = 4  # units in the U-statistic
@@ -60,15 +61,16 @@ class Sequences:
 class Features:
     """One representation of the tokens: centred, in float64, ordered by sequence."""
 
-    def __init__(self, x: np.ndarray, sequences: Sequences) -> None:
+    def __init__(self, x: np.ndarray, sequences: Sequences, algebra: Algebra = LAPACK) -> None:
         x = np.asarray(x, np.float64)[sequences.order]
         self.x = x - x.mean(0)
         self.sequences = sequences
+        self.algebra = algebra
 
     @cached_property
     def gram(self) -> Float64[np.ndarray, "token token"]:
         """K = X X'."""
-        return self.x @ self.x.T
+        return self.algebra.gram(self.x.T)
 
     @cached_property
     def blocks(self) -> list[Float64[np.ndarray, "_ _"]]:
@@ -111,7 +113,7 @@ def hsic_value(a: Features, b: Features, pairs: Pairs) -> float:
     if len(a.x) <= min(a.x.shape[1], b.x.shape[1]):
         total = weight @ (a.gram * b.gram) @ weight
     else:
-        cross = a.x.T @ (weight[:, None] * b.x)
+        cross = a.algebra.product(a.x.T, weight[:, None] * b.x)
         total = np.vdot(cross, cross)
     first = float(total - weight**2 @ left_out)
     return _with_ends(a, b, pairs, Hsic(first, np.full(len(a.sequences), np.nan))).whole
@@ -181,13 +183,15 @@ def _products(a: Features, b: Features, weight: Float64[np.ndarray, " token"]) -
     """Return the sum over j of w_j k_ij l_ij, by token i."""
     if len(a.x) <= SIDE * min(a.x.shape[1], b.x.shape[1]):
         return np.concatenate([(a.gram[rows] * b.gram[rows]) @ weight for rows in a.sequences.slices])
+    algebra = a.algebra
     if a is not b:
-        return np.einsum("tq,tq->t", a.x @ (a.x.T @ (weight[:, None] * b.x)), b.x)
+        cross = algebra.product(a.x.T, weight[:, None] * b.x)
+        return np.einsum("tq,tq->t", algebra.product(a.x, cross), b.x)
     # x'Cx for a symmetric C = X'WX: half of C, with what is below its diagonal taken twice, gives the same.
     scaled = np.sqrt(weight)[:, None] * a.x
-    half = scaled.T @ scaled
+    half = algebra.gram(scaled)
     half = 2 * np.tril(half, -1) + np.diag(np.diag(half))
-    return np.einsum("qt,qt->t", dtrmm(1.0, half.T, a.x.T), a.x.T)
+    return np.einsum("qt,qt->t", algebra.product(half.T, a.x.T, upper=True), a.x.T)
 
 
 def _within(a: Features, b: Features) -> Float64[np.ndarray, " token"]:

@@ -32,6 +32,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int
 from scipy.special import stdtrit
 
+from lensrl.measures.algebra import LAPACK, Algebra
 from lensrl.measures.contribution import CONFIDENCE, Interval
 from lensrl.measures.hsic import ROUNDING, Features, Hsic, Pairs, Sequences, hsic, hsic_value
 
@@ -148,14 +149,15 @@ def linear_cka(x: Representation, y: Representation, *, debiased: bool = True) -
 
 
 def cka_interval(
-    x: Representation, y: Representation, sequence: Int[np.ndarray, " token"], *, pairs: Pairs = "sequence"
-) -> Interval:
+    x: Representation, y: Representation, sequence: Int[np.ndarray, " token"], *, pairs: Pairs = "sequence",
+    algebra: Algebra = LAPACK,
+) -> Interval:  # fmt: skip
     """Compute debiased linear CKA with a 95 % interval over sequences: tokens of one sequence are not independent.
 
     `sequence` names the sequence of each token. `pairs="sequence"` compares tokens of different sequences alone, and
     `"token"` all tokens, as `linear_cka` and other tools do. The interval is a delete-one-sequence jackknife with
     Student's t. A bootstrap would draw the same token twice, and the unbiased estimator excludes the pair of a token
-    with itself.
+    with itself. `algebra` has the products of matrices.
 
     NaN, by sequence: the value for fewer than 4 sequences, and where an HSIC of X or Y with itself, which is above 0,
     is estimated below 0; the ends where one of both holds without some sequence. Raises ValueError for fewer than 2
@@ -165,7 +167,7 @@ def cka_interval(
     sequences = Sequences(sequence)
     if len(sequences) < 2:
         raise ValueError("an interval over sequences needs two of them")
-    a, b = Features(x, sequences), Features(y, sequences)
+    a, b = Features(x, sequences, algebra), Features(y, sequences, algebra)
     xy, xx, yy = hsic(a, b, pairs), _own_hsic(a, pairs), _own_hsic(b, pairs)
     value, left_out = (_ratio(*parts) for parts in zip(xy, xx, yy, strict=True))
     # The jackknife's standard error, with Student's t for few sequences.
@@ -181,19 +183,20 @@ def cka_map(
     sequence: Int[np.ndarray, " token"],
     *,
     pairs: Pairs = "sequence",
+    algebra: Algebra = LAPACK,
 ) -> Float64[np.ndarray, "x y"]:
     """Compute debiased linear CKA of every layer of one model with every layer of another: (layer of xs, layer of ys).
 
-    `sequence` and `pairs` are those of `cka_interval`, which also says when a value is NaN. Of `xs`, one layer at a
-    time is held. Raises ValueError as `linear_cka`.
+    `sequence`, `pairs` and `algebra` are those of `cka_interval`, which also says when a value is NaN. Of `xs`, one
+    layer at a time is held. Raises ValueError as `linear_cka`.
     """
     sequences, rest = Sequences(sequence), iter(xs)
     first = next(rest)
-    other = [Features(_checked(first, layer)[1], sequences) for layer in ys]
+    other = [Features(_checked(first, layer)[1], sequences, algebra) for layer in ys]
     of_ys = np.array([_own_hsic(layer, pairs, jackknife=False).whole for layer in other])
     rows = []
     for x in chain([first], rest):
-        one = Features(_checked(ys[0], x)[1], sequences)
+        one = Features(_checked(ys[0], x)[1], sequences, algebra)
         cross = np.array([hsic_value(one, layer, pairs) for layer in other])
         rows.append(_ratio(cross, _own_hsic(one, pairs, jackknife=False).whole, of_ys))
     return np.array(rows)

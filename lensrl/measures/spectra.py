@@ -22,13 +22,12 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float64
-from scipy.linalg import eigh_tridiagonal, eigvalsh_tridiagonal, get_lapack_funcs
+
+from lensrl.measures.algebra import LAPACK, Algebra, Eigen
 
 BLOCK = 2**20  # entries of a block of rows, about: 8 MB of float64
 EIGENVALUE = 8 * np.finfo(np.float64).eps  # error of the eigenvalues of a Gram matrix, see above
 SQUARES = 1e-200, 1e200  # sums of squares outside this range may have underflowed or overflowed
-
-_SYTRD, _ORMQR = get_lapack_funcs(("sytrd", "ormqr"), dtype=np.float64)
 
 
 class SingularValues(NamedTuple):
@@ -49,8 +48,15 @@ class Spaces(NamedTuple):
 class Matrix:
     """A matrix, or the difference of two, read in blocks of rows."""
 
-    def __init__(self, values: Float[np.ndarray, "row column"], minus: Float[np.ndarray, "row column"] | None = None):
-        """Take `values`, or `values - minus`."""
+    def __init__(
+        self,
+        values: Float[np.ndarray, "row column"],
+        minus: Float[np.ndarray, "row column"] | None = None,
+        *,
+        algebra: Algebra = LAPACK,
+    ) -> None:
+        """Take `values`, or `values - minus`. `algebra` has the Gram matrix and its eigenvalues; an SVD is LAPACK's."""
+        self._algebra = algebra
         self._wide = values.shape[0] < values.shape[1]
         self._terms = [term.T if self._wide else term for term in (values, minus) if term is not None]
         self._side = self._terms[0].shape[1]
@@ -68,7 +74,7 @@ class Matrix:
     def _gram(self) -> Float64[np.ndarray, "column column"]:
         total = np.zeros((self._side, self._side))
         for block in self.rows(max(1, BLOCK // self._side)):
-            total += block.T @ block
+            total += self._algebra.gram(block)
         return total
 
     @cached_property
@@ -91,27 +97,12 @@ class Matrix:
         return EIGENVALUE * (float(self._eigenvalues[0]) + total / math.sqrt(self._side))
 
     @cached_property
-    def _tridiagonal(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """The Gram matrix as Q T Q': the reflectors of Q, the diagonals of T, and the factors of the reflectors.
-
-        All eigenvalues and the leading eigenvectors share this step, which takes most of the time.
-        """
-        reflectors, diagonal, beside, factors, _ = _SYTRD(self._gram, lower=1, lwork=64 * self._side)
-        return reflectors, diagonal, beside, factors
+    def _eigen(self) -> Eigen:
+        return self._algebra.eigen(self._gram)
 
     @cached_property
     def _eigenvalues(self) -> Float64[np.ndarray, " value"]:
-        _, diagonal, beside, _ = self._tridiagonal
-        return np.asarray(eigvalsh_tridiagonal(diagonal, beside, lapack_driver="sterf"))[::-1].clip(min=0)
-
-    def _eigenvectors(self, k: int) -> Float64[np.ndarray, "column k"]:
-        """Return the eigenvectors of the k largest eigenvalues."""
-        reflectors, diagonal, beside, factors = self._tridiagonal
-        among = self._side - k, self._side - 1
-        vectors = eigh_tridiagonal(diagonal, beside, select="i", select_range=among, check_finite=False)[1]
-        # Q leaves the first row alone; below it, Q is the product of the reflectors, as after a QR.
-        below = _ORMQR("L", "N", reflectors[1:, :-1], factors, vectors[1:], 64 * k)[0]
-        return np.concatenate([vectors[:1], below])
+        return self._eigen.values.clip(min=0)
 
     def singular_values(self, *, exact: bool = False) -> SingularValues:
         """Return all singular values: from the Gram matrix, or with `exact` from an SVD."""
@@ -136,7 +127,7 @@ class Matrix:
             error = self._error / gap if gap > 0 else math.inf
             if not math.isfinite(error):
                 return Spaces(np.empty((0, k)), np.empty((0, k)), math.inf)
-            vectors = self._eigenvectors(k)
+            vectors = self._eigen.leading(k)
         turned = np.concatenate([block @ vectors for block in self.rows(max(1, BLOCK // self._side))])
         # A u_i = s_i v_i, up to rounding: a QR makes the columns orthonormal again.
         images = np.linalg.qr(turned).Q

@@ -26,6 +26,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.linalg import subspace_angles
 
+from lensrl.measures.algebra import LAPACK, Algebra
 from lensrl.measures.rounding import round_to_bf16
 from lensrl.measures.spectra import Matrix
 from lensrl.measures.support import support_overlaps
@@ -137,18 +138,20 @@ def entry_metrics(before: Float[np.ndarray, "..."], after: Float[np.ndarray, "..
     )
 
 
-def spectral_metrics(before: Float[np.ndarray, "..."], after: Float[np.ndarray, "..."]) -> SpectralMetrics:
+def spectral_metrics(
+    before: Float[np.ndarray, "..."], after: Float[np.ndarray, "..."], algebra: Algebra = LAPACK
+) -> SpectralMetrics:
     """Compute the measures that need singular values. All are NaN unless the weight is a matrix, or a stack of them.
 
     Singular values and spaces come from Gram matrices (`lensrl.measures.spectra`). A measure that this could change by
-    more than `TOLERANCE` of its value comes from an SVD, and `by_svd` names it.
+    more than `TOLERANCE` of its value comes from an SVD, and `by_svd` names it. `algebra`: see `Matrix`.
     """
     if before.ndim == 3:
-        return _of_a_stack(before, after)
+        return _of_a_stack(before, after, algebra)
     if not _is_matrix(before):
         return SpectralMetrics(*[math.nan] * 6, by_svd=())
-    w, changed = Matrix(before), Matrix(after)
-    spectral, stable_rank, effective_rank, ranks_by_svd = spectrum_of_delta(Matrix(after, before))
+    w, changed = Matrix(before, algebra=algebra), Matrix(after, algebra=algebra)
+    spectral, stable_rank, effective_rank, ranks_by_svd = spectrum_of_delta(Matrix(after, before, algebra=algebra))
     shift, shift_by_svd = _spectral_shift(w, changed)
     left, right, angles_by_svd = _angles(w, changed, min(LEADING, min(before.shape) // 2))
     by_svd = {"effective_rank": ranks_by_svd, "spectral_shift": shift_by_svd, "angle": angles_by_svd}
@@ -157,10 +160,12 @@ def spectral_metrics(before: Float[np.ndarray, "..."], after: Float[np.ndarray, 
     )
 
 
-def _of_a_stack(before: Float[np.ndarray, "n row column"], after: Float[np.ndarray, "n row column"]) -> SpectralMetrics:
+def _of_a_stack(
+    before: Float[np.ndarray, "n row column"], after: Float[np.ndarray, "n row column"], algebra: Algebra
+) -> SpectralMetrics:
     """Compute the medians over the matrices of a stack that changed: the experts of a mixture are stored as one."""
     pairs = zip(before, after, strict=True)
-    found = [spectral_metrics(w, changed) for w, changed in pairs if not np.array_equal(w, changed)]
+    found = [spectral_metrics(w, changed, algebra) for w, changed in pairs if not np.array_equal(w, changed)]
     columns = [list(column) for column in zip(*(one[:-1] for one in found), strict=True)]
     by_svd = dict.fromkeys(name for one in found for name in one.by_svd)
     return SpectralMetrics(*map(_median, columns or [[]] * 6), by_svd=tuple(by_svd))

@@ -33,10 +33,11 @@ from rich.table import Table
 from scipy.linalg import subspace_angles
 from scipy.special import stdtrit
 
+from lensrl.compare.device import Torch
 from lensrl.compare.patching.graft import graft_logprobs, holding
 from lensrl.measures.similarity import cka_interval, procrustes_distance
 from lensrl.measures.spectra import Matrix
-from lensrl.measures.weights import delta_metrics, entry_metrics, spectrum_of_delta
+from lensrl.measures.weights import delta_metrics, entry_metrics, spectral_metrics, spectrum_of_delta
 from lensrl.models.base import load_base
 from lensrl.models.references import reference_logprobs
 from lensrl.tasks import Item
@@ -54,7 +55,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--layers", type=int, default=LAYERS)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", choices=["matrix", "layer", "deltas", "cka", "grafts"])
+    parser.add_argument("--only", choices=["matrix", "torch", "layer", "deltas", "cka", "grafts"])
     arguments = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 160)
     table = Table("what", "ours", "peer", "ratio", "wanted", box=None, pad_edge=False, header_style="dim")
@@ -67,6 +68,7 @@ def main() -> None:
         folder = arguments.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lensrl-bench-")))
         parts: dict[str, Callable[[], Iterator[Row]]] = {
             "matrix": lambda: matrix_rows(arguments.rounds),
+            "torch": lambda: torch_row(arguments.rounds),
             "layer": layer_rows,
             "cka": lambda: cka_rows(arguments.rounds),
             "grafts": lambda: graft_rows(make_pair("0.6B", folder, layers=arguments.layers), arguments.rounds),
@@ -79,7 +81,7 @@ def main() -> None:
                     table.add_row(*row)
 
 
-def in_turns(what: str, ours: Job, peer: Job, rounds: int, wanted: float, far: Callable[[Any, Any], str]) -> Row:
+def in_turns(what: str, ours: Job, peer: Job, rounds: int, wanted: float | None, far: Callable[[Any, Any], str]) -> Row:
     """Processor seconds of both, the median ratio over rounds, and how far apart the values are."""
     times, values = [], [None, None]
     for number in range(rounds):
@@ -91,7 +93,7 @@ def in_turns(what: str, ours: Job, peer: Job, rounds: int, wanted: float, far: C
         times.append(spent)
     one, other = (statistics.median(column) for column in zip(*times, strict=True))
     ratio = statistics.median(b / a for a, b in times)
-    goal = verdict(ratio >= wanted, f"≥ {wanted:g}")
+    goal = "" if wanted is None else verdict(ratio >= wanted, f"≥ {wanted:g}")
     return f"{what}; {far(*values)}", f"{one:.2f} s", f"{other:.2f} s", f"{ratio:.1f}", goal
 
 
@@ -123,6 +125,25 @@ def matrix_rows(rounds: int) -> Iterator[Row]:
             rounds, 3,
             lambda ours, peer: f"effective ranks differ by {abs(ours[1][2] / peer['effective_rank'] - 1):.0e}",
         )  # fmt: skip
+
+
+def torch_row(rounds: int) -> Iterator[Row]:
+    """The measures of the spectrum of one matrix through torch on the CPU, one thread, beside NumPy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    rng = np.random.default_rng(0)
+    before = 0.02 * rng.standard_normal((3072, 1024), np.float32)
+    after = before + np.float32(1e-4) * rng.standard_normal((3072, 1024), np.float32)
+
+    def far(ours: Any, peer: Any) -> str:
+        return f"largest relative difference {np.max(np.abs(np.array(ours[:6]) / np.array(peer[:6]) - 1)):.0e}"
+
+    yield in_turns(
+        "spectra of 3,072 x 1,024 through torch on the CPU; peer: NumPy",
+        lambda: spectral_metrics(before, after, Torch("cpu")), lambda: spectral_metrics(before, after),
+        rounds, None, far,
+    )  # fmt: skip
+    torch.set_num_threads(threads)
 
 
 def layer_rows() -> Iterator[Row]:
