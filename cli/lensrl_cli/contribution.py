@@ -41,7 +41,8 @@ def contribution(
         typer.Option("--benchmark", metavar="NAME", help="One benchmark, all, or each; by default the study's score."),
     ] = None,
     score: Annotated[
-        str, typer.Option("--score", metavar="KIND", help="mean, pass@K, vote, finished or right-given-finished.")
+        str,
+        typer.Option("--score", metavar="KIND", help="mean, pass@K, vote, finished, right-given-finished or logprob."),
     ] = "mean",
     *,
     kl: Annotated[bool, typer.Option("--kl", help="Also measure how far each run went from the base.")] = False,
@@ -61,8 +62,9 @@ def contribution(
     --benchmark NAME takes one benchmark in the place of the study's score; all takes every benchmark, those of further
     tasks included; each shows one after another.
 
-    --score pass@4 is the chance that one of four samples is right, vote the most frequent answer. --score finished
-    counts a sample only where it ended below the token limit, and shows C_l beside it.
+    --score pass@4 is the chance that one of four samples is right, vote the most frequent answer, logprob the
+    log-probability of the reference in nats per token. --score finished counts a sample only where it ended below the
+    token limit, and shows C_l beside it.
 
     --kl samples a completion of each held-out item from each run, and compares the policies along it: KL(run || base).
 

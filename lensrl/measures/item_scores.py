@@ -1,4 +1,4 @@
-"""Scores of items from the scores of their samples: the mean, pass@k, a vote, and scores of what ended.
+"""Scores of items from their samples: the mean, pass@k, a vote, scores of what ended; and log p of the reference.
 
 Let item i have n_i samples with scores s_ij, and let e_ij be 1 where the completion ended below the token limit.
 
@@ -7,10 +7,12 @@ Let item i have n_i samples with scores s_ij, and let e_ij be 1 where the comple
     vote                  the mean score of the samples that gave the most frequent answer (maj@n; ties: their mean)
     finished              mean over j of e_ij s_ij: ended, and right
     right given finished  sum of e_ij s_ij / sum of e_ij, over the samples of a benchmark
+    logprob               the mean log-probability of the item's reference and its end, in nats per token; no sampling
 
-All but the last are means over items. The last is a ratio R = X / Y of two means over the items of a benchmark. It is
-returned as its linearisation, R + (x_i - R y_i) / Y: the mean over items is R exactly, and the deviations of items give
-the error of a ratio estimator (Cochran 1977, "Sampling Techniques", section 2.11). No item has to be left out.
+All but "right given finished" are means over items. That one is a ratio R = X / Y of two means over the items of a
+benchmark. It is returned as its linearisation, R + (x_i - R y_i) / Y: the mean over items is R exactly, and the
+deviations of items give the error of a ratio estimator (Cochran 1977, "Sampling Techniques", section 2.11). No item has
+to be left out.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from jaxtyping import Bool, Float, Float64, Int64
 
 from lensrl.errors import LensrlError, did_you_mean
 
-KINDS = ("mean", "pass@K", "vote", "finished", "right-given-finished")
+KINDS = ("mean", "pass@K", "vote", "finished", "right-given-finished", "logprob")
 NO_ANSWER, NOT_KEPT = -1, -2  # in `Samples.answer`: the sample gave none; the task names none, or there is no sample
 
 
@@ -41,6 +43,7 @@ class Samples:
     truncated: Bool[np.ndarray, "item sample"] | None = None
     length: Int64[np.ndarray, "item sample"] | None = None
     answer: Int64[np.ndarray, "item sample"] | None = None
+    reference_logprob: Float64[np.ndarray, " item"] | None = None  # NaN where an item has no reference
 
     @property
     def there(self) -> Bool[np.ndarray, "item sample"]:
@@ -49,7 +52,7 @@ class Samples:
 
     def chosen(self, items: np.ndarray) -> Samples:
         """Return some of the items, by their places or by a mask."""
-        arrays = (self.truncated, self.length, self.answer)
+        arrays = (self.truncated, self.length, self.answer, self.reference_logprob)
         return Samples(self.benchmark[items], self.score[items], *(None if a is None else a[items] for a in arrays))
 
 
@@ -57,7 +60,7 @@ def item_scores(samples: Samples, kind: str = "mean") -> Float64[np.ndarray, " i
     """Return the score of every item: `kind` is one of `KINDS`, with a number for K.
 
     Raises LensrlError for an unknown kind, for more samples than an item has, for pass@k of scores that are not 0 or 1,
-    and where the samples lack what the kind needs: truncation or answers.
+    and where the samples lack what the kind needs: truncation, answers or log-probabilities of references.
     """
     found = re.fullmatch(r"pass@([1-9]\d*)", kind)
     if found:
@@ -68,6 +71,8 @@ def item_scores(samples: Samples, kind: str = "mean") -> Float64[np.ndarray, " i
         return vote(samples)
     if kind not in KINDS:
         raise LensrlError(f"there is no score {kind!r}{did_you_mean(kind, KINDS)}; known: {', '.join(KINDS)}")
+    if kind == "logprob":
+        return _reference_logprob(samples)
     if samples.truncated is None:
         raise LensrlError(f"score {kind!r} needs to know which completions ended, and these scores were made elsewhere")
     ended = samples.there & ~samples.truncated
@@ -88,6 +93,7 @@ def possible(runs: Sequence[Samples]) -> tuple[str, ...]:
     kinds += ["vote"] if fewest > 2 else []
     if any(samples.truncated is not None and samples.truncated[samples.there].any() for samples in runs):
         kinds += ["finished", "right-given-finished"]
+    kinds += ["logprob"]
     return ("mean", *(kind for kind in kinds if all(_allows(samples, kind) for samples in runs)))
 
 
@@ -143,6 +149,17 @@ def vote(samples: Samples) -> Float64[np.ndarray, " item"]:
     # Answers that are the most frequent have equally many samples, so the mean over all of these is the mean of theirs.
     won = voters & (votes == votes.max(axis=1, keepdims=True))
     return item_means(samples.score, np.where(voters.any(axis=1)[:, None], won, samples.there))
+
+
+def _reference_logprob(samples: Samples) -> Float64[np.ndarray, " item"]:
+    found = samples.reference_logprob
+    unknown = np.ones(len(samples.benchmark), bool) if found is None else ~np.isfinite(found)
+    if found is None or unknown.any():
+        name = str(samples.benchmark[unknown][0])
+        raise LensrlError(
+            f"score 'logprob' needs a reference of each item, and benchmark {name!r} has items without one"
+        )
+    return found
 
 
 def _linearised_ratio(

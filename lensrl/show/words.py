@@ -58,6 +58,7 @@ SCORE_WORDS = {
     "vote": "majority vote",
     "finished": "finished and right",
     "right-given-finished": "right given finished",
+    "logprob": "log p of the reference",
 }
 
 

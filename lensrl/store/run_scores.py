@@ -106,6 +106,7 @@ class RunScores(RunFile):
                 truncated=read["truncated"].astype(bool) if "truncated" in read else None,
                 length=read["length"].astype(np.int64) if "length" in read else None,
                 answer=read.get("answer"),
+                reference_logprob=self._items["reference_logprob"].to_numpy(),
             )
 
     @table_method

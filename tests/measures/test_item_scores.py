@@ -103,3 +103,14 @@ def test_the_possible_scores_are_those_that_every_run_allows() -> None:
     cut = replace(whole, truncated=np.ones((1, 3), bool))
     assert possible([whole, cut])[-1] == "finished"  # nothing ended: there is no share of it
     assert possible([whole, Samples(np.array(["a"]), np.array([[0.5, np.nan]]))]) == ("mean",)
+    known = replace(whole, reference_logprob=np.array([-1.5]))
+    assert possible([known])[-1] == "logprob"
+    assert "logprob" not in possible([known, whole])
+
+
+def test_logprob_is_that_of_each_reference_and_refused_where_an_item_has_none() -> None:
+    samples = Samples(np.array(["a", "b", "b"]), np.ones((3, 2)), reference_logprob=np.array([-1.5, -0.25, -3.0]))
+    np.testing.assert_array_equal(item_scores(samples.chosen(np.array([2, 0])), "logprob"), [-3.0, -1.5])
+    for missing in (None, np.array([-1.5, np.nan, -3.0])):
+        with pytest.raises(LensrlError, match=f"benchmark '{'a' if missing is None else 'b'}' has items without one"):
+            item_scores(replace(samples, reference_logprob=missing), "logprob")

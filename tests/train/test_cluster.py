@@ -1,4 +1,7 @@
-"""Slow tests of many processes on one folder: `make test-cluster`; with `TRIALS=500`, 500 processes are killed."""
+"""Slow tests of many processes on one folder: `make test-cluster`; with `TRIALS=500`, 500 processes are killed.
+
+The moments and the victims follow from `SEED`: 5 calls with 100 trials and seeds of their own make 500, too.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ from tests.train.test_engine import assert_same_data
 from tests.train.test_workers import children, command
 
 TRIALS = int(os.environ.get("TRIALS", "20"))
+SEED = int(os.environ.get("SEED", "0"))
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600 + 60 * TRIALS)]  # seconds: a machine may be busy
 
 RECIPE = """\
@@ -88,7 +92,7 @@ def test_eight_processes_share_a_study_on_a_slow_disk_without_locks(tmp_path: Pa
 
 def test_workers_and_commands_are_killed_at_random_moments(tmp_path: Path, alone: Path) -> None:
     """Nothing that was committed is lost, every run is made once, and no process is left."""
-    moments, kills, studies = random.Random(0), Counter[str](), 0
+    moments, kills, studies = random.Random(SEED), Counter[str](), 0
     while kills.total() < TRIALS:
         studies += 1
         place = tmp_path / str(studies)

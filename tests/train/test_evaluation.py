@@ -64,6 +64,15 @@ def test_contributions_of_a_benchmark_are_ratios_of_its_gains(study: Study) -> N
     )
 
 
+def test_the_score_logprob_is_the_mean_log_probability_of_references(study: Study) -> None:
+    scores = study.scores(score="logprob").set_index("run")["score"]
+    for name in ("base", "layer-3"):
+        items = study[name].scores_by_item()
+        assert scores[name] == pytest.approx(items.groupby("benchmark")["reference_logprob"].mean().mean())
+    contributions = study.contributions(score="logprob").set_index("layer")
+    assert contributions.loc[3, "numerator"] == pytest.approx(scores["layer-3"] - scores["base"])
+
+
 def test_contributions_by_score_are_those_of_each_possible_score(study: Study) -> None:
     assert study.possible_scores(benchmark="carry")[:3] == ("mean", "pass@8", "vote")
     assert study.possible_scores(benchmark="expression")[0] == "mean"
