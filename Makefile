@@ -74,6 +74,7 @@ bench: install
 	$(BIN)/python -m tests.benchmarks.models
 	$(BIN)/python -m tests.benchmarks.sandbox
 	$(BIN)/python -m tests.benchmarks.startup
+	$(BIN)/python -m tests.benchmarks.one_run
 	$(BIN)/python -m tests.benchmarks.workers
 	$(BIN)/python -m tests.benchmarks.answers
 
