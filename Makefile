@@ -69,6 +69,7 @@ test-ranges: install
 
 bench: install
 	$(BIN)/python -m tests.benchmarks.store
+	$(BIN)/python -m tests.benchmarks.writing
 	$(BIN)/python -m tests.benchmarks.cka
 	$(BIN)/python -m tests.benchmarks.analyses
 	$(BIN)/python -m tests.benchmarks.models

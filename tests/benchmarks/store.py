@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 
 from lensrl.recipe import Recipe
 from lensrl.store.file.atomic import new_file, sync
-from lensrl.store.file.deltas import Parameter, frobenius
+from lensrl.store.file.deltas import Parameter, frobenius, sum_of_squares
 from lensrl.store.file.hdf5 import CHUNK_BYTES
 from lensrl.store.names import RECIPE_FILE, run_path
 from lensrl.store.run import Run
@@ -129,8 +129,10 @@ def write_peer(path: Path, deltas: Tensors) -> None:
     sync(path)
 
 
-def write_bare(path: Path, before: Weights, after: Weights) -> None:
+def write_bare(path: Path, before: Weights, after: Weights, *, promised: bool = False) -> None:
     """The passes over the bytes that an exact file with hashes cannot do without, and nothing else.
+
+    With `promised`, also the norm of each delta and the number of its changed entries, which the format has.
 
     Each core takes a parameter, in blocks of the size that ours has: after - before; before + delta, compared with
     after; sha256; write; read back and compare; and fsync.
@@ -153,6 +155,9 @@ def write_bare(path: Path, before: Weights, after: Weights) -> None:
             os.pwrite(file, d.data, int(starts[number]) + 4 * start)
             os.preadv(file, [a.data], int(starts[number]) + 4 * start)
             assert (a == d).all()
+            if promised:
+                sum_of_squares(d)
+                np.count_nonzero(o.view(np.int32) != n.view(np.int32))
         disk.submit(os.fdatasync, file)
 
     with ThreadPoolExecutor(1) as disk, ThreadPoolExecutor(os.cpu_count()) as pool:
