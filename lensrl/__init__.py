@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lensrl.compare.activations import compare_activations, compare_layers
     from lensrl.compare.adapter import save_adapter
     from lensrl.compare.changed_overlap import changed_overlap
+    from lensrl.compare.equal_distance import contributions_at_equal
     from lensrl.compare.export import LoadedModel, graft, load_model, save_pretrained
     from lensrl.compare.heads import compare_heads
     from lensrl.compare.hooks import Activations, activations, load_bridge
@@ -69,6 +70,7 @@ _HOMES = {  # public name -> the module that defines it, or the package that hol
     "correlate_study": "lensrl.judge.correlate",
     "graft": "lensrl.compare.export",
     "import_recipe": "lensrl.recipe.imported",
+    "contributions_at_equal": "lensrl.compare.equal_distance",
     "kl_to_base": "lensrl.compare.kl",
     "load_bridge": "lensrl.compare.hooks",
     "load_model": "lensrl.compare.export",
@@ -112,6 +114,7 @@ __all__ = [
     "compare_model_activations",
     "compare_models",
     "compare_weights",
+    "contributions_at_equal",
     "correlate_study",
     "graft",
     "import_recipe",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 import lensrl
+from lensrl.recipe.runs import FULL
 from lensrl.show.words import score_in_words
-from lensrl_cli.contribution_controls import show_interactions, show_kl
+from lensrl_cli.contribution_controls import show_equal, show_interactions, show_kl
 from lensrl_cli.contribution_tables import show_each, show_finished, show_rates, show_sets, show_study, show_table
 from lensrl_cli.figure import FigureFile, FontSize, Title, Width, draw, look_of
 from lensrl_cli.output import (
@@ -30,6 +32,13 @@ EACH = "each"
 FINISHED = ("mean", "finished", "right-given-finished")
 
 
+class Distance(StrEnum):
+    """How far a run went from the base."""
+
+    kl = "kl"
+    norm = "norm"
+
+
 def contribution(
     study: StudyOrTable = None,
     contributions: Contributions = None,
@@ -46,6 +55,10 @@ def contribution(
     ] = "mean",
     *,
     kl: Annotated[bool, typer.Option("--kl", help="Also measure how far each run went from the base.")] = False,
+    at_equal: Annotated[
+        Distance | None,
+        typer.Option("--at-equal", metavar="DISTANCE", help="Also compare with full RL at equal kl or norm."),
+    ] = None,
     layer: ChosenLayers = None,
     sort: Sort = None,
     json: Json = False,
@@ -68,6 +81,9 @@ def contribution(
 
     --kl samples a completion of each held-out item from each run, and compares the policies along it: KL(run || base).
 
+    --at-equal kl compares each layer with full RL where it had come as far from the base as the layer, by KL or by the
+    norm of the deltas. It needs snapshots: store.snapshots in the recipe.
+
     --csv and --figure hold the single layers only, by the same benchmark and score.
 
     Example: lensrl contribution runs/tiny --figure profile.png
@@ -78,7 +94,7 @@ def contribution(
     # From a study: layers, sets, learning rates. From a file: layers alone.
     look = look_of(figure, width, font_size, title=title)
     given = either(study, contributions)
-    sets = rates = finished = clipped = together = far = None
+    sets = rates = finished = clipped = together = far = equal = alone = None
     left_out = False
     warnings: list[str] = []
     if contributions is None:
@@ -113,13 +129,17 @@ def contribution(
             if kl:
                 with progress_bars("KL,", quiet=json) as on_progress:
                     far = lensrl.kl_to_base(opened, seed=seed, on_progress=on_progress)
+            if at_equal is not None:
+                with progress_bars("at equal distance,", quiet=json) as on_progress:
+                    equal = lensrl.contributions_at_equal(opened, at_equal.value, seed=seed, on_progress=on_progress)
+                alone = opened.contributions(opened.runs.shared_seed(FULL, scored=True) if seed is None else seed)
             if score == "finished":
                 finished = opened.contributions_by_score(seed, benchmark=benchmark, scores=FINISHED)
     else:
         if seed is not None:
             raise typer.BadParameter("--seed is for a STUDY: a table of contributions has no seeds")
-        if kl:
-            raise typer.BadParameter("--kl is for a STUDY: a table of contributions has no models")
+        if kl or at_equal is not None:
+            raise typer.BadParameter("--kl and --at-equal are for a STUDY: a table of contributions has no models")
         if benchmark is not None or score != "mean":
             raise typer.BadParameter("--benchmark and --score are for a STUDY: a table of contributions has no items")
         table, scores, name = lensrl.read_contributions(given), None, given.stem
@@ -131,7 +151,7 @@ def contribution(
     # The tables that are there, one below the other; then the files that were asked for.
     if json:
         parts = {"layers": table, "sets": sets, "rates": rates}
-        more = {"finished": finished, "interactions": together, "kl": far}
+        more = {"finished": finished, "interactions": together, "kl": far, "at_equal": equal}
         parts |= {part: rows for part, rows in more.items() if rows is not None}
         print_json({part: [] if rows is None else rows.to_dict("records") for part, rows in parts.items()})
     elif scores is None or clipped is None:
@@ -155,6 +175,9 @@ def contribution(
         if far is not None:
             note("")
             show_kl(name, far)
+        if equal is not None and at_equal is not None and alone is not None:
+            note("")
+            show_equal(name, equal, at_equal.value, alone)
         if finished is not None:
             note("")
             show_finished(name, finished, scores)

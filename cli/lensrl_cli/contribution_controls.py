@@ -1,4 +1,4 @@
-"""The controls of `lensrl contribution`: clipped gradients, layers together and alone, and KL to the base."""
+"""The controls of `lensrl contribution`: clipped gradients, layers together, KL to the base, equal distances."""
 
 from __future__ import annotations
 
@@ -55,3 +55,31 @@ def show_kl(name: str, table: pd.DataFrame) -> None:
     columns = {"run": "left"} | dict.fromkeys(("KL", "95 % interval", "gain", "gain / KL", "entropy"), "right")
     print_table(f"KL to the base on held-out completions, {name}", columns, rows)
     note("KL: nats a completion; entropy: nats a token; means over the seeds, intervals over items", style="dim")
+
+
+def show_equal(name: str, table: pd.DataFrame, by: str, ordinary: pd.DataFrame) -> None:
+    """Show C_l where full RL had come as far from the base as the layer, beside the ordinary C_l."""
+    c_l = dict(zip(ordinary["layer"], ordinary["contribution"], strict=True))
+    unit = "KL" if by == "kl" else "norm"
+    rows = [
+        {
+            "layer": str(row["layer"]),
+            unit: number()(row["distance"]),
+            "gain": number()(row["gain"]),
+            "full RL's": number()(row["full_gain"]),
+            "C_l there": number(2)(row["contribution"]),
+            "95 % interval": interval(row["low"], row["high"]),
+            "C_l": number(2)(c_l.get(row["layer"], nan)),
+        }
+        for row in table.to_dict("records")
+    ]
+    columns: dict[str, str] = dict.fromkeys(rows[0] if rows else (), "right")
+    print_table(f"Layers at equal {'KL to the base' if by == 'kl' else 'norm of the deltas'}, {name}", columns, rows)
+    meaning = "KL: nats a completion" if by == "kl" else "norm: of all deltas together"
+    note(
+        f"{meaning}; full RL comes to {number()(table['full_distance'].max())}. Gains where each run first comes this "
+        f"far, linear between snapshots; intervals over items, without the error of the distance",
+        style="dim",
+    )
+    for reason in dict.fromkeys(table.loc[table["status"] != "defined", "reason"]):
+        note(reason, style="yellow")

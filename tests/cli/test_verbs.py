@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lensrl import compare_activations, open_study
+from lensrl import compare_activations, contributions_at_equal, open_study
 from lensrl.compare.predictors import PREDICTORS
 from tests.store.synthetic import add_run, make_study, solved_by_half
 
@@ -57,6 +57,21 @@ def test_contribution_in_the_terminal_says_what_python_says(small_study_folder: 
     with files[0].open() as file:
         assert [row["layer"] for row in csv.DictReader(file)] == ["0", "3", "7"]
     assert files[1].read_bytes().startswith(b"\x89PNG")
+
+
+def test_contribution_at_equal_distance_stands_beside_the_ordinary_one(small_study_folder: Path) -> None:
+    done = lensrl("contribution", small_study_folder, "--at-equal", "norm")
+    assert done.returncode == 0, done.stderr
+    shown = done.stdout[done.stdout.index("Layers at equal norm of the deltas, small") :]
+    with open_study(small_study_folder) as study:
+        table = contributions_at_equal(study, "norm")
+    for row in table.to_dict("records"):
+        assert re.search(rf"\n +{row['layer']} +{row['distance']:.3f} +-?{abs(row['gain']):.3f} ", shown), shown
+    refused = lensrl(
+        "contribution", "--contributions", SHIPPED / "published" / "qwen3-1.7b-grpo-math.csv", "--at-equal", "kl"
+    )
+    assert refused.returncode == 2
+    assert "a table of contributions has no models" in refused.stderr
 
 
 def test_json_stays_json_while_files_are_saved(small_study_folder: Path, tmp_path: Path) -> None:

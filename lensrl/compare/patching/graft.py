@@ -28,16 +28,19 @@ from lensrl.tasks import Item
 Weights = Mapping[str, torch.Tensor]
 
 
-def run_weights(run: Run, base: Base) -> dict[str, torch.Tensor]:
+def run_weights(run: Run, base: Base, step: int | None = None) -> dict[str, torch.Tensor]:
     """Return every parameter of a run, bit for bit as it was trained. Unchanged parameters are the base's own tensors.
+
+    `step` is that of one of the run's snapshots; None is the end of the training.
 
     Raises LensrlError when the run was made from another base model, or has no weights because it diverged.
     """
     check_has_weights(run)
     check_base(run, base.name, base.fingerprint)
     weights = dict(base.weights)
-    for part in run.deltas:
-        for name, change in run.deltas.exact(part).values():
+    deltas = run.deltas if step is None else run.snapshots[step]
+    for part in deltas:
+        for name, change in deltas.exact(part).values():
             weights[name] = torch.from_numpy(add(base.weights[name].numpy(), change))
     return weights
 
