@@ -168,6 +168,8 @@ def patch(
     cluster = cluster_of(place, address, num_cpus, num_gpus)
     if cluster is not None and workers != 1:
         raise LensrlError("--workers is for processes on this machine: Ray starts as many as its nodes have room for")
+    if what == What.activations and metric != Metric.both:
+        raise typer.BadParameter("--metric is for grafts, and activation patches sample nothing: leave it out")
     if control == Control.items and (what == What.weights or component == Component.head or sets != Sets.single):
         raise typer.BadParameter(
             "--control items patches activations of whole single layers: leave out --what weights, --component head "

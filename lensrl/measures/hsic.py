@@ -15,8 +15,9 @@ All terms follow from three tables: the sums over j of k_ij l_ij, by token i; th
 token i; and the same of l_ij. Without a sequence, its part of the tables is taken away. So the values without each
 sequence, for a jackknife, cost no further product of matrices.
 
-The tables come from the smaller side: from K and L where there are at most twice as many tokens as features, else
-from X'Y. Features are centred, which changes nothing but the rounding.
+The tables come from the smaller side: from K and L where there are at most twice as many tokens as features (for one
+value without its jackknife, at most as many), else from X'Y. Features are centred, which changes nothing but the
+rounding.
 """
 
 from __future__ import annotations

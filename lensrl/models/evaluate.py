@@ -80,7 +80,8 @@ def sampled_scores(
 def seconds_to_sample(model: PreTrainedModel, prompts: Prompts, items: Sequence[Item], recipe: Recipe) -> float:
     """Estimate how many seconds `sampled_scores` takes at most: as if every completion had the largest length.
 
-    Samples a few tokens of one batch. Rewards, and the turns of an environment, take more time beside these.
+    Samples a few tokens of one batch. Rewards take more time beside these, and each further turn of an episode takes as
+    much again.
     """
     settings = recipe.evaluation
     rows = [item for item in items for _ in range(settings.of(item.benchmark).samples)]

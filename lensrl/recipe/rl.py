@@ -77,8 +77,9 @@ class Rl(Table):
     copy's log-probabilities are from the trainer's. Scoring does not use the copy.
 
     `optim` has TRL's names. `"adamw_8bit"` keeps Adam's two moments in 8 bits each: 2 bytes for each trained weight and
-    not 8. `"paged_adamw_8bit"` may also move them to the memory of the host. Both are bitsandbytes' (`pip install
-    "lensrl[8bit]"`), and have not run on a GPU yet.
+    not 8. Embeddings, and parameters of fewer than 4,096 entries, keep moments in fp32. `"paged_adamw_8bit"` may also
+    move them to the memory of the host. Both are bitsandbytes' (`pip install "lensrl[8bit]"`), and have not run on a
+    GPU yet.
 
     `checkpoint_every` says how often the state of training is kept on disk, beside the study's files, until the run is
     complete. A run that was stopped or killed goes on from there (`lensrl.train.resume`). The state takes 12 bytes for

@@ -105,6 +105,7 @@ def test_direct_effects_beside_those_of_a_wrong_item(small_study_folder: Path) -
         (["--control", "items", "--what", "weights"], "leave out --what weights, --component head and --sets"),
         (["--component", "direct"], "a direct effect is one of activations; add --what activations"),
         (["--control", "random", "--metric", "score"], "leave out --what activations"),
+        (["--what", "activations", "--metric", "score"], "--metric is for grafts"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_patched_is_one_line_and_exit_code_2(

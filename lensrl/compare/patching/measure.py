@@ -21,7 +21,7 @@ from lensrl.store.origin import check_items
 from lensrl.store.patch import METRICS, PATCHED, Metric, PatchComponent, PatchKey
 from lensrl.store.run import Run
 from lensrl.store.study import Study
-from lensrl.tasks import Texts, evaluation_items, load_task
+from lensrl.tasks import AgentTask, Texts, evaluation_items, load_task
 
 InHand = Callable[[PatchKey], AbstractContextManager[bool]]  # whether a patch is to be measured by this process
 Measured = Iterator[tuple[PatchKey, dict[str, Float64[np.ndarray, "model item"]], list[str]]]
@@ -56,9 +56,9 @@ class Patcher:
     ) -> Measured:
         """Measure keys of one kind and component.
 
-        `metric` chooses the metrics of grafts. Before their first score, `on_estimate` is given about how many seconds
-        the scores take at most. While a graft is scored, this process holds it `in_hand`; a graft that is in other
-        hands is left out.
+        `metric` chooses the metrics of grafts. Before the first graft is measured, `on_estimate` is given about how
+        many seconds the scores take at most. While a graft is scored, this process holds it `in_hand`; a graft that is
+        in other hands is left out.
 
         Yields, for each key: the key, its metrics, and the names of its patched models. A metric is an array (model,
         item) with the models in the order into, donor, patched models.
@@ -83,15 +83,16 @@ class Patcher:
         into, donor = self._unpatched("into"), self._unpatched("donor")
         model = self.base.reading(self.weights["into"], device=self.device)
         grafts = [self._grafted(key) for key in keys]
+        task = None if metric == "logprob" or isinstance(self.task, Texts) else self.task
+        if task is not None and on_estimate is not None:
+            turns = task.max_turns if isinstance(task, AgentTask) else 1
+            on_estimate(len(keys) * turns * seconds_to_sample(model, self.base.prompts, self.items, self.recipe))
         logprobs = [None] * len(keys)
         if metric != "score":
             logprobs = graft_logprobs(
                 model, self.base, self.items, grafts, batch=self.recipe.evaluation.batch,
                 on_graft=(lambda done, of: on_progress("log p", done, of)) if on_progress else None,
             )  # fmt: skip
-        task = None if metric == "logprob" or isinstance(self.task, Texts) else self.task
-        if task is not None and on_estimate is not None:
-            on_estimate(len(keys) * seconds_to_sample(model, self.base.prompts, self.items, self.recipe))
         for done, (key, grafted, logprob) in enumerate(zip(keys, grafts, logprobs, strict=True)):
             patched = {} if logprob is None else {"reference_logprob": logprob}
             with in_hand(key) if task is not None else nullcontext(True) as mine:  # until its file is written

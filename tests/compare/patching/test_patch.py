@@ -239,6 +239,16 @@ def test_the_stream_carries_what_any_layer_below_was_trained_for(tmp_path: Path)
         assert with_context(rows_of(*places), study)["trained"].tolist() == [False, True, True, True]
 
 
+def test_the_time_of_sampled_scores_is_estimated_before_anything_is_measured(small_study: Study) -> None:
+    events: list[str] = []
+    patch(
+        small_study, from_run="layer-7", layers=[7], what="weights", component="attn",
+        on_progress=lambda step, done, of: events.append(step), on_estimate=lambda seconds: events.append("estimate"),
+    )  # fmt: skip
+    assert events[0] == "estimate"
+    assert {*events} == {"estimate", "log p", "score"}
+
+
 def test_one_metric_is_measured_when_asked_for_and_joins_the_other(small_study: Study) -> None:
     """The log-probability alone samples nothing; asked for both, the score is added and nothing is lost."""
     asked: dict[str, Any] = {"from_run": "layer-7", "layers": [7], "what": "weights", "component": "mlp"}
