@@ -9,7 +9,7 @@ seed says nothing about another seed. A predictor that was not measured leaves i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -250,7 +250,9 @@ def _fits(gains: Gains, layers: np.ndarray, n_layers: int) -> dict[str, ShapeFit
 
 
 def _plain(value: object) -> object:
-    """Return an interval or a correlation as a mapping, and anything else as it is."""
+    """Return an interval or a correlation as a mapping, with those inside it, and anything else as it is."""
     if isinstance(value, Interval):
         return value._asdict()
-    return vars(value) if hasattr(value, "__dataclass_fields__") else value
+    if is_dataclass(value):
+        return {name: _plain(part) for name, part in vars(value).items()}
+    return value

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -9,6 +13,7 @@ from lensrl.judge.evidence import stability
 from lensrl.judge.measurements import PairedProfiles
 from lensrl.judge.relations import control, convergence, not_size, tracks
 from lensrl.judge.simulation import drifting
+from lensrl.judge.verdict import verdict as judge
 from tests.judge.test_claims import DEPTH, NINE, verdict
 
 
@@ -55,6 +60,16 @@ def test_predictors_go_with_c_l_all_of_them_or_not() -> None:
     opposite = tracks(DEPTH, C, {"sufficiency": related, "necessity": -also})
     assert (verdict(opposite), opposite.high < 0) == ("contradicted", True)
     assert verdict(tracks(DEPTH, C, {"growth": unrelated})) == "undetermined"
+
+
+def test_a_relation_in_a_verdict_is_plain_values_in_json() -> None:
+    relation = tracks(DEPTH, C, {"growth": C + 0.05 * drawn(7)}, rivals={"norms": drawn(9)})
+    whole = judge(Path(__file__).parents[2] / "runs" / "published" / "qwen3-1.7b-grpo-math.csv")
+    claims = [replace(whole.claims[0], details=relation.details), *whole.claims[1:]]
+    (of_growth,) = json.loads(json.dumps(replace(whole, claims=claims).as_dict()))["claims"][0]["details"].values()
+    assert of_growth["rival"] == "norms"
+    assert of_growth["beyond"]["coefficient"] == relation.value
+    assert of_growth["given"].keys() == of_growth["beyond"].keys()
 
 
 def test_what_depth_explains_does_not_track() -> None:
