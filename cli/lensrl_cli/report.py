@@ -24,6 +24,9 @@ def report(
             "--layer", "--layers", metavar="L", help="Draw the training curves of these layers: 20, 0-7, 1,3,5 or all."
         ),
     ] = None,
+    controls: Annotated[
+        bool, typer.Option("--controls", help="Also measure controls that take models and minutes: KL, random deltas.")
+    ] = False,
 ) -> None:
     """Write an HTML report about a study: profile, training, deltas, patching, correlations, provenance.
 
@@ -34,5 +37,5 @@ def report(
     with lensrl.open_study(study) as opened:
         chosen = None if layers is None else parse_layers(layers, opened.n_layers)
         with progress_bars("report,", quiet=False) as on_progress:
-            path = lensrl.write_report(opened, out, layers=chosen, on_progress=on_progress)
+            path = lensrl.write_report(opened, out, layers=chosen, controls=controls, on_progress=on_progress)
     note(f"report: {path}")

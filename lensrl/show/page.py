@@ -36,15 +36,17 @@ def write_report(
     path: str | Path | None = None,
     *,
     layers: Collection[int] | None = None,
+    controls: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Path:
     """Write the report of a study, by default to `report.html` in the study's folder. Returns the report's path.
 
     `layers` names the single layers that have a training curve of their own; by default see `lensrl.plot.training`.
+    With `controls`, those that take models and minutes are measured, too (`lensrl.show.measured_controls`).
     `on_progress(section, done, total)` is called before each section.
     """
     path = Path(path) if path is not None else study.path / REPORT_FILE
-    html = render(study, layers=layers, on_progress=on_progress)
+    html = render(study, layers=layers, controls=controls, on_progress=on_progress)
     with new_file(path) as partial:
         partial.write_text(html, encoding="utf-8")
     return path
@@ -54,6 +56,7 @@ def render(
     study: Study,
     *,
     layers: Collection[int] | None = None,
+    controls: bool = False,
     on_progress: OnProgress | None = None,
     live: str = "",
 ) -> str:
@@ -65,7 +68,7 @@ def render(
         headings[place] = title
         return Markup('<h2 id="{}">{}</h2>').format(place, title)
 
-    known = content(study, layers, on_progress)
+    known = content(study, layers, on_progress, with_controls=controls)
     body = _environment().get_template("sections.html.j2").render(known | {"heading": heading})
     charts = {name: chart.as_data() for name, chart in known["charts"].items()}
     data = {"charts": charts}

@@ -24,6 +24,7 @@ from lensrl.show.charts.chart import Chart
 from lensrl.show.completions import answers, examples, in_words
 from lensrl.show.controls import controls
 from lensrl.show.figures.scatter import drawable
+from lensrl.show.measured_controls import measured_controls
 from lensrl.show.pictures import LOOK, picture
 from lensrl.show.readings import reading, sharpened
 from lensrl.show.tables import Representations, representations
@@ -88,7 +89,11 @@ def measure(study: Study, on_progress: OnProgress | None = None) -> Measured:
 
 
 def content(
-    study: Study, layers: Collection[int] | None = None, on_progress: OnProgress | None = None
+    study: Study,
+    layers: Collection[int] | None = None,
+    on_progress: OnProgress | None = None,
+    *,
+    with_controls: bool = False,
 ) -> dict[str, Any]:
     """Return the variables of the page's template. A section without content is empty."""
     found = measure(study, on_progress)
@@ -102,6 +107,7 @@ def content(
         made[name] = make()
     shares = scored and FULL in study
     return {name: made[name] for name in drawn} | {
+        "measured_controls": measured_controls(study, on_progress) if with_controls and scored else [],
         "charts": {name.removeprefix("chart "): made[name] for name in charts if made[name] is not None},
         "answers": answered,
         "examples": examples(answered) if answered else [],

@@ -1,0 +1,46 @@
+"""Controls that are measured for the page: the tables of their verbs, or the reason why there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lensrl import Study, changed_overlap, contributions_at_equal, kl_to_base, write_report
+from lensrl.compare.changed_overlap import by_layer
+from lensrl.show import measured_controls as page
+from lensrl.show.words import number
+
+
+@pytest.mark.slow
+def test_every_control_of_a_study_that_ran_is_a_table_with_the_numbers_of_its_verb(small_study: Study) -> None:
+    found = {control.title: control for control in page.measured_controls(small_study)}
+    assert [*found] == [*page.CONTROLS]
+    assert all(control.rows for control in found.values()), [control.note for control in found.values()]
+    kl = kl_to_base(small_study).set_index("run")["kl"]
+    assert {row["run"]: row["KL"].split()[0] for row in found["KL to the base"].rows} == {
+        run: number(value) for run, value in kl.items()
+    }
+    equal = contributions_at_equal(small_study).set_index("layer")["gain"]
+    rows = found["At an equal distance from the base"].rows
+    assert {row["layer"]: row["gain"] for row in rows} == {str(layer): number(gain) for layer, gain in equal.items()}
+    assert {row["layer"] for row in found["Random deltas"].rows} == {
+        str(layer) for layer in range(small_study.n_layers)
+    }
+
+
+def test_on_the_page_a_control_is_a_table_or_a_reason_and_without_them_a_command(
+    small_study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = ("The entries that moved most", "At an equal distance from the base")
+    monkeypatch.setattr(page, "CONTROLS", {title: page.CONTROLS[title] for title in kept})
+    monkeypatch.setattr(type(small_study["full-rl"]), "snapshots", property(lambda _: {}))
+    text = write_report(small_study, tmp_path / "with.html", controls=True).read_text(encoding="utf-8")
+    table = by_layer(changed_overlap(small_study))
+    of_layer = table[(table["kind"] == "layers") & (table["share"] == 0.1) & (table["layer"] == 0)]["overlap"]
+    assert f"<td>{number(of_layer.item())}</td>" in text
+    assert "no snapshots before its end: put snapshots" in text
+    assert "report --controls" not in text
+    text = write_report(small_study, tmp_path / "without.html").read_text(encoding="utf-8")
+    assert "lensrl report --controls" in text
+    assert kept[0] not in text
