@@ -77,11 +77,14 @@ def test_a_hostile_completion_is_wrong_and_the_next_is_judged_as_ever(judge: Jud
 
 @pytest.mark.parametrize("gold", ["18", "x^2+1", r"(-\infty,3)", "2^{2015}-1"])
 def test_hostile_completions_cost_the_judge_of_mathematics_little(gold: str) -> None:
-    """Half a second is a bound for the busiest machine: most take a millisecond, and the worst a tenth of a second."""
+    """Two seconds are a bound for the busiest machine: most take a millisecond, and the worst a tenth of a second.
+
+    One took 0.7 on a machine with three busy processes on two cores: a slow core makes processor time longer, too.
+    """
     for name, completion in HOSTILE.items():
         before = time.process_time()
         assert not same_answer(gold, completion), name
-        assert time.process_time() - before < 0.5, name
+        assert time.process_time() - before < 2.0, name
 
 
 def test_a_judgement_ends_within_its_processor_time() -> None:
