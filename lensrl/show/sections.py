@@ -24,7 +24,6 @@ from lensrl.show.charts.chart import Chart
 from lensrl.show.completions import answers, examples, in_words
 from lensrl.show.controls import controls
 from lensrl.show.figures.scatter import drawable
-from lensrl.show.measured_controls import measured_controls
 from lensrl.show.pictures import LOOK, picture
 from lensrl.show.readings import reading, sharpened
 from lensrl.show.tables import Representations, representations
@@ -107,7 +106,7 @@ def content(
         made[name] = make()
     shares = scored and FULL in study
     return {name: made[name] for name in drawn} | {
-        "measured_controls": measured_controls(study, on_progress) if with_controls and scored else [],
+        "measured_controls": _measured_controls(study, on_progress) if with_controls and scored else [],
         "charts": {name.removeprefix("chart "): made[name] for name in charts if made[name] is not None},
         "answers": answered,
         "examples": examples(answered) if answered else [],
@@ -187,6 +186,12 @@ def _drawn(found: Measured, layers: Collection[int] | None) -> Mapping[str, Call
         "coefficients": lambda: picture(plot.predictors(study, **known)) if correlated else "",
         "scatter": lambda: picture(plot.predictor_panels(study, **known)[0]) if varied else "",
     }
+
+
+def _measured_controls(study: Study, on_progress: OnProgress | None) -> list[Any]:
+    from lensrl.show.measured_controls import measured_controls  # torch and models, only where they are asked for
+
+    return measured_controls(study, on_progress)
 
 
 def _overlaps(study: Study) -> pd.DataFrame:
