@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 import lensrl
-from lensrl.recipe.runs import FULL
 from lensrl.show.words import score_in_words
 from lensrl_cli.contribution_controls import show_equal, show_interactions, show_kl
 from lensrl_cli.contribution_tables import show_each, show_finished, show_rates, show_sets, show_study, show_table
@@ -94,7 +93,7 @@ def contribution(
     # From a study: layers, sets, learning rates. From a file: layers alone.
     look = look_of(figure, width, font_size, title=title)
     given = either(study, contributions)
-    sets = rates = finished = clipped = together = far = equal = alone = None
+    sets = rates = finished = clipped = together = far = equal = None
     left_out = False
     warnings: list[str] = []
     if contributions is None:
@@ -132,7 +131,6 @@ def contribution(
             if at_equal is not None:
                 with progress_bars("at equal distance,", quiet=json) as on_progress:
                     equal = lensrl.contributions_at_equal(opened, at_equal.value, seed=seed, on_progress=on_progress)
-                alone = opened.contributions(opened.runs.shared_seed(FULL, scored=True) if seed is None else seed)
             if score == "finished":
                 finished = opened.contributions_by_score(seed, benchmark=benchmark, scores=FINISHED)
     else:
@@ -175,9 +173,9 @@ def contribution(
         if far is not None:
             note("")
             show_kl(name, far)
-        if equal is not None and at_equal is not None and alone is not None:
+        if equal is not None and at_equal is not None:
             note("")
-            show_equal(name, equal, at_equal.value, alone)
+            show_equal(name, equal, at_equal.value)
         if finished is not None:
             note("")
             show_finished(name, finished, scores)

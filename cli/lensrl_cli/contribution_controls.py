@@ -57,9 +57,8 @@ def show_kl(name: str, table: pd.DataFrame) -> None:
     note("KL: nats a completion; entropy: nats a token; means over the seeds, intervals over items", style="dim")
 
 
-def show_equal(name: str, table: pd.DataFrame, by: str, ordinary: pd.DataFrame) -> None:
+def show_equal(name: str, table: pd.DataFrame, by: str) -> None:
     """Show C_l where full RL had come as far from the base as the layer, beside the ordinary C_l."""
-    c_l = dict(zip(ordinary["layer"], ordinary["contribution"], strict=True))
     unit = "KL" if by == "kl" else "norm"
     rows = [
         {
@@ -69,7 +68,7 @@ def show_equal(name: str, table: pd.DataFrame, by: str, ordinary: pd.DataFrame) 
             "full RL's": number()(row["full_gain"]),
             "C_l there": number(2)(row["contribution"]),
             "95 % interval": interval(row["low"], row["high"]),
-            "C_l": number(2)(c_l.get(row["layer"], nan)),
+            "C_l": number(2)(row["at_end"]),
         }
         for row in table.to_dict("records")
     ]

@@ -14,7 +14,8 @@ all deltas. It is measured at the snapshots and at the end of training; `lensrl.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, get_args
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -37,7 +38,8 @@ from lensrl.tasks import AgentTask, Texts, evaluation_items, load_task
 
 Distance = Literal["kl", "norm"]
 EQUAL_COLUMNS = [
-    "layer", "distance", "contribution", "low", "high", "gain", "full_gain", "full_distance", "status", "reason",
+    "layer", "distance", "contribution", "low", "high", "gain", "full_gain", "full_distance", "at_end", "status",
+    "reason",
 ]  # fmt: skip
 
 
@@ -56,7 +58,7 @@ def contributions_at_equal(
 
     Columns: layer; distance, the x above; contribution, C_l(x), with its 95 % interval over items, low and high (the
     error of the distance is not in it); gain and full_gain, S_l(x) - S_base and S_full(x) - S_base; full_distance, the
-    largest distance of full RL; status and reason, as in `Study.contributions`.
+    largest distance of full RL; at_end, C_l as `Study.contributions` has it; status and reason, as there.
 
     Each snapshot is sampled and scored as the study's runs were. `seed` is one training seed, by default the lowest of
     full RL. Raises LensrlError for a study without snapshots (`store.snapshots` of the recipe), without single
@@ -73,6 +75,7 @@ def contributions_at_equal(
     paths = _Paths(study, by).measure(runs, on_progress)
     benchmark = study[BASE].scores_by_item()["benchmark"].tolist()
     full = paths.pop(FULL)
+    at_end = {row["layer"]: row["contribution"] for row in study.contributions(seed).to_dict("records")}
     rows = []
     for name, path in sorted(paths.items(), key=lambda one: run_layer(one[0]) or 0):
         x = float(min(path.distance.max(), full.distance.max()))
@@ -84,7 +87,8 @@ def contributions_at_equal(
             status, ratio = "undefined", (np.nan,) * 3
             reason = f"full RL lowered the score by {lost:.3g} on its way: there is no gain to share"
         gains = found.numerator.value, found.denominator.value
-        rows.append((run_layer(name), x, *ratio, *gains, float(full.distance.max()), status, reason))
+        layer = run_layer(name)
+        rows.append((layer, x, *ratio, *gains, float(full.distance.max()), at_end[layer], status, reason))
     return pd.DataFrame(rows, columns=EQUAL_COLUMNS).astype({"layer": "Int64"})
 
 
@@ -92,7 +96,7 @@ class _Paths:
     """Measures runs along their training. Holds the base and one other model."""
 
     def __init__(self, study: Study, by: Distance) -> None:
-        self.recipe, self.by = study.recipe, by
+        self.recipe = study.recipe
         self.task = load_task(self.recipe)
         if isinstance(self.task, Texts) or (by == "kl" and isinstance(self.task, AgentTask)):
             raise LensrlError(f"KL is measured on completions, and task {self.recipe.task.name!r} has none; try norm")
@@ -101,7 +105,7 @@ class _Paths:
         self.first = study[BASE]
         check_items(self.first, self.base.prompts.digests("test", self.items))
         self.device = pick_device()
-        self.before = self.base.reading(device=self.device).eval()
+        self.before = self.base.reading(device=self.device).eval() if by == "kl" else None
 
     def measure(self, runs: list[Run], on_progress: OnProgress | None) -> dict[str, Path]:
         """Return the path of every run, by name."""
@@ -122,15 +126,17 @@ class _Paths:
 
     def _point(self, run: Run, step: int | None) -> tuple[float, np.ndarray]:
         """Return the distance and the scores after the step of a snapshot; None: at the end."""
+        changes = run.deltas if step is None else run.snapshots[step]
+        if self.before is None and step is None:  # both are in the file
+            return _norm(changes), run.scores_by_item()["score"].to_numpy()
         model = self.base.reading(run_weights(run, self.base, step), device=self.device).eval()
         if step is None:
             score = run.scores_by_item()["score"].to_numpy()
         else:
             assert not isinstance(self.task, Texts)
             score = sampled_scores(model, self.base.prompts, self.task, self.items, self.recipe)
-        if self.by == "norm":
-            changes = run.deltas if step is None else run.snapshots[step]
-            return float(np.linalg.norm([changes[part].frobenius for part in changes])), score
+        if self.before is None:
+            return _norm(changes), score
         evaluation = self.recipe.evaluation
         each = divergences(
             model, self.before, self.base, self.items,
@@ -138,6 +144,11 @@ class _Paths:
             seed=evaluation.seed, generation=self.recipe.generation, batch=evaluation.batch,
         )  # fmt: skip
         return float(np.mean([one.kl for one in each])), score
+
+
+def _norm(changes: Mapping[int | str, Any]) -> float:
+    """Return the Frobenius norm of the deltas of all parts together."""
+    return float(np.linalg.norm([changes[part].frobenius for part in changes]))
 
 
 def _points(run: Run) -> list[int | None]:

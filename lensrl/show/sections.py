@@ -106,7 +106,7 @@ def content(
         made[name] = make()
     shares = scored and FULL in study
     return {name: made[name] for name in drawn} | {
-        "measured_controls": _measured_controls(study, on_progress) if with_controls and scored else [],
+        "measured_controls": _measured_controls(study, on_progress) if with_controls else [],
         "charts": {name.removeprefix("chart "): made[name] for name in charts if made[name] is not None},
         "answers": answered,
         "examples": examples(answered) if answered else [],

@@ -72,7 +72,8 @@ class Workers:
         """
         self._are_held = True
         try:
-            self._workers |= {place: self._start(place) for place in range(self._count)}
+            for place in range(self._count):
+                self._workers[place] = self._start(place)
             yield
         finally:
             self._are_held = False

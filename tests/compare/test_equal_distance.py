@@ -21,12 +21,14 @@ def test_at_equal_norm_each_run_is_taken_where_it_first_is_so_far(small_study: S
     table = contributions_at_equal(small_study, "norm").set_index("layer")
     full = {step: norm(small_study, "full-rl", step) for step in (2, 4)}
     base = small_study["base"].score
+    ordinary = {row["layer"]: row["contribution"] for row in small_study.contributions(0).to_dict("records")}
     for layer, row in table.iterrows():
         far = norm(small_study, f"layer-{layer}")
         assert row["distance"] == pytest.approx(min(far, full[4]), rel=1e-6)
         assert row["full_distance"] == pytest.approx(full[4], rel=1e-6)
         assert far < full[4], "a layer alone is nearer"
         assert row["gain"] == pytest.approx(small_study[f"layer-{layer}"].score - base), "at its own end"
+        assert row["at_end"] == pytest.approx(ordinary[layer], nan_ok=True)
     whole = small_study["full-rl"].score - base
     half = (table["full_gain"] * full[2] / table["distance"]).to_numpy(float)  # before step 2: a line from the base
     assert (table["distance"] < full[2]).all()

@@ -41,6 +41,10 @@ def test_on_the_page_a_control_is_a_table_or_a_reason_and_without_them_a_command
     assert f"<td>{number(of_layer.item())}</td>" in text
     assert "no snapshots before its end: put snapshots" in text
     assert "report --controls" not in text
+    monkeypatch.setattr("lensrl.show.sections.controls", lambda _: {})  # as in a study of checkpoints: nothing trained
+    untrained = write_report(small_study, tmp_path / "untrained.html", controls=True).read_text(encoding="utf-8")
+    assert f"<td>{number(of_layer.item())}</td>" in untrained
+    monkeypatch.undo()
     text = write_report(small_study, tmp_path / "without.html").read_text(encoding="utf-8")
     assert "lensrl report --controls" in text
     assert kept[0] not in text
