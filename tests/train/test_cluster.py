@@ -22,7 +22,7 @@ from lensrl.store.file.atomic import begun
 from lensrl.store.file.claim import is_being_written
 from lensrl.store.verify import verify
 from tests.train.test_engine import assert_same_data
-from tests.train.test_workers import children, command
+from tests.train.test_workers import command, fork_servers, workers_of
 
 TRIALS = int(os.environ.get("TRIALS", "20"))
 SEED = int(os.environ.get("SEED", "0"))
@@ -103,7 +103,7 @@ def test_workers_and_commands_are_killed_at_random_moments(tmp_path: Path, alone
         while not _make(place, moments, kills, committed, workers):
             pass
         until = time.monotonic() + 600
-        while any("lensrl.train.workers" in command(worker) for worker in workers):
+        while any("lensrl.train.fork_server" in command(worker) for worker in workers):
             assert time.monotonic() < until, "an orphan"
             time.sleep(0.1)
         assert_same_data(place / "study", alone)
@@ -115,7 +115,10 @@ def test_workers_and_commands_are_killed_at_random_moments(tmp_path: Path, alone
 def _make(
     place: Path, moments: random.Random, kills: Counter[str], committed: dict[str, tuple[int, int]], workers: set[int]
 ) -> bool:
-    """Run the command with three workers, and kill one of them, or itself, again and again. Return True at its end."""
+    """Run the command with three workers, and kill one of them, their server, or itself, again and again.
+
+    Return True at its end.
+    """
     run = subprocess.Popen(
         [sys.executable, "-m", "lensrl_cli.main", "run", "study.toml", "--workers", "3"], cwd=place,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
@@ -129,11 +132,13 @@ def _make(
                 if in_a_run and any(map(is_being_written, begun(place / "study"))):
                     in_a_run, until = False, time.monotonic() + delay
                 time.sleep(0.02)
-            at_work = children(run.pid) if run.poll() is None else []
-            workers.update(at_work)
-            if not at_work or kills.total() >= TRIALS:
+            servers, at_work = (fork_servers(run.pid), workers_of(run.pid)) if run.poll() is None else ([], [])
+            workers.update(servers, at_work)
+            if not servers or kills.total() >= TRIALS:
                 continue
-            kind, victim = ("command", run.pid) if moments.random() < 0.2 else ("worker", moments.choice(at_work))
+            victims = {"worker": at_work, "command": [run.pid], "fork server": servers}
+            kind = moments.choices([*victims], [7 if at_work else 0, 2, 1])[0]
+            victim = moments.choice(victims[kind])
             with suppress(ProcessLookupError):
                 os.kill(victim, signal.SIGKILL)
                 kills[kind] += 1

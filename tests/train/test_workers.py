@@ -57,7 +57,8 @@ class Killer(NoWatcher):
         self.made.append(spec.name)
         if spec.name == "base":
             os.kill(self.maker_of_base, signal.SIGKILL)
-            os.waitid(os.P_PID, self.maker_of_base, os.WEXITED | os.WNOWAIT)
+            while state(self.maker_of_base) not in ("", "Z"):
+                time.sleep(0.01)
 
 
 @pytest.mark.slow
@@ -79,7 +80,7 @@ def test_an_error_in_a_worker_is_raised_here_and_no_worker_is_left(tmp_path: Pat
     with pytest.raises(LensrlError, match=r"another base model \(fingerprint 000000000000\) than tiny:qwen3 is here"):
         Workers(1).make([job], NoWatcher())
     assert not list(tmp_path.iterdir())
-    assert not children(os.getpid())
+    assert not fork_servers(os.getpid())
 
 
 def test_workers_start_before_the_study_is_planned_and_end_at_once_without_a_run(tmp_path: Path) -> None:
@@ -88,16 +89,16 @@ def test_workers_start_before_the_study_is_planned_and_end_at_once_without_a_run
 
     class Watcher(NoWatcher):
         def planned(self, specs: list[RunSpec], missing: list[RunSpec]) -> None:
-            seen.extend(children(os.getpid()))
+            seen.extend(fork_servers(os.getpid()))
             assert not missing
 
     recipe = QUICK.model_copy(update={"layers": []})
     run_study(recipe, tmp_path / "study", Watcher(), only="base", engine=Workers(2)).close()
-    assert len(seen) == 2
-    assert not children(os.getpid())
+    assert len(seen) == 1
+    assert not fork_servers(os.getpid())
     with pytest.raises(LensrlError, match="a study of another recipe"):
         run_study(SMALL, tmp_path / "study", engine=Workers(2))
-    assert not children(os.getpid())
+    assert not fork_servers(os.getpid())
 
 
 @pytest.mark.slow
@@ -106,21 +107,37 @@ def test_workers_stay_while_they_are_held_and_end_with_it(base: Base, tmp_path: 
     engine = Workers(1)
     with engine.held():
         engine.make(jobs[:1], NoWatcher())
-        (worker,) = children(os.getpid())
+        (worker,) = workers_of(os.getpid())
         engine.make(jobs[1:], NoWatcher())
-        assert children(os.getpid()) == [worker]
-    assert not children(os.getpid())
+        assert workers_of(os.getpid()) == [worker]
+    assert not fork_servers(os.getpid())
     assert len([*tmp_path.glob("*.h5")]) == 2
 
 
-def children(process: int) -> list[int]:
-    found = Path(f"/proc/{process}/task/{process}/children")
-    return [int(child) for child in found.read_text().split() if "lensrl.train.workers" in command(int(child))]
+def workers_of(process: int) -> list[int]:
+    """The workers of a process: copies of its fork server, which has the same command line."""
+    return [worker for server in fork_servers(process) for worker in fork_servers(server)]
+
+
+def fork_servers(process: int) -> list[int]:
+    try:
+        found = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    except OSError:
+        return []
+    return [int(child) for child in found if "lensrl.train.fork_server" in command(int(child))]
 
 
 def command(process: int) -> str:
     try:
         return Path(f"/proc/{process}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
+def state(process: int) -> str:
+    """R for a process that runs, S for one that waits, Z for one that has ended; nothing where there is none."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return ""
 
@@ -157,13 +174,14 @@ def test_with_the_command_all_workers_end(tmp_path: Path, how: signal.Signals) -
             assert started.poll() is None, started.communicate()
             assert time.monotonic() < until
             time.sleep(0.1)
-        workers = children(started.pid)
+        workers = workers_of(started.pid)
         assert len(workers) == 2
+        workers += fork_servers(started.pid)
         os.kill(started.pid, how)
         output, errors = started.communicate(timeout=240)
     finally:
         started.kill()
-    while any("lensrl.train.workers" in command(worker) for worker in workers):
+    while any("lensrl.train.fork_server" in command(worker) for worker in workers):
         assert time.monotonic() < until
         time.sleep(0.1)
     left = {

@@ -1,0 +1,191 @@
+"""Fork server: a process that loads the libraries once, and starts workers as copies of itself.
+
+A copy starts in milliseconds, where torch, transformers and TRL take up to ten seconds of the processor. Copies share
+the memory of the libraries, half a gigabyte.
+
+The server holds no study: it starts workers, and says how they ended. Where the server itself ends, its workers go on,
+and the next start begins another server. A worker loads its libraries itself where it cannot be a copy: on macOS, whose
+frameworks do not work after a fork, and where loading the libraries has touched CUDA.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
+
+from lensrl.train.worker import LIBRARIES, work
+
+GRACE = 20.0  # seconds that a worker has to remove its unfinished files before it is killed
+LENGTH = 4096  # bytes of a message: all are filled up to it, since a socket does not keep them apart
+
+
+class Child:
+    """A worker as its starter sees it. The worker alone can write to the pipe `life`, which closes at its end."""
+
+    def __init__(self, pipe: Connection, life: int) -> None:
+        self.pipe = pipe
+        self.process: int | None = None  # number of the process, once it is known
+        self._life: int | None = life
+
+    def has_ended(self, timeout: float) -> bool:
+        """Wait for the worker's end, for `timeout` seconds at most. Return whether it has ended."""
+        until = time.monotonic() + timeout
+        while self._life is not None and wait([self._life], max(0.0, until - time.monotonic())):
+            if number := os.read(self._life, LENGTH):
+                self.process = int(number)
+            else:
+                os.close(self._life)
+                self._life = None
+        return self._life is None
+
+    def kill(self) -> None:
+        """Kill the worker, and wait for its end. One that the server has not started yet ends with the server."""
+        if not self.has_ended(0.0) and self.process is not None:
+            with suppress(ProcessLookupError):
+                os.kill(self.process, signal.SIGKILL)
+            self.has_ended(60.0)
+
+
+class ForkServer:
+    """Starts workers. Each computes with `threads` threads, unless OMP_NUM_THREADS is set."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._process: subprocess.Popen[bytes] | None = None
+        self._line: socket.socket | None = None
+
+    def start(self, variables: Mapping[str, str]) -> Child:
+        """Start a worker, with these variables in its environment, too. It begins once the libraries are loaded."""
+        ours, theirs = Pipe()
+        life, death = os.pipe()
+        try:
+            self._ask({"start": dict(variables)}, [theirs.fileno(), death])
+        finally:
+            theirs.close()
+            os.close(death)
+        return Child(ours, life)
+
+    def exit_code(self, worker: Child) -> int | None:
+        """Return how an ended worker has ended, as `subprocess` says it; None where no server is left that knows it."""
+        worker.has_ended(60.0)
+        if self._process is None or self._line is None:
+            return None
+        if worker.process is None:  # the server has ended without starting it
+            return self._process.wait()
+        with suppress(OSError, ValueError):
+            self._line.sendall(_message({"ended": worker.process}))
+            return int(self._line.recv(LENGTH))
+        return None
+
+    def end(self, workers: Collection[Child]) -> None:
+        """End the workers, then the server. A worker ends with its pipe; after `GRACE` seconds it is killed."""
+        if self._process is not None:
+            self._process.terminate()  # while it loads its libraries; later it ends with its line
+        for worker in workers:
+            worker.pipe.close()
+        until = time.monotonic() + GRACE
+        for worker in workers:
+            if not worker.has_ended(until - time.monotonic()):
+                worker.kill()
+        self._close()
+
+    def _close(self) -> None:
+        if self._process is not None and self._line is not None:
+            self._line.close()
+            self._process.wait()
+        self._process = self._line = None
+
+    def _ask(self, request: dict[str, object], descriptors: list[int]) -> None:
+        for _ in range(2):
+            if self._process is None or self._process.poll() is not None:
+                self._begin()
+            assert self._line is not None
+            with suppress(OSError):  # the server has ended since
+                socket.send_fds(self._line, [_message(request)], descriptors)
+                return
+        raise OSError("the server that starts workers ends at once")
+
+    def _begin(self) -> None:
+        self._close()
+        self._line, theirs = socket.socketpair()
+        environment = dict(os.environ)
+        environment.setdefault("OMP_NUM_THREADS", str(self._threads))
+        # The question whether there is a GPU is answered without touching CUDA, which a copy could not use then.
+        environment.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+        # In a session of its own: Ctrl-C in the terminal reaches this process alone, which then ends the workers.
+        self._process = subprocess.Popen(
+            _python(__name__, f"serve({theirs.fileno()})"), env=environment, pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        theirs.close()
+
+
+def serve(descriptor: int) -> None:
+    """Start workers as they are asked for, until the other end is closed. This is the main function of the server."""
+    importlib.import_module(LIBRARIES)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # from now on it ends after its workers, which it has to wait for
+    # Python warns of a fork beside other threads. The only one is that of Arrow's allocator, which is made for forks.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    line = socket.socket(fileno=descriptor)
+    while True:
+        said, descriptors, _, _ = socket.recv_fds(line, LENGTH, 2, socket.MSG_WAITALL)
+        if not said:
+            with suppress(ChildProcessError):
+                while True:
+                    os.wait()
+            return
+        request = json.loads(said)
+        if "ended" in request:
+            line.sendall(_ended(request["ended"]))
+        elif os.fork() == 0:
+            line.close()
+            _become_worker(request["start"], *descriptors)
+            return
+        for one in descriptors:
+            os.close(one)
+
+
+def _ended(process: int) -> bytes:
+    try:
+        return str(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])).encode()
+    except ChildProcessError:  # an earlier server has started it
+        return b"unknown"
+
+
+def _become_worker(variables: Mapping[str, str], pipe: int, life: int) -> None:
+    os.setsid()
+    os.environ.update(variables)
+    os.write(life, str(os.getpid()).encode())
+    if sys.platform == "linux" and not _has_touched_cuda():
+        work(pipe)
+        return
+    for one in (pipe, life):
+        os.set_inheritable(one, True)
+    start = _python(work.__module__, f"work({pipe})")
+    os.execv(start[0], start)
+
+
+def _has_touched_cuda() -> bool:
+    """Return whether this process is the copy of one that has touched CUDA, which torch then refuses to use."""
+    import torch
+
+    return bool(getattr(torch.cuda, "_is_in_bad_fork", bool)())
+
+
+def _python(module: str, call: str) -> list[str]:
+    return [sys.executable, "-P", "-c", f"import sys; sys.path[:] = {sys.path!r}; import {module} as m; m.{call}"]
+
+
+def _message(request: dict[str, object]) -> bytes:
+    return json.dumps(request).encode().ljust(LENGTH)

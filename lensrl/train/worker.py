@@ -1,0 +1,87 @@
+"""One worker: a process that makes the runs that come over a pipe, and says what happens."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pickle
+import signal
+import traceback
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from threading import Thread
+
+from lensrl.train.engine import Here
+from lensrl.train.job import Job
+from lensrl.train.relay import Event, Sender
+
+LIBRARIES = "lensrl.train.workshop"  # its imports are all that a run needs; they take seconds
+
+
+def work(descriptor: int) -> None:
+    """Make the runs that come over a pipe, until it is closed. This is the main function of a worker."""
+    pipe = Connection(descriptor)
+    jobs: SimpleQueue[Job | None] = SimpleQueue()
+    watcher = _PipeSender(pipe)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, watcher.interrupt)
+
+    def receive() -> None:
+        try:
+            while True:
+                jobs.put(pipe.recv())
+        except (EOFError, OSError):  # the study has ended, or its process
+            jobs.put(None)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    Thread(target=receive, daemon=True).start()
+    importlib.import_module(LIBRARIES)  # before the first job is known, most often
+    here = Here()
+    try:
+        while (job := jobs.get()) is not None:
+            watcher.is_busy = True
+            try:
+                here.make([job], watcher)
+            except Exception as error:
+                pipe.send(("failed", *_picklable(error)))
+                return
+            finally:
+                watcher.is_busy = False
+            pipe.send(("done",))
+    except (KeyboardInterrupt, BrokenPipeError):
+        return  # the partial file is gone
+
+
+class _PipeSender(Sender):
+    """Sends what happens in a worker to the study's process, and stops the worker at the next event after a signal."""
+
+    def __init__(self, pipe: Connection) -> None:
+        super().__init__(self._put)
+        self._pipe = pipe
+        self._interrupted = False
+        self.is_busy = False  # whether a run is being made
+
+    def interrupt(self, *_: object) -> None:
+        """Handle a signal once. The next event raises KeyboardInterrupt again: a library may swallow it."""
+        if self.is_busy and not self._interrupted:
+            self._interrupted = True
+            raise KeyboardInterrupt
+
+    def noted(self, line: str) -> None:
+        with suppress(BrokenPipeError):  # the study's process may be gone before a checkpoint is written
+            self._pipe.send(("noted", line))
+
+    def _put(self, event: Event) -> None:
+        if self._interrupted:
+            raise KeyboardInterrupt
+        self._pipe.send(event)
+
+
+def _picklable(error: Exception) -> tuple[Exception, str]:
+    """Return an error as it can be sent, and where it was raised."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # its class wants arguments that are not in its pickle
+        return RuntimeError(f"{type(error).__name__}: {error}"), traceback.format_exc()
+    return error, traceback.format_exc()

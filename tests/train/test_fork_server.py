@@ -1,0 +1,91 @@
+"""The fork server: workers as copies of it, how they end, and what follows when it ends itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from lensrl.models.base import Base
+from lensrl.recipe.runs import RunSpec
+from lensrl.train import fork_server
+from lensrl.train.fork_server import Child, ForkServer
+from lensrl.train.job import Job
+from lensrl.train.watch import NoWatcher
+from lensrl.train.workers import Workers
+from tests.train.test_workers import QUICK, fork_servers, state, workers_of
+
+
+def number(worker: Child) -> int:
+    """Wait for the worker's start, and return the number of its process."""
+    until = time.monotonic() + 240
+    while worker.process is None:
+        assert not worker.has_ended(0.05)
+        assert time.monotonic() < until
+    return worker.process
+
+
+@pytest.mark.slow
+def test_workers_start_and_end_and_outlive_their_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    server = ForkServer(threads=1)
+    first, second = server.start({}), server.start({"CUDA_VISIBLE_DEVICES": "7"})
+    assert number(first) != number(second)
+    (process,) = fork_servers(os.getpid())
+    assert set(fork_servers(process)) == {first.process, second.process}
+    # A worker that is killed is reported; a server that is killed leaves its worker alone.
+    os.kill(number(first), signal.SIGKILL)
+    assert server.exit_code(first) == -signal.SIGKILL
+    os.kill(process, signal.SIGKILL)
+    while state(process) != "Z":
+        time.sleep(0.01)
+    assert not second.has_ended(0.2)
+    third = server.start({})
+    (anew,) = fork_servers(os.getpid())
+    assert anew != process
+    assert number(third) in fork_servers(anew)
+    # A pipe that closes ends its worker, with 0. The worker of the killed server is nobody's child here.
+    third.pipe.close()
+    assert server.exit_code(third) == 0
+    second.pipe.close()
+    assert server.exit_code(second) is None
+    server.end([first, second, third])
+    assert not fork_servers(os.getpid())
+
+
+def test_a_server_ends_at_once_while_it_loads_and_its_workers_never_start() -> None:
+    server, start = ForkServer(threads=1), time.monotonic()
+    worker = server.start({})
+    server.end([worker])
+    assert worker.has_ended(0.0)
+    assert worker.process is None
+    assert time.monotonic() - start < 20
+    assert not fork_servers(os.getpid())
+
+
+@pytest.mark.slow
+def test_a_worker_that_cannot_be_a_copy_loads_its_libraries_itself(
+    base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = fork_server._python
+
+    def touched(module: str, call: str) -> list[str]:
+        *begin, script = python(module, call)
+        return [*begin, script.replace("m.", "m._has_touched_cuda = lambda: True; m.", 1)]
+
+    monkeypatch.setattr(fork_server, "_python", touched)
+    jobs = [Job(QUICK, RunSpec(name, (3,), 0), tmp_path, base.fingerprint, {}) for name in ("layer-3", "again")]
+    engine = Workers(1, ["7"])
+    with engine.held():
+        engine.make(jobs[:1], NoWatcher())
+        (process,) = fork_servers(os.getpid())
+        (worker,) = (int(one) for one in Path(f"/proc/{process}/task/{process}/children").read_text().split())
+        assert "train.worker " in Path(f"/proc/{worker}/cmdline").read_text()
+        assert "CUDA_VISIBLE_DEVICES=7" in Path(f"/proc/{worker}/environ").read_text().split("\0")
+        engine.make(jobs[1:], NoWatcher())
+        assert not workers_of(os.getpid()), "the worker is another program now"
+    assert state(worker) in ("", "Z")
+    assert len([*tmp_path.glob("*.h5")]) == 2
