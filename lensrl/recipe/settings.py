@@ -174,6 +174,8 @@ class Recipe(Table):
 
     @model_validator(mode="after")
     def _copies_what_lensrl_samples(self) -> Recipe:
+        if self.rl.sampler_dtype is not None and self.rl.algorithm == "sft":
+            raise ValueError("rl.sampler_dtype is for training that samples, and algorithm = 'sft' does not")
         if self.rl.sampler_dtype == "bfloat16" and self.generation != "pieces":
             raise ValueError(
                 f"rl.sampler_dtype = 'bfloat16' is for generation = 'pieces', and this is {self.generation!r}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -24,6 +24,11 @@ class Table(BaseModel):
         for name, value in data.items() if isinstance(data, dict) else ():
             field = cls.model_fields.get(name)
             values = value if isinstance(value, list) else [value]
-            if field is not None and field.annotation is not bool and any(isinstance(v, bool) for v in values):
+            if field is not None and _takes_numbers(field.annotation) and any(isinstance(v, bool) for v in values):
                 raise ValueError(f"{name} cannot be {'true' if True in values else 'false'}")
         return data
+
+
+def _takes_numbers(annotation: Any) -> bool:
+    """Return whether a value of this type may be, or hold, a number. A literal holds texts."""
+    return annotation in (int, float) or any(map(_takes_numbers, get_args(annotation)))
