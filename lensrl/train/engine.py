@@ -29,8 +29,8 @@ PAUSE = 1.0  # seconds between two looks at the runs that other processes make
 class Engine(Protocol):
     """A place where runs are made.
 
-    An engine may have a method `held`: a context around the planning of a study and its calls of `make`. The engine may
-    load its libraries when the context begins. It keeps what it has loaded until the context ends.
+    An engine may have a method `held`: a context around the planning of a study and the call of `make`. The engine may
+    load its libraries when the context begins.
     """
 
     def make(self, jobs: Sequence[Job], watcher: Watcher) -> None:

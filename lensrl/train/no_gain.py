@@ -1,4 +1,4 @@
-"""Why full RL gained nothing: looked at right after full RL, before the single layers take their hours.
+"""Why full RL gained nothing: looked at as soon as full RL is there, before the single layers take their hours.
 
 C_l divides by the gain of full RL, S_full - S_base. Where the 95 % interval of this gain reaches 0 or below, no layer
 has a contribution. What the training curves of full RL show then says what to change.
@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from lensrl.errors import NoGain
 from lensrl.measures.gains import Gains, Interval
-from lensrl.recipe.runs import BASE, FULL
+from lensrl.recipe.runs import BASE, FULL, RunSpec
 from lensrl.store.names import run_path
 from lensrl.store.run import Run
+from lensrl.train.watch import Watcher
 
 MOST = 0.9  # a share from which nearly all of something is meant
 LEARNS = {  # an algorithm or a kind of reward -> what a control learns from
@@ -56,6 +58,42 @@ def why_no_gain(folder: Path, seeds: Sequence[int]) -> str | None:
     finally:
         for run in runs:
             run.close()
+
+
+class StopsWithoutGain:
+    """Hands everything on to `watcher`. Raises NoGain once full RL is there and has gained nothing.
+
+    `rest` names the files of the runs that are not needed then.
+    """
+
+    def __init__(self, watcher: Watcher, folder: Path, seeds: Sequence[int], rest: Sequence[Path]) -> None:
+        self._watcher = watcher
+        self._folder = folder
+        self._seeds = seeds
+        self._rest = rest
+        self._has_gained = False
+        self.planned, self.waiting, self.noted = watcher.planned, watcher.waiting, watcher.noted
+        self.started, self.stepped, self.scoring = watcher.started, watcher.stepped, watcher.scoring
+
+    def finished(self, spec: RunSpec, run: Run) -> None:
+        self._watcher.finished(spec, run)
+        self.check()
+
+    def made_elsewhere(self, spec: RunSpec, run: Run) -> None:
+        self._watcher.made_elsewhere(spec, run)
+        self.check()
+
+    def check(self) -> None:
+        """Raise NoGain where the base and full RL are there, with every seed, and full RL gained nothing."""
+        if self._has_gained or not all(run_path(self._folder, FULL, seed).exists() for seed in self._seeds):
+            return
+        if why := why_no_gain(self._folder, self._seeds):
+            count = sum(not path.exists() for path in self._rest)
+            left = "The other run is" if count == 1 else f"The other {count} runs are"
+            raise NoGain(
+                f"{why}. {left} not made: the same command with --go-on goes on (in the recipe: on_no_gain = 'go on')"
+            )
+        self._has_gained = run_path(self._folder, BASE, 0).exists()
 
 
 def _gain(before: pd.DataFrame, after: Sequence[pd.DataFrame]) -> Interval:

@@ -16,7 +16,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from lensrl.errors import LensrlError, NoGain, Taken, did_you_mean
+from lensrl.errors import LensrlError, Taken, did_you_mean
 from lensrl.recipe import LayerSet, Recipe, read_kept_recipe
 from lensrl.recipe.runs import BASE, FULL, RunSpec, plan
 from lensrl.store.file.atomic import begun, new_file, remove_litter
@@ -31,7 +31,7 @@ from lensrl.train.choose import choose_sets
 from lensrl.train.disk import check_disk
 from lensrl.train.engine import Engine, Here
 from lensrl.train.job import Job, is_made
-from lensrl.train.no_gain import why_no_gain
+from lensrl.train.no_gain import StopsWithoutGain, why_no_gain
 from lensrl.train.watch import NoWatcher, Watcher
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ def run_study(
 
     `only` names the runs to make, as `full-rl` (with every seed) or `layer-3.seed-1`; the study keeps the whole recipe.
     `engine` makes the runs; by default this process does, one after another (`lensrl.train.engine.Here`). Without
-    `go_on`, the base and full RL are made first, and NoGain is raised where full RL gained nothing. With it, `watcher`
-    notes this at the end.
+    `go_on`, the base and full RL come first, and NoGain is raised once they show that full RL gained nothing; runs that
+    workers have in hand then are stopped. With it, `watcher` notes this at the end.
 
     Before any training, raises LensrlError when the folder holds a study of another recipe or of another base model, or
     a damaged file; for a disk without room for the missing runs; for sets that the model cannot have; for a checkpoint
@@ -158,7 +158,7 @@ def plan_study(recipe: Recipe, folder: Path, only: str | Sequence[str] | None = 
 def _make_runs(
     engine: Engine, jobs: Sequence[Job], watcher: Watcher, folder: Path, seeds: Sequence[int], *, go_on: bool
 ) -> None:
-    """Make all runs. Without `go_on`, stop after full RL where it gained nothing."""
+    """Make all runs. Without `go_on`, stop once full RL is made and has gained nothing."""
     first = [job for job in jobs if job.spec.name in (BASE, FULL)]
     rest = [job for job in jobs if job not in first]
     if go_on or all(job.spec.checkpoint is not None for job in rest):
@@ -166,15 +166,9 @@ def _make_runs(
         if first and (why := why_no_gain(folder, seeds)):
             watcher.noted(why)
         return
-    if first:
-        engine.make(first, watcher)
-    if why := why_no_gain(folder, seeds):
-        left = "The other run is" if len(rest) == 1 else f"The other {len(rest)} runs are"
-        raise NoGain(
-            f"{why}. {left} not made: the same command with --go-on goes on (in the recipe: on_no_gain = 'go on')"
-        )
-    if rest:
-        engine.make(rest, watcher)
+    stopping = StopsWithoutGain(watcher, folder, seeds, [job.path for job in rest])
+    stopping.check()
+    engine.make([*first, *rest], stopping)
 
 
 def named(specs: list[RunSpec], only: Sequence[str] | None) -> list[RunSpec]:

@@ -47,21 +47,15 @@ class Workers:
         self._devices = devices
         self._server = ForkServer(threads=max(1, (os.cpu_count() or 1) // count))
         self._workers: dict[int, Child] = {}  # by place
-        self._are_held = False
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Context in which the workers, each with its base model, stay from one call of `make` to the next.
-
-        All workers start when the context begins, and load their libraries while this process plans the study.
-        """
-        self._are_held = True
+        """Context around the planning of a study: the workers start when it begins, and none is left at its end."""
         try:
             for place in range(self._count):
                 self._workers[place] = self._start(place)
             yield
         finally:
-            self._are_held = False
             self._end()
 
     def make(self, jobs: Sequence[Job], watcher: Watcher) -> None:
@@ -112,8 +106,7 @@ class Workers:
                     else:
                         relay.tell(event)
         finally:
-            if not self._are_held:
-                self._end()
+            self._end()
 
     def _end(self) -> None:
         self._server.end(self._workers.values())

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from lensrl import LensrlError, open_run, run_study
+from lensrl.errors import NoGain
 from lensrl.measures.gains import Interval
 from lensrl.recipe import Recipe, load_recipe
 from lensrl.tasks import Item
 from lensrl.tasks.arithmetic import Arithmetic
 from lensrl.tasks.corridor import Corridor
 from lensrl.tasks.gold import described, failed_references
+from lensrl.train.engine import Here
 from lensrl.train.estimate import estimate_study
+from lensrl.train.job import Job
 from lensrl.train.no_gain import LEARNS, cause_of, why_no_gain
 from lensrl.train.preflight import check_several
-from lensrl.train.watch import NoWatcher
+from lensrl.train.watch import NoWatcher, Watcher
 from tests.cli.typed import lensrl
 from tests.conftest import SMALL
 from tests.store.synthetic import add_run, solved_by_half
@@ -108,6 +112,25 @@ def test_a_study_without_gain_stops_before_its_layers_and_goes_on_when_told(tmp_
         assert run.provenance["references"] == {"judged": 6, "failed": []}
     recipe = load_recipe(tmp_path / "quick.toml").model_copy(update={"on_no_gain": "go on"})
     assert recipe.conflict(load_recipe(tmp_path / "quick.toml")) is None  # no part of the study
+
+
+def test_a_layer_may_be_made_beside_full_rl_and_the_others_are_not(tmp_path: Path) -> None:
+    (tmp_path / "quick.toml").write_text(QUICK.replace("[7]", "[0, 7]"))
+    begun: list[str] = []
+
+    class Beside:
+        """Makes the base, then the last of all runs before full RL, as several workers may."""
+
+        def make(self, jobs: Sequence[Job], watcher: Watcher) -> None:
+            begun.extend(job.spec.name for job in jobs)
+            base, full, *others = jobs
+            Here().make([base, others.pop(), full, *others], watcher)
+
+    with pytest.raises(NoGain, match=r"full RL gained nothing certain.* The other run is not made"):
+        run_study(load_recipe(tmp_path / "quick.toml"), tmp_path / "quick", engine=Beside(), go_on=False)
+    assert begun == ["base", "full-rl", "layer-0", "layer-7"]
+    made = {path.name for path in (tmp_path / "quick").glob("*.h5")}
+    assert made == {"base.h5", "full-rl.seed-0.h5", "layer-7.seed-0.h5"}
 
 
 OWN = """

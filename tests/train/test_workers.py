@@ -13,7 +13,6 @@ import pytest
 
 from lensrl import run_study
 from lensrl.errors import LensrlError
-from lensrl.models.base import Base
 from lensrl.recipe.runs import RunSpec
 from lensrl.store.file.claim import read_claim
 from lensrl.store.run import Run
@@ -99,19 +98,6 @@ def test_workers_start_before_the_study_is_planned_and_end_at_once_without_a_run
     with pytest.raises(LensrlError, match="a study of another recipe"):
         run_study(SMALL, tmp_path / "study", engine=Workers(2))
     assert not fork_servers(os.getpid())
-
-
-@pytest.mark.slow
-def test_workers_stay_while_they_are_held_and_end_with_it(base: Base, tmp_path: Path) -> None:
-    jobs = [Job(QUICK, RunSpec(name, (3,), 0), tmp_path, base.fingerprint, {}) for name in ("layer-3", "again")]
-    engine = Workers(1)
-    with engine.held():
-        engine.make(jobs[:1], NoWatcher())
-        (worker,) = workers_of(os.getpid())
-        engine.make(jobs[1:], NoWatcher())
-        assert workers_of(os.getpid()) == [worker]
-    assert not fork_servers(os.getpid())
-    assert len([*tmp_path.glob("*.h5")]) == 2
 
 
 def workers_of(process: int) -> list[int]:
