@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import sys
 from collections.abc import Sequence
@@ -141,6 +142,8 @@ def main() -> None:
     except BrokenPipeError:  # the program that reads the output has ended: `lensrl ... | head`
         sys.stderr.close()
         sys.exit(1)
+    finally:
+        gc.freeze()  # the interpreter's end would look for garbage in all that torch has made, for seconds
     sys.exit(code if isinstance(code, int) else 0)
 
 

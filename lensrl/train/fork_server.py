@@ -10,7 +10,7 @@ frameworks do not work after a fork, and where loading the libraries has touched
 
 from __future__ import annotations
 
-import importlib
+import gc
 import json
 import os
 import signal
@@ -24,7 +24,8 @@ from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 
-from lensrl.train.worker import LIBRARIES, work
+from lensrl.train.engine import load_workshop
+from lensrl.train.worker import work
 
 GRACE = 20.0  # seconds that a worker has to remove its unfinished files before it is killed
 LENGTH = 4096  # bytes of a message: all are filled up to it, since a socket does not keep them apart
@@ -133,7 +134,8 @@ class ForkServer:
 
 def serve(descriptor: int) -> None:
     """Start workers as they are asked for, until the other end is closed. This is the main function of the server."""
-    importlib.import_module(LIBRARIES)
+    load_workshop()
+    gc.freeze()  # no copy looks for garbage in what is loaded: it would copy this memory, and take seconds at its end
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # from now on it ends after its workers, which it has to wait for
     # Python warns of a fork beside other threads. The only one is that of Arrow's allocator, which is made for forks.
     warnings.simplefilter("ignore", DeprecationWarning)

@@ -29,7 +29,7 @@ from lensrl.store.study import Study
 from lensrl.train import ranks
 from lensrl.train.choose import choose_sets
 from lensrl.train.disk import check_disk
-from lensrl.train.engine import Engine, Here
+from lensrl.train.engine import Engine, Here, load_workshop
 from lensrl.train.job import Job, is_made
 from lensrl.train.no_gain import StopsWithoutGain, why_no_gain
 from lensrl.train.watch import NoWatcher, Watcher
@@ -237,9 +237,7 @@ def _made_sets(recipe: Recipe, folder: Path) -> dict[str, LayerSet]:
 
 
 def _open_workshop(recipe: Recipe, folder: Path) -> Workshop:
-    from lensrl.train.workshop import Workshop  # torch, transformers and trl, only where there is work for them
-
-    workshop = Workshop(recipe)
+    workshop = load_workshop()(recipe)
     base_path = run_path(folder, BASE, 0)
     if base_path.exists():
         with Run(base_path) as run:

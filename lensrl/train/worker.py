@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import pickle
 import signal
@@ -12,11 +11,9 @@ from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from threading import Thread
 
-from lensrl.train.engine import Here
+from lensrl.train.engine import Here, load_workshop
 from lensrl.train.job import Job
 from lensrl.train.relay import Event, Sender
-
-LIBRARIES = "lensrl.train.workshop"  # its imports are all that a run needs; they take seconds
 
 
 def work(descriptor: int) -> None:
@@ -36,7 +33,7 @@ def work(descriptor: int) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
     Thread(target=receive, daemon=True).start()
-    importlib.import_module(LIBRARIES)  # before the first job is known, most often
+    load_workshop()  # before the first job is known, most often; a copy has it already
     here = Here()
     try:
         while (job := jobs.get()) is not None:
