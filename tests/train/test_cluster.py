@@ -125,19 +125,21 @@ def _make(
     )  # fmt: skip
     try:
         while run.poll() is None:
-            in_a_run = moments.random() < 0.7  # else at any moment: while processes start, too
-            delay, until = moments.uniform(0, 3), time.monotonic() + (600 if in_a_run else moments.uniform(0, 10))
+            # Up to 2 seconds after a run was begun; three times in ten earlier: while processes start, too.
+            early = moments.uniform(0, 10) if moments.random() < 0.3 else 600.0
+            delay = moments.uniform(0, 2)
+            until, is_begun = time.monotonic() + early, False
             while time.monotonic() < until and run.poll() is None:
                 _check_committed(place / "study", committed)
-                if in_a_run and any(map(is_being_written, begun(place / "study"))):
-                    in_a_run, until = False, time.monotonic() + delay
+                if not is_begun and any(map(is_being_written, begun(place / "study"))):
+                    is_begun, until = True, min(until, time.monotonic() + delay)
                 time.sleep(0.02)
             servers, at_work = (fork_servers(run.pid), workers_of(run.pid)) if run.poll() is None else ([], [])
             workers.update(servers, at_work)
             if not servers or kills.total() >= TRIALS:
                 continue
             victims = {"worker": at_work, "command": [run.pid], "fork server": servers}
-            kind = moments.choices([*victims], [7 if at_work else 0, 2, 1])[0]
+            kind = moments.choices([*victims], [16 if at_work else 0, 2, 1])[0]
             victim = moments.choice(victims[kind])
             with suppress(ProcessLookupError):
                 os.kill(victim, signal.SIGKILL)
