@@ -13,6 +13,7 @@ from lensrl.compare.equal_distance import contributions_at_equal
 from lensrl.compare.kl import kl_to_base
 from lensrl.compare.patching import OnProgress
 from lensrl.compare.patching.control import random_grafts
+from lensrl.compare.patching.patch import patch
 from lensrl.compare.patching.wrong_items import wrong_item_patches
 from lensrl.compare.weights import compare_weights
 from lensrl.errors import LensrlError
@@ -21,6 +22,7 @@ from lensrl.show.words import number
 from lensrl.store.study import Study
 
 DRAWS = 3  # of random deltas
+LOGPROB = "reference_logprob"
 OF_DELTAS = {"stable_rank": "stable rank", "left_angle": "left angle", "overlap_largest": "on largest"}
 OTHERS = {"seeds": "another seed", "alone": "layer alone", "layers": "next layer"}
 
@@ -119,7 +121,7 @@ def _overlap(study: Study, on_progress: OnProgress | None) -> Rows:
 
 def _wrong_items(study: Study, on_progress: OnProgress | None) -> Rows:
     table = wrong_item_patches(study, on_progress=on_progress)
-    table = table[table["metric"] == "reference_logprob"]
+    table = table[table["metric"] == LOGPROB]
     rows = [
         {
             "layer": str(row["layer"]),
@@ -129,6 +131,26 @@ def _wrong_items(study: Study, on_progress: OnProgress | None) -> Rows:
         for row in table.to_dict("records")
     ]
     return rows, "Recovery of log p by full RL's activations on the item, and on another one with as many tokens."
+
+
+def _direct(study: Study, on_progress: OnProgress | None) -> Rows:
+    tables = {
+        "whole effect": patch(study, what="activations", on_progress=on_progress),
+        "direct": patch(study, what="activations", component="direct", on_progress=on_progress),
+    }
+    found = {
+        heading: {
+            str(row["layer"]): _with_interval(row["recovery"], row["low"], row["high"], 2)
+            for row in table[table["metric"] == LOGPROB].to_dict("records")
+        }
+        for heading, table in tables.items()
+    }
+    rows = [{"layer": layer} | {heading: found[heading][layer] for heading in found} for layer in found["direct"]]
+    return (
+        rows,
+        "Recovery of log p by full RL's activations; direct: no later layer passes the patch on. The whole effect of a "
+        "late layer carries what earlier layers changed.",
+    )
 
 
 def _with_interval(value: float, low: float, high: float, digits: int = 3) -> str:
@@ -142,4 +164,5 @@ CONTROLS: dict[str, tuple[str, Callable[[Study, OnProgress | None], Rows]]] = {
     "Random deltas": ("lensrl deltas --control random", _random_deltas),
     "The entries that moved most": ("lensrl deltas --overlap", _overlap),
     "Activations of a wrong item": ("lensrl patch --control items", _wrong_items),
+    "Direct effects": ("lensrl patch --what activations --component direct", _direct),
 }

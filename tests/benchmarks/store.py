@@ -33,7 +33,7 @@ from lensrl.store.run import Run
 from lensrl.store.study import Study
 from lensrl.store.verify import check_file
 from lensrl.store.write import Header, Scores, write_run
-from tests.store.synthetic import activations, probe, training
+from tests.store.synthetic import activations, probe, texts, training, training_texts
 
 LAYERS, SIDE = 6, 2048  # four matrices of 16.8 MB a layer: 403 MB
 ROUNDS = 9
@@ -298,7 +298,13 @@ def make_study(folder: Path) -> Path:
     before = {p.name: np.ones(64, np.float32) for p in parameters}
     score = np.full((256, 4), 0.5, np.float32)
     scores = Scores(
-        [str(i) for i in range(256)], ["math"] * 256, score, np.ones((256, 4), np.int32), score > 1, score[:, 0]
+        [str(i) for i in range(256)],
+        ["math"] * 256,
+        score,
+        np.ones((256, 4), np.int32),
+        score > 1,
+        score[:, 0],
+        completions=texts(256, 4),
     )
     for run in ("base", "full-rl", *(f"layer-{layer}" for layer in range(n_layers))):
         changed = {p.name for p in parameters if run == "full-rl" or run == f"layer-{p.part}"}
@@ -308,7 +314,11 @@ def make_study(folder: Path) -> Path:
             study="bench", run=run, seed=0, layers=layers, status="completed", reason="", base="none",
             fingerprint="0", n_layers=n_layers, recipe=recipe.model_dump_json(), provenance={},
         )  # fmt: skip
-        trained = {} if run == "base" else {"after": after, "training": training(n_layers)}
+        trained = (
+            {}
+            if run == "base"
+            else {"after": after, "training": training(n_layers), "training_completions": training_texts()}
+        )
         with new_file(run_path(folder, run, 0)) as partial:
             write_run(
                 partial, header, parameters, before, **trained, scores=scores, probe=probe(),

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from lensrl import Study, changed_overlap, contributions_at_equal, kl_to_base, write_report
+from lensrl import Study, changed_overlap, contributions_at_equal, kl_to_base, patch, write_report
 from lensrl.compare.changed_overlap import by_layer
 from lensrl.show import measured_controls as page
 from lensrl.show.words import number
 
 
 @pytest.mark.slow
-def test_every_control_of_a_study_that_ran_is_a_table_with_the_numbers_of_its_verb(small_study: Study) -> None:
+def test_every_control_of_a_study_that_ran_is_a_table_with_the_numbers_of_its_verb(
+    small_study_folder: Path, tmp_path: Path
+) -> None:
+    small_study = Study(shutil.copytree(small_study_folder, tmp_path / "study"))  # patches are stored in it
     found = {control.title: control for control in page.measured_controls(small_study)}
     assert [*found] == [*page.CONTROLS]
     assert all(control.rows for control in found.values()), [control.note for control in found.values()]
@@ -27,6 +31,14 @@ def test_every_control_of_a_study_that_ran_is_a_table_with_the_numbers_of_its_ve
     assert {row["layer"] for row in found["Random deltas"].rows} == {
         str(layer) for layer in range(small_study.n_layers)
     }
+    direct = patch(small_study, what="activations", component="direct", layers=[3])
+    expected = direct[direct["metric"] == "reference_logprob"]["recovery"].item()
+    row = found["Direct effects"].rows[3]
+    assert row["layer"] == "3"
+    assert row["direct"].split()[0] == number(expected, 2)
+    assert row["whole effect"] != row["direct"]
+    last = found["Direct effects"].rows[-1]
+    assert last["whole effect"] == last["direct"], "after the last layer, no layer passes anything on"
 
 
 def test_on_the_page_a_control_is_a_table_or_a_reason_and_without_them_a_command(
