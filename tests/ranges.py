@@ -2,11 +2,11 @@
 
     python -m tests.ranges [--only oldest] [--torch]      # make test-ranges: both ends, without torch
 
-For each end, a virtual environment with these versions of transformers, TRL and transformer-lens stands over the one
-that this runs in: all other packages are the tested ones, except where pip needs another (transformers 5.17 needs
-huggingface-hub below 2). A part of `runs/smoke.toml` is made there and patched, and its files must hold the same
-numbers, bit for bit. `--torch` also takes torch's end: on Linux pip brings several GB of CUDA along. Another torch
-may round otherwise: numbers may differ then by 1e-4 of themselves and by 1e-6 more. What differs at all is printed.
+For each end, a virtual environment with these versions of all that lensrl needs stands over the one that this runs in:
+what those packages need is the tested version, except where pip needs another. A part of `runs/smoke.toml` is made
+there and patched, and its files must hold the same numbers, bit for bit. `--torch` also takes torch's end: on Linux pip
+brings several GB of CUDA along. Another torch may round otherwise: numbers may differ then by 1e-4 of themselves and
+by 1e-6 more. What differs at all is printed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from packaging.requirements import Requirement
 from tests.train.test_engine import data
 
 ROOT = Path(__file__).resolve().parent.parent
-RANGED = ("transformers", "trl", "transformer-lens")
+SHOWN = ("transformers", "trl", "transformer-lens", "torch", "numpy", "datasets", "huggingface-hub")
 STUDY = """
 import sys, lensrl
 runs = ["base", "full-rl", "layer-7"]
@@ -38,14 +38,13 @@ RELATIVE, ABSOLUTE = 1e-4, 1e-6  # what another rounding may do
 VERSIONS = "from importlib.metadata import version; print(*(f'{n} {version(n)}' for n in %r), sep=', ')"
 
 
-def pins(end: str, packages: tuple[str, ...]) -> list[str]:
+def pins(end: str, *, torch: bool) -> list[str]:
     """Return what pip is asked for: the lowest version of each package's range, or the whole range."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    ranges = {one.name: one for one in map(Requirement, project["dependencies"])}
+    ranges = [one for one in map(Requirement, project["dependencies"]) if torch or one.name != "torch"]
     if end == "newest":
-        return [str(ranges[name]) for name in packages]
-    lowest = {name: next(s.version for s in ranges[name].specifier if s.operator == ">=") for name in packages}
-    return [f"{name}=={version}" for name, version in lowest.items()]
+        return [str(one) for one in ranges]
+    return [f"{one.name}=={next(s.version for s in one.specifier if s.operator == '>=')}" for one in ranges]
 
 
 def overlay(folder: Path, asked: list[str]) -> Path:
@@ -112,15 +111,13 @@ def main() -> None:
     parser.add_argument("--only", choices=["oldest", "newest"])
     parser.add_argument("--torch", action="store_true", help="also torch: several GB")
     arguments = parser.parse_args()
-    packages = (*RANGED, "torch") if arguments.torch else RANGED
     failed = False
     with tempfile.TemporaryDirectory(prefix="lensrl-ranges-") as scratch:
         expected = Path(scratch, "tested")
         make_study(sys.executable, expected)
         for end in ("oldest", "newest") if arguments.only is None else (arguments.only,):
-            python = overlay(Path(scratch, f"{end}-environment"), pins(end, packages))
-            names = (*RANGED, "torch", "huggingface-hub")
-            versions = subprocess.check_output([python, "-c", VERSIONS % (names,)], text=True).strip()
+            python = overlay(Path(scratch, f"{end}-environment"), pins(end, torch=arguments.torch))
+            versions = subprocess.check_output([python, "-c", VERSIONS % (SHOWN,)], text=True).strip()
             make_study(python, Path(scratch, end))
             other = differences(Path(scratch, end), expected)
             files = len([*expected.rglob("*.h5")])
