@@ -85,7 +85,7 @@ def _borders(blocks: Callable[[], Iterable[Float[np.ndarray, " entry"]]], *ranks
             digits = (numbers >> shift) & 0xFFFF
             for known, table in counts.items():
                 shared = digits if shift == bits - 16 else digits[numbers >> (shift + 16) == known]
-                table += np.bincount(shared, minlength=2**16)
+                table += np.bincount(shared.view(f"i{dtype.itemsize}"), minlength=2**16)  # numpy 2.0 counts no uint64
         for row, known in enumerate(found):
             ends = counts[known].cumsum()
             digit = int(np.searchsorted(ends, left[row], side="right"))
