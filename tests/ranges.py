@@ -6,7 +6,7 @@ For each end, a virtual environment with these versions of all that lensrl needs
 what those packages need is the tested version, except where pip needs another. A part of `runs/smoke.toml` is made
 there and patched, and its files must hold the same numbers, bit for bit. `--torch` also takes torch's end: on Linux pip
 brings several GB of CUDA along. Another torch may round otherwise: numbers may differ then by 1e-4 of themselves and
-by 1e-6 more. What differs at all is printed.
+by 1e-6 more. What differs at all is printed. Where pip cannot install an end, the exit code is 3.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -35,6 +36,7 @@ runs = ["base", "full-rl", "layer-7"]
 lensrl.patch(lensrl.run_study(lensrl.load_recipe(sys.argv[1]), sys.argv[2], only=runs), layers=[7])
 """
 RELATIVE, ABSOLUTE = 1e-4, 1e-6  # what another rounding may do
+NOT_INSTALLED = 3  # exit code
 VERSIONS = "from importlib.metadata import version; print(*(f'{n} {version(n)}' for n in %r), sep=', ')"
 
 
@@ -59,7 +61,8 @@ def overlay(folder: Path, asked: list[str]) -> Path:
     free = {key: value for key, value in os.environ.items() if key != "PIP_CONSTRAINT"}  # these are the tested versions
     done = subprocess.run(pip, env=free, capture_output=True, text=True)
     if done.returncode:
-        sys.exit(f"pip cannot install {', '.join(asked)}:\n{done.stderr}")
+        print(f"not tested, for pip cannot install {', '.join(asked)}:\n{done.stderr}", file=sys.stderr)
+        sys.exit(NOT_INSTALLED)
     return python
 
 
@@ -119,6 +122,7 @@ def main() -> None:
             python = overlay(Path(scratch, f"{end}-environment"), pins(end, torch=arguments.torch))
             versions = subprocess.check_output([python, "-c", VERSIONS % (SHOWN,)], text=True).strip()
             make_study(python, Path(scratch, end))
+            shutil.rmtree(python.parents[1])  # gigabytes, with torch
             other = differences(Path(scratch, end), expected)
             files = len([*expected.rglob("*.h5")])
             said = "; ".join(f"{name} differs, by {by:.2g} of what rounding may do" for name, by in other.items())
