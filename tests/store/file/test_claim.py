@@ -171,8 +171,8 @@ def test_of_sixteen_processes_five_are_killed_and_every_file_is_made_once(tmp_pa
     errors = [process.communicate(timeout=120)[1] for process in processes]
     assert [process.returncode for process in processes[5:]] == [0] * 11, errors
     remove_litter(tmp_path)
-    # A process that is killed as it creates its claim leaves the claim empty. Nobody can tell whose it was: it counts for
-    # 120 seconds.
+    # A process that is killed as it creates its claim leaves the claim empty. Nobody can tell whose it was, and it
+    # counts for 120 seconds.
     left = {path.name for path in tmp_path.iterdir() if path.stat().st_size or path.suffix != ".claim"}
     assert left == {"made", *(f"{number}.h5" for number in range(12))}
     lines = [line.split() for line in (tmp_path / "made").read_text().splitlines()]
