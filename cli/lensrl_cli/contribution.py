@@ -181,12 +181,12 @@ def contribution(
             show_finished(name, finished, scores)
     if csv is not None:
         write_csv(table, csv)
-    if contributions is None:
+    if contributions is not None:
+        drawn = f"{name}: layer contribution, 95 % intervals"
+        draw(figure, lambda: lensrl.plot.contributions(whole, title=drawn, look=look))
+    elif figure is not None:
         with lensrl.open_study(given) as opened:
             draw(
                 figure,
                 lambda: lensrl.plot.contributions(opened, seed=seed, benchmark=benchmark, score=score, look=look),
             )
-    else:
-        drawn = f"{name}: layer contribution, 95 % intervals"
-        draw(figure, lambda: lensrl.plot.contributions(whole, title=drawn, look=look))

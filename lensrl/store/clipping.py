@@ -37,7 +37,7 @@ def clipped_steps(runs: Runs, seed: int | None = None) -> pd.DataFrame:
     for run in sorted(runs.values(), key=lambda run: order(run.name, run.seed)):
         if run.name == BASE or seed not in (None, run.seed) or not run.has_training:
             continue
-        norm, limit = run.training()["grad_norm"].to_numpy(), _limit(runs, run)
+        norm, limit = run.grad_norm(), _limit(runs, run)
         share, factor = float(np.mean(norm > limit)), float(np.minimum(limit / (norm + 1e-6), 1.0).mean())
         rows.append(
             (

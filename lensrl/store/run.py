@@ -86,6 +86,11 @@ class Run(RunScores):
         """
         return self._training.copy()
 
+    def grad_norm(self) -> np.ndarray:
+        """Return the norm of the gradient of each step, before clipping: one column of `training`, read alone."""
+        with located(self.file, "training"):
+            return self._read(self._group("training", "no training curve"), "grad_norm")
+
     @cached_property
     def _training(self) -> pd.DataFrame:
         import pandas as pd
