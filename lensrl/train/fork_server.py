@@ -82,8 +82,8 @@ class ForkServer:
         worker.has_ended(60.0)
         if self._process is None or self._line is None:
             return None
-        if worker.process is None:  # the server has ended without starting it
-            return self._process.wait()
+        if worker.process is None:  # its server has ended without starting it; another one may be there by now
+            return self._process.poll()
         with suppress(OSError, ValueError):
             self._line.sendall(_message({"ended": worker.process}))
             return int(self._line.recv(LENGTH))

@@ -66,6 +66,21 @@ def test_a_server_ends_at_once_while_it_loads_and_its_workers_never_start() -> N
     assert not fork_servers(os.getpid())
 
 
+@pytest.mark.timeout(120)
+def test_workers_of_a_server_killed_while_it_loads_are_given_up_though_another_server_is_there() -> None:
+    server = ForkServer(threads=1)
+    first, second = server.start({}), server.start({})
+    assert server._process is not None
+    server._process.kill()
+    server._process.wait()
+    assert first.has_ended(20.0)
+    assert server.exit_code(first) == -signal.SIGKILL
+    third = server.start({})
+    assert server.exit_code(second) is None
+    server.end([first, second, third])
+    assert not fork_servers(os.getpid())
+
+
 @pytest.mark.slow
 def test_a_worker_that_cannot_be_a_copy_loads_its_libraries_itself(
     base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
