@@ -46,15 +46,18 @@ def show_kl(name: str, table: pd.DataFrame) -> None:
             "run": row["run"],
             "KL": number()(row["kl"]),
             "95 % interval": interval(row["low"], row["high"], 3),
+            "random": f"{row['random']:.2g}",
             "gain": number()(row["gain"]),
             "gain / KL": number(2)(row["gain"] / row["kl"] if row["kl"] > 0 else nan),
             "entropy": number()(row["entropy"]),
         }
         for row in table.groupby("run", sort=False).mean(numeric_only=True).reset_index().to_dict("records")
     ]
-    columns = {"run": "left"} | dict.fromkeys(("KL", "95 % interval", "gain", "gain / KL", "entropy"), "right")
+    measured = ("KL", "95 % interval", "random", "gain", "gain / KL", "entropy")
+    columns = {"run": "left"} | dict.fromkeys(measured, "right")
     print_table(f"KL to the base on held-out completions, {name}", columns, rows)
-    note("KL: nats a completion; entropy: nats a token; means over the seeds, intervals over items", style="dim")
+    note("KL: nats a completion; entropy: nats a token; means over the seeds, intervals over items. random: KL of a "
+         "random direction with the norm of each parameter's change", style="dim")  # fmt: skip
 
 
 def show_equal(name: str, table: pd.DataFrame, by: str) -> None:

@@ -8,12 +8,16 @@ by the chain rule. Each summand is exact over the vocabulary; only y is sampled.
 log q(y) - log p(y), and the same expectation. A completion ends with its end of sequence, or at the token limit.
 
 Two runs with one score may be far from each other in KL: C_l compares gains, and the KL divergence is their price.
+
+The base is at exactly 0 from itself. The null of a run is a model at the same distance in weights: the base plus a
+random direction with the norm of the run's delta in each parameter (`lensrl.compare.random_direction`), measured in the
+same way. It tells how much of the KL comes with the size of the change alone.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +28,7 @@ from transformers import PreTrainedModel
 from lensrl.compare.patching import OnProgress
 from lensrl.compare.patching.graft import run_weights
 from lensrl.compare.progress import with_bar
+from lensrl.compare.random_direction import random_direction
 from lensrl.errors import LensrlError
 from lensrl.models.base import Base, load_base, pick_device
 from lensrl.models.generation import pad_id, sampling_settings, stop_tokens
@@ -36,7 +41,7 @@ from lensrl.store.origin import check_base
 from lensrl.store.study import Study
 from lensrl.tasks import AgentTask, Item, Texts, evaluation_items, load_task
 
-KL_COLUMNS = ["run", "layer", "seed", "gain", "kl", "low", "high", "entropy", "base_entropy"]
+KL_COLUMNS = ["run", "layer", "seed", "gain", "kl", "low", "high", "random", "entropy", "base_entropy"]
 NORMAL_95 = 1.959964
 
 
@@ -50,14 +55,20 @@ class Divergence(NamedTuple):
 
 @with_bar("KL")
 def kl_to_base(
-    study: Study, *, seed: int | None = None, items: int | None = None, on_progress: OnProgress | None = None
+    study: Study,
+    *,
+    seed: int | None = None,
+    items: int | None = None,
+    draws: int = 1,
+    on_progress: OnProgress | None = None,
 ) -> pd.DataFrame:
     """Measure KL(run || base) of every run with weights, on one completion of each held-out item of the study's task.
 
     `items` takes the first so many; None takes all. Columns: run; layer, <NA> for other runs than single layers; seed;
-    gain of the score over the base; kl, in nats a completion, with its 95 % interval over items, low and high;
-    entropy and base_entropy, of both policies along the run's completions, in nats a token. Sampling is at temperature
-    1, from the whole distribution: other settings would sample another policy.
+    gain of the score over the base; kl, in nats a completion, with its 95 % interval over items, low and high; random,
+    the mean KL of `draws` random directions with the norm of each parameter's delta, NaN for 0 draws; entropy and
+    base_entropy, of both policies along the run's completions, in nats a token. Sampling is at temperature 1, from the
+    whole distribution: other settings would sample another policy.
 
     Raises LensrlError for a task in turns, for texts, and when the base model is not the study's.
     """
@@ -65,28 +76,45 @@ def kl_to_base(
     task = load_task(recipe)
     if isinstance(task, AgentTask | Texts):
         raise LensrlError(f"KL is measured on completions, and task {recipe.task.name!r} has none")
+    if draws < 0:
+        raise LensrlError(f"draws is {draws}; it may not be negative")
     base, asked = load_base(recipe.model, recipe.prompt), evaluation_items(task, recipe)[:items]
     device, score = pick_device(), study[BASE].score
     before = base.reading(device=device).eval()
+
+    def measured(weights: Mapping[str, torch.Tensor]) -> np.ndarray:
+        """Return KL, entropy and the base's entropy of each item: (3, item)."""
+        found = divergences(
+            base.reading(weights, device=device).eval(), before, base, asked,
+            max_tokens={name: recipe.evaluation_tokens(name) for name in {item.benchmark for item in asked}},
+            seed=recipe.evaluation.seed, generation=recipe.generation, batch=recipe.evaluation.batch,
+        )  # fmt: skip
+        return np.array(found).T
+
     wanted = [run for run in study.runs.values() if run.name != BASE and run.has_weights and seed in (None, run.seed)]
     rows = []
     for done, run in enumerate(sorted(wanted, key=lambda run: order(run.name, run.seed))):
         check_base(run, base.name, base.fingerprint)
-        found = divergences(
-            base.reading(run_weights(run, base), device=device).eval(), before, base, asked,
-            max_tokens={name: recipe.evaluation_tokens(name) for name in {item.benchmark for item in asked}},
-            seed=recipe.evaluation.seed, generation=recipe.generation, batch=recipe.evaluation.batch,
-        )  # fmt: skip
-        kl, entropy, base_entropy = np.array(found).T
+        weights = run_weights(run, base)
+        kl, entropy, base_entropy = measured(weights)
+        nulls = [measured(_random_weights(weights, base, draw))[0].mean() for draw in range(draws)]
         error = NORMAL_95 * kl.std(ddof=1) / math.sqrt(len(kl)) if len(kl) > 1 else math.nan
         middle = float(kl.mean())
         rows.append(
             (run.name, run_layer(run.name), run.seed, run.score - score, middle, middle - error, middle + error,
-             float(entropy.mean()), float(base_entropy.mean()))
+             float(np.mean(nulls)) if draws else math.nan, float(entropy.mean()), float(base_entropy.mean()))
         )  # fmt: skip
         if on_progress is not None:
             on_progress("runs", done + 1, len(wanted))
     return pd.DataFrame(rows, columns=KL_COLUMNS).astype({"layer": "Int64"})
+
+
+def _random_weights(weights: Mapping[str, torch.Tensor], base: Base, draw: int) -> dict[str, torch.Tensor]:
+    """Return the base with a random direction in the place of each parameter's delta."""
+    before = {name: weight.numpy() for name, weight in base.weights.items()}
+    after = {n: before[n] if weights[n] is base.weights[n] else weights[n].numpy() for n in before}
+    moved = random_direction(before, after, draw)
+    return {n: weights[n] if moved[n] is before[n] else torch.from_numpy(moved[n]) for n in before}
 
 
 @torch.no_grad()

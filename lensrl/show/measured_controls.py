@@ -56,6 +56,7 @@ def _kl(study: Study, on_progress: OnProgress | None) -> Rows:
         {
             "run": str(run),
             "KL": _with_interval(row["kl"], row["low"], row["high"]),
+            "random": f"{row['random']:.2g}",
             "gain": number(row["gain"]),
             "gain / KL": number(row["gain"] / row["kl"] if row["kl"] > 0 else None, 2),
             "entropy": number(row["entropy"]),
@@ -64,7 +65,8 @@ def _kl(study: Study, on_progress: OnProgress | None) -> Rows:
     ]
     return (
         rows,
-        "KL(run || base) on a completion of each held-out item, in nats; entropy in nats a token; seeds' means.",
+        "KL(run || base) on a completion of each held-out item, in nats; random: of a random direction with the norm "
+        "of each parameter's change; entropy in nats a token; seeds' means.",
     )
 
 

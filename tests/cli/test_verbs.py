@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lensrl import compare_activations, contributions_at_equal, open_study
+from lensrl import compare_activations, contributions_at_equal, kl_to_base, open_study
 from lensrl.compare.predictors import PREDICTORS
 from tests.store.synthetic import add_run, make_study, solved_by_half
 
@@ -72,6 +72,18 @@ def test_contribution_at_equal_distance_stands_beside_the_ordinary_one(small_stu
     )
     assert refused.returncode == 2
     assert "a table of contributions has no models" in refused.stderr
+
+
+def test_kl_to_the_base_stands_beside_its_null(small_study_folder: Path) -> None:
+    done = lensrl("contribution", small_study_folder, "--kl")
+    assert done.returncode == 0, done.stderr
+    shown = done.stdout[done.stdout.index("KL to the base on held-out completions, small") :]
+    with open_study(small_study_folder) as study:
+        table = kl_to_base(study)
+    for row in table.to_dict("records"):
+        (line,) = (line for line in shown.splitlines() if line.split()[:1] == [row["run"]])
+        assert f"{row['kl']:.3f}" in line
+        assert f"{row['high']:.3f} {row['random']:.2g} {row['gain']:.3f}" in re.sub(" +", " ", line)
 
 
 def test_json_stays_json_while_files_are_saved(small_study_folder: Path, tmp_path: Path) -> None:

@@ -21,9 +21,9 @@ def test_every_control_of_a_study_that_ran_is_a_table_with_the_numbers_of_its_ve
     found = {control.title: control for control in page.measured_controls(small_study)}
     assert [*found] == [*page.CONTROLS]
     assert all(control.rows for control in found.values()), [control.note for control in found.values()]
-    kl = kl_to_base(small_study).set_index("run")["kl"]
-    assert {row["run"]: row["KL"].split()[0] for row in found["KL to the base"].rows} == {
-        run: number(value) for run, value in kl.items()
+    kl = kl_to_base(small_study).set_index("run")
+    assert {row["run"]: (row["KL"].split()[0], row["random"]) for row in found["KL to the base"].rows} == {
+        run: (number(row["kl"]), f"{row['random']:.2g}") for run, row in kl.iterrows()
     }
     equal = contributions_at_equal(small_study).set_index("layer")["gain"]
     rows = found["At an equal distance from the base"].rows
