@@ -1,8 +1,8 @@
 """The whole path on a GPU, and what it costs there: correctness, time, memory and tokens per second.
 
-    python -m tests.benchmarks.cuda                    # one GPU with 80 GB, under eight minutes
+    python -m tests.benchmarks.cuda                    # one GPU with 80 GB, about a quarter of an hour
     python -m tests.benchmarks.cuda --quick            # every section in small, also on a CPU
-    python -m tests.benchmarks.cuda --only study,step  # some sections
+    python -m tests.benchmarks.cuda --only study,step  # some sections; those of vLLM need it
 
 Each section runs in a process of its own and has a time limit, so that one failure loses no other section. The table is
 printed at the end and written to `--out` as cuda.md and cuda.json, after every section. Models are random, made here.
@@ -22,11 +22,19 @@ from pathlib import Path
 
 SECTIONS = {  # name -> seconds that a section may take
     "machine": 30,
-    "study": 70,
-    "step": 130,
-    "sampling": 95,
-    "step-1.7B": 80,
-    "analyses": 100,
+    "study": 100,
+    "step": 90,
+    "step-8bit": 60,
+    "step-sampled": 90,
+    "step-1.7B": 150,
+    "sampling": 120,
+    "vllm": 180,
+    "vllm-step": 180,
+    "vllm-1.7B": 180,
+    "vllm-study": 240,
+    "forwards": 40,
+    "workers": 180,
+    "whole-path": 240,
 }
 
 

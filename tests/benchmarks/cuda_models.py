@@ -27,6 +27,7 @@ from lensrl.train.trainer import Trainer
 
 Report = Callable[..., None]
 CUDA = torch.cuda.is_available()
+GB = 1e9
 SIZES = {"0.6B": (1024, 3072), "1.7B": (2048, 6144), "quick": (64, 128)}  # hidden and intermediate size of Qwen3
 
 
@@ -54,6 +55,33 @@ def random_base(shape: str) -> Base:
     model = model.float().cpu().eval()
     model.generation_config = GenerationConfig(eos_token_id=1, pad_token_id=0)
     return Base(shape, model, bytes_tokenizer(), find_blocks(model))
+
+
+def model_folder(shape: str | Base, scratch: Path) -> Path:
+    """Write a base in bf16 as a Hugging Face folder, as vLLM and the verbs want it. A shape is made first."""
+    base = random_base(shape) if isinstance(shape, str) else shape
+    folder = scratch / "model"
+    base.model.to(torch.bfloat16).save_pretrained(folder)  # pyright: ignore[reportArgumentType]
+    base.tokenizer.save_pretrained(folder)
+    return folder
+
+
+def plant_end(base: Base, probability: float) -> None:
+    """Change the weights so that each token is the end, token 1, with about this probability. Lengths are geometric.
+
+    All embeddings get the same large entry 0, so that it dominates the residual stream, and the end a larger one. The
+    output matrix is the embedding, so the end alone gains: its logit by the difference times the final state's entry.
+    """
+    weights = base.model.get_input_embeddings().weight
+    prompts = torch.tensor([base.tokenizer.encode(item.prompt)[:16] for item in Lengths().items("train")[:8]])
+    with torch.no_grad():
+        weights[:, 0] = 16.0
+        model = base.fresh(device=pick_device()).eval()
+        prompts = prompts.to(pick_device())
+        logits = model(prompts).logits[:, -1].float()
+        state = model.model(prompts).last_hidden_state[:, -1, 0].float().mean()
+        gain = logits.logsumexp(-1).mean() + np.log(probability / (1 - probability)) - logits[:, 1].mean()
+        weights[1, 0] = (16.0 + gain / state).to(weights)
 
 
 class Lengths:
@@ -92,9 +120,9 @@ class Given:
         return [Written(row, ended=False, logprobs=[]) for row in tokens]
 
 
-def recipe(**rl: Any) -> Recipe:
+def recipe(*, generation: str = "pieces", **rl: Any) -> Recipe:
     """Return a recipe with these settings of RL. Its model and task are given in code."""
-    return Recipe.model_validate({"model": "tiny:qwen3", "task": "arithmetic", "rl": rl})
+    return Recipe.model_validate({"model": "tiny:qwen3", "task": "arithmetic", "generation": generation, "rl": rl})
 
 
 def synchronised() -> float:
