@@ -170,15 +170,20 @@ def _engine(workers: int | None, devices: str | None, per_device: int | None) ->
     """Return the engine that the options name; None for this process alone."""
     if workers is None and devices is None and per_device is None:
         return None
-    from lensrl.models.base import visible_devices
     from lensrl.train.workers import Workers
 
-    names = [name.strip() for name in devices.split(",") if name.strip()] if devices is not None else visible_devices()
     if workers is not None and per_device is not None:
         raise LensrlError("--workers and --per-device both say how many: leave one of them out")
-    if workers is None and not names:
+    names = [name.strip() for name in (devices or "").split(",") if name.strip()]
+    if workers is not None:
+        return Workers(workers, names)
+    if devices is None:  # how many workers there are is asked of torch
+        from lensrl.models.base import visible_devices
+
+        names = visible_devices()
+    if not names:
         raise LensrlError("--per-device needs --devices 0,1,2,3: this machine shows no GPU")
-    return Workers(workers if workers is not None else len(names) * (per_device or 1), names)
+    return Workers(len(names) * (per_device or 1), names)
 
 
 def _on_ray(address: str | None, workers: int | None, devices: str | None, per_device: int | None) -> Engine:

@@ -1,23 +1,26 @@
 """Where runs are made: an engine takes jobs and returns when each of them has its file.
 
-    study.py plans  ->  jobs  ->  an engine  ->  workshop.py makes one run  ->  a run file
+    plan.py plans  ->  jobs  ->  an engine  ->  workshop.py makes one run  ->  a run file
 
-`Here` makes the runs one after another in this process. Several processes may share the jobs of one study: each passes
-over a run that another process is making, and looks at it again at the end. Another engine is a class with the same
-method in a file beside this one.
+`Here` plans a study and makes its runs one after another in this process. Several processes may share the jobs of one
+study: each passes over a run that another process is making, and looks at it again at the end. Another engine is a
+class with the same method in a file beside this one.
 """
 
 from __future__ import annotations
 
-import gc
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from lensrl.errors import Taken
+from lensrl.recipe import Recipe
 from lensrl.store.file.claim import is_being_written
 from lensrl.store.run import Run
 from lensrl.train.job import Job, is_made
+from lensrl.train.plan import Plan, load_workshop, plan_study
 from lensrl.train.watch import Watcher
 
 if TYPE_CHECKING:
@@ -28,11 +31,7 @@ PAUSE = 1.0  # seconds between two looks at the runs that other processes make
 
 @runtime_checkable
 class Engine(Protocol):
-    """A place where runs are made.
-
-    An engine may have a method `held`: a context around the planning of a study and the call of `make`. The engine may
-    load its libraries when the context begins.
-    """
+    """A place where runs are made. It may be a `Planner`, too."""
 
     def make(self, jobs: Sequence[Job], watcher: Watcher) -> None:
         """Return when every job has its run file. Another process may have made the file.
@@ -42,11 +41,38 @@ class Engine(Protocol):
         ...
 
 
-class Here:
-    """Makes runs one after another in this process, in `workshop` where one is open already."""
+@runtime_checkable
+class Planner(Protocol):
+    """An engine that plans a study where it makes the runs. The study's process then loads no torch."""
 
-    def __init__(self, workshop: Workshop | None = None) -> None:
-        self._workshop = workshop
+    def planned(self, recipe: Recipe, folder: Path, only: str | Sequence[str] | None) -> AbstractContextManager[Plan]:
+        """Return a context with the plan that `plan_study` makes. `make` is called in it, and all workers end with it.
+
+        Raises LensrlError as `plan_study` does.
+        """
+        ...
+
+
+def planned(
+    engine: Engine, recipe: Recipe, folder: Path, only: str | Sequence[str] | None
+) -> AbstractContextManager[Plan]:
+    """Return a context with the plan of a study, made by the engine, or here where the engine makes runs alone."""
+    if isinstance(engine, Planner):
+        return engine.planned(recipe, folder, only)
+    return nullcontext(plan_study(recipe, folder, only)[0])  # the engine needs the memory of the workshop
+
+
+class Here:
+    """Plans a study, and makes runs one after another, in this process and in one workshop."""
+
+    def __init__(self) -> None:
+        self._workshop: Workshop | None = None
+
+    @contextmanager
+    def planned(self, recipe: Recipe, folder: Path, only: str | Sequence[str] | None) -> Iterator[Plan]:
+        """Plan a study. The workshop that this opens is kept for the runs."""
+        found, self._workshop = plan_study(recipe, folder, only)
+        yield found
 
     def make(self, jobs: Sequence[Job], watcher: Watcher) -> None:
         """Make the run of every job, and wait at the end for the runs that other processes make.
@@ -84,18 +110,3 @@ class Here:
         if self._workshop is None or self._workshop.recipe.conflict(job.recipe):
             self._workshop = load_workshop()(job.recipe)
         return self._workshop
-
-
-def load_workshop() -> type[Workshop]:
-    """Load torch, transformers, TRL and all else that a run needs, and return the class of workshops.
-
-    A million objects are made meanwhile, and all stay. To look for garbage among them takes a seventh of the time.
-    """
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        from lensrl.train.workshop import Workshop
-    finally:
-        if was_on:
-            gc.enable()
-    return Workshop

@@ -20,7 +20,7 @@ from lensrl.models.evaluate import seconds_to_sample
 from lensrl.recipe import Recipe
 from lensrl.recipe.runs import BASE, FULL, RunSpec, run_layer
 from lensrl.tasks import Texts
-from lensrl.train.study import plan_study
+from lensrl.train.plan import plan_study
 from lensrl.train.training import train
 from lensrl.train.workshop import Workshop
 
@@ -47,14 +47,12 @@ def estimate_study(recipe: Recipe, folder: Path, only: list[str] | None = None) 
 
     Raises LensrlError as `run_study` does before any training.
     """
-    planned = plan_study(recipe, folder, only)
+    plan, workshop = plan_study(recipe, folder, only)
     place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    free, specs, workshop = shutil.disk_usage(place).free, [job.spec for job in planned.missing], planned.workshop
+    free, specs = shutil.disk_usage(place).free, [job.spec for job in plan.missing]
     if workshop is None:
-        return Estimate([], len(planned.specs), 0, free, 0.0, {}, 0, 0.0, 0.0)
-    if not (folder / f"{BASE}.h5").exists():
-        workshop.check_references()
-    size = sum(workshop.bytes_of(spec).file for spec in specs)
+        return Estimate([], len(plan.specs), 0, free, 0.0, {}, 0, 0.0, 0.0)
+    size = sum(one.file for one in plan.sizes)
     scoring = _scoring(workshop)
     trained = [spec for spec in specs if spec.name != BASE and spec.checkpoint is None]
     steps, measured, memory = 0, dict[str, float](), 0.0
@@ -63,10 +61,10 @@ def estimate_study(recipe: Recipe, folder: Path, only: list[str] | None = None) 
         last = max((spec for spec in trained if run_layer(spec.name) is not None), key=_layer, default=None)
         whole = next((spec for spec in trained if spec.name == FULL), trained[0])
         for spec in dict.fromkeys(spec for spec in (whole, last) if spec is not None):
-            measured[spec.name], peak = _measure(workshop, planned.recipe, spec)
+            measured[spec.name], peak = _measure(workshop, plan.recipe, spec)
             memory = max(memory, peak)
     seconds = len(specs) * scoring + sum(steps * _step(spec, measured, workshop) for spec in trained)
-    return Estimate(specs, len(planned.specs) - len(specs), size, free, scoring, measured, steps, seconds, memory)
+    return Estimate(specs, len(plan.specs) - len(specs), size, free, scoring, measured, steps, seconds, memory)
 
 
 def _layer(spec: RunSpec) -> int:

@@ -19,12 +19,13 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
+from weakref import finalize
 
-from lensrl.train.engine import load_workshop
+from lensrl.train.plan import load_workshop
 from lensrl.train.worker import work
 
 GRACE = 20.0  # seconds that a worker has to remove its unfinished files before it is killed
@@ -59,19 +60,41 @@ class Child:
 
 
 class ForkServer:
-    """Starts workers. Each computes with `threads` threads, unless OMP_NUM_THREADS is set."""
+    """Starts workers. Each computes with `threads` threads, unless OMP_NUM_THREADS is set.
 
-    def __init__(self, threads: int) -> None:
+    They take turns on the GPUs `devices`, as CUDA_VISIBLE_DEVICES names them; without any, on those that are visible.
+    """
+
+    def __init__(self, threads: int, devices: Sequence[str] = ()) -> None:
         self._threads = threads
+        self._devices = [*devices]
         self._process: subprocess.Popen[bytes] | None = None
         self._line: socket.socket | None = None
 
-    def start(self, variables: Mapping[str, str]) -> Child:
-        """Start a worker, with these variables in its environment, too. It begins once the libraries are loaded."""
+    def begin(self) -> None:
+        """Start the server, where none is living. It loads the libraries from now on."""
+        if self._process is not None and self._process.poll() is None:
+            return
+        self._close()
+        self._line, theirs = socket.socketpair()
+        environment = dict(os.environ)
+        environment.setdefault("OMP_NUM_THREADS", str(self._threads))
+        # The question whether there is a GPU is answered without touching CUDA, which a copy could not use then.
+        environment.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+        # In a session of its own: Ctrl-C in the terminal reaches this process alone, which then ends the workers.
+        self._process = subprocess.Popen(
+            _python(__name__, f"serve({theirs.fileno()})"), env=environment, pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        theirs.close()
+        finalize(self, self._process.terminate)  # while it loads, it does not see that this process has ended
+
+    def start(self, place: int) -> Child:
+        """Start a worker. It begins once the libraries are loaded. `place` is its turn on the GPUs."""
         ours, theirs = Pipe()
         life, death = os.pipe()
         try:
-            self._ask({"start": dict(variables)}, [theirs.fileno(), death])
+            self._ask({"start": place, "devices": self._devices}, [theirs.fileno(), death])
         finally:
             theirs.close()
             os.close(death)
@@ -109,27 +132,12 @@ class ForkServer:
 
     def _ask(self, request: dict[str, object], descriptors: list[int]) -> None:
         for _ in range(2):
-            if self._process is None or self._process.poll() is not None:
-                self._begin()
+            self.begin()
             assert self._line is not None
             with suppress(OSError):  # the server has ended since
                 socket.send_fds(self._line, [_message(request)], descriptors)
                 return
         raise OSError("the server that starts workers ends at once")
-
-    def _begin(self) -> None:
-        self._close()
-        self._line, theirs = socket.socketpair()
-        environment = dict(os.environ)
-        environment.setdefault("OMP_NUM_THREADS", str(self._threads))
-        # The question whether there is a GPU is answered without touching CUDA, which a copy could not use then.
-        environment.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-        # In a session of its own: Ctrl-C in the terminal reaches this process alone, which then ends the workers.
-        self._process = subprocess.Popen(
-            _python(__name__, f"serve({theirs.fileno()})"), env=environment, pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
-        theirs.close()
 
 
 def serve(descriptor: int) -> None:
@@ -146,13 +154,13 @@ def serve(descriptor: int) -> None:
             with suppress(ChildProcessError):
                 while True:
                     os.wait()
-            return
+            os._exit(0)  # there is nothing to write, and to take the libraries down is half a second's work
         request = json.loads(said)
         if "ended" in request:
             line.sendall(_ended(request["ended"]))
         elif os.fork() == 0:
             line.close()
-            _become_worker(request["start"], *descriptors)
+            _become_worker(request["start"], request["devices"], *descriptors)
             return
         for one in descriptors:
             os.close(one)
@@ -165,10 +173,13 @@ def _ended(process: int) -> bytes:
         return b"unknown"
 
 
-def _become_worker(variables: Mapping[str, str], pipe: int, life: int) -> None:
+def _become_worker(place: int, devices: Sequence[str], pipe: int, life: int) -> None:
+    from lensrl.models.base import visible_devices
+
     os.setsid()
-    os.environ.update(variables)
     os.write(life, str(os.getpid()).encode())
+    if devices := devices or visible_devices():  # NVIDIA's library counts them, which does not touch CUDA
+        os.environ["CUDA_VISIBLE_DEVICES"] = devices[place % len(devices)]
     if sys.platform == "linux" and not _has_touched_cuda():
         work(pipe)
         return

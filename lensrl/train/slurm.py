@@ -11,7 +11,7 @@ from lensrl.recipe import Recipe
 from lensrl.recipe.runs import BASE, RunSpec, plan
 from lensrl.store.names import run_path
 from lensrl.store.run import Run
-from lensrl.train.study import named
+from lensrl.train.plan import named
 
 
 def missing_runs(recipe: Recipe, folder: Path, only: Sequence[str] | None = None) -> list[str]:

@@ -1,4 +1,4 @@
-"""One worker: a process that makes the runs that come over a pipe, and says what happens."""
+"""One worker: a process that plans a study and makes runs, as orders come over a pipe, and says what happens."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from threading import Thread
+from typing import Any
 
-from lensrl.train.engine import Here, load_workshop
-from lensrl.train.job import Job
+from lensrl.train.engine import Here
+from lensrl.train.plan import load_workshop
 from lensrl.train.relay import Event, Sender
+
+Order = tuple[Any, ...]  # ("plan", recipe, folder, only) or ("make", job)
 
 
 def work(descriptor: int) -> None:
-    """Make the runs that come over a pipe, until it is closed. This is the main function of a worker."""
+    """Carry out the orders that come over a pipe, until it is closed. This is the main function of a worker."""
     pipe = Connection(descriptor)
-    jobs: SimpleQueue[Job | None] = SimpleQueue()
+    orders: SimpleQueue[Order | None] = SimpleQueue()
     watcher = _PipeSender(pipe)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, watcher.interrupt)
@@ -27,27 +30,37 @@ def work(descriptor: int) -> None:
     def receive() -> None:
         try:
             while True:
-                jobs.put(pipe.recv())
+                orders.put(pipe.recv())
         except (EOFError, OSError):  # the study has ended, or its process
-            jobs.put(None)
+            orders.put(None)
             os.kill(os.getpid(), signal.SIGTERM)
 
     Thread(target=receive, daemon=True).start()
-    load_workshop()  # before the first job is known, most often; a copy has it already
+    load_workshop()  # before the first order comes, most often; a copy has it already
     here = Here()
     try:
-        while (job := jobs.get()) is not None:
+        while (order := orders.get()) is not None:
             watcher.is_busy = True
             try:
-                here.make([job], watcher)
+                answer = _carried_out(order, here, watcher)
             except Exception as error:
                 pipe.send(("failed", *_picklable(error)))
                 return
             finally:
                 watcher.is_busy = False
-            pipe.send(("done",))
+            pipe.send(answer)
     except (KeyboardInterrupt, BrokenPipeError):
         return  # the partial file is gone
+
+
+def _carried_out(order: Order, here: Here, watcher: Sender) -> Event:
+    """Plan a study or make a run. The workshop that planning opens is kept for the runs."""
+    said, *what = order
+    if said == "make":
+        here.make(what, watcher)
+        return ("done",)
+    with here.planned(*what) as plan:
+        return ("planned", plan)
 
 
 class _PipeSender(Sender):
@@ -57,7 +70,7 @@ class _PipeSender(Sender):
         super().__init__(self._put)
         self._pipe = pipe
         self._interrupted = False
-        self.is_busy = False  # whether a run is being made
+        self.is_busy = False  # whether an order is being carried out
 
     def interrupt(self, *_: object) -> None:
         """Handle a signal once. The next event raises KeyboardInterrupt again: a library may swallow it."""

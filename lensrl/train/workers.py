@@ -1,10 +1,10 @@
-"""Workers: processes on this machine that make the runs of a study side by side.
+"""Workers: processes on this machine that plan a study and make its runs side by side.
 
-`Workers` starts the processes and hands each of them one job after another: the base first, then the longest runs.
-Their libraries are loaded once for all, while the study is planned (`lensrl.train.fork_server`), and each worker loads
-the base model once. What it sees goes to the one watcher of the study.
+`Workers` starts the processes. One of them plans the study. Then each gets one job after another: the base first, then
+the longest runs. Their libraries are loaded once for all (`lensrl.train.fork_server`), and each worker loads the base
+model once. The study's process loads neither. What a worker sees goes to the one watcher of the study.
 
-- A worker that dies: its run is made by another, and a new worker takes its place.
+- A worker that dies: its run is made by another, and a new worker takes its place. So is the plan.
 - A worker that meets an error: the error is raised here, after all workers have been stopped.
 - Ctrl-C here, or the end of this process in any other way: all workers end, and remove their unfinished files.
 """
@@ -21,42 +21,65 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 from lensrl.errors import LensrlError
+from lensrl.recipe import Recipe
 from lensrl.recipe.runs import BASE
 from lensrl.store.file.claim import is_being_written
 from lensrl.store.run import Run
 from lensrl.train.engine import PAUSE
 from lensrl.train.fork_server import Child, ForkServer
 from lensrl.train.job import Job, is_made
+from lensrl.train.plan import Plan, plan_from_base
 from lensrl.train.relay import Event, Relay
 from lensrl.train.watch import Watcher
 
-DEATHS = 3  # of workers, all with one run in hand, after which the run is given up
+DEATHS = 3  # of workers, all with one run in hand or all in planning, after which the study is given up
 
 
 class Workers:
-    """Makes runs in `count` processes. Worker k uses the GPU `devices[k % len(devices)]`, where any are named.
+    """Plans studies and makes their runs in `count` processes. Worker k uses the GPU `devices[k % len(devices)]`.
 
-    A device is a number or a name that CUDA_VISIBLE_DEVICES knows. Each worker has its share of the processor's cores,
-    unless OMP_NUM_THREADS is set.
+    A device is a number or a name that CUDA_VISIBLE_DEVICES knows. Where none are named, workers take turns on those
+    that are visible. Each worker has its share of the processor's cores, unless OMP_NUM_THREADS is set.
     """
 
     def __init__(self, count: int, devices: Sequence[str] = ()) -> None:
         if count < 1:
             raise LensrlError(f"{count} workers make no runs; ask for 1 or more")
         self._count = count
-        self._devices = devices
-        self._server = ForkServer(threads=max(1, (os.cpu_count() or 1) // count))
+        self._server = ForkServer(max(1, (os.cpu_count() or 1) // count), devices)
+        self._server.begin()  # it loads the libraries while this process loads what it needs itself
         self._workers: dict[int, Child] = {}  # by place
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Context around the planning of a study: the workers start when it begins, and none is left at its end."""
+    def planned(self, recipe: Recipe, folder: Path, only: str | Sequence[str] | None) -> Iterator[Plan]:
+        """Plan a study. The workers start at once, and none is left at the end of the context.
+
+        Raises LensrlError as `plan_study` does, and when the worker that plans ends three times.
+        """
         try:
             for place in range(self._count):
-                self._workers[place] = self._start(place)
-            yield
+                self._workers[place] = self._server.start(place)
+            found = plan_from_base(recipe, folder, only)  # meanwhile: it may be that nothing is missing
+            if found is None or found.missing:
+                found = self._plan(recipe, folder, only)
+            yield found
         finally:
             self._end()
+
+    def _plan(self, recipe: Recipe, folder: Path, only: str | Sequence[str] | None) -> Plan:
+        """Let the first worker plan a study. It keeps the base model that it loads for its runs."""
+        deaths = Counter[Path]()
+        while True:
+            worker = self._worker(0)
+            try:
+                worker.pipe.send(("plan", recipe, folder, only))
+                said, *what = worker.pipe.recv()
+            except (EOFError, OSError):
+                self._note_death(self._workers.pop(0), folder, deaths)
+                continue
+            if said == "failed":
+                raise _as_error(*what)
+            return what[0]
 
     def make(self, jobs: Sequence[Job], watcher: Watcher) -> None:
         """Make the run of every job, and wait at the end for the runs that other processes make.
@@ -75,11 +98,9 @@ class Workers:
                     job = self._next(left, watcher)
                     if job is None:
                         break
-                    if place not in workers:
-                        workers[place] = self._start(place)
-                    in_hand[place] = job
+                    in_hand[place], worker = job, self._worker(place)
                     with suppress(OSError):  # a worker that has died since its last run is noticed below
-                        workers[place].pipe.send(job)
+                        worker.pipe.send(("make", job))
                 if not in_hand:  # every run that is left is made by processes that are not ours
                     if left and not told:
                         watcher.waiting([job.spec for job in left])
@@ -92,7 +113,8 @@ class Workers:
                     try:
                         event: Event = pipe.recv()  # type: ignore[union-attr]
                     except (EOFError, OSError):
-                        self._note_death(workers.pop(place), job := in_hand.pop(place), deaths)
+                        job = in_hand.pop(place)
+                        self._note_death(workers.pop(place), job.path, deaths)
                         relay.ended(job.spec)
                         left.insert(0, job)
                         continue
@@ -124,22 +146,23 @@ class Workers:
                 watcher.made_elsewhere(job.spec, run)
         return None
 
-    def _start(self, place: int) -> Child:
-        if not self._devices:
-            return self._server.start({})
-        return self._server.start({"CUDA_VISIBLE_DEVICES": self._devices[place % len(self._devices)]})
+    def _worker(self, place: int) -> Child:
+        """Return the worker of a place. It is started where there is none."""
+        if place not in self._workers:
+            self._workers[place] = self._server.start(place)
+        return self._workers[place]
 
-    def _note_death(self, worker: Child, job: Job, deaths: Counter[Path]) -> None:
-        """Count the death of a worker, whose run will be made again. Raises LensrlError at the third of one run."""
+    def _note_death(self, worker: Child, path: Path, deaths: Counter[Path]) -> None:
+        """Count the death of a worker, whose run or plan will be made again. Raises LensrlError at the third of one."""
         worker.pipe.close()
         code = self._server.exit_code(worker)
-        deaths[job.path] += 1
-        if deaths[job.path] == DEATHS:
+        deaths[path] += 1
+        if deaths[path] == DEATHS:
             how = (
                 "" if code is None else f" by {signal.Signals(-code).name}" if code < 0 else f" with exit status {code}"
             )
             raise LensrlError(
-                f"{job.path}: its worker ended {DEATHS} times, the last time{how}; SIGKILL is what a machine does "
+                f"{path}: its worker ended {DEATHS} times, the last time{how}; SIGKILL is what a machine does "
                 f"that has no memory left: ask for fewer --workers"
             )
 

@@ -11,6 +11,20 @@ import pytest
 from lensrl_cli.main import VERBS, python_name
 
 NEVER = {"datasets", "matplotlib", "pandas", "scipy", "torch", "transformers", "trl"}  # in help and listings
+WITH_WORKERS = """
+model = "tiny:qwen3"
+layers = [7]
+task = "arithmetic"
+on_no_gain = "go on"
+[rl]
+steps = 1
+max_completion_tokens = 5
+[evaluation]
+items = 6
+samples = 1
+[store]
+probe_items = 1
+"""
 UNREAD = {"h5py", "numpy"}  # as long as no file is read; typer itself loads pydantic for the options of a verb
 
 
@@ -60,6 +74,19 @@ def test_the_process_that_verifies_files_loads_no_library_of_analysis() -> None:
 
 def test_contributions_load_no_model_and_no_figure(small_study_folder: Path) -> None:
     assert loaded_by_command("contribution", small_study_folder) & NEVER == {"pandas", "scipy"}
+
+
+@pytest.mark.slow
+def test_the_process_that_directs_workers_loads_no_model(tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text(WITH_WORKERS)
+    command = ("run", tmp_path / "study.toml", "--workers", 2)
+    assert loaded_by_command(*command) & NEVER == {"pandas", "scipy"}
+    assert {path.name for path in (tmp_path / "study").glob("*.h5")} == {
+        "base.h5",
+        "full-rl.seed-0.h5",
+        "layer-7.seed-0.h5",
+    }
+    assert loaded_by_command(*command) & NEVER == {"pandas", "scipy"}  # nothing is missing
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -32,7 +32,7 @@ def number(worker: Child) -> int:
 def test_workers_start_and_end_and_outlive_their_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     server = ForkServer(threads=1)
-    first, second = server.start({}), server.start({"CUDA_VISIBLE_DEVICES": "7"})
+    first, second = server.start(0), server.start(1)
     assert number(first) != number(second)
     (process,) = fork_servers(os.getpid())
     assert set(fork_servers(process)) == {first.process, second.process}
@@ -42,7 +42,7 @@ def test_workers_start_and_end_and_outlive_their_server(monkeypatch: pytest.Monk
     os.kill(process, signal.SIGKILL)
     os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
     assert not second.has_ended(0.2)
-    third = server.start({})
+    third = server.start(0)
     number(third)
     (anew,) = fork_servers(os.getpid())
     assert anew != process
@@ -58,7 +58,7 @@ def test_workers_start_and_end_and_outlive_their_server(monkeypatch: pytest.Monk
 
 def test_a_server_ends_at_once_while_it_loads_and_its_workers_never_start() -> None:
     server, start = ForkServer(threads=1), time.monotonic()
-    worker = server.start({})
+    worker = server.start(0)
     server.end([worker])
     assert worker.has_ended(0.0)
     assert worker.process is None
@@ -66,16 +66,25 @@ def test_a_server_ends_at_once_while_it_loads_and_its_workers_never_start() -> N
     assert not fork_servers(os.getpid())
 
 
+def test_a_server_that_nobody_needs_any_more_ends_while_it_loads() -> None:
+    server = ForkServer(threads=1)
+    server.begin()
+    process = server._process
+    assert process is not None
+    del server
+    assert process.wait(20) == -signal.SIGTERM
+
+
 @pytest.mark.timeout(120)
 def test_workers_of_a_server_killed_while_it_loads_are_given_up_though_another_server_is_there() -> None:
     server = ForkServer(threads=1)
-    first, second = server.start({}), server.start({})
+    first, second = server.start(0), server.start(0)
     assert server._process is not None
     server._process.kill()
     server._process.wait()
     assert first.has_ended(20.0)
     assert server.exit_code(first) == -signal.SIGKILL
-    third = server.start({})
+    third = server.start(0)
     assert server.exit_code(second) is None
     server.end([first, second, third])
     assert not fork_servers(os.getpid())

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lensrl import run_study
+from lensrl import load_recipe, run_study
 from lensrl.errors import LensrlError
 from lensrl.recipe.runs import RunSpec
 from lensrl.store.file.claim import read_claim
@@ -20,6 +20,7 @@ from lensrl.train.curve import TrainingCurve
 from lensrl.train.job import Job
 from lensrl.train.watch import NoWatcher
 from lensrl.train.workers import Workers, longest_first
+from tests.cli.typed import lensrl
 from tests.conftest import SMALL
 from tests.train.test_engine import assert_same_data
 
@@ -98,6 +99,98 @@ def test_workers_start_before_the_study_is_planned_and_end_at_once_without_a_run
     with pytest.raises(LensrlError, match="a study of another recipe"):
         run_study(SMALL, tmp_path / "study", engine=Workers(2))
     assert not fork_servers(os.getpid())
+
+
+OWN = """
+import os, signal, time
+from pathlib import Path
+from lensrl.tasks.arithmetic import Arithmetic
+
+class Sums(Arithmetic):
+    def items(self, split):
+        if "fork_server" in Path("/proc/self/cmdline").read_text():  # in a worker
+            tries = Path(__file__).with_name("tries")
+            with tries.open("a") as file:
+                file.write("x")
+            AT_TRY(len(tries.read_text()))
+        return super().items(split)
+"""
+OF_OWN = """\
+model = "tiny:qwen3"
+task = { name = "sums.py:Sums" }
+[rl]
+steps = 1
+max_completion_tokens = 5
+[evaluation]
+items = 4
+samples = 1
+[store]
+probe_items = 1
+"""
+
+
+def own_study(folder: Path, at_try: str) -> Path:
+    """Write a recipe whose task does something when a worker that plans asks for its items."""
+    (folder / "sums.py").write_text(OWN.replace("AT_TRY", at_try))
+    (folder / "study.toml").write_text(OF_OWN)
+    return folder / "study.toml"
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_in_planning_is_replaced_and_the_study_is_given_up_after_three(tmp_path: Path) -> None:
+    recipe = load_recipe(own_study(tmp_path, "(lambda n: n < 4 and os.kill(os.getpid(), signal.SIGKILL))"))
+    with pytest.raises(LensrlError, match=r"study: its worker ended 3 times, the last time by SIGKILL"):
+        run_study(recipe, tmp_path / "study", only="base", engine=Workers(1))
+    assert not (tmp_path / "study").exists()
+    (tmp_path / "tries").write_text("x")
+    with run_study(recipe, tmp_path / "study", only="base", engine=Workers(1)) as study:
+        assert [name for name, _ in study.runs] == ["base"]
+    assert not fork_servers(os.getpid())
+
+
+@pytest.mark.slow
+def test_an_error_in_planning_is_the_line_that_one_process_prints(tmp_path: Path) -> None:
+    recipe = own_study(tmp_path, "(lambda n: None)")
+    (tmp_path / "sums.py").write_text((tmp_path / "sums.py").read_text().replace("return super()", "return 1 / 0 #"))
+    alone, others = (lensrl("run", recipe.name, *more, cwd=tmp_path) for more in ([], ["--workers", "2"]))
+    assert "division by zero" in alone.stderr
+    assert (others.returncode, others.stdout, others.stderr) == (2, alone.stdout, alone.stderr)
+    assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_a_worker_plans_ends_all(tmp_path: Path) -> None:
+    recipe, until = own_study(tmp_path, "(lambda n: time.sleep(600))"), time.monotonic() + 240
+    started = subprocess.Popen(
+        [sys.executable, "-m", "lensrl_cli.main", "run", recipe.name, "--workers", "2"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    try:
+        while not (tmp_path / "tries").exists():
+            assert started.poll() is None, started.communicate()
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        processes = [*workers_of(started.pid), *fork_servers(started.pid)]
+        assert len(processes) == 3
+        os.kill(started.pid, signal.SIGINT)
+        output, errors = started.communicate(timeout=15)  # sooner than a worker that does not end is killed
+    finally:
+        started.kill()
+    assert (started.returncode, errors) == (130, "")
+    assert output.splitlines()[-1] == "stopped; the same command continues with the missing runs"
+    assert not any("lensrl.train.fork_server" in command(process) for process in processes)
+    assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.slow
+def test_workers_take_turns_on_the_gpus_that_are_visible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    tell = "(lambda n: Path(__file__).with_name('gpu').write_text(os.environ['CUDA_VISIBLE_DEVICES']))"
+    recipe = load_recipe(own_study(tmp_path, tell))
+    for devices, expected in (((), "5"), (["3"], "3")):
+        with Workers(2, devices).planned(recipe, tmp_path / "study", None) as plan:
+            assert len(plan.missing) == len(plan.specs) == 10
+        assert (tmp_path / "gpu").read_text() == expected
 
 
 def workers_of(process: int) -> list[int]:
