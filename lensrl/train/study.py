@@ -101,13 +101,19 @@ def _make(
             check_disk(folder, [size for job, size in sizes if not is_being_written(job.path)])
         # Nothing is wrong with the recipe: keep it, and make the runs.
         _keep_recipe(plan.recipe, folder)
-        remove_litter(folder)
-        remove_trained(folder)
+        _remove_left(folder)
         for line in plan.notes:
             watcher.noted(line)
         watcher.planned(plan.specs, [job.spec for job in plan.missing])
         if plan.missing:
             _make_runs(engine, plan.missing, watcher, folder, recipe.seeds, go_on=go_on or only is not None)
+            _remove_left(folder)  # a worker may have been killed just after its file got its name
+
+
+def _remove_left(folder: Path) -> None:
+    """Remove what killed processes left. What a living process is writing stays."""
+    remove_litter(folder)
+    remove_trained(folder)
 
 
 def _make_runs(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 import sys
@@ -189,6 +190,23 @@ def test_an_engine_of_ones_own_gets_the_missing_runs_as_jobs_that_travel(tmp_pat
     assert_same_data(tmp_path / "there", here)
     run_study(QUICK, here, engine=engine).close()
     assert len(engine.made) == 3, "nothing was missing"
+
+
+def test_nothing_is_left_of_a_worker_that_was_killed_after_its_file_got_its_name(tmp_path: Path) -> None:
+    """It had still to remove the other name of the file, its checkpoint, and its claim."""
+
+    class Killed:
+        def make(self, jobs: Sequence[Job], watcher: Watcher) -> None:
+            Here().make(jobs, watcher)
+            for job in jobs:
+                name, folder = job.path.name, job.path.parent
+                (folder / f".{name}.0123abcd.partial").hardlink_to(job.path)
+                (folder / f".{name}.claim").touch()
+                os.utime(folder / f".{name}.claim", (0, 0))
+                (folder / f".{name}.training").mkdir()
+
+    run_study(QUICK, tmp_path / "study", only=["base"], engine=Killed()).close()
+    assert {path.name for path in (tmp_path / "study").iterdir()} == {"base.h5", "recipe.json"}
 
 
 def test_a_job_comes_out_of_a_pickle_as_it_went_in(base: Base, tmp_path: Path) -> None:
