@@ -156,6 +156,9 @@ def train(
             status, reason = "collapsed", str(error)
         except Diverged as error:
             status, reason = "diverged", str(error)
+        finally:
+            if "8bit" in recipe.rl.optim:
+                _forget_embeddings()
 
     # Checks, because a study compares runs only if each trained for its whole budget and moved nothing else.
     if is_sharded(model):
@@ -172,6 +175,13 @@ def train(
     if status == "completed" and not is_finite(model, base, task.items("train")[:8]):
         status, reason = "diverged", f"the weights or logits are not finite after step {len(recorder.curve)}"
     return Training(model, status, reason, recorder.curve, () if found is None else found.resumed)
+
+
+def _forget_embeddings() -> None:
+    """Empty the list of embeddings whose moments have 32 bits: it would keep each in memory as long as the process."""
+    from bitsandbytes.optim import GlobalOptimManager  # pyright: ignore[reportMissingImports]
+
+    GlobalOptimManager.get_instance().initialize()
 
 
 @contextmanager
