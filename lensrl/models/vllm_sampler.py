@@ -1,4 +1,7 @@
-"""Sampling with vLLM: `generation = "vllm"`. It has not run on a GPU yet: tested against a stand-in of its interface.
+"""Sampling with vLLM: `generation = "vllm"`.
+
+Completions were sampled with vLLM 0.26 on one H100 (`runs/GPU.md`). Training and scoring with it have not run on a GPU
+yet: they are tested against a stand-in of its interface.
 
 An engine of vLLM lives in this process, beside the model that is trained or scored, and keeps weights of its own in
 bf16 (fp32 on a CPU). It is started once in a process and serves every model of the study: a new sampler loads all

@@ -94,7 +94,7 @@ class Recipe(Table):
     `generation` says how completions are sampled, in training, in scoring and in patching (`lensrl.models.sampler`):
 
     - `"pieces"`: sixteen tokens at a time. Rows that have ended are left out, and each row has its own random numbers.
-    - `"vllm"`: with vLLM, on one GPU (`lensrl.models.vllm_sampler`). It has not run on a GPU yet. vLLM keeps a copy of
+    - `"vllm"`: with vLLM, on one GPU (`lensrl.models.vllm_sampler`, which says what of it has run). It keeps a copy of
       the weights in bf16, and takes the trained ones before each step. Each completion has a seed of its own.
     - `"generate"`: every row to the end of the longest one, with torch's generator. Studies of lensrl 0.1 and 0.2 were
       made in this way. A recipe goes on with such a study if it says so.
