@@ -73,11 +73,12 @@ def plant_end(base: Base, probability: float) -> None:
     matrix is the embedding: a larger entry of the end raises its logit, by the difference times the state's entry.
     At 2.0, other logits stay below 12, where bf16 has steps of 0.06.
     """
-    weights = base.model.get_input_embeddings().weight
+    model: Any = base.fresh(device=pick_device()).eval()
+    weights: Any = base.model.get_input_embeddings().weight
     tokens = torch.randint(2, len(weights), (4, 64), generator=torch.Generator().manual_seed(0), device="cpu")
     with torch.no_grad():
-        weights[:, 0] = 2.0
-        model = base.fresh(device=pick_device()).eval()
+        for embedding in (weights, model.get_input_embeddings().weight):
+            embedding[:, 0] = 2.0
         states = model.model(tokens.to(pick_device())).last_hidden_state[:, 8:]
         logits = model.get_output_embeddings()(states).float()
         gain = (logits.logsumexp(-1) - logits[..., 1]).mean() + np.log(probability / (1 - probability))

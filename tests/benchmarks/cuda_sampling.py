@@ -125,7 +125,7 @@ def _timed(
     sampler: Sampler,
     prompts: list[list[int]],
     settings: GenerationConfig,
-    rows: Sequence[Row],
+    rows: list[Row],
 ) -> list[Written]:
     if CUDA:
         torch.cuda.reset_peak_memory_stats()

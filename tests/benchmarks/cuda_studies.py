@@ -157,11 +157,12 @@ def vllm_study(report: Report, quick: bool) -> None:
         _verb(report, "run", recipe_file, "--out", study)
         _verb(report, "patch", study, "--from", "full-rl", "--layer", "1", "--metric", "score", "--what", "weights")
         _verb(report, "verify", study)
-        for run in open_study(study).runs:
-            report(f"versions of {run.name}", str(run.provenance["versions"]))
-            if run.name != "base":
-                curve = run.training()
-                report(f"{run.name}: sampler mismatch", float(curve["sampler_mismatch"].mean()), "nats a token")
+        opened = open_study(study)
+        report("versions", str(opened["base"].provenance["versions"]))
+        for name, _ in opened.runs:
+            if name != "base":
+                curve = opened[name].training()
+                report(f"{name}: sampler mismatch", float(curve["sampler_mismatch"].mean()), "nats a token")
 
 
 def _large(folder: Path, layers: str, way: str) -> str:
