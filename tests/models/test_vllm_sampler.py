@@ -1,4 +1,4 @@
-"""`generation = "vllm"` up to the call of vLLM, on a stand-in of its interface. The real one has not run."""
+"""`generation = "vllm"` up to the call of vLLM, on a stand-in of its interface (the real one: `runs/GPU.md`)."""
 
 from __future__ import annotations
 
