@@ -25,6 +25,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from weakref import finalize
 
+from lensrl.errors import LensrlError
 from lensrl.train.plan import load_workshop
 from lensrl.train.worker import work
 
@@ -131,13 +132,15 @@ class ForkServer:
         self._process = self._line = None
 
     def _ask(self, request: dict[str, object], descriptors: list[int]) -> None:
-        for _ in range(2):
+        for _ in range(3):
             self.begin()
             assert self._line is not None
-            with suppress(OSError):  # the server has ended since
+            try:
                 socket.send_fds(self._line, [_message(request)], descriptors)
                 return
-        raise OSError("the server that starts workers ends at once")
+            except (BrokenPipeError, ConnectionResetError):
+                self._close()  # a process that is killed closes its line a moment before it counts as ended
+        raise LensrlError("the process that starts workers ends at once; run without --workers, to see why")
 
 
 def serve(descriptor: int) -> None:

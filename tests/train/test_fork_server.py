@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from lensrl.errors import LensrlError
 from lensrl.models.base import Base
 from lensrl.recipe.runs import RunSpec
 from lensrl.train import fork_server
@@ -73,6 +75,41 @@ def test_a_server_that_nobody_needs_any_more_ends_while_it_loads() -> None:
     assert process is not None
     del server
     assert process.wait(20) == -signal.SIGTERM
+
+
+def test_a_server_that_is_ending_is_waited_for_and_another_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A killed process closes its end of the line some time before its parent can see that it has ended."""
+    python, begun = fork_server._python, []
+
+    def ending_first(module: str, call: str) -> list[str]:
+        begun.append(call)
+        if len(begun) > 1:
+            return python(module, call)
+        line = int(call.removeprefix("serve(").removesuffix(")"))
+        return [sys.executable, "-c", f"import os, time; os.close({line}); time.sleep(1)"]
+
+    monkeypatch.setattr(fork_server, "_python", ending_first)
+    server = ForkServer(threads=1)
+    server.begin()
+    first = server._process
+    assert first is not None
+    assert server._line is not None
+    assert server._line.recv(1) == b"", "its end is closed"
+    assert first.poll() is None, "and it has not ended"
+    worker = server.start(0)
+    assert len(begun) == 2
+    assert first.returncode == 0
+    server.end([worker])
+
+
+def test_servers_that_all_end_at_once_end_the_command_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(fork_server, "_python", lambda *_: [sys.executable, "-c", ""])
+    monkeypatch.setattr(fork_server.socket, "send_fds", broken)
+    with pytest.raises(LensrlError, match="ends at once; run without --workers"):
+        ForkServer(threads=1).start(0)
 
 
 @pytest.mark.timeout(120)
