@@ -14,7 +14,7 @@ help:
 	@echo "make test   lint, types, tests"
 	@echo "make test-slow  every shipped recipe in small, runs that are killed, workers, analyses as notebooks: minutes"
 	@echo "make test-cluster  eight processes on one study; 20 kills of workers and commands; two nodes of Ray; one run on two ranks: minutes"
-	@echo "make test-ranges  the oldest and newest of all packages that pyproject.toml allows, without torch: equal files; minutes"
+	@echo "make test-ranges  the oldest and newest of all packages that pyproject.toml allows, without torch: equal files; the extras at theirs; minutes"
 	@echo "make bench  run files against safetensors and sha256, CKA against torch-cka, analyses of 0.6B models, start-up, several workers, as ratios; maths verdicts: an hour"
 	@echo "make calibrate how often the verdicts err, on simulated studies"
 	@echo "make install, make lint, make types, make clean"
@@ -66,6 +66,7 @@ test-cluster: install
 # Environments with the ends of the ranges stand over .venv. torch's ends too: python -m tests.ranges --torch (several GB)
 test-ranges: install
 	$(BIN)/python -m tests.ranges
+	$(BIN)/python -m tests.extras
 
 bench: install
 	$(BIN)/python -m tests.benchmarks.store

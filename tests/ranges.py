@@ -5,8 +5,11 @@
 For each end, a virtual environment with these versions of all that lensrl needs stands over the one that this runs in:
 what those packages need is the tested version, except where pip needs another. A part of `runs/smoke.toml` is made
 there and patched, and its files must hold the same numbers, bit for bit. `--torch` also takes torch's end: on Linux pip
-brings several GB of CUDA along. Another torch may round otherwise: numbers may differ then by 1e-4 of themselves and
-by 1e-6 more. What differs at all is printed. Where pip cannot install an end, the exit code is 3.
+brings CUDA along, to which these wheels are linked. Another torch may round otherwise: numbers may differ then by 1e-4
+of themselves and by 1e-6 more. What differs at all is printed. Where pip cannot install an end, the exit code is 3.
+
+CI takes the oldest torch (2.11.0: 2.7 GB to load) and not the newest (2.14.1: 3.0 GB): `--torch --only newest` took 6
+minutes on two busy cores, with most wheels on the disk already. `tests.extras` tests the extras.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import tempfile
 import tomllib
 import venv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from packaging.requirements import Requirement
@@ -40,10 +44,18 @@ NOT_INSTALLED = 3  # exit code
 VERSIONS = "from importlib.metadata import version; print(*(f'{n} {version(n)}' for n in %r), sep=', ')"
 
 
-def pins(end: str, *, torch: bool) -> list[str]:
+def project() -> dict[str, Any]:
+    """Return the table `project` of pyproject.toml."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def required(*, torch: bool) -> list[Requirement]:
+    """Return the packages that lensrl needs, with their ranges."""
+    return [one for one in map(Requirement, project()["dependencies"]) if torch or one.name != "torch"]
+
+
+def pins(end: str, ranges: list[Requirement]) -> list[str]:
     """Return what pip is asked for: the lowest version of each package's range, or the whole range."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    ranges = [one for one in map(Requirement, project["dependencies"]) if torch or one.name != "torch"]
     if end == "newest":
         return [str(one) for one in ranges]
     return [f"{one.name}=={next(s.version for s in one.specifier if s.operator == '>=')}" for one in ranges]
@@ -119,7 +131,7 @@ def main() -> None:
         expected = Path(scratch, "tested")
         make_study(sys.executable, expected)
         for end in ("oldest", "newest") if arguments.only is None else (arguments.only,):
-            python = overlay(Path(scratch, f"{end}-environment"), pins(end, torch=arguments.torch))
+            python = overlay(Path(scratch, f"{end}-environment"), pins(end, required(torch=arguments.torch)))
             versions = subprocess.check_output([python, "-c", VERSIONS % (SHOWN,)], text=True).strip()
             make_study(python, Path(scratch, end))
             shutil.rmtree(python.parents[1])  # gigabytes, with torch

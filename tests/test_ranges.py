@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from packaging.requirements import Requirement
 
-from tests.ranges import difference, differences, is_equal, pins
+from tests.ranges import difference, differences, is_equal, pins, required
 
 
 @pytest.mark.parametrize("torch", [False, True])
 def test_the_ends_of_each_range_are_asked_for(torch: bool) -> None:
-    newest = [Requirement(one) for one in pins("newest", torch=torch)]
-    oldest = [Requirement(one) for one in pins("oldest", torch=torch)]
+    newest = [Requirement(one) for one in pins("newest", required(torch=torch))]
+    oldest = [Requirement(one) for one in pins("oldest", required(torch=torch))]
     names = [one.name for one in newest]
     assert names == [one.name for one in oldest]
     assert {"transformers", "trl", "numpy", "h5py"} < {*names}
