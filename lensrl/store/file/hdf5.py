@@ -12,6 +12,8 @@ import errno
 import io
 import math
 import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,41 +35,70 @@ Filter = Literal["none", "blosc2-zstd", "deflate"]  # deflate is a part of HDF5,
 
 @contextmanager
 def create_file(path: Path) -> Iterator[h5py.File]:
-    """Yield a new HDF5 file to write. Raises OSError at the end of the block if the disk refused a write."""
+    """Yield a new HDF5 file to write. Raises OSError at the end of the block if the disk refused a write.
+
+    Ctrl-C and SIGTERM wait for the end of the block.
+    """
     path.touch()
-    with _Disk(path, "r+") as disk:  # not "w+": ext4 flushes a truncated file when it is closed, which takes time
+    # Not "w+": ext4 flushes a truncated file when it is closed, which takes time.
+    with _signals_wait(), _Disk(path, "r+") as disk:
         with h5py.File(disk, "w", alignment_threshold=ALIGNED_FROM, alignment_interval=PAGE) as file:
             yield file
         if disk.refusal is not None:
             raise disk.refusal
 
 
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Let SIGINT and SIGTERM wait until the block has ended, where Python would handle them.
+
+    HDF5 calls `_Disk.write`, where Python may run a handler. HDF5 drops what the handler raises, and the write with it:
+    the file would be damaged, and nobody would know. Python runs handlers in its main thread alone.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    handlers = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if callable(handler := signal.getsignal(number)):  # else it kills at once, or is ignored
+            handlers[number] = handler
+            signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in came[:1]:
+            signal.raise_signal(number)
+
+
 class _Disk(io.FileIO):
-    """A file for HDF5 to write to. It reads back every write, and hides the errors of the disk from HDF5.
+    """A file for HDF5 to write to. It reads back every write, and hides errors from HDF5.
 
     HDF5 crashes the process after a failed write. Therefore the first error is kept in `refusal`, to be raised later,
     and all writes after it are dropped.
     """
 
-    refusal: OSError | None = None
+    refusal: Exception | None = None
 
     def write(self, data: Any) -> int:
-        rest, offset = np.frombuffer(data, np.uint8), self.tell()
-        size = len(rest)
+        size = memoryview(data).nbytes
         try:
+            rest, offset = np.frombuffer(data, np.uint8), self.tell()
             while len(rest) and self.refusal is None:
                 count = os.pwrite(self.fileno(), rest.data, offset)
                 if os.pread(self.fileno(), count, offset) != rest[:count].tobytes():
                     raise OSError(errno.EIO, "what the disk gives back is not what was written")
                 rest, offset = rest[count:], offset + count
-        except OSError as error:
+        except Exception as error:  # MemoryError, too
             self.refusal = error
         return size
 
     def truncate(self, size: int | None = None) -> int:
         try:
             return super().truncate(size) if self.refusal is None else 0
-        except OSError as error:
+        except Exception as error:
             self.refusal = error
             return 0
 
