@@ -27,7 +27,7 @@ from weakref import finalize
 
 from lensrl.errors import LensrlError
 from lensrl.train.plan import load_workshop
-from lensrl.train.worker import work
+from lensrl.train.worker import refuse, work
 
 GRACE = 20.0  # seconds that a worker has to remove its unfinished files before it is killed
 LENGTH = 4096  # bytes of a message: all are filled up to it, since a socket does not keep them apart
@@ -177,12 +177,15 @@ def _ended(process: int) -> bytes:
 
 
 def _become_worker(place: int, devices: Sequence[str], pipe: int, life: int) -> None:
-    from lensrl.models.base import visible_devices
+    from lensrl.models.base import pick_device, visible_devices
 
     os.setsid()
     os.write(life, str(os.getpid()).encode())
-    if devices := devices or visible_devices():  # NVIDIA's library counts them, which does not touch CUDA
-        os.environ["CUDA_VISIBLE_DEVICES"] = devices[place % len(devices)]
+    if found := devices or visible_devices():  # NVIDIA's library counts them, which does not touch CUDA
+        os.environ["CUDA_VISIBLE_DEVICES"] = device = found[place % len(found)]
+        if devices and pick_device() == "cpu":  # where the GPU was not asked for, the processor will do
+            refuse(pipe, f"there is no GPU {device!r} here, which --devices names: nvidia-smi -L lists those there are")
+            return
     if sys.platform == "linux" and not _has_touched_cuda():
         work(pipe)
         return

@@ -12,6 +12,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
+from lensrl.errors import LensrlError
 from lensrl.train.engine import Here
 from lensrl.train.plan import load_workshop
 from lensrl.train.relay import Event, Sender
@@ -51,6 +52,14 @@ def work(descriptor: int) -> None:
             pipe.send(answer)
     except (KeyboardInterrupt, BrokenPipeError):
         return  # the partial file is gone
+
+
+def refuse(descriptor: int, why: str) -> None:
+    """Answer the first order with an error, in place of `work`."""
+    pipe = Connection(descriptor)
+    with suppress(EOFError, OSError):  # the study has ended
+        pipe.recv()
+        pipe.send(("failed", LensrlError(why), ""))
 
 
 def _carried_out(order: Order, here: Here, watcher: Sender) -> Event:

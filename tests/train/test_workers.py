@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from lensrl import load_recipe, run_study
 from lensrl.errors import LensrlError
@@ -187,10 +188,18 @@ def test_workers_take_turns_on_the_gpus_that_are_visible(tmp_path: Path, monkeyp
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
     tell = "(lambda n: Path(__file__).with_name('gpu').write_text(os.environ['CUDA_VISIBLE_DEVICES']))"
     recipe = load_recipe(own_study(tmp_path, tell))
-    for devices, expected in (((), "5"), (["3"], "3")):
-        with Workers(2, devices).planned(recipe, tmp_path / "study", None) as plan:
-            assert len(plan.missing) == len(plan.specs) == 10
-        assert (tmp_path / "gpu").read_text() == expected
+    with Workers(2).planned(recipe, tmp_path / "study", None) as plan:
+        assert len(plan.missing) == len(plan.specs) == 10
+    assert (tmp_path / "gpu").read_text() == "5"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there are GPUs")
+def test_a_gpu_that_is_not_there_is_refused_and_not_replaced_by_the_processor(tmp_path: Path) -> None:
+    engine = Workers(2, ["3", "4"])
+    with pytest.raises(LensrlError, match="there is no GPU '3' here, which --devices names"):
+        run_study(QUICK, tmp_path / "study", engine=engine)
+    assert not (tmp_path / "study").exists()
 
 
 def workers_of(process: int) -> list[int]:
