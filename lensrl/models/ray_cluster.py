@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -14,11 +15,17 @@ OBJECTS = 128 * 2**20  # bytes of shared memory of a cluster that is started her
 
 
 def check_ray(address: str | None) -> None:
-    """Raise LensrlError when Ray is not installed, or when `address` is the address of a Ray client."""
+    """Raise LensrlError when Ray is not installed, or `address` is that of a Ray client, or nothing listens there."""
     if find_spec("ray") is None:
         raise LensrlError('the engine ray needs Ray: pip install "lensrl[ray]"')
     if address is not None and address.startswith("ray://"):
         raise LensrlError(f"{address} is the address of a Ray client: run lensrl on a node, with auto")
+    host, _, port = (address or "").rpartition(":")
+    if host and port.isdigit():  # Ray itself tries for minutes
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        except (OSError, OverflowError) as error:
+            raise LensrlError(f"no Ray cluster at {address}: {reason(error)}") from None
 
 
 @contextmanager

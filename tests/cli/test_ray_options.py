@@ -30,6 +30,7 @@ def recipe(tmp_path: Path) -> Path:
         (["--engine", "ray", "--num-cpus", "-1"], "engine.num_cpus: Input should be greater than or equal to 0"),
         (["--engine", "ray", "--devices", "0"], "--devices is for processes on this machine"),
         (["--engine", "ray", "--slurm"], "two ways to use a cluster"),
+        (["--engine", "ray", "--address", "127.0.0.1:1"], "no Ray cluster at 127.0.0.1:1: "),
         (["--engine", "ray", "--address", "ray://head:10001"], "the address of a Ray client: run lensrl on a node"),
         (["--only", "base", "--only", "full-rl"], "--only is given twice, and takes one value"),
     ],
