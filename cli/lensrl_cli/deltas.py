@@ -85,8 +85,11 @@ def deltas(
         typer.Option("--control", metavar="KIND", help="random: the same measures of random deltas, below."),
     ] = None,
     draws: Annotated[
-        int, typer.Option("--draws", metavar="N", min=1, help="Random deltas of the same norms, for --control.")
-    ] = 3,
+        int | None,
+        typer.Option(
+            "--draws", metavar="N", min=1, help="Random deltas of the same norms, for --control; by default 3."
+        ),
+    ] = None,
     measure: Annotated[
         str, typer.Option("--measure", metavar="COLUMN", help="Of the figure: a column of --csv.")
     ] = "relative",
@@ -107,8 +110,10 @@ def deltas(
     look = look_of(figure, width, font_size, title=title)
     if run == "base":
         raise LensrlError("the base is not trained: it has no deltas; --run names a trained run, such as full-rl")
+    if draws is not None and control is None:
+        raise typer.BadParameter("--draws is for --control random: add it")
     if overlap:
-        if any(given is not None for given in (trained, figure, control, layer, sort, device)):
+        if by != By.layer or any(given is not None for given in (trained, figure, control, layer, sort, device)):
             raise typer.BadParameter("--overlap is a table of a study, with --run, --seed, --csv and --json alone")
         show_overlap(study, run or "full-rl", seed, json=json, csv=csv)
         return
@@ -121,7 +126,7 @@ def deltas(
             raise typer.BadParameter("--device is for spectra, and the change of a head has none: leave it out")
         _heads(study, run or "full-rl", layer or "all", seed, json=json, csv=csv, figure=figure, look=look, sort=sort)
         return
-    drawn_deltas = 0 if control is None else draws
+    drawn_deltas = 0 if control is None else draws or 3
     unit = "parameter" if by == By.matrix else by.value
     on = None if device is None else device.value
     if trained is None:
@@ -170,7 +175,7 @@ def deltas(
             ]
         _show(heading, records)
         if control is not None and records:
-            _show_random(records, draws)
+            _show_random(records, drawn_deltas)
         if by_svd:
             count, first = len(by_svd), by_svd[0]
             note(

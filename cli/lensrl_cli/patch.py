@@ -28,12 +28,11 @@ from lensrl_cli.output import (
     write_csv,
 )
 from lensrl_cli.patch_controls import show_random, show_wrong_items
+from lensrl_cli.patch_notes import how_to_read, note_losses, note_time, note_untrained
 from lensrl_cli.progress import progress_bars
 
 if TYPE_CHECKING:
     import pandas as pd
-
-LONG = 120  # seconds of sampling that are announced
 
 
 class What(StrEnum):
@@ -68,20 +67,6 @@ class Sets(StrEnum):
     top = "top"
     pairs = "pairs"
     together = "together"
-
-
-# A component or a kind of set -> a sentence below the table that tells how to read it.
-NOTES = {
-    "stream": "The stream after layer l holds everything that the donor computed up to l, with its embedding. Recovery "
-    "therefore grows with depth by construction. After the last layer, its distance from 1 is due to the changes of "
-    "final_norm and lm_head.",
-    "bottom": "activations: all blocks up to l are replaced, so the stream after l is the donor's stream except for "
-    "the embedding. Recovery therefore grows with depth by construction.",
-    "direct": "Later layers add what they add without the patch, so this is the part of the effect that reaches the "
-    "final norm without them. The rest of a block's recovery passes through later layers.",
-    "head": "A head is patched before the output projection, and the receiver's own projection carries it to the "
-    "stream.",
-}
 
 
 def patch(
@@ -123,8 +108,11 @@ def patch(
         ),
     ] = None,
     draws: Annotated[
-        int, typer.Option("--draws", metavar="N", min=1, help="Random directions of each layer, for --control.")
-    ] = 3,
+        int | None,
+        typer.Option(
+            "--draws", metavar="N", min=1, help="Random directions of each layer, for --control random; by default 3."
+        ),
+    ] = None,
     workers: Annotated[
         int, typer.Option("--workers", metavar="N", min=1, help="Measure in N processes, each a share of the patches.")
     ] = 1,
@@ -170,6 +158,8 @@ def patch(
         raise LensrlError("--workers is for processes on this machine: Ray starts as many as its nodes have room for")
     if what == What.activations and metric != Metric.both:
         raise typer.BadParameter("--metric is for grafts, and activation patches sample nothing: leave it out")
+    if draws is not None and control != Control.random:
+        raise typer.BadParameter("--draws is for --control random: add it")
     if control == Control.items and (what == What.weights or component == Component.head or sets != Sets.single):
         raise typer.BadParameter(
             "--control items patches activations of whole single layers: leave out --what weights, --component head "
@@ -187,13 +177,13 @@ def patch(
             table = lensrl.patch(
                 opened, layers=layer, from_run=from_run, into_run=into_run, reverse=reverse,
                 what=what.value, component=component.value, sets=sets.value, metric=metric.value, seed=seed,
-                workers=workers, cluster=cluster, on_progress=on_progress, on_estimate=_note_time,
+                workers=workers, cluster=cluster, on_progress=on_progress, on_estimate=note_time,
             )  # fmt: skip
             donor, into, used_seed = table.iloc[0][["from", "into", "seed"]]
             runs = {"from_run": donor, "into_run": into, "seed": int(used_seed), "on_progress": on_progress}
             randoms = wrong = None
             if control == Control.random:
-                randoms = lensrl.random_grafts(opened, layers=layer, draws=draws, **runs)
+                randoms = lensrl.random_grafts(opened, layers=layer, draws=draws or 3, **runs)
             elif control == Control.items:
                 wrong = lensrl.wrong_item_patches(opened, layers=layer, component=component.value, **runs)
         named = f"{component.value} of {donor} into {into}, {opened.name}, seed {used_seed}"
@@ -207,19 +197,18 @@ def patch(
             print_json(table.to_dict("records"))
         else:
             _show_kinds(title_of_sets, table)
-            for asked in (component.value, sets.value if what != What.weights else ""):
-                if asked in NOTES:
-                    note(NOTES[asked])
+            if what != What.weights and (said := how_to_read(component.value, sets.value)):
+                note(said)
             if on_texts := texts_note(opened.recipe):
                 note(f"{on_texts} A graft is measured by log p alone, without a score.")
             if randoms is not None:
                 show_random(table, randoms)
             if wrong is not None:
                 show_wrong_items(wrong)
-            _note_losses(table)
+            note_losses(table)
             for sentence in reading_of(table):
                 note(f"{sentence[0].upper()}{sentence[1:]}")
-            _note_untrained(table, component)
+            note_untrained(table, component.value)
             if sets == Sets.together or (sets == Sets.single and layer == "all"):
                 sums = lensrl.additivity_table(
                     opened, from_run=donor, into_run=into, seed=int(used_seed), component=component.value
@@ -228,13 +217,6 @@ def patch(
         if csv is not None:
             write_csv(table, csv)
         draw(figure, lambda: lensrl.plot.patching_panels(opened, table, title=title_of_sets, look=look))
-
-
-def _note_time(seconds: float) -> None:
-    """Say on stderr how long the sampled scores take, where it is long."""
-    if seconds > LONG:
-        time = f"{seconds / 3600:.1f} hours" if seconds > 5400 else f"{seconds / 60:.0f} minutes"
-        typer.echo(f"sampled scores of the grafts: up to about {time}; --metric logprob leaves them out", err=True)
 
 
 def _show_kinds(title: str, table: pd.DataFrame) -> None:
@@ -268,25 +250,6 @@ def _show_kind(title: str, table: pd.DataFrame) -> None:
         for row in table.to_dict("records")
     ]
     print_table(title, columns | ({"C_l": "right"} if alone else {}), rows, keys=2 + bool(heads))
-
-
-def _note_losses(table: pd.DataFrame) -> None:
-    """Say for which metrics RL lowered the value, so that recovery is the share of a loss."""
-    lost = table.loc[table["share_of"] == "loss", "metric"].unique()
-    if len(lost):
-        metrics = " and ".join(METRIC_LABELS[metric] for metric in lost)
-        note(f"RL lowered {metrics}: there, recovery is the share of a loss")
-
-
-def _note_untrained(table: pd.DataFrame, component: Component) -> None:
-    """Say which grafted layers no run trained: a graft changes nothing there."""
-    donor, into = table.iloc[0][["from", "into"]]
-    idle = table.loc[(table["what"] == "weights") & ~table["trained"], "layers"].unique()
-    if len(idle):
-        trained = " and ".join(run for run in (donor, into) if run != "base")
-        part = "" if component == Component.block else f"{component.value} of "
-        note(f"{trained} did not train {part}layer {', '.join(idle)}: its weights there are the base's, and a graft of "
-             f"them says nothing")  # fmt: skip
 
 
 def _show_additivity(title: str, sums: pd.DataFrame) -> None:

@@ -18,6 +18,7 @@ from lensrl.errors import LensrlError, NoGain
 from lensrl.recipe import parse_recipe
 from lensrl.recipe.task_tables import has_training
 from lensrl_cli.cluster import Address, NumCpus, NumGpus, Place, Where, check_place
+from lensrl_cli.engines import engine_here, engine_on_ray, gpus_of
 from lensrl_cli.estimate import print_estimate
 from lensrl_cli.output import console, named_path
 from lensrl_cli.study_progress import StudyProgress
@@ -120,6 +121,7 @@ def run(
     names = None if only is None else [name.strip() for name in only.split(",") if name.strip()]
     if names == []:
         raise LensrlError("--only names no run; write --only full-rl,layer-3")
+    gpus = gpus_of(devices)
     # Check all recipes before the first run starts.
     if any(not path.name for path in recipes):
         raise LensrlError("'' is no recipe: name a TOML file, such as runs/tiny.toml")
@@ -149,8 +151,8 @@ def run(
         for path, recipe in zip(recipes, loaded, strict=True):
             print_estimate(recipe, out if out is not None else path.with_suffix(""), names)
         return
-    engine = _on_ray(address, workers, devices, per_device) if place is Place.RAY else None
-    engine = engine or _engine(workers, devices, per_device)
+    engine = engine_on_ray(address, workers, devices, per_device) if place is Place.RAY else None
+    engine = engine or engine_here(workers, gpus, per_device)
     with _ranks(devices_per_run):
         for path, recipe in zip(recipes, loaded, strict=True):
             folder = out if out is not None else path.with_suffix("")
@@ -164,38 +166,6 @@ def _ranks(count: int | None) -> AbstractContextManager[None]:
     if count is None or ranks.world() > 1:
         return nullcontext()
     return ranks.started(count, [sys.executable, "-m", "lensrl_cli.main", *sys.argv[1:]])
-
-
-def _engine(workers: int | None, devices: str | None, per_device: int | None) -> Engine | None:
-    """Return the engine that the options name; None for this process alone."""
-    if workers is None and devices is None and per_device is None:
-        return None
-    from lensrl.train.workers import Workers
-
-    if workers is not None and per_device is not None:
-        raise LensrlError("--workers and --per-device both say how many: leave one of them out")
-    names = [name.strip() for name in (devices or "").split(",") if name.strip()]
-    if workers is not None:
-        return Workers(workers, names)
-    if devices is None:  # how many workers there are is asked of torch
-        from lensrl.models.base import visible_devices
-
-        names = visible_devices()
-    if not names:
-        raise LensrlError("--per-device needs --devices 0,1,2,3: this machine shows no GPU")
-    return Workers(len(names) * (per_device or 1), names)
-
-
-def _on_ray(address: str | None, workers: int | None, devices: str | None, per_device: int | None) -> Engine:
-    """Return the engine on a Ray cluster, which gives out devices itself."""
-    from lensrl.train.on_ray import OnRay
-
-    if devices is not None or per_device is not None:
-        raise LensrlError(
-            f"{'--devices' if devices is not None else '--per-device'} is for processes on this machine: Ray gives the "
-            f"GPUs out, and --num-gpus 0.5 puts two workers on one"
-        )
-    return OnRay(address, workers)
 
 
 def _slurm(

@@ -65,7 +65,7 @@ def contributions_at_equal(
     layers or full RL, for KL in a task in turns, and when the base model or the items are not the study's.
     """
     if by not in get_args(Distance):
-        raise LensrlError(f"there is no distance {by!r}{did_you_mean(by, get_args(Distance))}; known: kl, norm")
+        raise LensrlError(f"there is no distance {by!r}{did_you_mean(by, get_args(Distance))}")
     study.runs.check_scored()
     seed = study.runs.shared_seed(FULL, scored=True) if seed is None else seed
     layers = [run for run in study.runs.values() if run_layer(run.name) is not None and run.seed == seed]

@@ -65,12 +65,17 @@ def item_scores(samples: Samples, kind: str = "mean") -> Float64[np.ndarray, " i
     found = re.fullmatch(r"pass@([1-9]\d*)", kind)
     if found:
         return pass_at_k(samples, int(found[1]))
+    if kind.startswith("pass@"):
+        fewest = samples.there.sum(axis=1).min()
+        raise LensrlError(
+            f"score {kind!r}: K of pass@K is 1 or more, and at most the samples of an item, here {fewest}"
+        )
     if kind == "mean":
         return item_means(samples.score, samples.there)
     if kind == "vote":
         return vote(samples)
     if kind not in KINDS:
-        raise LensrlError(f"there is no score {kind!r}{did_you_mean(kind, KINDS)}; known: {', '.join(KINDS)}")
+        raise LensrlError(f"there is no score {kind!r}{did_you_mean(kind, KINDS)}")
     if kind == "logprob":
         return _reference_logprob(samples)
     if samples.truncated is None:

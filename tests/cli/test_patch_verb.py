@@ -93,6 +93,22 @@ def test_direct_effects_beside_those_of_a_wrong_item(small_study_folder: Path) -
     assert "each with another that has as many tokens in prompt and reference" in done.stdout
 
 
+def test_what_is_said_of_sets_is_true_of_the_component(small_study_folder: Path) -> None:
+    command = ("patch", small_study_folder, "--layer", "1,7", "--what", "activations", "--sets", "bottom")
+    direct, attn = (lensrl(*command, "--component", part).stdout for part in ("direct", "attn"))
+    assert "the layers that are not in it add what they add without the patch" in direct
+    for said in (direct, attn):  # not all blocks below are the donor's there, or blocks above are the receiver's
+        assert "activations: block of" not in said
+        assert "by construction" not in said
+    assert "the stream after l is the donor's stream" in lensrl(*command).stdout
+    # A set of all layers leaves no layer above it: the direct effect is that of the blocks, as the note says.
+    whole = [
+        json.loads(lensrl(*command, "--component", part, "--json").stdout)[-1]["recovery"]
+        for part in ("direct", "block")
+    ]
+    assert whole[0] == pytest.approx(whole[1], abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -106,6 +122,8 @@ def test_direct_effects_beside_those_of_a_wrong_item(small_study_folder: Path) -
         (["--component", "direct"], "a direct effect is one of activations; add --what activations"),
         (["--control", "random", "--metric", "score"], "leave out --what activations"),
         (["--what", "activations", "--metric", "score"], "--metric is for grafts"),
+        (["--draws", "2"], "--draws is for --control random: add it"),
+        (["--draws", "2", "--what", "activations", "--control", "items"], "--draws is for --control random"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_patched_is_one_line_and_exit_code_2(

@@ -32,6 +32,12 @@ def recipe(tmp_path: Path) -> Path:
         (["--engine", "ray", "--slurm"], "two ways to use a cluster"),
         (["--engine", "ray", "--address", "127.0.0.1:1"], "no Ray cluster at 127.0.0.1:1: "),
         (["--engine", "ray", "--address", "ray://head:10001"], "the address of a Ray client: run lensrl on a node"),
+        (["--devices", ""], "--devices names no GPU; write --devices 0,1"),
+        (["--devices", ",", "--workers", "2"], "--devices names no GPU; write --devices 0,1"),
+        (
+            ["--devices", "0,1,0"],
+            "--devices names GPU 0 2 times; for 2 workers on each GPU write --devices 0,1 --per-device 2",
+        ),
         (["--only", "base", "--only", "full-rl"], "--only is given twice, and takes one value"),
     ],
 )

@@ -102,7 +102,13 @@ def test_deltas_show_which_entries_moved_most(small_study_folder: Path, tmp_path
     assert "another seed" not in done.stdout  # there is one
     with (tmp_path / "overlap.csv").open() as file:
         assert {row["kind"] for row in csv.DictReader(file)} == {"alone", "layers"}
-    assert lensrl("deltas", small_study_folder, "--overlap", "--layer", "3").returncode == 2
+    for options in (["--layer", "3"], ["--by", "head"]):
+        refused = lensrl("deltas", small_study_folder, "--overlap", *options)
+        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+        assert "--overlap is a table of a study" in refused.stderr
+    refused = lensrl("deltas", small_study_folder, "--draws", "3")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "--draws is for --control random: add it" in refused.stderr
 
 
 def test_cka_and_deltas_show_and_save_what_python_says(small_study_folder: Path, tmp_path: Path) -> None:

@@ -43,7 +43,12 @@ def test_more_samples_than_an_item_has_and_partial_scores_are_refused() -> None:
         item_scores(ragged(), "pass@4")
     with pytest.raises(LensrlError, match="not all 0 or 1"):
         item_scores(Samples(np.array(["a"]), np.array([[0.5, 1.0]])), "pass@1")
-    with pytest.raises(LensrlError, match="no score 'finish'"):
+    for kind in ("pass@0", "pass@K", "pass@-1"):
+        with pytest.raises(LensrlError, match=f"score '{kind}': K of pass@K is 1 or more, and at most .* here 3$"):
+            item_scores(ragged(), kind)
+    with pytest.raises(LensrlError, match=r"no score 'foo'; known: mean, pass@K, vote, [a-z, -]*logprob$"):
+        item_scores(ragged(), "foo")
+    with pytest.raises(LensrlError, match=r"no score 'finish'; did you mean 'finished'[?]$"):
         item_scores(ragged(), "finish")
     with pytest.raises(LensrlError, match="made elsewhere"):
         item_scores(Samples(np.array(["a"]), np.array([[1.0]])), "finished")

@@ -62,16 +62,16 @@ def patch(
     `on_estimate` is given about how many seconds the scores take.
 
     `component` narrows the layer to its attention (`attn`) or its MLP (`mlp`). Three components are for activations
-    only. `head` patches each attention head alone. `direct` patches the layer while every later layer adds what it adds
-    without the patch: the effect that no later layer passes on. `stream` patches the whole residual stream after the
-    layer. The stream holds everything that the donor computed up to the layer, so its recovery grows with depth by
-    construction.
+    only. `head` patches each attention head alone. `direct` patches the layer while every later layer that is not
+    patched adds what it adds without the patch: the effect that no later layer passes on. `stream` patches the whole
+    residual stream after the layer. The stream holds everything that the donor computed up to the layer, so its
+    recovery grows with depth by construction.
 
     `sets` says which layers are patched at once:
 
     - `single`: each of `layers` alone;
-    - `bottom`: layers 0 ... l, for each l of `layers`. For activations, the stream after l is then the donor's except
-      for the embedding, so recovery grows with depth by construction;
+    - `bottom`: layers 0 ... l, for each l of `layers`. For activations of whole blocks, the stream after l is then the
+      donor's except for the embedding, so recovery grows with depth by construction;
     - `top`: layers l ... n - 1, for each l of `layers`;
     - `pairs`: every two of `layers`;
     - `together`: all of `layers`.

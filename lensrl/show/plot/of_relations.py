@@ -114,9 +114,7 @@ def predictors(
             return _scatter.draw_coefficients(axes, correlations, PREDICTORS, title=title, look=look)
     if name not in table or name not in PREDICTORS:
         known = _scatter.drawable(table, PREDICTORS)
-        raise LensrlError(
-            f"no predictor {name!r} in {study.path}{did_you_mean(name, known)}; known: {', '.join(known)}"
-        )
+        raise LensrlError(f"no predictor {name!r} in {study.path}{did_you_mean(name, known)}")
     axes = ax or own(look, wide=4.6, high=3.6)
     with styled(look):
         return _scatter.draw_scatter(axes, table, name, PREDICTORS[name], correlations, title=title, look=look)
