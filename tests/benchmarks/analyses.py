@@ -266,9 +266,9 @@ def delta_rows(pair: Folders) -> Iterator[Row]:
         apart = differences(json.loads(mine.read_text()), json.loads(theirs.read_text())["modules"])
     what = f"deltas of a pair ({pair.base.parent.name}), all our measures; peer: modeldelta; {apart}"
     yield what, f"{ours[0]:.0f} s", f"{peer[0]:.0f} s", f"{peer[0] / ours[0]:.1f}", verdict(peer[0] >= ours[0], "≥ 1")
-    fine = ours[1] <= min(3e6, peer[1])
+    fine = ours[1] <= peer[1] / 2
     memory = (f"{ours[1] / 1e6:.2f} GB", f"{peer[1] / 1e6:.2f} GB")
-    yield "the same: peak memory", *memory, f"{peer[1] / ours[1]:.2f}", verdict(fine, "≤ 3 GB")
+    yield "the same: peak memory", *memory, f"{peer[1] / ours[1]:.2f}", verdict(fine, "≥ 2")
 
 
 def differences(ours: list[dict[str, Any]], peer: list[dict[str, Any]]) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks.store import RUNS, make_study, verdict
+from tests.benchmarks.store import STUDY, make_study, verdict
 
 ROUNDS = 9
 BARE = ["-c", "import typer, rich.console"]
@@ -38,9 +38,9 @@ def main() -> None:
             ("import lensrl", ["-c", "import lensrl"], BARE, 1.0),
             ("lensrl --help", [*COMMAND, "--help"], BARE, 2.5),
             ("lensrl run --help", [*COMMAND, "run", "--help"], BARE, None),  # typer loads pydantic for a verb's options
-            (f"lensrl show STUDY, {RUNS} runs", [*COMMAND, "show", study], PANDAS, 3.0),
+            (f"lensrl show STUDY, {STUDY}", [*COMMAND, "show", study], PANDAS, 3.0),
             ("lensrl verify FILE", [*COMMAND, "verify", f"{study}/base.h5"], BARE, None),
-            (f"lensrl contribution STUDY, {RUNS} runs", [*COMMAND, "contribution", study], PANDAS, 3.0),
+            (f"lensrl contribution STUDY, {STUDY}", [*COMMAND, "contribution", study], PANDAS, 3.0),
         ]
         commands = [BARE, PANDAS, *(row[1] for row in rows)]
         times = [[seconds(arguments) for arguments in commands] for _ in range(ROUNDS)]
