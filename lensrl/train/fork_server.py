@@ -27,7 +27,7 @@ from weakref import finalize
 
 from lensrl.errors import LensrlError
 from lensrl.train.plan import load_workshop
-from lensrl.train.worker import refuse, work
+from lensrl.train.worker import work
 
 GRACE = 20.0  # seconds that a worker has to remove its unfinished files before it is killed
 LENGTH = 4096  # bytes of a message: all are filled up to it, since a socket does not keep them apart
@@ -177,21 +177,19 @@ def _ended(process: int) -> bytes:
 
 
 def _become_worker(place: int, devices: Sequence[str], pipe: int, life: int) -> None:
-    from lensrl.models.base import pick_device, visible_devices
+    from lensrl.models.base import visible_devices
 
     os.setsid()
     os.write(life, str(os.getpid()).encode())
     if found := devices or visible_devices():  # NVIDIA's library counts them, which does not touch CUDA
-        os.environ["CUDA_VISIBLE_DEVICES"] = device = found[place % len(found)]
-        if devices and pick_device() == "cpu":  # where the GPU was not asked for, the processor will do
-            refuse(pipe, f"there is no GPU {device!r} here, which --devices names: nvidia-smi -L lists those there are")
-            return
+        os.environ["CUDA_VISIBLE_DEVICES"] = found[place % len(found)]
+    must_have_gpu = bool(devices)  # where no GPU was asked for, the processor will do
     if sys.platform == "linux" and not _has_touched_cuda():
-        work(pipe)
+        work(pipe, must_have_gpu)
         return
     for one in (pipe, life):
         os.set_inheritable(one, True)
-    start = _python(work.__module__, f"work({pipe})")
+    start = _python(work.__module__, f"work({pipe}, {must_have_gpu})")
     os.execv(start[0], start)
 
 

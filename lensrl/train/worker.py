@@ -20,8 +20,11 @@ from lensrl.train.relay import Event, Sender
 Order = tuple[Any, ...]  # ("plan", recipe, folder, only) or ("make", job)
 
 
-def work(descriptor: int) -> None:
-    """Carry out the orders that come over a pipe, until it is closed. This is the main function of a worker."""
+def work(descriptor: int, must_have_gpu: bool) -> None:
+    """Carry out the orders that come over a pipe, until it is closed. This is the main function of a worker.
+
+    Without a GPU where there must be one, the first order is answered with an error.
+    """
     pipe = Connection(descriptor)
     orders: SimpleQueue[Order | None] = SimpleQueue()
     watcher = _PipeSender(pipe)
@@ -43,6 +46,8 @@ def work(descriptor: int) -> None:
         while (order := orders.get()) is not None:
             watcher.is_busy = True
             try:
+                if must_have_gpu:
+                    _check_gpu()
                 answer = _carried_out(order, here, watcher)
             except Exception as error:
                 pipe.send(("failed", *_picklable(error)))
@@ -54,12 +59,13 @@ def work(descriptor: int) -> None:
         return  # the partial file is gone
 
 
-def refuse(descriptor: int, why: str) -> None:
-    """Answer the first order with an error, in place of `work`."""
-    pipe = Connection(descriptor)
-    with suppress(EOFError, OSError):  # the study has ended
-        pipe.recv()
-        pipe.send(("failed", LensrlError(why), ""))
+def _check_gpu() -> None:
+    """Raise LensrlError where the GPU that CUDA_VISIBLE_DEVICES names is not there."""
+    from lensrl.models.base import pick_device, visible_devices
+
+    if pick_device() == "cpu":
+        named = ", ".join(visible_devices())
+        raise LensrlError(f"there is no GPU {named!r} here, which --devices names: nvidia-smi -L lists those there are")
 
 
 def _carried_out(order: Order, here: Here, watcher: Sender) -> Event:

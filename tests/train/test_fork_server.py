@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from lensrl.errors import LensrlError
 from lensrl.models.base import Base
@@ -129,15 +130,9 @@ def test_workers_of_a_server_killed_while_it_loads_are_given_up_though_another_s
 
 @pytest.mark.slow
 def test_a_worker_that_cannot_be_a_copy_loads_its_libraries_itself(
-    base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cuda_is_touched: None
 ) -> None:
-    python = fork_server._python
-
-    def touched(module: str, call: str) -> list[str]:
-        *begin, script = python(module, call)
-        return [*begin, script.replace("m.", "m._has_touched_cuda = lambda: True; m.", 1)]
-
-    monkeypatch.setattr(fork_server, "_python", touched)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7,8")
     job = Job(QUICK, RunSpec("layer-3", (3,), 0), tmp_path, base.fingerprint, {})
     seen: list[Path] = []
 
@@ -151,6 +146,25 @@ def test_a_worker_that_cannot_be_a_copy_loads_its_libraries_itself(
             assert "train.worker " in (worker / "cmdline").read_text()
             assert "CUDA_VISIBLE_DEVICES=7" in (worker / "environ").read_text().split("\0")
 
-    Workers(1, ["7"]).make([job], Look())
+    Workers(1).make([job], Look())
     assert state(int(seen[0].name)) in ("", "Z")
     assert job.path.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there are GPUs")
+def test_a_worker_that_cannot_be_a_copy_refuses_a_gpu_that_is_not_there(tmp_path: Path, cuda_is_touched: None) -> None:
+    with pytest.raises(LensrlError, match="there is no GPU '7' here, which --devices names"):
+        Workers(1, ["7"]).make([Job(QUICK, RunSpec("layer-3", (3,), 0), tmp_path, "", {})], NoWatcher())
+
+
+@pytest.fixture
+def cuda_is_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each fork server believe that loading its libraries has touched CUDA."""
+    python = fork_server._python
+
+    def touched(module: str, call: str) -> list[str]:
+        *begin, script = python(module, call)
+        return [*begin, script.replace("m.", "m._has_touched_cuda = lambda: True; m.", 1)]
+
+    monkeypatch.setattr(fork_server, "_python", touched)
