@@ -124,7 +124,7 @@ def cka(
         write_csv(table, csv)
     if layers_map:
         with lensrl.open_study(study) as opened:
-            values = lensrl.compare_layers(opened, first, second, site=site, seed=seed, device=how["device"])
+            values = lensrl.compare_layers(opened, first, second, seed=seed, **how)
             drawn = f"{opened.name}: CKA of all layers"
             draw(figure, lambda: lensrl.plot.cka_map(values, first, second, title=drawn, look=look))
     else:

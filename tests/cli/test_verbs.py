@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from lensrl import compare_activations, contributions_at_equal, kl_to_base, open_study
+from lensrl import compare_activations, compare_layers, contributions_at_equal, kl_to_base, open_study, plot
 from lensrl.compare.predictors import PREDICTORS
+from tests.cli import typed
 from tests.store.synthetic import add_run, make_study, solved_by_half
 
 SHIPPED = Path(__file__).parents[2] / "runs"
@@ -122,6 +123,20 @@ def test_cka_and_deltas_show_and_save_what_python_says(small_study_folder: Path,
     with (tmp_path / "deltas.csv").open() as file:
         assert [row["parameter"] for row in csv.DictReader(file)] == [row["parameter"] for row in rows]
     assert (tmp_path / "cka.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_map_of_cka_follows_every_option(small_study_folder: Path, tmp_path: Path) -> None:
+    def drawn(*options: str) -> str:
+        done = typed.lensrl("cka", small_study_folder, "--map", "--figure", tmp_path / "map.svg", *options)
+        assert done.returncode == 0, done.stderr
+        return (tmp_path / "map.svg").read_text()
+
+    with open_study(small_study_folder) as study:
+        values = compare_layers(study, pairs="token", first_token=True)
+        plot.save(plot.cka_map(values, title=f"{study.name}: CKA of all layers"), tmp_path / "python.svg")
+    both = drawn("--pairs", "token", "--keep-first")
+    assert both == (tmp_path / "python.svg").read_text()
+    assert len({drawn(), drawn("--pairs", "token"), drawn("--keep-first"), both}) == 4
 
 
 def test_patch_json_has_a_row_per_kind_and_metric(small_study_folder: Path) -> None:
