@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import nan
 from typing import TYPE_CHECKING
 
+from lensrl.show.words import small
 from lensrl_cli.output import interval, note, number, print_table
 
 if TYPE_CHECKING:
@@ -44,9 +45,9 @@ def show_kl(name: str, table: pd.DataFrame) -> None:
     rows = [
         {
             "run": row["run"],
-            "KL": number()(row["kl"]),
-            "95 % interval": interval(row["low"], row["high"], 3),
-            "random": f"{row['random']:.2g}",
+            "KL": small(row["kl"]),
+            "95 % interval": f"{small(row['low'])} … {small(row['high'])}",
+            "random": small(row["random"]),
             "gain": number()(row["gain"]),
             "gain / KL": number(2)(row["gain"] / row["kl"] if row["kl"] > 0 else nan),
             "entropy": number()(row["entropy"]),

@@ -18,7 +18,7 @@ from lensrl.compare.patching.wrong_items import wrong_item_patches
 from lensrl.compare.weights import compare_weights
 from lensrl.errors import LensrlError
 from lensrl.recipe.runs import FULL
-from lensrl.show.words import number
+from lensrl.show.words import number, small
 from lensrl.store.study import Study
 
 DRAWS = 3  # of random deltas
@@ -43,7 +43,7 @@ def measured_controls(study: Study, on_progress: OnProgress | None = None) -> li
         try:
             found.append(MeasuredControl(title, command, *control(study, on_progress)))
         except LensrlError as error:
-            found.append(MeasuredControl(title, command, [], str(error)))
+            found.append(MeasuredControl(title, command, [], f"{str(error).rstrip('.')}."))
     return found
 
 
@@ -55,8 +55,8 @@ def _kl(study: Study, on_progress: OnProgress | None) -> Rows:
     rows = [
         {
             "run": str(run),
-            "KL": _with_interval(row["kl"], row["low"], row["high"]),
-            "random": f"{row['random']:.2g}",
+            "KL": f"{small(row['kl'])} [{small(row['low'])}, {small(row['high'])}]",
+            "random": small(row["random"]),
             "gain": number(row["gain"]),
             "gain / KL": number(row["gain"] / row["kl"] if row["kl"] > 0 else None, 2),
             "entropy": number(row["entropy"]),
@@ -78,7 +78,7 @@ def _at_equal_kl(study: Study, on_progress: OnProgress | None) -> Rows:
             "KL": number(row["distance"]),
             "gain": number(row["gain"]),
             "gain of full RL there": number(row["full_gain"]),
-            "C there": _with_interval(row["contribution"], row["low"], row["high"], 2),
+            "C there": _with_interval(row["contribution"], row["low"], row["high"]),
         }
         for row in table.to_dict("records")
     ]
@@ -127,8 +127,8 @@ def _wrong_items(study: Study, on_progress: OnProgress | None) -> Rows:
     rows = [
         {
             "layer": str(row["layer"]),
-            "right item": _with_interval(row["right"], row["right_low"], row["right_high"], 2),
-            "wrong item": _with_interval(row["wrong"], row["wrong_low"], row["wrong_high"], 2),
+            "right item": _with_interval(row["right"], row["right_low"], row["right_high"]),
+            "wrong item": _with_interval(row["wrong"], row["wrong_low"], row["wrong_high"]),
         }
         for row in table.to_dict("records")
     ]
@@ -142,7 +142,7 @@ def _direct(study: Study, on_progress: OnProgress | None) -> Rows:
     }
     found = {
         heading: {
-            str(row["layer"]): _with_interval(row["recovery"], row["low"], row["high"], 2)
+            str(row["layer"]): _with_interval(row["recovery"], row["low"], row["high"])
             for row in table[table["metric"] == LOGPROB].to_dict("records")
         }
         for heading, table in tables.items()
@@ -155,8 +155,8 @@ def _direct(study: Study, on_progress: OnProgress | None) -> Rows:
     )
 
 
-def _with_interval(value: float, low: float, high: float, digits: int = 3) -> str:
-    return number(value, digits) + (f" [{number(low, digits)}, {number(high, digits)}]" if low == low else "")
+def _with_interval(value: float, low: float, high: float) -> str:
+    return number(value, 2) + (f" [{number(low, 2)}, {number(high, 2)}]" if low == low else "")
 
 
 CONTROLS: dict[str, tuple[str, Callable[[Study, OnProgress | None], Rows]]] = {

@@ -76,6 +76,11 @@ def number(value: Any, digits: int = 3) -> str:
     return "–" if value is None or value != value else f"{value:.{digits}f}".replace("-", MINUS)
 
 
+def small(value: float) -> str:
+    """Return a number with three decimals; with two digits where it is too small for them."""
+    return f"{value:.2g}" if 0 < value < 0.001 else number(value)
+
+
 def p_value(value: float) -> str:
     """Return a p in words: `< 0.001`, or with three digits."""
     return "–" if value != value else "< 0.001" if value < 0.001 else f"{value:.3f}"

@@ -10,7 +10,7 @@ import pytest
 from lensrl import Study, changed_overlap, contributions_at_equal, kl_to_base, patch, write_report
 from lensrl.compare.changed_overlap import by_layer
 from lensrl.show import measured_controls as page
-from lensrl.show.words import number
+from lensrl.show.words import number, small
 
 
 @pytest.mark.slow
@@ -23,7 +23,7 @@ def test_every_control_of_a_study_that_ran_is_a_table_with_the_numbers_of_its_ve
     assert all(control.rows for control in found.values()), [control.note for control in found.values()]
     kl = kl_to_base(small_study).set_index("run")
     assert {row["run"]: (row["KL"].split()[0], row["random"]) for row in found["KL to the base"].rows} == {
-        run: (number(row["kl"]), f"{row['random']:.2g}") for run, row in kl.iterrows()
+        run: (small(row["kl"]), small(row["random"])) for run, row in kl.iterrows()
     }
     equal = contributions_at_equal(small_study).set_index("layer")["gain"]
     rows = found["At an equal distance from the base"].rows
