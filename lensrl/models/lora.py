@@ -62,17 +62,19 @@ def add_lora(model: PreTrainedModel, blocks: Blocks, layers: Collection[int], lo
 
 
 @torch.no_grad()
-def named_weights(model: nn.Module, *, trained: bool = False) -> Iterator[tuple[str, torch.Tensor]]:
+def named_weights(model: nn.Module, *, trained: bool | None = None) -> Iterator[tuple[str, torch.Tensor]]:
     """Give the weights of a model, on its device, by the base's names, with adapters merged in fp32.
 
-    `trained` leaves out what is frozen.
+    `trained` gives only what trains (True), a weight with an adapter included, or only what is frozen (False).
     """
     adapters = {f"{name}.weight": module for name, module in model.named_modules() if _is_adapter(module)}
     for name, parameter in model.named_parameters():
         called = name.replace(".base_layer.", ".")
+        if ".lora_" in name or trained not in (None, parameter.requires_grad or called in adapters):
+            continue
         if called in adapters:
             yield called, parameter.detach().float() + adapters[called].get_delta_weight(NAME).float()  # pyright: ignore
-        elif ".lora_" not in name and (parameter.requires_grad or not trained):
+        else:
             yield called, parameter.detach()
 
 

@@ -3,7 +3,7 @@
     full RL                 masters fp32, gradients fp32, Adam's two moments fp32     16 bytes a parameter
     frozen, float32         the weight                                                 4 bytes a parameter
     frozen, bfloat16        the weight                                                 2 bytes a parameter
-    a copy that samples     the weight, bf16, frozen or not                            2 bytes a parameter
+    a copy that samples     the weight, bf16, unless it is frozen in bf16              2 bytes a parameter
 
 Compute in bf16 is torch's autocast: matrix products round their inputs to bf16, and the residual stream stays in fp32.
 A frozen matrix whose values are bf16 numbers gives the same products from bf16 storage, bit for bit. So full RL and RL
@@ -50,12 +50,23 @@ def any_shape() -> Iterator[None]:
         yield
 
 
-def copy_in_bf16(model: PreTrainedModel, device: str) -> PreTrainedModel:
+def copy_in_bf16(
+    model: PreTrainedModel, device: str, frozen: Mapping[str, torch.Tensor] | None = None
+) -> PreTrainedModel:
     """Return a copy of a model on a device, for sampling, with every parameter in bf16. Buffers keep their types.
+
+    `frozen` are weights of a model that trains. Those in bf16 are not copied: the copy has these tensors themselves,
+    and nothing may write to them.
 
     Rotary frequencies are buffers: in bf16 they would point to other positions.
     """
-    half = copy.deepcopy(model).eval().requires_grad_(False)
+    parameters = dict(model.named_parameters())
+    shared = {
+        id(parameters[name]): nn.Parameter(weight, requires_grad=False)
+        for name, weight in (frozen or {}).items()
+        if weight.dtype == torch.bfloat16
+    }
+    half = copy.deepcopy(model, dict(shared)).eval().requires_grad_(False)  # what a deep copy finds there, it takes
     for parameter in half.parameters():
         parameter.data = parameter.data.to(device, torch.bfloat16)
     return half.to(device)  # pyright: ignore[reportArgumentType]

@@ -93,7 +93,7 @@ class Pieces:
 class Copied:
     """Samples with a copy of the model (`lensrl.models.precision.copy_in_bf16`), through another sampler.
 
-    `refresh` copies the weights that train, adapters merged.
+    `refresh` copies the weights that train, adapters merged. The copy may share frozen ones with the model.
     """
 
     def __init__(self, model: PreTrainedModel, copied: PreTrainedModel, sampler: Sampler) -> None:

@@ -71,10 +71,10 @@ class Rl(Table):
     matrices are bf16 numbers, so that nothing is rounded. None means bfloat16 on a GPU with such a base, else float32.
 
     `sampler_dtype` is the type of the weights that completions of training are sampled with. `"float32"` samples with
-    the trained model itself. `"bfloat16"` samples with a copy of it: 2 bytes more for each weight, and 2 bytes to read
-    for it at each token, in place of 4. Before each step the weights that train are copied again. None means bfloat16
-    on a GPU, else float32. The curve's column `sampler_mismatch` says how far the copy's log-probabilities are from the
-    trainer's. Scoring does not use the copy.
+    the trained model itself. `"bfloat16"` samples with a copy of it: 2 bytes more for each weight that is not frozen in
+    bfloat16, and 2 bytes to read for it at each token, in place of 4. Before each step the weights that train are
+    copied again. None means bfloat16 on a GPU, else float32. The curve's column `sampler_mismatch` says how far the
+    copy's log-probabilities are from the trainer's. Scoring does not use the copy.
 
     `optim` has TRL's names. `"adamw_8bit"` keeps Adam's two moments in 8 bits each: 2 bytes for each trained weight and
     not 8. Embeddings, and parameters of fewer than 4,096 entries, keep moments in fp32. `"paged_adamw_8bit"` may also

@@ -20,7 +20,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from lensrl.models.base import Base
 from lensrl.models.blocks import train_only
-from lensrl.models.lora import add_lora, trained_weights
+from lensrl.models.lora import add_lora, named_weights, trained_weights
 from lensrl.models.precision import any_shape, copy_in_bf16, lower_frozen
 from lensrl.models.sampler import SAMPLERS, Copied
 from lensrl.models.shards import copy_whole, is_sharded, shard
@@ -99,11 +99,13 @@ def train(
     limit = recipe.rl.gradient_limit(trained, sum(weights.numel() for weights in base.weights.values()))
     if frozen_in_bf16(base, recipe, device):
         lower_frozen(model)
-    copied = copy_in_bf16(base.model, device) if samples_with_copy(recipe, device) else None
     if recipe.engine.shard:
         shard(model, base.blocks, device)
     else:
         model.to(device)  # pyright: ignore[reportArgumentType]
+    copied = None
+    if samples_with_copy(recipe, device):
+        copied = copy_in_bf16(base.model, device, dict(named_weights(model, trained=False)))
     count_positions(model)
     if chosen and "embed" not in outside:
         stop_backward(model.get_submodule(f"{base.blocks.prefix}.{chosen[0]}"))

@@ -13,8 +13,9 @@ from lensrl.errors import LensrlError
 from lensrl.models.base import Base
 from lensrl.models.blocks import train_only
 from lensrl.models.lora import named_weights
+from lensrl.models.precision import copy_in_bf16
 from lensrl.models.sampler import Copied
-from lensrl.recipe import Recipe, Rl
+from lensrl.recipe import Lora, Recipe, Rl
 from lensrl.recipe.settings import Resources
 from lensrl.tasks.arithmetic import Arithmetic
 from lensrl.train import preflight
@@ -176,6 +177,44 @@ def test_a_copy_that_samples_has_the_latest_weights(
     own = train(base, TASK, with_rl(steps=1), layers=layers, seed=0)
     said = train(base, TASK, with_rl(steps=1, sampler_dtype="float32"), layers=layers, seed=0)
     assert own.curve.grad_norm == said.curve.grad_norm, "the default on a CPU"
+
+
+@pytest.mark.parametrize(
+    "trained",
+    [{"layers": [3]}, {"layers": [3], "outside": ["embed"]}, {"layers": [3], "lora": Lora(rank=2)}],
+    ids=["layer", "layer and embedding", "adapters"],
+)
+def test_a_copy_that_samples_stores_no_frozen_matrix_again(
+    bf16_base: Base, monkeypatch: pytest.MonkeyPatch, trained: dict[str, Any]
+) -> None:
+    """Three steps, with the KL term that puts the base's weights into the model, are those with a whole copy."""
+    seen: list[dict[str, tuple[int, int, int]]] = []
+    kept: list[bool] = []
+    original = Copied.refresh
+
+    def spy(self: Copied) -> None:
+        original(self)
+        model, copies = self._model, self._copies  # pyright: ignore[reportPrivateUsage]
+        shared = {p.data_ptr() for p in model.parameters()}
+        own = {name: p for name, p in copies.items() if p.data_ptr() not in shared}
+        seen.append({name: (p.numel(), p.element_size(), p.ndim) for name, p in own.items()})
+        kept.append(all(torch.equal(copies[name], weight.bfloat16()) for name, weight in named_weights(model)))
+
+    monkeypatch.setattr(Copied, "refresh", spy)
+    half = {"frozen_dtype": "bfloat16", "sampler_dtype": "bfloat16"}
+    lowered = with_rl(steps=3, kl_beta=0.1, learning_rate=1e-3, **half)
+    alone = train(bf16_base, TASK, lowered, seed=0, **trained)
+    parts = {3, *trained.get("outside", ())}
+    doubled = {n: w for n, w in bf16_base.weights.items() if bf16_base.blocks.part(n) in parts or w.ndim < 2}
+    assert seen == [{name: (weight.numel(), 2, weight.ndim) for name, weight in doubled.items()}] * 3
+    assert kept == [True] * 3
+    monkeypatch.setattr("lensrl.train.training.copy_in_bf16", lambda model, device, _: copy_in_bf16(model, device))
+    whole = train(bf16_base, TASK, lowered, seed=0, **trained)
+    assert len(seen[-1]) == len(bf16_base.weights), "nothing is shared"
+    for column in ("reward_mean", "grad_norm", "sampler_mismatch"):
+        assert getattr(alone.curve, column) == getattr(whole.curve, column)
+    for (name, one), other in zip(alone.model.named_parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(one, other), name
 
 
 def test_a_copy_is_for_pieces_and_whole_weights() -> None:
