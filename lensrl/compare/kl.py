@@ -33,7 +33,7 @@ from lensrl.errors import LensrlError
 from lensrl.models.base import Base, load_base, pick_device
 from lensrl.models.generation import pad_id, sampling_settings, stop_tokens
 from lensrl.models.noise import SCORING
-from lensrl.models.references import LOGITS, batches
+from lensrl.models.references import LOGITS, batches, keeps_logits, logits_at, right_padded
 from lensrl.models.sampler import SAMPLERS
 from lensrl.recipe.runs import BASE, run_layer
 from lensrl.store.names import order
@@ -140,7 +140,8 @@ def divergences(
             torch.manual_seed(seed)
             written = sampler.generate(prompts, settings, [(seed, SCORING, place, 0) for place in chunk])
             rows = [(prompt, one.tokens) for prompt, one in zip(prompts, written, strict=True)]
-            width = max(len(prompt) + len(tokens) for prompt, tokens in rows)
+            first, last = _span(rows)
+            width = last - first if keeps_logits(type(model)) else last + 1
             few = max(1, LOGITS // (2 * width * model.config.get_text_config().vocab_size))
             compared = [
                 one for part in batches(rows, few) for one in _compare(model, before, part, pad_id(base.tokenizer))
@@ -149,25 +150,24 @@ def divergences(
     return [found[place] for place in range(len(items))]
 
 
+def _span(rows: Sequence[tuple[list[int], list[int]]]) -> tuple[int, int]:
+    """Return the first position that predicts a token of a completion, and the position after the last one."""
+    return min(len(prompt) for prompt, _ in rows) - 1, max(len(prompt) + len(tokens) for prompt, tokens in rows) - 1
+
+
 def _compare(
     model: PreTrainedModel, before: PreTrainedModel, rows: Sequence[tuple[list[int], list[int]]], pad: int
 ) -> list[Divergence]:
     """Compare two models at the positions that predict a token of a completion. Rows are right-padded."""
-    width = max(len(prompt) + len(tokens) for prompt, tokens in rows)
-    ids = torch.full((len(rows), width), pad, device=model.device)
-    mask = torch.zeros_like(ids)
-    for i, (prompt, tokens) in enumerate(rows):
-        whole = [*prompt, *tokens]
-        ids[i, : len(whole)] = torch.tensor(whole)
-        mask[i, : len(whole)] = 1
-    after, old = (
-        m(input_ids=ids, attention_mask=mask, use_cache=False).logits.log_softmax(-1) for m in (model, before)
-    )
+    ids, mask = (part.to(model.device) for part in right_padded([[*prompt, *tokens] for prompt, tokens in rows], pad))
+    first, last = _span(rows)
+    kept = torch.arange(first, last, device=model.device)
+    after, old = (logits_at(m, ids, mask, kept).log_softmax(-1) for m in (model, before))
     kl = (after.exp() * (after - old)).sum(-1)
     entropy, old_entropy = (-(each.exp() * each).sum(-1) for each in (after, old))
     found = []
     for i, (prompt, tokens) in enumerate(rows):
-        said = slice(len(prompt) - 1, len(prompt) + len(tokens) - 1)
+        said = slice(len(prompt) - 1 - first, len(prompt) + len(tokens) - 1 - first)
         found.append(
             Divergence(float(kl[i, said].sum()), float(entropy[i, said].mean()), float(old_entropy[i, said].mean()))
         )

@@ -38,15 +38,7 @@ from lensrl.models.blocks import Blocks, train_only
 from lensrl.models.entry import TRIED, entering, enters, recording, stream_batch
 from lensrl.models.evaluate import sampled_scores
 from lensrl.models.prompts import Prompts
-from lensrl.models.references import (
-    answer_batch,
-    answer_logprobs,
-    answer_mean,
-    batches,
-    references,
-    teacher_batch,
-    token_logprobs,
-)
+from lensrl.models.references import answer_batch, answer_logprobs, batches, references
 from lensrl.recipe import Recipe
 from lensrl.recipe.runs import BASE, FULL, layer_run
 from lensrl.store.file.deltas import frobenius
@@ -129,10 +121,8 @@ def metric_gradients(
     model.zero_grad()
     weights = item_weights([item.benchmark for item in items])
     done = 0
-    for chunk in batches(items, teacher_batch(prompts, items, batch)):
-        teacher = references(prompts, chunk).to(model.device)
-        logits = model(input_ids=teacher.ids, attention_mask=teacher.mask, use_cache=False).logits
-        means = answer_mean(token_logprobs(logits, teacher.ids), teacher.answer)
+    for chunk in batches(items, answer_batch(model, prompts, items, batch)):
+        means = answer_logprobs(model, references(prompts, chunk).to(model.device))
         (means * torch.from_numpy(weights[done : done + len(chunk)]).to(means)).sum().backward()
         done += len(chunk)
         if on_batch is not None:

@@ -85,12 +85,16 @@ def answer_logprobs(model: PreTrainedModel, teacher: References) -> Float[torch.
     token of an answer, where the model can do so, and kept only there elsewhere.
     """
     kept = teacher.answer.any(0).nonzero().squeeze(-1)
-    if keeps_logits(type(model)):
-        logits = model(input_ids=teacher.ids, attention_mask=teacher.mask, use_cache=False, logits_to_keep=kept).logits
-    else:
-        logits = model(input_ids=teacher.ids, attention_mask=teacher.mask, use_cache=False).logits[:, kept]
+    logprobs = logits_at(model, teacher.ids, teacher.mask, kept).log_softmax(-1)
     targets = teacher.ids[:, kept + 1, None]
-    return answer_mean(logits.log_softmax(-1).gather(-1, targets).squeeze(-1), teacher.answer[:, kept])
+    return answer_mean(logprobs.gather(-1, targets).squeeze(-1), teacher.answer[:, kept])
+
+
+def logits_at(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    """Return the logits of rows of tokens at the positions `kept` alone: (row, position kept, vocabulary)."""
+    if keeps_logits(type(model)):
+        return model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=kept).logits
+    return model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, kept]
 
 
 @cache
@@ -119,12 +123,6 @@ def answer_batch(model: PreTrainedModel, prompts: Prompts, items: Sequence[Item]
 def teacher_batch(prompts: Prompts, items: Sequence[Item], batch: int) -> int:
     """Return the items per forward pass with logits at all positions: `batch`, or fewer, for LOGITS numbers."""
     return max(1, min(batch, LOGITS // (references(prompts, items).ids.shape[1] * len(prompts.tokenizer))))
-
-
-def token_logprobs(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """Return log p(token t + 1 | tokens up to t), (item, token - 1), from logits (item, token, vocabulary)."""
-    logprobs = logits[:, :-1].log_softmax(-1)
-    return logprobs.gather(-1, ids[:, 1:, None]).squeeze(-1)
 
 
 def answer_mean(values: torch.Tensor, answer: torch.Tensor) -> torch.Tensor:

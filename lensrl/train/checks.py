@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from lensrl.models.base import Base
-from lensrl.models.references import references
+from lensrl.models.references import batches, references, teacher_batch
 from lensrl.recipe import Trained
 from lensrl.recipe.layers import Outside
 from lensrl.tasks import Item
@@ -19,8 +19,12 @@ def is_finite(model: PreTrainedModel, base: Base, items: Sequence[Item]) -> bool
     """Return whether the weights are finite, and the logits on the prompts and references of `items`."""
     if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
         return False
-    teacher = references(base.prompts, items).to(model.device)
-    return bool(torch.isfinite(model(input_ids=teacher.ids, attention_mask=teacher.mask).logits).all())
+    for chunk in batches(items, teacher_batch(base.prompts, items, len(items))):
+        teacher = references(base.prompts, chunk).to(model.device)
+        logits = model(input_ids=teacher.ids, attention_mask=teacher.mask, use_cache=False).logits
+        if not torch.isfinite(logits).all():
+            return False
+    return True
 
 
 def check_frozen(

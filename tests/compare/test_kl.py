@@ -49,6 +49,31 @@ def test_one_token_is_the_sum_over_the_vocabulary(small_study: Study, base: Base
             assert here == pytest.approx(-float((values.exp() * values).sum()), abs=1e-5)
 
 
+def test_logits_are_taken_where_they_predict_a_completion(
+    small_study: Study, base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of prompts of several lengths, and with as few logits in memory as asked."""
+    model, before = load_model(small_study["full-rl"]).model, base.fresh().eval()
+    items = [Item(str(n), "1" * n + "+2=", "3", "arithmetic") for n in (1, 6, 3)]
+    shapes: list[torch.Size] = []
+
+    def compared() -> np.ndarray:
+        found = divergences(
+            model, before, base, items, max_tokens={"arithmetic": 4}, seed=1, generation="pieces", batch=16
+        )
+        return np.array(found)
+
+    before.get_submodule("lm_head").register_forward_hook(lambda *given: shapes.append(given[1][0].shape[:2]))
+    found = compared()
+    lengths = [len(base.prompts.ids(item)) for item in items]
+    assert shapes == [(3, shapes[0][1])]
+    assert max(lengths) - min(lengths) < shapes[0][1] <= max(lengths) - min(lengths) + 4
+    monkeypatch.setattr(kl, "LOGITS", 1)
+    np.testing.assert_allclose(compared(), found, rtol=0, atol=1e-5)
+    assert [rows for rows, _ in shapes[1:]] == [1, 1, 1]
+    assert all(1 <= width <= 4 for _, width in shapes[1:]), "a completion's own positions"
+
+
 @pytest.mark.slow
 def test_it_is_the_mean_log_ratio_of_completions_that_transformers_samples(small_study: Study, base: Base) -> None:
     torch.manual_seed(0)

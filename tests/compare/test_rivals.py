@@ -20,7 +20,7 @@ from lensrl.compare.sensitivity import bypass, first_order, metric_gradients
 from lensrl.models.base import Base
 from lensrl.models.blocks import find_blocks
 from lensrl.models.evaluate import evaluate
-from lensrl.models.references import reference_logprobs
+from lensrl.models.references import answer_mean, reference_logprobs, references
 from lensrl.tasks import Item, evaluation_items, load_task
 from tests.conftest import SMALL
 from tests.models.test_blocks import CONFIGURATIONS, random_model
@@ -115,6 +115,21 @@ def test_the_gradient_is_the_slope_along_any_direction(base: Base) -> None:
         norm = float(sum(gradients[name].square().sum() for name in inside)) ** 0.5
         # a random direction's slope is of the size of the norm; norms of activations are fp32 in any model
         assert slope == pytest.approx((values[0] - values[1]) / 6e-4, abs=2e-4 * norm)
+
+
+def test_gradients_come_from_logits_at_the_answers_alone(base: Base) -> None:
+    model, whole = base.fresh(), base.fresh()
+    widths: list[int] = []
+    model.get_submodule("lm_head").register_forward_hook(lambda *given: widths.append(given[1][0].shape[1]))
+    gradients = metric_gradients(model, base.blocks, base.prompts, UNEVEN, batch=3)
+    teacher = references(base.prompts, UNEVEN)
+    assert widths == [int(teacher.answer.any(0).sum())]
+    assert widths[0] < teacher.answer.shape[1]
+    logprobs = whole(teacher.ids, attention_mask=teacher.mask).logits[:, :-1].log_softmax(-1)
+    means = answer_mean(logprobs.gather(-1, teacher.ids[:, 1:, None]).squeeze(-1), teacher.answer)
+    (means * torch.tensor([0.25, 0.25, 0.5])).sum().backward()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, whole.get_parameter(name).grad, atol=1e-6, rtol=1e-5)
 
 
 def test_gradients_do_not_depend_on_the_batch(base: Base) -> None:

@@ -18,7 +18,6 @@ from lensrl.models.references import (
     keeps_logits,
     reference_logprobs,
     references,
-    token_logprobs,
 )
 from lensrl.tasks import Item
 
@@ -98,5 +97,6 @@ def test_logits_at_answers_alone_give_the_log_probabilities_of_all_logits(name: 
         found = answer_logprobs(base.model, teacher)
         logits = base.model(input_ids=teacher.ids, attention_mask=teacher.mask).logits
     assert widths[0] == int(teacher.answer.any(0).sum()) < widths[1]
-    expected = answer_mean(token_logprobs(logits, teacher.ids), teacher.answer)
+    logprobs = logits[:, :-1].log_softmax(-1).gather(-1, teacher.ids[:, 1:, None]).squeeze(-1)
+    expected = answer_mean(logprobs, teacher.answer)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)

@@ -12,7 +12,7 @@ from lensrl.models.base import Base
 from lensrl.models.blocks import find_blocks
 from lensrl.models.bridge import capture, probe_set
 from lensrl.models.evaluate import evaluate
-from lensrl.models.references import answer_mean, references, token_logprobs
+from lensrl.models.references import answer_logprobs, references
 from lensrl.store.file.atomic import new_file
 from lensrl.store.write import Header, write_run
 from lensrl.tasks import evaluation_items, load_task
@@ -28,10 +28,8 @@ Weights = dict[str, torch.Tensor]
 def helpful_delta(base: Base, layer: int, norm: float) -> Weights:
     """A change of one layer along the gradient of the references' log-probability: it helps, as RL would."""
     model = base.fresh()
-    teacher = references(base.prompts, ITEMS)
-    logits = model(teacher.ids, attention_mask=teacher.mask).logits
     parameters = {n: p for n, p in model.named_parameters() if base.blocks.layer(n) == layer}
-    gain = answer_mean(token_logprobs(logits, teacher.ids), teacher.answer).mean()
+    gain = answer_logprobs(model, references(base.prompts, ITEMS)).mean()
     return scaled(dict(zip(parameters, torch.autograd.grad(gain, list(parameters.values())), strict=True)), norm)
 
 

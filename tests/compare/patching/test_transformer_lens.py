@@ -12,7 +12,7 @@ from transformer_lens.patching import generic_activation_patch, layer_head_vecto
 from lensrl.compare.patching.activations import FORCED_METRICS, Patch, patch_activations
 from lensrl.models.base import Base
 from lensrl.models.bridge import boot
-from lensrl.models.references import answer_mean, references, token_logprobs
+from lensrl.models.references import References, answer_mean, references
 from lensrl.store.patch import PatchComponent
 from tests.compare.patching.planted import ITEMS, Weights
 
@@ -28,6 +28,12 @@ def donor(base: Base) -> Weights:
         for name, weight in base.weights.items()
         if weight.ndim > 1
     }
+
+
+def answers(logits: torch.Tensor, teacher: References) -> torch.Tensor:
+    """The mean log-probability of each answer, from logits at all positions."""
+    logprobs = logits[:, :-1].log_softmax(-1).gather(-1, teacher.ids[:, 1:, None]).squeeze(-1)
+    return answer_mean(logprobs, teacher.answer)
 
 
 def whole_site(activation: torch.Tensor, index: Any, clean: Any) -> torch.Tensor:
@@ -54,7 +60,7 @@ def test_patching_agrees_with_transformer_lens(
         _, cache = giver.run_with_cache(teacher.ids)
         theirs = generic_activation_patch(
             into, teacher.ids, cache,
-            lambda logits: answer_mean(token_logprobs(logits, teacher.ids), teacher.answer),
+            lambda logits: answers(logits, teacher),
             layer_head_vector_patch_setter if component == "head" else whole_site,
             name, index_axis_names=axes, reduce="none",
         )  # fmt: skip
@@ -83,7 +89,7 @@ def test_patching_agrees_with_hooks_on_the_plain_model(base: Base, donor: Weight
     with torch.no_grad():
         giver(teacher.ids, attention_mask=teacher.mask)
         logits = plain(teacher.ids, attention_mask=teacher.mask).logits
-    expected = answer_mean(token_logprobs(logits, teacher.ids), teacher.answer).numpy()
+    expected = answers(logits, teacher).numpy()
     into, other = (boot(base.fresh(weights), base.tokenizer) for weights in ({}, donor))
     _, _, patched = patch_activations(into, other, base, items, [Patch((2, 5))], "mlp")
     np.testing.assert_allclose(patched[Patch((2, 5))][LOGPROB], expected, atol=2e-5)
