@@ -17,6 +17,7 @@ from lensrl.compare.patching.graft import graft
 from lensrl.compare.sensitivity import bypass, metric_gradients
 from lensrl.models.base import Base
 from lensrl.models.bridge import boot, capture
+from lensrl.models.entry import entering, enters, recording
 from lensrl.models.generation import learned_positions
 from lensrl.models.references import reference_logprobs, references
 from lensrl.recipe import Evaluation, Recipe, Rl, Store
@@ -179,6 +180,23 @@ def test_a_bypassed_block_adds_nothing_and_gradients_reach_every_layer(case: Cas
     assert np.abs(without - reference_logprobs(model, base.prompts, ITEMS, batch=4)).max() > 1e-4
     gradients = metric_gradients(base.fresh(), base.blocks, base.prompts, ITEMS, batch=2)
     assert {base.blocks.layer(name) for name, slope in gradients.items() if slope.abs().sum() > 0} == {0, 1}
+
+
+def test_each_layer_can_be_entered_bit_for_bit(case: Case) -> None:
+    """Logits, not only those of answers, are the whole pass's; and the blocks below did not run."""
+    base, model, ran = case.base, case.base.fresh(), list[int]()
+    teacher = references(base.prompts, ITEMS)
+    assert enters(model, base.blocks, teacher)
+    with torch.no_grad(), recording(model, base.blocks) as outputs:
+        whole = model(teacher.ids, attention_mask=teacher.mask).logits
+    for layer in range(N_LAYERS):
+        first = next(iter(model.get_submodule(f"{base.blocks.prefix}.{layer}").children()))
+        first.register_forward_hook(lambda *_, layer=layer: ran.append(layer))
+    for layer in range(N_LAYERS):
+        ran.clear()
+        with torch.no_grad(), entering(model, base.blocks, layer, outputs):
+            assert torch.equal(model(teacher.ids, attention_mask=teacher.mask).logits, whole)
+        assert sorted({*ran}) == [*range(layer, N_LAYERS)]
 
 
 UNKNOWN = CTRLConfig(vocab_size=99, n_positions=64, n_embd=16, dff=24, n_layer=N_LAYERS, n_head=2, pad_token_id=0)

@@ -6,6 +6,10 @@ everything outside the blocks runs as always (positions, masks, the final norm, 
 whole pass would, with the same kernels on the same numbers.
 
 A model whose blocks hand anything else to each other, beside the stream, cannot be entered. `enters` tries it.
+
+Equal bit for bit, on a CPU in fp32: the 8 layers of `tiny:qwen3`, and random models with two blocks of Qwen3,
+Qwen3-MoE, Qwen3-Next, Qwen3.5 (dense, MoE), Qwen2.5, Llama, Mistral, Phi-3, Gemma 1 to 3, GPT-2, GPT-NeoX, BLOOM and
+OPT (`tests/test_families.py`).
 """
 
 from __future__ import annotations
