@@ -119,8 +119,7 @@ def contribution(
             if opened.layers or not len(sets):
                 table = opened.contributions(seed, benchmark=benchmark, score=score)
             if own and seed is None and opened.layers:
-                warnings = contribution_warnings(opened)
-                warnings += [said] if (said := sharpening(opened)) else []
+                warnings = contribution_warnings(opened) + sharpening(opened)
             scores = opened.scores(benchmark=benchmark, score=score)
             if seed is not None:
                 scores = scores[(scores["seed"] == seed) | (scores["run"] == "base")]

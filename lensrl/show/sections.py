@@ -15,6 +15,7 @@ from lensrl.compare.predictors import PREDICTORS, predictors
 from lensrl.errors import LensrlError
 from lensrl.judge.correlate import correlate_study
 from lensrl.judge.overlap import overlaps
+from lensrl.judge.sharpening import sharpening
 from lensrl.judge.verdict import Verdict
 from lensrl.judge.verdict import verdict as judge
 from lensrl.recipe.runs import BASE, FULL
@@ -25,7 +26,7 @@ from lensrl.show.completions import answers, examples, in_words
 from lensrl.show.controls import controls
 from lensrl.show.figures.scatter import drawable
 from lensrl.show.pictures import LOOK, picture
-from lensrl.show.readings import reading, sharpened
+from lensrl.show.readings import reading
 from lensrl.show.tables import Representations, representations
 from lensrl.show.words import METRIC_LABELS
 from lensrl.store.origin import checkpoint_note, texts_note
@@ -180,7 +181,7 @@ def _drawn(found: Measured, layers: Collection[int] | None) -> Mapping[str, Call
         "further": lambda: page_tables.further_tasks(study) if scored else {},
         "controls": lambda: controls(study) if scored else {},
         "others": lambda: page_tables.other_scores(study) if scored else {},
-        "sharpened": lambda: sharpened(study) if scored else [],
+        "sharpened": lambda: sharpening(study) if scored else [],
         "overlap": lambda: picture(plot.overlap(study, found.pairs, title="", look=LOOK)) if has_pairs else "",
         "teams": lambda: page_tables.team_rows(study) if scored else [],
         "coefficients": lambda: picture(plot.predictors(study, **known)) if correlated else "",
