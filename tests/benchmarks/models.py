@@ -9,11 +9,14 @@ processes on the machine change it less than the time on the wall.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
+import re
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -51,9 +54,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", choices=["sampling", "groups", "steps-tiny", "steps", "passes"])
+    parser.add_argument("--only", choices=["sampling", "groups", "steps-tiny", "steps", "passes", "memory"])
     arguments = parser.parse_args()
-    names = ("torch", "transformers", "trl", "transformer-lens")
+    names = ("torch", "transformers", "trl", "transformer-lens", "numpy")
     print(f"{os.cpu_count()} cores; " + ", ".join(f"{name} {version(name)}" for name in names))
     with tempfile.TemporaryDirectory(prefix="lensrl-bench-") as scratch:
         folder = arguments.folder or Path(scratch)
@@ -63,6 +66,7 @@ def main() -> None:
             "steps-tiny": lambda: step_rows(load_base("tiny:qwen3"), "tiny", steps=12),
             "steps": lambda: step_rows(load_base(str(make_pair("0.6B", folder).base)), "0.6B shape", steps=2),
             "passes": lambda: pass_rows(load_base(str(make_pair("0.6B", folder).base)), arguments.rounds),
+            "memory": lambda: memory_rows(make_pair("0.6B", folder).base),
         }
         table = Table("what", "ours", "peer", "ratio", "wanted", box=None, pad_edge=False, header_style="dim")
         try:
@@ -205,6 +209,40 @@ def step_rows(base: Base, name: str, *, steps: int) -> Iterator[Row]:
             f"a step of layer {layer} over one of full RL ({full[0]:.2f} s; peer {full[1]:.2f} s), {name}; peer: TRL",
             f"{one:.2f}", f"{other:.2f}", f"{one / other:.2f}", verdict(one / other <= 1.05, "≤ 1.05"),
         )  # fmt: skip
+
+
+def memory_rows(folder: Path) -> Iterator[Row]:
+    """The peak memory of a process that takes one step, beside the bytes that it must hold at once.
+
+    These are the base in fp32, the frozen weights, and 16 bytes for each trained weight: itself, its gradient, and two
+    moments.
+    """
+    kinds: list[tuple[list[int] | None, str]] = [(None, "float32"), ([13], "float32"), ([13], "bfloat16")]
+    for layers, frozen in kinds:
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            libraries, peak, weights, trained = pool.submit(memory_of_step, folder, layers, frozen).result()
+        must = 4 * weights + (2 if frozen == "bfloat16" else 4) * (weights - trained) + 16 * trained
+        what = "full RL" if layers is None else f"layer 13, frozen in {frozen}"
+        yield (
+            f"peak memory, a step of {what}, 0.6B shape, {libraries / 1e9:.2f} GB of them libraries; peer: to hold",
+            f"{peak / 1e9:.2f} GB", f"{must / 1e9:.2f} GB", f"{peak / must:.2f}", verdict(peak / must <= 1.3, "≤ 1.3"),
+        )  # fmt: skip
+
+
+def memory_of_step(folder: Path, layers: list[int] | None, frozen: str) -> tuple[int, int, int, int]:
+    """Return the peak memory before and after a step in this process, and the number of all and of trained weights."""
+    libraries, base = peak_memory(), load_base(str(folder))
+    asked = recipe(steps=1, prompts_per_step=2, completions_per_prompt=4, max_completion_tokens=8, micro_batch=4,
+                   frozen_dtype=frozen if layers else None)  # fmt: skip
+    done = train(base, Lengths(), asked, layers=layers, seed=0)
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in done.model.parameters()]
+    return libraries, peak_memory(), sum(n for n, _ in sizes), sum(n for n, trains in sizes if trains)
+
+
+def peak_memory() -> int:
+    """The largest memory that this process has held, in bytes. `getrusage` would begin with that of its parent."""
+    (found,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
+    return 1024 * int(found)
 
 
 def ours_step(base: Base, asked: Recipe, layers: list[int] | None) -> float:
