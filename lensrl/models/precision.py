@@ -74,7 +74,19 @@ def copy_in_bf16(
 
 def is_exact(tensor: torch.Tensor) -> bool:
     """Return whether every number of an fp32 tensor is a bf16 number."""
-    return not bool((tensor.detach().contiguous().view(torch.int32) & 0xFFFF).any())
+    return not any(bool((part.view(torch.int32) & 0xFFFF).any()) for part in in_parts(tensor))
+
+
+def in_parts(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return the numbers of a tensor in rows of at most 64 MB in fp32. A check of each takes the memory of one."""
+    return tensor.detach().reshape(-1).split(2**24)
+
+
+def own_weights(model: PreTrainedModel) -> None:
+    """Give a model that shares its fp32 weights with another (`Base.reading`) copies of them."""
+    for parameter in model.parameters():
+        if parameter.dtype == torch.float32:
+            parameter.data = parameter.data.clone()
 
 
 def lower_frozen(model: PreTrainedModel) -> None:

@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from lensrl.models.base import Base
+from lensrl.models.precision import in_parts
 from lensrl.models.references import batches, references, teacher_batch
 from lensrl.recipe import Trained
 from lensrl.recipe.layers import Outside
@@ -17,12 +18,12 @@ from lensrl.tasks import Item
 @torch.no_grad()
 def is_finite(model: PreTrainedModel, base: Base, items: Sequence[Item]) -> bool:
     """Return whether the weights are finite, and the logits on the prompts and references of `items`."""
-    if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
+    if not all(part.isfinite().all() for parameter in model.parameters() for part in in_parts(parameter)):
         return False
     for chunk in batches(items, teacher_batch(base.prompts, items, len(items))):
         teacher = references(base.prompts, chunk).to(model.device)
         logits = model(input_ids=teacher.ids, attention_mask=teacher.mask, use_cache=False).logits
-        if not torch.isfinite(logits).all():
+        if not all(part.isfinite().all() for part in in_parts(logits)):
             return False
     return True
 
@@ -42,8 +43,10 @@ def check_frozen(
     for name, parameter in model.named_parameters():
         if not base.blocks.trains(name, layers, component, outside):
             # As integers: 0.0 and -0.0 differ in a bit, and NaN equals itself. A bf16 number has one fp32 number.
-            before, after = base.weights[name], parameter.detach().cpu().float()
-            if not torch.equal(before.view(torch.int32), after.view(torch.int32)):
+            pairs = zip(in_parts(base.weights[name]), in_parts(parameter), strict=True)
+            if not all(
+                torch.equal(one.view(torch.int32), other.cpu().float().view(torch.int32)) for one, other in pairs
+            ):
                 part = "" if component == "block" else f" ({component})"
                 part += "".join(f" and {also}" for also in outside)
                 raise RuntimeError(f"{name} changed although only layers {layers}{part} were trained")

@@ -21,7 +21,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from lensrl.models.base import Base
 from lensrl.models.blocks import train_only
 from lensrl.models.lora import add_lora, named_weights, trained_weights
-from lensrl.models.precision import any_shape, copy_in_bf16, lower_frozen
+from lensrl.models.precision import any_shape, copy_in_bf16, lower_frozen, own_weights
 from lensrl.models.sampler import SAMPLERS, Copied
 from lensrl.models.shards import copy_whole, is_sharded, shard
 from lensrl.recipe import Lora, Recipe, Trained
@@ -91,7 +91,7 @@ def train(
     ranks.join()
     # A copy of the base in which exactly the chosen parameters have gradients.
     chosen = None if layers is None else sorted(layers)
-    model = base.fresh()
+    model = base.reading()  # the base's weights themselves, until each has a copy of its own
     train_only(model, base.blocks, chosen, component, outside)
     if lora is not None and chosen:
         add_lora(model, base.blocks, chosen, lora, seed=seed)
@@ -99,6 +99,7 @@ def train(
     limit = recipe.rl.gradient_limit(trained, sum(weights.numel() for weights in base.weights.values()))
     if frozen_in_bf16(base, recipe, device):
         lower_frozen(model)
+    own_weights(model)
     if recipe.engine.shard:
         shard(model, base.blocks, device)
     else:

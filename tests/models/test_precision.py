@@ -11,7 +11,7 @@ from lensrl.models.base import Base
 from lensrl.models.blocks import train_only
 from lensrl.models.generation import sampling_settings, token_ids
 from lensrl.models.histories import Histories
-from lensrl.models.precision import autocast, inexact, is_exact, lower_frozen
+from lensrl.models.precision import autocast, in_parts, inexact, is_exact, lower_frozen, own_weights
 from tests.families import FAMILIES, opened
 
 
@@ -63,6 +63,28 @@ def test_a_matrix_that_bf16_cannot_hold_stays_in_fp32(tmp_path: Path) -> None:
     kinds = {n: p.dtype for n, p in model.named_parameters() if n.endswith("up_proj.weight")}
     assert kinds == {name: torch.float32, name.replace("0", "1"): torch.float32}
     assert model.get_parameter("model.layers.0.mlp.down_proj.weight").dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("lowered", [False, True])
+def test_a_model_that_shared_the_weights_of_the_base_has_its_own(some_base: Base, lowered: bool) -> None:
+    model = some_base.reading()
+    theirs = {weight.data_ptr() for weight in some_base.weights.values()}
+    assert {parameter.data_ptr() for parameter in model.parameters()} == theirs
+    train_only(model, some_base.blocks, [1])
+    if lowered:
+        lower_frozen(model)
+    own_weights(model)
+    assert not theirs & {parameter.data_ptr() for parameter in model.parameters()}
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter.detach().float(), some_base.weights[name]), name
+
+
+def test_a_large_tensor_is_looked_at_in_parts_and_as_a_whole() -> None:
+    tensor = torch.zeros(2, 2**23 + 1)
+    assert [len(part) for part in in_parts(tensor)] == [2**24, 2]
+    assert is_exact(tensor)
+    tensor[-1, -1] = 1 / 3
+    assert not is_exact(tensor)
 
 
 @pytest.mark.parametrize(("value", "exact"), [(0.0, True), (-1.5, True), (1 / 3, False), (float("inf"), True)])
