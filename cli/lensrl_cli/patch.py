@@ -27,7 +27,7 @@ from lensrl_cli.output import (
     print_table,
     write_csv,
 )
-from lensrl_cli.patch_controls import show_random, show_wrong_items
+from lensrl_cli.patch_controls import beside_patches, show_random, show_wrong_items
 from lensrl_cli.patch_notes import how_to_read, note_losses, note_time, note_untrained
 from lensrl_cli.progress import progress_bars
 
@@ -145,7 +145,8 @@ def patch(
     size of the change recovers, and not its direction. They have no sampled scores: each draw would cost an evaluation.
 
     --control items takes the donor's activations from another item with as many tokens. If they recover as much, the
-    patch hands over nothing about the item.
+    patch hands over nothing about the item. Beside them, own: the receiver's own activations, which recover 0 unless
+    patching itself does something.
 
     Example: lensrl patch runs/tiny --from full-rl --layer 3
     """
@@ -215,7 +216,7 @@ def patch(
                 )
                 _show_additivity(named, sums[sums["what"].isin(table["what"])])
         if csv is not None:
-            write_csv(table, csv)
+            write_csv(table if wrong is None else beside_patches(table, wrong), csv)
         draw(figure, lambda: lensrl.plot.patching_panels(opened, table, title=title_of_sets, look=look))
 
 

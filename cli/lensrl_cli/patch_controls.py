@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lensrl.show.words import METRIC_LABELS
+from lensrl.show.words import METRIC_LABELS, exact
 from lensrl_cli.output import interval, note, number, print_table
 
 if TYPE_CHECKING:
@@ -36,8 +36,16 @@ def show_random(table: pd.DataFrame, randoms: pd.DataFrame) -> None:
          "stored", style="dim")  # fmt: skip
 
 
+def beside_patches(table: pd.DataFrame, wrong: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of patches with the recoveries of `wrong_item_patches` at the end of each row, for --csv."""
+    keys = ["layer", "component", "from", "into", "seed", "metric"]
+    found = [name for name in wrong if name.startswith(("right", "wrong", "own"))]
+    beside = wrong[[*keys, *found]].assign(what="activations")
+    return table.merge(beside, on=["what", *keys], how="left")
+
+
 def show_wrong_items(table: pd.DataFrame) -> None:
-    """Print the recovery by the donor's activations of the right item beside that of a wrong one."""
+    """Print the recovery by the donor's activations of the right item, of a wrong one, and by the receiver's own."""
     rows = [
         {
             "layer": str(row["layer"]),
@@ -46,6 +54,7 @@ def show_wrong_items(table: pd.DataFrame) -> None:
             "95 % interval": interval(row["right_low"], row["right_high"]),
             "wrong item": number(2)(row["wrong"]),
             "95 % interval ": interval(row["wrong_low"], row["wrong_high"]),
+            "own": exact(row["own"]),
         }
         for row in table.to_dict("records")
     ]
@@ -56,4 +65,4 @@ def show_wrong_items(table: pd.DataFrame) -> None:
     first = table.iloc[0]
     alone = f"; {first['left_out']} that share theirs with no other are left out" if first["left_out"] else ""
     note(f"{first['items']} items, each with another that has as many tokens in prompt and reference{alone}; seeded, "
-         "and not stored", style="dim")  # fmt: skip
+         "and not stored. Own: by the receiver's own activations of the item", style="dim")  # fmt: skip

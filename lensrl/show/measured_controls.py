@@ -6,10 +6,11 @@ Each control is a table beside its null. A study on which a control has no meani
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from lensrl.compare.changed_overlap import by_layer, changed_overlap
-from lensrl.compare.equal_distance import contributions_at_equal
+from lensrl.compare.equal_distance import Distance, contributions_at_equal
 from lensrl.compare.kl import kl_to_base
 from lensrl.compare.patching import OnProgress
 from lensrl.compare.patching.control import random_grafts
@@ -18,12 +19,17 @@ from lensrl.compare.patching.wrong_items import wrong_item_patches
 from lensrl.compare.weights import compare_weights
 from lensrl.errors import LensrlError
 from lensrl.recipe.runs import FULL
-from lensrl.show.words import number, small
+from lensrl.show.words import exact, number, small
 from lensrl.store.study import Study
 
 DRAWS = 3  # of random deltas
 LOGPROB = "reference_logprob"
-OF_DELTAS = {"stable_rank": "stable rank", "left_angle": "left angle", "overlap_largest": "on largest"}
+OF_DELTAS = {  # heading, digits
+    "stable_rank": ("stable rank", 2),
+    "spectral_shift": ("spectral shift", 5),
+    "left_angle": ("left angle", 2),
+    "overlap_largest": ("on largest", 2),
+}
 OTHERS = {"seeds": "another seed", "alone": "layer alone", "layers": "next layer"}
 
 
@@ -70,12 +76,12 @@ def _kl(study: Study, on_progress: OnProgress | None) -> Rows:
     )
 
 
-def _at_equal_kl(study: Study, on_progress: OnProgress | None) -> Rows:
-    table = contributions_at_equal(study, "kl", on_progress=on_progress)
+def _at_equal(study: Study, on_progress: OnProgress | None, by: Distance) -> Rows:
+    table = contributions_at_equal(study, by, on_progress=on_progress)
     rows = [
         {
             "layer": str(row["layer"]),
-            "KL": number(row["distance"]),
+            "KL" if by == "kl" else "norm": number(row["distance"]),
             "gain": number(row["gain"]),
             "gain of full RL there": number(row["full_gain"]),
             "C there": _with_interval(row["contribution"], row["low"], row["high"]),
@@ -100,12 +106,16 @@ def _random_deltas(study: Study, on_progress: OnProgress | None) -> Rows:
     rows = [
         {"layer": str(row["layer"])}
         | {
-            heading: f"{number(row[measure], 2)} / {number(row[f'{measure}_random'], 2)}"
-            for measure, heading in OF_DELTAS.items()
+            heading: f"{number(row[measure], digits)} / {number(row[f'{measure}_random'], digits)}"
+            for measure, (heading, digits) in OF_DELTAS.items()
         }
         for row in table.to_dict("records")
     ]
-    return rows, "Full RL / random deltas of the same norm in each matrix. Angle in degrees; on largest: 0.1 by chance."
+    return (
+        rows,
+        "Full RL / random deltas of the same norm in each matrix. Spectral shift: the "
+        "relative change of the singular values. Angle in degrees. On largest: 0.1 by chance.",
+    )
 
 
 def _overlap(study: Study, on_progress: OnProgress | None) -> Rows:
@@ -129,10 +139,15 @@ def _wrong_items(study: Study, on_progress: OnProgress | None) -> Rows:
             "layer": str(row["layer"]),
             "right item": _with_interval(row["right"], row["right_low"], row["right_high"]),
             "wrong item": _with_interval(row["wrong"], row["wrong_low"], row["wrong_high"]),
+            "own": exact(row["own"]),
         }
         for row in table.to_dict("records")
     ]
-    return rows, "Recovery of log p by full RL's activations on the item, and on another one with as many tokens."
+    return (
+        rows,
+        "Recovery of log p by full RL's activations on the item, and on another one with as many tokens. Own: by the "
+        "base's own activations on the item, 0 unless patching itself does something.",
+    )
 
 
 def _direct(study: Study, on_progress: OnProgress | None) -> Rows:
@@ -161,7 +176,8 @@ def _with_interval(value: float, low: float, high: float) -> str:
 
 CONTROLS: dict[str, tuple[str, Callable[[Study, OnProgress | None], Rows]]] = {
     "KL to the base": ("lensrl contribution --kl", _kl),
-    "At an equal distance from the base": ("lensrl contribution --at-equal kl", _at_equal_kl),
+    "At an equal KL to the base": ("lensrl contribution --at-equal kl", partial(_at_equal, by="kl")),
+    "At an equal norm of the deltas": ("lensrl contribution --at-equal norm", partial(_at_equal, by="norm")),
     "Grafts of random directions": ("lensrl patch --control random", _random_grafts),
     "Random deltas": ("lensrl deltas --control random", _random_deltas),
     "The entries that moved most": ("lensrl deltas --overlap", _overlap),

@@ -81,6 +81,11 @@ def small(value: float) -> str:
     return f"{value:.2g}" if 0 < value < 0.001 else number(value)
 
 
+def exact(value: float) -> str:
+    """Return a number with two digits. Only what is exactly 0 reads `0`."""
+    return "–" if value != value else f"{value + 0.0:.2g}"  # + 0.0: no sign before a zero
+
+
 def p_value(value: float) -> str:
     """Return a p in words: `< 0.001`, or with three digits."""
     return "–" if value != value else "< 0.001" if value < 0.001 else f"{value:.3f}"

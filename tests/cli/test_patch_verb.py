@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from lensrl_cli.patch import patch
 
@@ -84,13 +85,19 @@ def test_heads_and_the_stream_say_what_they_are(small_study_folder: Path, tmp_pa
     assert {row["head"] for row in last} == {None}
 
 
-def test_direct_effects_beside_those_of_a_wrong_item(small_study_folder: Path) -> None:
+def test_direct_effects_beside_those_of_a_wrong_item(small_study_folder: Path, tmp_path: Path) -> None:
     done = lensrl("patch", small_study_folder, "--layer", "2,7", "--what", "activations", "--component", "direct",
-                  "--control", "items")  # fmt: skip
+                  "--control", "items", "--csv", tmp_path / "t.csv")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "Later layers add what they add without the patch" in done.stdout
     assert "Recovery by the donor's activations of the right item, and of another one" in done.stdout
     assert "each with another that has as many tokens in prompt and reference" in done.stdout
+    assert "by the receiver's own activations" in done.stdout
+    printed = done.stdout[done.stdout.index("Recovery by the donor's activations of the right item") :].splitlines()
+    assert [line.split()[-1] for line in printed[1:6]] == ["own", *["0"] * 4]
+    rows = pd.read_csv(tmp_path / "t.csv")
+    assert rows["own"].tolist() == [0.0] * 4
+    assert rows["wrong"].nunique() == 4
 
 
 def test_what_is_said_of_sets_is_true_of_the_component(small_study_folder: Path) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lensrl import Study, changed_overlap, contributions_at_equal, kl_to_base, patch, write_report
+from lensrl import Study, changed_overlap, compare_weights, contributions_at_equal, kl_to_base, patch, write_report
 from lensrl.compare.changed_overlap import by_layer
+from lensrl.compare.equal_distance import Distance
 from lensrl.show import measured_controls as page
 from lensrl.show.words import number, small
 
@@ -25,12 +26,21 @@ def test_every_control_of_a_study_that_ran_is_a_table_with_the_numbers_of_its_ve
     assert {row["run"]: (row["KL"].split()[0], row["random"]) for row in found["KL to the base"].rows} == {
         run: (small(row["kl"]), small(row["random"])) for run, row in kl.iterrows()
     }
-    equal = contributions_at_equal(small_study).set_index("layer")["gain"]
-    rows = found["At an equal distance from the base"].rows
-    assert {row["layer"]: row["gain"] for row in rows} == {str(layer): number(gain) for layer, gain in equal.items()}
-    assert {row["layer"] for row in found["Random deltas"].rows} == {
-        str(layer) for layer in range(small_study.n_layers)
-    }
+    equal: list[tuple[str, Distance, str]] = [
+        ("At an equal KL to the base", "kl", "KL"),
+        ("At an equal norm of the deltas", "norm", "norm"),
+    ]
+    for title, by, heading in equal:
+        rows = contributions_at_equal(small_study, by).to_dict("records")
+        assert [(row["layer"], row[heading], row["gain"]) for row in found[title].rows] == [
+            (str(row["layer"]), number(row["distance"]), number(row["gain"])) for row in rows
+        ]
+    deltas = compare_weights(small_study, "full-rl", by="layer", draws=page.DRAWS).dropna(subset=["layer"])
+    assert [(row["layer"], row["spectral shift"]) for row in found["Random deltas"].rows] == [
+        (str(row["layer"]), f"{row['spectral_shift']:.5f} / {row['spectral_shift_random']:.5f}")
+        for row in deltas.to_dict("records")
+    ]
+    assert {row["own"] for row in found["Activations of a wrong item"].rows} == {"0"}
     direct = patch(small_study, what="activations", component="direct", layers=[3])
     expected = direct[direct["metric"] == "reference_logprob"]["recovery"].item()
     row = found["Direct effects"].rows[3]
@@ -44,7 +54,7 @@ def test_every_control_of_a_study_that_ran_is_a_table_with_the_numbers_of_its_ve
 def test_on_the_page_a_control_is_a_table_or_a_reason_and_without_them_a_command(
     small_study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = ("The entries that moved most", "At an equal distance from the base")
+    kept = ("The entries that moved most", "At an equal norm of the deltas")
     monkeypatch.setattr(page, "CONTROLS", {title: page.CONTROLS[title] for title in kept})
     monkeypatch.setattr(type(small_study["full-rl"]), "snapshots", property(lambda _: {}))
     text = write_report(small_study, tmp_path / "with.html", controls=True).read_text(encoding="utf-8")

@@ -1,9 +1,11 @@
-"""The control of an activation patch: the donor's activations on another item in the place of its own.
+"""The controls of an activation patch: the donor's activations on another item, and the receiver's own.
 
     wrong(i) = the next item after i in a random cycle through the items with as many tokens in prompt and reference
 
 If the wrong item's activations recover as much as the right item's, then the patch hands over what all items share, as
 the form of an answer is, and nothing about the item. A recovery below 0 means that the item is lost.
+
+The receiver's own activations in their own place change nothing: this recovery is 0, unless patching itself does harm.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from lensrl.tasks import Item
 
 COLUMNS = [
     "layer", "component", "from", "into", "seed", "metric", "right", "right_low", "right_high",
-    "wrong", "wrong_low", "wrong_high", "status", "reason", "items", "left_out",
+    "wrong", "wrong_low", "wrong_high", "own", "status", "reason", "items", "left_out",
 ]  # fmt: skip
 
 
@@ -48,10 +50,10 @@ def wrong_item_patches(
     """Patch activations of the donor on the right item and on a wrong one: one row per layer and metric.
 
     Columns: layer, component, from, into, seed, metric; right and wrong, the recoveries, each with its 95 % interval
-    over items (`_low`, `_high`); status and reason of a recovery that is not defined; items, the number of items that
-    enter; left_out, the number of items that share their numbers of tokens with no other. Both recoveries are of the
-    same items, with the denominator M(from) - M(into) on the right items. Wrong items are drawn once, by a fixed seed.
-    Nothing is stored.
+    over items (`_low`, `_high`); own, the recovery by the receiver's own activations on the right item; status and
+    reason of a recovery that is not defined; items, the number of items that enter; left_out, the number of items that
+    share their numbers of tokens with no other. All recoveries are of the same items, with the denominator
+    M(from) - M(into) on the right items. Wrong items are drawn once, by a fixed seed. Nothing is stored.
 
     Raises LensrlError for layers or runs that do not exist, for a run that diverged, for the component `head`, and
     where fewer than two items have a partner.
@@ -74,22 +76,25 @@ def wrong_item_patches(
         for role, weights in patcher.weights.items()
     }
     patches = [Patch((layer,)) for layer in chosen]
-    (before, after, right), (_, _, wrong) = (
+    (before, after, right), (_, _, wrong), (_, _, own) = (
         patch_activations(
-            bridges["into"], bridges["donor"], patcher.base, items, patches, component, donor_items=read,
+            bridges["into"], bridges[giver], patcher.base, items, patches, component, donor_items=read,
             on_batch=None if on_progress is None else partial(on_progress, name),
         )
-        for name, read in (("right items", None), ("wrong items", others))
+        for name, giver, read in (
+            ("right items", "donor", None), ("wrong items", "donor", others), ("own activations", "into", None),
+        )
     )  # fmt: skip
     benchmark = [item.benchmark for item in items]
     ratios = {}
     for i, metric in enumerate(FORCED_METRICS):
-        values = {("right", p): right[p][i][None] for p in patches} | {("wrong", p): wrong[p][i][None] for p in patches}
+        kinds_of_patch = {"right": right, "wrong": wrong, "own": own}
+        values = {(kind, patch): of[patch][i][None] for kind, of in kinds_of_patch.items() for patch in patches}
         ratios[metric] = gain_ratios(before[i][None], after[i][None], values, benchmark, gain="M(from) - M(into)")
     rows = [
         (patch.layers[0], component, from_run, into_run, training_seed, metric, *found["right", patch].ratio,
-         *found["wrong", patch].ratio, found["right", patch].status, found["right", patch].reason, len(items),
-         len(partner) - len(items))
+         *found["wrong", patch].ratio, found["own", patch].ratio.value, found["right", patch].status,
+         found["right", patch].reason, len(items), len(partner) - len(items))
         for patch in patches
         for metric, found in ratios.items()
     ]  # fmt: skip

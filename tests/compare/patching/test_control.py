@@ -53,5 +53,7 @@ def test_the_right_items_recover_what_patching_says_and_the_wrong_ones_lose_the_
         assert table["right"].to_numpy() == pytest.approx(said["recovery"].to_numpy(), abs=1e-3, nan_ok=True)
     # After the last layer the wrong item's stream is all that is left: log p is that of another item's answers.
     assert table.set_index(["layer", "metric"])["wrong"][7, "reference_logprob"] < -1
+    assert said["recovery"].abs().min() > 0
+    assert table["own"].tolist() == [0.0] * 4  # the receiver's own activations, exactly
     with pytest.raises(LensrlError, match="whole layers"):
         lensrl.wrong_item_patches(small_study, layers=[3], component="head")
