@@ -145,8 +145,9 @@ def run(
             raise LensrlError("--slurm and --engine ray are two ways to use a cluster: leave one of them out")
         if (workers, devices, per_device) != (None, None, None):
             raise LensrlError("--slurm makes a task for each run: leave out --workers, --devices and --per-device")
-        _slurm(recipes[0], loaded[0], folder, names, array_limit, options, submit=submit)
-        return
+        if not dry_run:
+            _slurm(recipes[0], loaded[0], folder, names, array_limit, options, submit=submit)
+            return
     if dry_run:
         for path, recipe in zip(recipes, loaded, strict=True):
             print_estimate(recipe, out if out is not None else path.with_suffix(""), names)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from lensrl.errors import RecipeError, did_you_mean
 from lensrl.recipe.checkpoints import Checkpoint, CheckpointRun, ModelPlace
@@ -89,7 +90,15 @@ def _first_mistake(error: ValidationError, data: Any) -> str:
     first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])
     # pydantic puts the tags of unions into the path: task.train becomes ("task", "math", "train", "path")
     tags = {*TASKS, OWN, "path", Dataset.__name__, "int", "str", "list[int]", "[key]"}
-    key = ".".join(str(part) for part in first["loc"] if part not in tags)
+
+    def place(mistake: ErrorDetails) -> str:
+        return ".".join(
+            str(p) for p in mistake["loc"] if not (p in tags or str(p).startswith(("constrained-", "literal[")))
+        )
+
+    key = place(first)
+    # A setting of several types has a mistake for each of them.
+    messages = dict.fromkeys(one["msg"].removeprefix("Value error, ") for one in found if place(one) == key)
     key = key.replace("evaluation.benchmarks.", "evaluation.", 1)
     key = re.sub(r"^(checkpoints\..+)\.seeds\.(\d+)", r"\1.seed-\2", key)
     if first["type"] == "extra_forbidden":
@@ -102,7 +111,7 @@ def _first_mistake(error: ValidationError, data: Any) -> str:
     if first["type"] == "missing":
         return f"{key!r} is missing"
     given = "" if isinstance(first["input"], dict) else f" (given: {first['input']!r})"
-    return f"{f'{key}: ' if key else ''}{first['msg'].removeprefix('Value error, ')}{given}"
+    return f"{f'{key}: ' if key else ''}{', or '.join(messages)}{given}"
 
 
 def _known_keys(data: Any) -> list[str]:

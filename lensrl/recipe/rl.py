@@ -171,6 +171,12 @@ class Rl(Table):
         return self
 
     @model_validator(mode="after")
+    def _learns_from_rewards(self) -> Rl:
+        if self.algorithm == "sft" and self.reward != "task":
+            raise ValueError(f"reward = {self.reward!r} is for RL, and algorithm = 'sft' learns from the references")
+        return self
+
+    @model_validator(mode="after")
     def _warms_up(self) -> Rl:
         if self.warmup_steps and self.lr_scheduler_type == "constant":
             raise ValueError("warmup_steps needs a schedule: lr_scheduler_type = 'constant_with_warmup', for example")

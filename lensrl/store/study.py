@@ -39,7 +39,9 @@ class Study:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if not self.path.is_dir():
-            raise LensrlError(f"no study folder at {self.path}; make one with: lensrl run runs/tiny.toml")
+            recipe = Path(f"{self.path}.toml")
+            recipe = recipe if recipe.is_file() else "runs/tiny.toml"
+            raise LensrlError(f"no study folder at {self.path}; make one with: lensrl run {recipe}")
         if not (self.path / RECIPE_FILE).is_file():
             raise LensrlError(f"{self.path} is not a study: it has no {RECIPE_FILE}; studies are made by lensrl run")
         self.name = self.path.resolve().name

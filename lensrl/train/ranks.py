@@ -53,7 +53,10 @@ class Refused(LensrlError):
 
 def world() -> int:
     """Return the number of ranks: 1 without a launcher."""
-    return int(os.environ.get("WORLD_SIZE") or 1) or 1
+    said = os.environ.get("WORLD_SIZE") or "1"
+    if not said.isdecimal():
+        raise LensrlError(f"WORLD_SIZE is {said!r}, and must be a number of processes: unset it")
+    return int(said) or 1
 
 
 def rank() -> int:
@@ -62,16 +65,14 @@ def rank() -> int:
 
 
 def check_launcher() -> None:
-    """Raise LensrlError for a launcher of several processes that cannot be used."""
+    """Raise LensrlError for a launcher that cannot be used."""
     count = world()
-    if count == 1:
-        return
     other = next((name for key, name in OTHERS.items() if os.environ.get(key, "").lower() in ("1", "true")), None)
     if other is not None:
-        raise LensrlError(
-            f"accelerate's {other} is not supported: type lensrl run RECIPE --devices-per-run {count}, with --shard "
-            f"for a model that does not fit one device"
-        )
+        share = f" --devices-per-run {count}, with --shard for a model that does not fit one device" * (count > 1)
+        raise LensrlError(f"accelerate's {other} is not supported: type lensrl run RECIPE{share}")
+    if count == 1:
+        return
     missing = [name for name in LAUNCHED if name not in os.environ]
     if missing:
         raise LensrlError(

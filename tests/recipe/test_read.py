@@ -119,6 +119,15 @@ def test_a_bad_value_is_shown_with_its_key(tmp_path: Path, text: str, key: str, 
         ("sets = { a = true }", "sets.a: layers cannot be true"),
         ("seeds = [4294967296]", "seeds.0"),
         ("[rl]\nsteps = false", "rl: steps cannot be false"),
+        (
+            "[rl]\nmax_grad_norm = 'no'",
+            "rl.max_grad_norm: Input should be a valid number, unable to parse string as a number, or Input should be "
+            "'per-parameter-count' or 'none' (given: 'no')",
+        ),
+        (
+            "[rl]\nalgorithm = 'sft'\nreward = 'random'",
+            "reward = 'random' is for RL, and algorithm = 'sft' learns from",
+        ),
         ("[rl]\nfrozen_dtype = true", "rl.frozen_dtype: Input should be 'float32' or 'bfloat16'"),
         ('[rl]\nalgorithm = "sft"\nsampler_dtype = "float32"', "rl.sampler_dtype is for training that samples"),
         ("[rl.gigpo]\ngamma = 0.5", "the table gigpo is for algorithm = 'gigpo', and this is 'grpo'"),

@@ -272,5 +272,5 @@ def test_the_kept_recipe_is_the_studys(folder: Path) -> None:
 def test_a_folder_without_a_recipe_is_no_study(tmp_path: Path) -> None:
     with pytest.raises(LensrlError, match=r"is not a study: it has no recipe\.json"):
         open_study(tmp_path)
-    with pytest.raises(LensrlError, match=r"no study folder at .*absent; make one with: lensrl run"):
+    with pytest.raises(LensrlError, match=r"no study folder at .*absent; make one with: lensrl run runs/tiny.toml"):
         open_study(tmp_path / "absent")

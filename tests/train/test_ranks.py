@@ -219,6 +219,8 @@ def test_a_recipe_that_ranks_cannot_share_is_refused(
     [
         ({"ACCELERATE_USE_DEEPSPEED": "true"}, "accelerate's DeepSpeed is not supported"),
         ({"ACCELERATE_USE_FSDP": "true"}, "accelerate's FSDP is not supported: .* with --shard"),
+        ({"WORLD_SIZE": "1", "ACCELERATE_USE_DEEPSPEED": "true"}, "not supported: type lensrl run RECIPE$"),
+        ({"WORLD_SIZE": "x"}, "WORLD_SIZE is 'x', and must be a number of processes"),
         ({}, r"WORLD_SIZE is 2 and RANK is not set: type lensrl run RECIPE --devices-per-run 2"),
     ],
 )

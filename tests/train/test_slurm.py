@@ -108,6 +108,12 @@ def test_options_that_do_not_go_together_are_refused(
     assert not recipe.with_suffix("").exists()
 
 
+def test_a_dry_run_writes_and_submits_nothing(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run([recipe], slurm=True, submit=True, dry_run=True)
+    assert "disk" in capsys.readouterr().out
+    assert not recipe.with_suffix("").exists()
+
+
 def test_a_machine_without_sbatch_says_so(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent / "nowhere"))
     with pytest.raises(LensrlError, match="this machine has no sbatch"):
