@@ -1,7 +1,7 @@
 """A program that ranks run: train in several ways, and keep the weights and the curve that come out.
 
-All but the first case train on given completions; the first one plays episodes. With `shards`, the ranks share the
-weights out.
+All but the first case train on given completions; the first one plays episodes. One more ends at its first step. With
+`shards`, the ranks share the weights out.
 
 torchrun --nproc-per-node 2 -m tests.train.on_ranks FOLDER [shards]
 """
@@ -77,6 +77,13 @@ class OfText(Arithmetic):
         return float(sum(map(ord, completion)) % 3 == 0)
 
 
+class Broken(OfText):
+    """Gives a reward that is not finite, on the last rank alone."""
+
+    def reward(self, item: Any, completion: str) -> float:
+        return float("nan") if ranks.rank() == ranks.world() - 1 else super().reward(item, completion)
+
+
 def with_rl(recipe: Recipe, **settings: Any) -> Recipe:
     return recipe.model_copy(update={"rl": Rl.model_validate(recipe.rl.model_dump() | settings)})
 
@@ -91,6 +98,8 @@ def main(folder: Path, *, shards: bool) -> None:
     SAMPLERS["pieces"] = Given
     if shards:
         check_shards(base)
+    stopped = train(base, Broken(), with_rl(small, steps=2), layers=None, seed=0)
+    (folder / f"stopped.rank-{ranks.rank()}").write_text(f"{stopped.status}: {stopped.reason}", encoding="utf-8")
     for name in SHARDS if shards else CASES:
         settings, layers = CASES[name]
         keep(train(base, OfText(), with_rl(small, steps=STEPS, **settings), layers=layers, seed=0), folder, name)

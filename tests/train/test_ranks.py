@@ -90,6 +90,13 @@ def test_two_ranks_train_as_one_process(trained: Path, base: Base, ranks: str, c
     assert norm([one[n] - base.weights[n] for n in one]) > 1e-4 * norm([*one.values()]), "something was learned"
 
 
+@pytest.mark.cluster
+@pytest.mark.parametrize("ranks", ["two", "shards"])
+def test_every_rank_stops_where_one_has_a_reward_that_is_not_finite(trained: Path, ranks: str) -> None:
+    said = {(trained / ranks / f"stopped.rank-{rank}").read_text() for rank in (0, 1)}
+    assert said == {"diverged: a reward is not finite at step 1"} == {(trained / "one/stopped.rank-0").read_text()}
+
+
 def norm(tensors: Sequence[torch.Tensor]) -> float:
     return sum(float(tensor.double().square().sum()) for tensor in tensors) ** 0.5
 
