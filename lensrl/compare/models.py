@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +13,9 @@ import pandas as pd
 from lensrl.compare.activations import SITE, check_sequences, representation_table
 from lensrl.compare.device import Device, algebra_on
 from lensrl.compare.patching import OnProgress
-from lensrl.compare.precision import Kinds, add_precision, watch
+from lensrl.compare.precision import Kinds
 from lensrl.compare.progress import with_bar
-from lensrl.compare.weights import By, PartWeights, weight_table
+from lensrl.compare.weights import By, Weight, weight_table
 from lensrl.errors import LensrlError, did_you_mean
 from lensrl.measures.hsic import Pairs
 from lensrl.recipe import ModelPlace
@@ -53,9 +53,8 @@ def compare_models(
     vocabulary, where they differ, else None; `left_out`, the tensors of a value head; `merged`, the rank and scale of a
     LoRA adapter that was merged, else None; and `by_svd`, as in `compare_weights`.
 
-    The tensors are read from safetensors, for one layer at a time, or one part outside the layers. As many of these as
-    there are cores are in memory at once, in fp32. The largest, often the embeddings, needs three copies of itself: one
-    of each model, and one to rank its entries. No tokenizer is needed.
+    The tensors are read from safetensors, one matrix at a time on each core, before and after, in fp32. A row of
+    several matrices is read once more for each pass over its entries. No tokenizer is needed.
 
     Raises LensrlError where one of the two is no complete model, where they are different architectures, for weights
     that are not finite, and for `cuda` without a GPU.
@@ -63,12 +62,10 @@ def compare_models(
     from lensrl.models.pair import open_pair
 
     algebra = algebra_on(device)
-    pair, stored = open_pair(str(base), str(trained)), []
-    total = len({pair.blocks.part(name) for name in pair.names})
+    pair = open_pair(str(base), str(trained))
     kinds = Kinds(pair.base.dtypes, pair.trained.dtypes, exact=pair.trained.merged is not None)
-    parts = watch(_read_parts(pair), by, kinds, stored)
-    table = weight_table(parts, by, total, on_progress, draws=draws, algebra=algebra)
-    kept = add_precision(table, by, stored)
+    table, stored = weight_table(_weights_of(pair), by, kinds, on_progress, draws=draws, algebra=algebra)
+    kept = pd.DataFrame(stored)
     table["common_rows"] = pd.array([_common_rows(pair, row) for row in table.itertuples()], dtype="Int64")
     vocabulary = pair.trained.vocabulary
     table.attrs |= {
@@ -140,25 +137,24 @@ def compare_model_activations(
     return table
 
 
-def _read_parts(pair: Pair) -> Iterator[PartWeights]:
-    """Read both models part by part, those outside the layers first: the embeddings are often the largest."""
-    names: dict[int | str, list[str]] = {}
-    for name in pair.names:
-        names.setdefault(pair.blocks.part(name), []).append(name)
-    for part in sorted(names, key=lambda part: (isinstance(part, int), part)):
-        components = {name: pair.blocks.component(name) or "" for name in names[part]}
-        before, after = {}, {}
-        for name in components:
-            one, other = _read(pair.base, name), _read(pair.trained, name)
-            one = one[: len(other)] if name in pair.trained.resized else one  # the rows that both have
-            before[name], after[name] = one, one if same_bits(one, other) else other
-        yield PartWeights(part, components, before, after)
+def _weights_of(pair: Pair) -> list[Weight]:
+    """Return the weights of both models, unread."""
+
+    def read(name: str) -> tuple[np.ndarray, np.ndarray]:
+        one, other = _read(pair.base, name), _read(pair.trained, name)
+        one = one[: len(other)] if name in pair.trained.resized else one  # the rows that both have
+        return one, one if same_bits(one, other) else other
+
+    return [
+        Weight(name, pair.blocks.part(name), pair.blocks.component(name) or "", entries, partial(read, name))
+        for name, entries in pair.entries.items()
+    ]
 
 
 def _common_rows(pair: Pair, row: Any) -> int | None:
     """Return the rows of embeddings that are compared in a row of the table; None where all are."""
     vocabulary = pair.trained.vocabulary
-    resized = {row.parameter} if row.parameter else {n for n in pair.names if pair.blocks.part(n) == row.component}
+    resized = {row.parameter} if row.parameter else {n for n in pair.entries if pair.blocks.part(n) == row.component}
     return None if vocabulary is None or resized.isdisjoint(pair.trained.resized) else vocabulary.common
 
 

@@ -7,40 +7,24 @@ that moved. A run that was trained here, or merged here from an adapter, has non
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple, Protocol, TypeVar
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 
+from lensrl.measures.joined import Pair
 from lensrl.measures.rounding import rounding_norm
-
-
-class Part(Protocol):
-    """A part of a model before and after training: `lensrl.compare.weights.PartWeights`."""
-
-    @property
-    def part(self) -> int | str: ...
-    @property
-    def components(self) -> Mapping[str, str]: ...
-    @property
-    def before(self) -> Mapping[str, np.ndarray]: ...
-    @property
-    def after(self) -> Mapping[str, np.ndarray]: ...
-
-
-P = TypeVar("P", bound=Part)
 
 
 class Stored(NamedTuple):
     """How one parameter is stored in two models, and what rounding does to it."""
 
-    row: str  # the row of the table to which the parameter belongs
-    base_dtype: str
-    trained_dtype: str
-    rounding: float  # the squared norm of the errors of rounding; NaN where it is not known
-    entries: int
-    changed: int
+    base_dtype: str = ""
+    trained_dtype: str = ""
+    rounding: float = 0.0  # the squared norm of the errors of rounding; NaN where it is not known
+    entries: int = 0
+    changed: int = 0
 
 
 class Kinds(NamedTuple):
@@ -51,41 +35,22 @@ class Kinds(NamedTuple):
     exact: bool = False  # the difference was taken before any rounding
 
 
-def watch(parts: Iterable[P], by: str, kinds: Kinds, stored: list[Stored]) -> Iterator[P]:
-    """Hand on the parts, and append a record of each parameter to `stored`."""
-    for part in parts:
-        for name, component in part.components.items():
-            before, after = part.before[name], part.after[name]
-            pair = kinds.base[name], kinds.trained[name]
-            # A parameter that both models store with the same bits has no error in its difference.
-            errors = () if after is before or kinds.exact else zip((before, after), pair, strict=True)
-            rounding = sum(np.nan if " and " in kind else rounding_norm(weights, kind) ** 2 for weights, kind in errors)
-            layer = part.part if isinstance(part.part, int) else None
-            group = _group(layer, part.part if layer is None else component if by == "component" else "")
-            changed = 0 if after is before else int(np.count_nonzero(before != after))
-            stored.append(Stored(name if by == "parameter" else group, *pair, rounding, before.size, changed))
-        yield part
+def stored_as(name: str, pair: Pair, kinds: Kinds) -> Stored:
+    """Return the record of one parameter, given before and after training."""
+    before, after = pair
+    types = kinds.base[name], kinds.trained[name]
+    # A parameter that both models store with the same bits has no error in its difference.
+    errors = () if after is before or kinds.exact else zip(pair, types, strict=True)
+    rounding = sum(np.nan if " and " in kind else rounding_norm(weights, kind) ** 2 for weights, kind in errors)
+    changed = 0 if after is before else int(np.count_nonzero(before != after))
+    return Stored(*types, rounding, before.size, changed)
 
 
-def add_precision(table: pd.DataFrame, by: str, stored: Iterable[Stored]) -> pd.DataFrame:
-    """Add the columns base_dtype, trained_dtype and rounding_norm to a table. Returns the records of all parameters."""
-    kept = pd.DataFrame(stored, columns=Stored._fields)
-    rounding = kept.groupby("row")["rounding"].agg(lambda squares: squares.sum(skipna=False))
-    kinds = kept.groupby("row")[["base_dtype", "trained_dtype"]].agg(_spell)
-    if by == "parameter":
-        keys = list(table["parameter"])
-    else:
-        keys = [_group(None if pd.isna(n) else n, c) for n, c in zip(table["layer"], table["component"], strict=True)]
-    rows = kinds.loc[keys]
-    table["base_dtype"], table["trained_dtype"] = rows["base_dtype"].to_numpy(), rows["trained_dtype"].to_numpy()
-    table["rounding_norm"] = np.sqrt(rounding.loc[keys].to_numpy(float))
-    return kept
+def precision(stored: Sequence[Stored]) -> tuple[str, str, float]:
+    """Return the columns base_dtype, trained_dtype and rounding_norm of a row of the table, from its parameters."""
+    types = (_spell(one.base_dtype for one in stored), _spell(one.trained_dtype for one in stored))
+    return (*types, math.sqrt(np.sum([one.rounding for one in stored])))
 
 
-def _group(layer: int | None, component: int | str) -> str:
-    """Name a row of the table by layer or by component."""
-    return f"{'' if layer is None else layer}/{component}"
-
-
-def _spell(kinds: pd.Series) -> str:
+def _spell(kinds: Iterable[str]) -> str:
     return " and ".join(sorted({one for kind in kinds for one in kind.split(" and ")}))

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float32, Float64
+from jaxtyping import Float64
 
 from lensrl.compare.device import Device, algebra_on
 from lensrl.compare.patching import OnProgress
-from lensrl.compare.precision import Kinds, Stored, add_precision, watch
+from lensrl.compare.precision import Kinds, Stored, precision, stored_as
 from lensrl.compare.progress import with_bar
 from lensrl.compare.random_direction import random_direction
 from lensrl.compare.side_by_side import side_by_side
 from lensrl.errors import LensrlError
 from lensrl.measures.algebra import LAPACK, Algebra
+from lensrl.measures.joined import Pair, Weights
 from lensrl.measures.trajectory import directness, directness_null, gram, linearity, linearity_null
-from lensrl.measures.weights import DeltaMetrics, SpectralMetrics, entry_metrics, join_metrics, spectral_metrics
+from lensrl.measures.weights import (
+    DeltaMetrics,
+    EntryMetrics,
+    SpectralMetrics,
+    entry_metrics,
+    join_metrics,
+    medians,
+    spectral_metrics,
+)
 from lensrl.recipe.runs import BASE, FULL
 from lensrl.store.file.exact import add
 from lensrl.store.file.lazy import Deltas
@@ -30,7 +40,9 @@ if TYPE_CHECKING:
     from lensrl.models.blocks import Blocks  # torch, which `compare_weights` alone needs
 
 By = Literal["parameter", "component", "layer"]
+HELD = 2**22  # entries of a row that is held in memory: 32 MB before and after
 WEIGHT_COLUMNS = ["parameter", "layer", "component", *DeltaMetrics._fields]
+PRECISION_COLUMNS = ["base_dtype", "trained_dtype", "rounding_norm"]
 TRAJECTORY_COLUMNS = ["layer", "snapshots", "linearity", "linearity_null", "directness", "directness_null"]
 
 
@@ -79,11 +91,9 @@ def compare_weights(
     trained = study.runs.find_scored(run, study.runs.shared_seed(run, scored=True) if seed is None else seed)
     base, skeleton = open_base(study.recipe.model)
     check_base(trained, study.recipe.model, fingerprint(base))
-    stored: list[Stored] = []
-    parts = watch(_parts_of(trained, base, skeleton.blocks), by, _kinds(trained, base.dtypes), stored)
-    table = weight_table(parts, by, len(trained.deltas), on_progress, draws=draws, algebra=algebra)
-    add_precision(table, by, stored)
-    return table
+    weights = _weights_of(trained, base, skeleton.blocks)
+    kinds = _kinds(trained, base.dtypes)
+    return weight_table(weights, by, kinds, on_progress, draws=draws, algebra=algebra)[0]
 
 
 def _kinds(run: Run, own: Mapping[str, str]) -> Kinds:
@@ -96,93 +106,130 @@ def _kinds(run: Run, own: Mapping[str, str]) -> Kinds:
     return Kinds(own, {name: str(others.get(name, most)) for name in own})
 
 
-def _parts_of(run: Run, base: Mapping[str, np.ndarray], blocks: Blocks) -> Iterator[PartWeights]:
-    """Read the weights of each part that a run changed, before and after."""
-    components = run.delta_norms().set_index("parameter")["component"]
-    for part in sorted(run.deltas, key=lambda part: isinstance(part, int)):  # the embeddings, often the largest, first
-        before = {name: base[name] for name in components.index if blocks.part(name) == part}
-        after = before | {name: add(before[name], change) for name, change in run.deltas.exact(part).values()}
-        yield PartWeights(part, {name: components[name] for name in before}, before, after)
+def _weights_of(run: Run, base: Mapping[str, np.ndarray], blocks: Blocks) -> list[Weight]:
+    """Return the weights of each part that a run changed, unread."""
+    changed = {part: {*run.deltas[part]} for part in run.deltas}
+
+    def read(name: str) -> Pair:
+        part, inner, before = blocks.part(name), blocks.inner(name), base[name]
+        return before, add(before, run.deltas.exact_of(part, inner)) if inner in changed[part] else before
+
+    rows = run.delta_norms().to_dict("records")
+    places = [(row["parameter"], blocks.part(row["parameter"]), row["component"], row["size"]) for row in rows]
+    return [Weight(*place, partial(read, place[0])) for place in places if place[1] in changed]
 
 
-class PartWeights(NamedTuple):
-    """The weights of a layer, or of a part outside the layers, before and after training."""
+class Weight(NamedTuple):
+    """A parameter before and after training, which is read each time that it is needed."""
 
+    name: str
     part: int | str
-    components: Mapping[str, str]  # parameter -> component; empty outside the layers
-    before: Mapping[str, Float32[np.ndarray, "..."]]
-    after: Mapping[str, Float32[np.ndarray, "..."]]  # the very array of `before` where a parameter did not change
+    component: str  # empty outside the layers
+    entries: int
+    read: Callable[[], Pair]  # twice the very same array where the parameter did not change
+
+
+class Row(NamedTuple):
+    """A row of the table of `compare_weights`: the columns that name it."""
+
+    parameter: str
+    layer: int | None
+    component: str
+
+
+class Measured(NamedTuple):
+    """What was measured of a parameter, or of a row: of its change, and of each random delta in its place."""
+
+    entries: list[EntryMetrics]  # empty for a parameter that is no row of its own
+    spectra: list[SpectralMetrics]  # empty for a row of several parameters, and where nothing changed
+    stored: Stored = Stored()  # of a parameter
 
 
 def weight_table(
-    parts: Iterable[PartWeights], by: By, total: int = 0, on_progress: OnProgress | None = None, *, draws: int = 0,
+    weights: Sequence[Weight], by: By, kinds: Kinds, on_progress: OnProgress | None = None, *, draws: int = 0,
     algebra: Algebra = LAPACK,
-) -> pd.DataFrame:  # fmt: skip
-    """Measure the change of every part: the table of `compare_weights`.
+) -> tuple[pd.DataFrame, list[Stored]]:  # fmt: skip
+    """Measure the change of every weight: the table of `compare_weights`, and how each weight is stored.
 
-    Parts are measured side by side, one on each core, and each is read when a core is free: give the largest first.
-    `table.attrs["by_svd"]` names the parameters with a measure that needed an SVD (`lensrl.measures.spectra`).
+    Matrices are measured side by side, one on each core, the largest first. Each core holds one of them at a time. A
+    row of several weights is one vector: it is read anew, weight by weight, for each of the passes over its entries.
     """
-    found = side_by_side(
-        lambda part: _measure_with_control(part, by, draws, algebra),
-        parts,
-        None if on_progress is None else lambda done: on_progress("parts", done, total),
-    )
-    measured = sorted(found, key=lambda one: (isinstance(one.part, str), one.part))
-    columns = WEIGHT_COLUMNS + [f"{name}_random" for name in DeltaMetrics._fields if draws]
-    table = pd.DataFrame([row for one in measured for row in one.rows], columns=columns)
-    table.attrs["by_svd"] = [name for one in measured for name in one.by_svd]
-    return table.astype({"layer": "Int64"})
+    rows: dict[Row, list[Weight]] = {}
+    for weight in sorted(weights, key=lambda one: (isinstance(one.part, str), one.part)):
+        rows.setdefault(_row_of(weight, by), []).append(weight)
 
+    def measure(job: Weight | Row) -> Measured:
+        if isinstance(job, Row):
+            return _measure_row(rows[job], draws)
+        return _measure_weight(job, kinds, draws, algebra, alone=len(rows[_row_of(job, by)]) == 1)
 
-class MeasuredPart(NamedTuple):
-    """The rows of one part, and the parameters with a measure that needed an SVD."""
-
-    part: int | str
-    rows: list[tuple]
-    by_svd: list[str]
-
-
-def _measure_with_control(weights: PartWeights, by: By, draws: int, algebra: Algebra) -> MeasuredPart:
-    """Measure a part, and as many random deltas in its place: their means stand at the end of each row."""
-    found = _measure_part(weights, by, algebra)
-    if not draws:
-        return found
-    drawn = [
-        _measure_part(weights._replace(after=random_direction(weights.before, weights.after, draw)), by, algebra).rows
-        for draw in range(draws)
-    ]
-    means = np.mean([[row[-len(DeltaMetrics._fields) :] for row in rows] for rows in drawn], axis=0)
-    return found._replace(rows=[(*row, *control) for row, control in zip(found.rows, means, strict=True)])
-
-
-def _measure_part(weights: PartWeights, by: By, algebra: Algebra) -> MeasuredPart:
-    part, components, before, after = weights
-    layer = part if isinstance(part, int) else None
-    moved = [name for name in before if after[name] is not before[name]]
-    spectra = {name: spectral_metrics(before[name], after[name], algebra) for name in moved}
-    by_svd = [name for name in moved if spectra[name].by_svd]
-    if by == "parameter":
-        found = {name: join_metrics(entry_metrics(before[name], after[name]), spectra[name]) for name in moved}
-        rows = [(name, layer, components[name], *metrics) for name, metrics in found.items()]
-        return MeasuredPart(part, rows, by_svd)
-    # The part as one group, or each of its components: one vector, and the medians over its changed matrices.
-    rows = []
-    groups = pd.Series([components[name] if by == "component" else "" for name in before], [*before])
-    for component, names in groups.groupby(groups, sort=False).groups.items():
-        changed = [name for name in names if name in moved]
+    sizes = {row: sum(weight.entries for weight in members) for row, members in rows.items() if len(members) > 1}
+    sizes |= {weight: weight.entries for members in rows.values() for weight in members}
+    jobs = sorted(sizes, key=lambda job: -sizes[job])
+    on_done = None if on_progress is None else lambda done: on_progress("matrices", done, len(jobs))
+    found = dict(zip(jobs, side_by_side(measure, jobs, on_done), strict=True))
+    table, by_svd = [], []
+    for row, members in rows.items():
+        changed = [weight for weight in members if found[weight].spectra]
         if not changed:
             continue
-        joined = (_end_to_end([values[name] for name in names]) for values in (before, after))
-        medians = pd.DataFrame([spectra[name][:-1] for name in changed]).median()
-        metrics = join_metrics(entry_metrics(*joined), SpectralMetrics(*medians, by_svd=()))
-        rows.append(("", layer, part if layer is None else component, *metrics))
-    return MeasuredPart(part, rows, by_svd)
+        by_svd += [weight.name for weight in changed if found[weight].spectra[0].by_svd]
+        entries = found[members[0] if len(members) == 1 else row].entries
+        spectra = map(medians, zip(*(found[weight].spectra for weight in changed), strict=True))
+        own, *drawn = map(join_metrics, entries, spectra)
+        control = np.mean(drawn, axis=0) if drawn else ()
+        table.append((*row, *own, *control, *precision([found[weight].stored for weight in members])))
+    columns = WEIGHT_COLUMNS + [f"{name}_random" for name in DeltaMetrics._fields if draws] + PRECISION_COLUMNS
+    joined = pd.DataFrame(table, columns=columns).astype({"layer": "Int64"})
+    joined.attrs["by_svd"] = by_svd
+    return joined, [found[weight].stored for members in rows.values() for weight in members]
 
 
-def _end_to_end(weights: Sequence[np.ndarray]) -> np.ndarray:
-    """Lay arrays end to end. A single array is not copied."""
-    return weights[0].ravel() if len(weights) == 1 else np.concatenate([values.ravel() for values in weights])
+def _row_of(weight: Weight, by: By) -> Row:
+    layer = weight.part if isinstance(weight.part, int) else None
+    if by == "parameter":
+        return Row(weight.name, layer, weight.component)
+    return Row("", layer, str(weight.part) if layer is None else weight.component if by == "component" else "")
+
+
+def _measure_weight(weight: Weight, kinds: Kinds, draws: int, algebra: Algebra, *, alone: bool) -> Measured:
+    """Measure a weight and random deltas in its place; its entries only where it is `alone` in its row."""
+    pair = weight.read()
+    stored = stored_as(weight.name, pair, kinds)
+    if pair[0] is pair[1]:
+        return Measured([], [], stored)
+    entries, spectra = [], []
+    for draw in (None, *range(draws)):
+        drawn = _drawn(weight.name, pair, draw)
+        spectra.append(spectral_metrics(*drawn, algebra))
+        if alone:
+            entries.append(entry_metrics(lambda drawn=drawn: [drawn]))
+    return Measured(entries, spectra, stored)
+
+
+def _measure_row(weights: Sequence[Weight], draws: int) -> Measured:
+    """Measure the entries of several weights, laid end to end, and of random deltas in their place."""
+    if all(before is after for before, after in (weight.read() for weight in weights)):
+        return Measured([], [])
+    return Measured([entry_metrics(_given(weights, draw)) for draw in (None, *range(draws))], [])
+
+
+def _given(weights: Sequence[Weight], draw: int | None) -> Weights:
+    """Return what gives the weights for each pass over their entries. Those of a small model are read once."""
+
+    def given() -> Iterator[Pair]:
+        return (_drawn(weight.name, weight.read(), draw) for weight in weights)
+
+    if sum(weight.entries for weight in weights) > HELD:
+        return given
+    held = [*given()]
+    return lambda: held
+
+
+def _drawn(name: str, pair: Pair, draw: int | None) -> Pair:
+    """Return a weight before and after training, or after a random delta of the same norm."""
+    before, after = pair
+    return pair if draw is None else (before, random_direction({name: before}, {name: after}, draw)[name])
 
 
 def along_training(study: Study, run: str = FULL, *, seed: int | None = None) -> pd.DataFrame:

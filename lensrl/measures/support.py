@@ -8,41 +8,42 @@ largest, or smallest, |W| is the share of the support that lies there: 0.1 by ch
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float
+
+from lensrl.measures.joined import Pair, Weights, in_blocks
 
 SUPPORT = 0.1  # share of entries that counts as the update's support, and as W's largest or smallest
 ENTRIES = 2**16  # entries of a block that stays in a core's cache
 LARGE = 2**20  # entries of a block that is counted in 2**16 bins
 
 
-def support_overlaps(old: Float[np.ndarray, " entry"], new: Float[np.ndarray, " entry"], *, moved: bool) -> dict:
-    """Return the shares of the update's support among W's largest and smallest entries.
+def support_overlaps(weights: Weights, size: int, *, moved: bool) -> dict:
+    """Return the shares of the update's support among the largest and the smallest of all `size` entries of W.
 
     Entries are ranked by |W| and by |D|, D rounded to the type of the weights. Where entries are tied at the border of
     a set, as in weights of bfloat16, each of them belongs to the set with the share of them that fits into it. This is
     the mean over all orders of the tied entries.
     """
-    count = round(SUPPORT * old.size)
+    count = round(SUPPORT * size)
     if count == 0 or not moved:
         return dict.fromkeys(("overlap_largest", "overlap_smallest"), math.nan)
-    starts = range(0, old.size, LARGE)
-    (support,) = _borders(lambda: (np.abs(new[i : i + LARGE] - old[i : i + LARGE]) for i in starts), old.size - count)
-    smallest, largest = _borders(lambda: (np.abs(old[i : i + LARGE]) for i in starts), count - 1, old.size - count)
+
+    def sizes(step: int) -> Iterator[Pair]:
+        return ((np.abs(new - old), np.abs(old)) for old, new in in_blocks(weights(), step))
+
+    top, bottom = size - count, count - 1
+    support, smallest, largest = _borders(lambda: sizes(LARGE), (0, top), (1, bottom), (1, top))
     # Members of two sets at once: entry by entry, in blocks.
     above = np.zeros((2, 3, 3))  # (largest or smallest, place in the support, place in the set of |W|)
-    for start in range(0, old.size, ENTRIES):
-        w, d = np.abs(old[start : start + ENTRIES]), np.abs(new[start : start + ENTRIES] - old[start : start + ENTRIES])
+    for d, w in sizes(ENTRIES):
         moved_most = 3 * _places(d, support)
         for number, places in enumerate((_places(w, largest), 2 - _places(w, smallest))):
             above[number] += np.bincount(moved_most + places, minlength=9).reshape(3, 3)
-    shares = []
-    for table in above:
-        rows, columns = (_memberships(sums, count) for sums in (table.sum(1), table.sum(0)))
-        shares.append(float(rows @ table @ columns) / count)
-    return {"overlap_largest": shares[0], "overlap_smallest": shares[1]}
+    largest_share, smallest_share = (_overlap(table, count) for table in above)
+    return {"overlap_largest": largest_share, "overlap_smallest": smallest_share}
 
 
 def top_overlap(one: Float[np.ndarray, " entry"], other: Float[np.ndarray, " entry"], share: float) -> float:
@@ -56,47 +57,55 @@ def top_overlap(one: Float[np.ndarray, " entry"], other: Float[np.ndarray, " ent
     count = round(share * one.size)
     if count == 0:
         return math.nan
-    borders = [
-        _borders(lambda: (np.abs(x[i : i + LARGE]) for i in range(0, x.size, LARGE)), x.size - count)[0]  # noqa: B023
-        for x in (one, other)
-    ]
+
+    def sizes(step: int) -> Iterator[Pair]:
+        return ((np.abs(x), np.abs(y)) for x, y in in_blocks([(one, other)], step))
+
+    borders = _borders(lambda: sizes(LARGE), (0, one.size - count), (1, one.size - count))
     table = np.zeros((3, 3))  # entries by their place in `one`, and in `other`
-    for start in range(0, one.size, ENTRIES):
-        places = [_places(np.abs(x[start : start + ENTRIES]), b) for x, b in zip((one, other), borders, strict=True)]
-        table += np.bincount(3 * places[0] + places[1], minlength=9).reshape(3, 3)
-    rows, columns = (_memberships(sums, count) for sums in (table.sum(1), table.sum(0)))
-    return float(rows @ table @ columns) / count
+    for x, y in sizes(ENTRIES):
+        table += np.bincount(3 * _places(x, borders[0]) + _places(y, borders[1]), minlength=9).reshape(3, 3)
+    return _overlap(table, count)
 
 
-def _borders(blocks: Callable[[], Iterable[Float[np.ndarray, " entry"]]], *ranks: int) -> list[float]:
-    """Return the values at ranks in ascending order, of values that are not negative, in blocks of one type.
+def _borders(blocks: Callable[[], Iterable[Sequence[np.ndarray]]], *ranks: tuple[int, int]) -> list[float]:
+    """Return the values at ranks in ascending order, of values that are not negative.
 
-    The bits of such numbers have the order of the numbers. Their first 16 bits are counted, then the next 16 bits of
-    the numbers that share those of the value, and so on: no copy of all values is needed.
+    `blocks` gives several arrays of one type, block by block; a rank is (number of the array, rank in it). The bits of
+    such numbers have the order of the numbers. Their first 16 bits are counted, then the next 16 bits of the numbers
+    that share those of the value, and so on: no copy of all values is needed.
     """
-    dtype = next(iter(blocks())).dtype
-    bits = 8 * dtype.itemsize
     found = [0] * len(ranks)  # the bits of each value that are known
-    left = [*ranks]  # the rank among the numbers that share them
-    for shift in range(bits - 16, -1, -16):
-        counts = {known: np.zeros(2**16, np.int64) for known in found}
+    left = [rank for _, rank in ranks]  # the rank among the numbers that share them
+    known, dtype = 0, np.dtype(np.float16)
+    while known == 0 or known < 8 * dtype.itemsize:
+        counts = {(array, bits): np.zeros(2**16, np.int64) for (array, _), bits in zip(ranks, found, strict=True)}
         for block in blocks():
-            numbers = block.view(f"u{dtype.itemsize}")
-            digits = (numbers >> shift) & 0xFFFF
-            for known, table in counts.items():
-                shared = digits if shift == bits - 16 else digits[numbers >> (shift + 16) == known]
+            dtype = block[0].dtype
+            shift = 8 * dtype.itemsize - 16 - known
+            for (array, bits), table in counts.items():
+                numbers = block[array].view(f"u{dtype.itemsize}")
+                digits = (numbers >> shift) & 0xFFFF
+                shared = digits if known == 0 else digits[numbers >> (shift + 16) == bits]
                 table += np.bincount(shared.view(f"i{dtype.itemsize}"), minlength=2**16)  # numpy 2.0 counts no uint64
-        for row, known in enumerate(found):
-            ends = counts[known].cumsum()
+        for row, (array, _) in enumerate(ranks):
+            ends = counts[array, found[row]].cumsum()
             digit = int(np.searchsorted(ends, left[row], side="right"))
             left[row] -= int(ends[digit - 1]) if digit else 0
-            found[row] = known << 16 | digit
+            found[row] = found[row] << 16 | digit
+        known += 16
     return np.array(found, f"u{dtype.itemsize}").view(dtype).tolist()
 
 
 def _places(sizes: Float[np.ndarray, " entry"], border: float) -> np.ndarray:
     """Return 0 below the border, 1 on it, 2 above it."""
     return (sizes >= border).astype(np.int8) + (sizes > border)
+
+
+def _overlap(table: np.ndarray, size: int) -> float:
+    """Return the overlap of two sets of `size` entries, from the entries by their places in both."""
+    rows, columns = (_memberships(sums, size) for sums in (table.sum(1), table.sum(0)))
+    return float(rows @ table @ columns) / size
 
 
 def _memberships(counts: np.ndarray, size: int) -> np.ndarray:

@@ -20,6 +20,7 @@ these measures are medians over the experts that changed.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +28,7 @@ from jaxtyping import Float
 from scipy.linalg import subspace_angles
 
 from lensrl.measures.algebra import LAPACK, Algebra
+from lensrl.measures.joined import Weights, in_blocks
 from lensrl.measures.rounding import round_to_bf16
 from lensrl.measures.spectra import Matrix
 from lensrl.measures.support import support_overlaps
@@ -98,7 +100,7 @@ def delta_metrics(before: Float[np.ndarray, "..."], after: Float[np.ndarray, "..
 
     Raises ValueError for different shapes, or values that are not finite.
     """
-    return join_metrics(entry_metrics(before, after), spectral_metrics(before, after))
+    return join_metrics(entry_metrics(lambda: [(before, after)]), spectral_metrics(before, after))
 
 
 def join_metrics(entries: EntryMetrics, spectra: SpectralMetrics) -> DeltaMetrics:
@@ -107,23 +109,20 @@ def join_metrics(entries: EntryMetrics, spectra: SpectralMetrics) -> DeltaMetric
     return DeltaMetrics(**{name: found[name] for name in DeltaMetrics._fields})
 
 
-def entry_metrics(before: Float[np.ndarray, "..."], after: Float[np.ndarray, "..."]) -> EntryMetrics:
-    """Compute the measures that need no singular values. The arrays may have any shape.
+def entry_metrics(weights: Weights) -> EntryMetrics:
+    """Compute the measures that need no singular values, of weights laid end to end, block by block, in float64.
 
-    Sums are in float64, over blocks of entries. Raises ValueError as `delta_metrics`.
+    Raises ValueError for different shapes, or values that are not finite.
     """
-    if before.shape != after.shape:
-        raise ValueError(f"shapes differ: {before.shape} before, {after.shape} after")
-    old, new = before.reshape(-1), after.reshape(-1)
     squares = np.zeros(4)  # <D, D>, <W, W>, <W', W'>, <W, W'>
-    changed = changed_bf16 = 0
-    for start in range(0, old.size, ENTRIES):
-        one, other = old[start : start + ENTRIES], new[start : start + ENTRIES]
+    size = changed = changed_bf16 = 0
+    for one, other in in_blocks(weights(), ENTRIES):
         w, w2 = np.asarray(one, np.float64), np.asarray(other, np.float64)
         if not (np.isfinite(w).all() and np.isfinite(w2).all()):
             raise ValueError("a weight holds a NaN or an infinity")
         d = w2 - w
         squares += d @ d, w @ w, w2 @ w2, w @ w2
+        size += one.size
         changed += np.count_nonzero(one != other)
         changed_bf16 += np.count_nonzero(round_to_bf16(one) != round_to_bf16(other))
     norm, weight_norm, changed_norm = map(math.sqrt, squares[:3])
@@ -132,9 +131,9 @@ def entry_metrics(before: Float[np.ndarray, "..."], after: Float[np.ndarray, "..
         frobenius=norm,
         relative=norm / weight_norm if weight_norm else math.nan,
         weight_cosine=float(squares[3]) / lengths if lengths else math.nan,
-        changed_share=changed / old.size,
-        changed_share_bf16=changed_bf16 / old.size,
-        **support_overlaps(old, new, moved=bool(changed > 0)),
+        changed_share=changed / size,
+        changed_share_bf16=changed_bf16 / size,
+        **support_overlaps(weights, size, moved=bool(changed > 0)),
     )
 
 
@@ -166,6 +165,11 @@ def _of_a_stack(
     """Compute the medians over the matrices of a stack that changed: the experts of a mixture are stored as one."""
     pairs = zip(before, after, strict=True)
     found = [spectral_metrics(w, changed, algebra) for w, changed in pairs if not np.array_equal(w, changed)]
+    return medians(found)
+
+
+def medians(found: Sequence[SpectralMetrics]) -> SpectralMetrics:
+    """Compute the medians over several matrices; NaN where no matrix has a number."""
     columns = [list(column) for column in zip(*(one[:-1] for one in found), strict=True)]
     by_svd = dict.fromkeys(name for one in found for name in one.by_svd)
     return SpectralMetrics(*map(_median, columns or [[]] * 6), by_svd=tuple(by_svd))

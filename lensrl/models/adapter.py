@@ -12,6 +12,7 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,6 +52,7 @@ class MergedAdapter(Mapping[str, np.ndarray]):
         self.left_out: list[str] = []
         config = _read_config(self.folder, place)
         self.merged: Mapping[str, object] = {name: config.get(name) for name in _RECORDED}
+        self._merging = Lock()
         self._layers = _wrap(self.folder, place, base, before)
         stored: Mapping[str, str] = before.dtypes if isinstance(before, CheckpointWeights) else {}
         self.dtypes = {name: "float32" if name in self._layers else stored.get(name, "float32") for name in before}
@@ -61,19 +63,20 @@ class MergedAdapter(Mapping[str, np.ndarray]):
         if found is None:
             return _fp32(self.before[name]).numpy()
         layer, own = found
-        # PEFT merges in place: give the layer the base's weights, merge, and take them out again.
-        for inner, full in own.items():
-            _set(layer.get_base_layer(), inner, _fp32(self.before[full]).clone())
-        try:
-            layer.merge(safe_merge=False, adapter_names=[NAME])
-        except Exception as error:  # PEFT raises errors of many classes
-            raise LensrlError(f"{what(self.place)} cannot be merged into {name} ({reason(error)})") from None
-        layer.merged_adapters.clear()
-        inner = next(inner for inner, full in own.items() if full == name)
-        merged = layer.get_base_layer().get_parameter(inner).detach()
-        for inner, full in own.items():
-            _set(layer.get_base_layer(), inner, _blank(self.before[full].shape))
-        return merged.numpy()
+        # PEFT merges in place: give the layer the base's weights, merge, and take them out again. One thread at a time.
+        with self._merging:
+            for inner, full in own.items():
+                _set(layer.get_base_layer(), inner, _fp32(self.before[full]).clone())
+            try:
+                layer.merge(safe_merge=False, adapter_names=[NAME])
+            except Exception as error:  # PEFT raises errors of many classes
+                raise LensrlError(f"{what(self.place)} cannot be merged into {name} ({reason(error)})") from None
+            layer.merged_adapters.clear()
+            inner = next(inner for inner, full in own.items() if full == name)
+            merged = layer.get_base_layer().get_parameter(inner).detach()
+            for inner, full in own.items():
+                _set(layer.get_base_layer(), inner, _blank(self.before[full].shape))
+            return merged.numpy()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.before)

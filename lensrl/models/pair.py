@@ -20,7 +20,7 @@ class Pair(NamedTuple):
 
     base: CheckpointWeights
     trained: CheckpointWeights | MergedAdapter
-    names: list[str]  # the parameters in the order of the model
+    entries: dict[str, int]  # the number of entries of each parameter, in the order of the model
     blocks: Blocks
 
 
@@ -33,7 +33,8 @@ def open_pair(base: str, trained: str) -> Pair:
         raise LensrlError("a model has an empty name: give two folders or hub names")
     before, skeleton = open_base(base)
     after = open_weights(_place(trained), skeleton, before=before)
-    return Pair(before, after, [*skeleton.weights], skeleton.blocks)
+    entries = {name: parameter.numel() for name, parameter in skeleton.weights.items()}
+    return Pair(before, after, entries, skeleton.blocks)
 
 
 def open_base(name: str) -> tuple[CheckpointWeights, Skeleton]:

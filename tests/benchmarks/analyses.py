@@ -119,7 +119,7 @@ def matrix_rows(rounds: int) -> Iterator[Row]:
         after = before + np.float32(1e-4) * rng.standard_normal((rows, columns), np.float32)
         yield in_turns(
             f"size and spectrum of the change of {rows:,} x {columns:,}; peer: modeldelta",
-            lambda before=before, after=after: (entry_metrics(before, after), spectrum_of_delta(Matrix(after, before))),
+            lambda pair=(before, after): (entry_metrics(lambda: [pair]), spectrum_of_delta(Matrix(pair[1], pair[0]))),
             # modeldelta subtracts in place
             lambda before=before, after=after: analyze_delta(torch.from_numpy(before), torch.from_numpy(after.copy())),
             rounds, 3,

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from lensrl import Study, compare_models, compare_weights, predictors, run_study
-from lensrl.compare.precision import Kinds, Stored, add_precision, watch
-from lensrl.compare.weights import PartWeights, weight_table
+from lensrl.compare.precision import Kinds
+from lensrl.compare.weights import Weight, weight_table
 from lensrl.measures.rounding import rounding_norm
 from lensrl.models.base import load_base
 from lensrl.show.figures.layers import draw_weights
@@ -90,9 +90,8 @@ def test_a_run_that_was_trained_here_is_not_rounded(small_study: Study) -> None:
 def test_a_type_that_is_not_known_leaves_the_norm_unknown() -> None:
     before = {"a": np.ones((2, 2), np.float32), "b": np.ones((2, 2), np.float32)}
     after = {name: weights * np.float32(1.5) for name, weights in before.items()}
-    part, stored = PartWeights(0, {"a": "mlp", "b": "mlp"}, before, after), list[Stored]()
+    weights = [Weight(name, 0, "mlp", 4, lambda name=name: (before[name], after[name])) for name in "ab"]
     kinds = Kinds(dict.fromkeys("ab", "float32"), {"a": "bfloat16", "b": "bfloat16 and float32"})
-    table = weight_table(watch([part], "parameter", kinds, stored), "parameter")
-    add_precision(table, "parameter", stored)
+    table, _ = weight_table(weights, "parameter", kinds)
     assert table["rounding_norm"][0] == rounding_norm(after["a"], "bfloat16") > 0
     assert math.isnan(table["rounding_norm"][1])

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import weakref
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from lensrl import LensrlError, Study, along_training, compare_weights, open_study
+from lensrl.compare.precision import Kinds
+from lensrl.compare.weights import By, Weight, weight_table
+from lensrl.measures.weights import delta_metrics
 from lensrl.models.base import load_base
 from tests.store.synthetic import add_run, make_study
 
@@ -54,6 +60,41 @@ def test_random_deltas_have_the_norm_and_what_random_matrices_have_by_theory(sma
     layer = compare_weights(small_study, "layer-3", by="layer", draws=4).iloc[0]
     assert layer["stable_rank_random"] == pytest.approx(matrices["stable_rank_random"].median(), rel=0.1)
     assert layer["frobenius_random"] == pytest.approx(layer["frobenius"], rel=1e-3)
+
+
+@pytest.mark.parametrize("by", ["parameter", "component", "layer"])
+def test_two_weights_in_memory_give_the_table_of_all_at_once(monkeypatch: pytest.MonkeyPatch, by: By) -> None:
+    most, alive = 0, list[weakref.ref[np.ndarray]]()
+
+    def read(number: int) -> tuple[np.ndarray, np.ndarray]:
+        nonlocal most
+        rng = np.random.default_rng(number)
+        before = rng.standard_normal((40, 30 + number), np.float32)
+        pair = (
+            before,
+            before if number == 2 else before + np.float32(0.01) * rng.standard_normal(before.shape, np.float32),
+        )
+        alive.append(weakref.ref(before))
+        most = max(most, sum(one() is not None for one in alive))
+        return pair
+
+    parts = {0: "attn", 1: "attn", 2: "mlp", 3: "mlp", 4: "mlp"}
+    weights = [Weight(f"w{n}", 7, part, 40 * (30 + n), partial(read, n)) for n, part in parts.items()]
+    types = {weight.name: "bfloat16" for weight in weights}
+    monkeypatch.setattr("lensrl.compare.side_by_side.THREADS", 4)
+    expected, stored = weight_table(weights, by, Kinds(types, types), draws=2)
+    assert most >= 5 or by != "layer"
+    most = 0
+    monkeypatch.setattr("lensrl.compare.side_by_side.THREADS", 1)
+    monkeypatch.setattr("lensrl.compare.weights.HELD", 0)
+    table, again = weight_table(weights, by, Kinds(types, types), draws=2)
+    pd.testing.assert_frame_equal(table, expected, check_exact=True)
+    assert most <= 2
+    assert (again, len(table)) == (stored, {"parameter": 4, "component": 2, "layer": 1}[by])
+    whole = delta_metrics(*(np.concatenate([read(n)[i].ravel() for n in parts]) for i in (0, 1)))
+    if by == "layer":
+        assert table["frobenius"][0] == whole.frobenius
+        assert table["overlap_largest"][0] == whole.overlap_largest
 
 
 def test_a_seed_that_is_not_there_is_named(small_study: Study) -> None:

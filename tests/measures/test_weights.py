@@ -96,8 +96,12 @@ def test_the_border_of_the_support_is_found_by_counting_bits(dtype: type) -> Non
     for values in (np.zeros(9), rng.standard_normal(1), np.exp(2 * rng.standard_normal(5000)).round(1)):
         w = np.abs(values).astype(dtype)
         ranks = [0, len(w) // 10, len(w) // 2, len(w) - 1]
-        found = _borders(lambda w=w: (w[i : i + 700] for i in range(0, len(w), 700)), *ranks)
-        assert found == np.sort(w)[ranks].tolist()
+        halves = w, w[::-1] / 2
+        found = _borders(
+            lambda x=halves: (tuple(y[i : i + 700] for y in x) for i in range(0, len(x[0]), 700)),
+            *((array, rank) for array in (0, 1) for rank in ranks),
+        )
+        assert found == [number for half in halves for number in np.sort(half)[ranks].tolist()]
 
 
 def test_the_experts_of_a_mixture_are_measured_one_by_one() -> None:

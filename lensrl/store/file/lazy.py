@@ -121,11 +121,14 @@ class Deltas(Mapping[int | str, "PartDeltas"]):
         """
         where = f"{self._path}/{part}"
         with located(self._file, where):
-            root = group_at(self._file, self._root)
-            return {
-                inner: (str(attribute(dataset, "parameter")), read_delta(root, str(part), inner, self._seal))
-                for inner, dataset in self._datasets(str(part)).items()
-            }
+            datasets = self._datasets(str(part))
+            names = {inner: str(attribute(dataset, "parameter")) for inner, dataset in datasets.items()}
+            return {inner: (name, self.exact_of(part, inner)) for inner, name in names.items()}
+
+    def exact_of(self, part: int | np.integer | str, inner: str) -> Delta:
+        """Read the delta of one parameter, by its name inside the layer. Raises as `exact`."""
+        with located(self._file, f"{self._path}/{part}"):
+            return read_delta(group_at(self._file, self._root), str(part), inner, self._seal)
 
     def _frobenius(self, part: str) -> float:
         """Return the Frobenius norm of all deltas of a part together, from the stored norms of its parameters."""
