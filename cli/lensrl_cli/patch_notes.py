@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import typer
@@ -39,8 +40,10 @@ def how_to_read(component: str, sets: str) -> str:
 
 
 def note_time(seconds: float) -> None:
-    """Say on stderr how long the sampled scores take, where it is long."""
-    if seconds > LONG:
+    """Say on stderr how long the sampled scores take, where it is long, and that there is no estimate for NaN."""
+    if math.isnan(seconds):
+        typer.echo("sampled scores of the grafts: no estimate on Ray; --metric logprob leaves them out", err=True)
+    elif seconds > LONG:
         time = f"{seconds / 3600:.1f} hours" if seconds > 5400 else f"{seconds / 60:.0f} minutes"
         typer.echo(f"sampled scores of the grafts: up to about {time}; --metric logprob leaves them out", err=True)
 

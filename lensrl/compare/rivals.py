@@ -74,7 +74,8 @@ def base_rivals(
     - `parameters`: the number of the layer's parameters;
     - `weight_norm`: || w_l ||_F.
 
-    The workers of a `cluster` share the layers that are left out (`lensrl.compare.cluster`).
+    The workers of a `cluster` share the layers that are left out (`lensrl.compare.cluster`). There is no estimate of
+    the time that `sampled` takes: an evaluation for each layer, in which many completions have the largest length.
 
     A number is NaN where the study lacks the run that it needs. The table is kept as `rivals.json` in the study's
     folder. It is measured again when one of its runs was added or replaced, and when the file is damaged. Raises

@@ -77,7 +77,9 @@ def test_the_command_measures_on_the_cluster(
     folder = copy(finished_study_folder, tmp_path)
     typed = ["patch", folder, "--layer", "3", "--what", "weights", "--engine", "ray", "--address", cluster.address]
     done = lensrl(*typed, "--num-cpus", "0.5")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "sampled scores of the grafts: no estimate on Ray; --metric logprob leaves them out\n"
+    assert lensrl(*typed).stderr == "", "all is stored"
     with open_study(folder) as study:
         table = study.patches()
     stored = table[table["metric"] == "score"]["patched_value"].item()

@@ -59,7 +59,7 @@ def patch(
 
     `metric` chooses the metrics of grafts: `score`, `logprob` or `both`. A log-probability takes one forward pass of a
     part of the model, and a sampled score hours for a model of billions of parameters. Before the first score,
-    `on_estimate` is given about how many seconds the scores take.
+    `on_estimate` is given about how many seconds the scores take, and NaN with a `cluster`.
 
     `component` narrows the layer to its attention (`attn`) or its MLP (`mlp`). Three components are for activations
     only. `head` patches each attention head alone. `direct` patches the layer while every later layer that is not

@@ -10,6 +10,7 @@ Ray cluster (`lensrl.compare.cluster`), share these.
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import subprocess
@@ -95,6 +96,8 @@ def share_out(
         return results
     if cluster is not None:
         measure_left = partial(_by_cluster, cluster)
+        if on_estimate is not None and metric != "logprob" and any(key.what == "weights" for key in keys):
+            on_estimate(math.nan)  # the nodes may be unlike this one
         results |= _by_cluster(cluster, study, keys, metric, on_progress=on_progress)
     else:
         measure_left = measure
