@@ -39,7 +39,7 @@ def show_random(table: pd.DataFrame, randoms: pd.DataFrame) -> None:
 def beside_patches(table: pd.DataFrame, wrong: pd.DataFrame) -> pd.DataFrame:
     """Return the table of patches with the recoveries of `wrong_item_patches` at the end of each row, for --csv."""
     keys = ["layer", "component", "from", "into", "seed", "metric"]
-    found = [name for name in wrong if name.startswith(("right", "wrong", "own"))]
+    found = [name for name in map(str, wrong) if name.startswith(("right", "wrong", "own"))]
     beside = wrong[[*keys, *found]].assign(what="activations")
     return table.merge(beside, on=["what", *keys], how="left")
 
