@@ -39,11 +39,21 @@ SHARPENED = {
 SAID = [
     # Base, full RL, layer: 0.3, 0.6, 0.59 in the mean; 0.6, 0.6, 0.7 at pass@4.
     "Full RL sharpens: it closes 0.43 [0.33, 0.53] of the gap to 1 in the mean score, and 0.00 [0.00, 0.00] at pass@4.",
-    "1 of 1 layers alone certainly gains more than full RL at pass@4, and not in the mean score: 0.",
+    # 10 of 100 items differ by 1 at pass@4: 1.984 standard errors of 0.0302. In the mean, 12 differ by -0.5, 10 by 0.5.
+    "At pass@4 the order turns. Full RL solves 0.600; every one of the single layers solves more, 0.700 on average "
+    "(difference 0.100 [0.040, 0.160]). The difference in the mean score is -0.010 [-0.057, 0.037].",
+    "So full RL is right more often, but solves fewer items in 4 samples than layers alone.",
 ]
 FOUND = {"base": BASE, "full-rl": [OFTEN] * 60 + [RIGHT] * 40, "layer-0": BASE}
 # The layer solves 3 more items than full RL, which is within the error: 0.03 with a standard error of 0.017.
 BY_LUCK = {"base": BASE, "full-rl": [RIGHT] * 80 + [NEVER] * 20, "layer-0": [OFTEN] * 83 + [NEVER] * 17}
+UNCERTAIN = [
+    "At pass@4 the order turns. Full RL solves 0.800; every one of the single layers solves more, 0.830 on average "
+    "(difference 0.030 [-0.004, 0.064]). The difference in the mean score is -0.385 [-0.434, -0.336].",
+    "The interval at pass@4 contains 0: the turn is not certain.",
+]
+# Of two layers, one is above full RL within the error.
+ONE_OF_TWO = BY_LUCK | {"layer-1": [OFTEN] * 80 + [NEVER] * 20}
 
 
 def study_of(folder: Path, scores: dict[str, list[list[float]]]) -> Path:
@@ -60,22 +70,24 @@ def study_of(folder: Path, scores: dict[str, list[list[float]]]) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("scores", "said"), [(SHARPENED, SAID), (FOUND, []), (BY_LUCK, [])], ids=["sharpened", "found", "by luck"]
+    ("scores", "said"),
+    [(SHARPENED, SAID), (FOUND, []), (BY_LUCK, UNCERTAIN), (ONE_OF_TWO, [])],
+    ids=["sharpened", "found", "by luck", "one of two"],
 )
-def test_only_a_certain_gain_on_what_the_base_already_solves_is_called_sharpening(
+def test_sharpening_is_said_where_it_is_so_and_how_certain_it_is(
     tmp_path: Path, scores: dict[str, list[list[float]]], said: list[str]
 ) -> None:
     with open_study(study_of(tmp_path / "study", scores)) as study:
         assert sharpening(study) == said
 
 
-@pytest.mark.parametrize(("scores", "said"), [(SHARPENED, SAID), (BY_LUCK, [])], ids=["sharpened", "by luck"])
+@pytest.mark.parametrize(("scores", "said"), [(SHARPENED, SAID), (FOUND, [])], ids=["sharpened", "found"])
 def test_terminal_and_page_say_the_same(tmp_path: Path, scores: dict[str, list[list[float]]], said: list[str]) -> None:
     folder = study_of(tmp_path / "study", scores)
     printed = lensrl("contribution", folder).stdout
     with open_study(folder) as study:
         page = write_report(study).read_text(encoding="utf-8")
     assert "The contribution by other scores" in page
-    for text in (" ".join(each.split()) for each in (printed, page)):  # split at no-break spaces, too
+    for text in (" ".join(each.split()).replace("\N{MINUS SIGN}", "-") for each in (printed, page)):
         assert [sentence for sentence in SAID if sentence in text] == said
-        assert ("Full RL sharpens" in text, "alone certainly" in text) == (bool(said), bool(said))
+        assert ("Full RL sharpens" in text, "the order turns" in text) == (bool(said), bool(said))
