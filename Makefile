@@ -61,7 +61,7 @@ test-slow: install
 # run on two ranks. TRIALS=500 for a long night.
 TRIALS := 20
 test-cluster: install
-	OMP_NUM_THREADS=1 TRIALS=$(TRIALS) $(BIN)/pytest -m cluster -n 2 --dist loadfile --timeout 3600 tests/compare tests/train
+	OMP_NUM_THREADS=1 TRIALS=$(TRIALS) $(BIN)/pytest -m cluster -n 3 --dist loadfile --timeout 3600 tests/compare tests/train
 
 # Environments with the ends of the ranges stand over .venv. torch's ends too: python -m tests.ranges --torch (several GB)
 test-ranges: install

@@ -1,9 +1,9 @@
 """A program that ranks run: train in several ways, and keep the weights and the curve that come out.
 
 All but the first case train on given completions; the first one plays episodes. One more ends at its first step. With
-`shards`, the ranks share the weights out.
+`shards`, the ranks share the weights out. What a way comes to is kept in a folder of its name.
 
-torchrun --nproc-per-node 2 -m tests.train.on_ranks FOLDER [shards]
+torchrun --nproc-per-node 2 -m tests.train.on_ranks FOLDER two shards
 """
 
 from __future__ import annotations
@@ -90,6 +90,7 @@ def with_rl(recipe: Recipe, **settings: Any) -> Recipe:
 
 def main(folder: Path, *, shards: bool) -> None:
     """Train every case, and write the weights and the curve of this rank."""
+    folder.mkdir(exist_ok=True)
     resources = {"engine": Resources(shard=shards)}
     base = load_base("tiny:qwen3")
     small = SMALL.model_copy(update=resources)
@@ -127,4 +128,6 @@ def keep(done: Training, folder: Path, name: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), shards="shards" in sys.argv)
+    for way in sys.argv[2:]:
+        SAMPLERS["pieces"] = Pieces
+        main(Path(sys.argv[1]) / way, shards=way == "shards")

@@ -20,11 +20,9 @@ from lensrl.errors import LensrlError
 from lensrl.models.base import Base
 from lensrl.recipe import Recipe, Rl
 from lensrl.recipe.settings import Resources
-from lensrl.store.run import Run
 from lensrl.train import ranks
 from tests.conftest import SMALL
 from tests.train import on_ranks
-from tests.train.test_engine import data
 
 CHECKOUT = Path(__file__).parents[2]
 ONE_DEVICE = {name: value for name, value in os.environ.items() if name not in ("WORLD_SIZE", "RANK", "LOCAL_RANK")}
@@ -44,13 +42,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
-    def run(launcher: Sequence[str], out: str) -> subprocess.CompletedProcess[str]:
-        (folder / out).mkdir()
-        return python(*launcher, "-m", on_ranks.__name__, folder / out, *{"shards"} & {out}, cwd=CHECKOUT)
+    def run(launcher: Sequence[str], *ways: str) -> subprocess.CompletedProcess[str]:
+        return python(*launcher, "-m", on_ranks.__name__, folder, *ways, cwd=CHECKOUT)
 
     with ThreadPoolExecutor() as pool:  # one process uses one core
         alone = pool.submit(run, [], "one")
-        for done in run(torchrun, "two"), run(torchrun, "shards"), alone.result():
+        for done in run(torchrun, "two", "shards"), alone.result():
             assert done.returncode == 0, done.stderr
     return folder
 
@@ -99,71 +96,6 @@ def test_every_rank_stops_where_one_has_a_reward_that_is_not_finite(trained: Pat
 
 def norm(tensors: Sequence[torch.Tensor]) -> float:
     return sum(float(tensor.double().square().sum()) for tensor in tensors) ** 0.5
-
-
-STUDY = """\
-model = "tiny:qwen3"
-layers = [3]
-on_no_gain = "go on"
-[task]
-name = "arithmetic"
-[rl]
-steps = 4
-max_completion_tokens = 5
-learning_rate = 2e-4
-[evaluation]
-items = 47
-samples = 2
-[store]
-probe_items = 6
-snapshots = [0.5, 1.0]
-"""
-
-
-RUN = ["-m", "lensrl_cli.main", "run", "study.toml"]
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recipe, and its study by one process."""
-    folder = tmp_path_factory.mktemp("study")
-    (folder / "study.toml").write_text(STUDY)
-    assert python(*RUN, "--out", "one", cwd=folder).returncode == 0
-    return folder
-
-
-@pytest.mark.cluster
-@pytest.mark.parametrize("shard", [[], ["--shard"]])
-def test_a_study_on_two_devices_a_run_is_that_of_one(study: Path, shard: list[str]) -> None:
-    """Completions are sampled: a row has the same random numbers on every device."""
-    made = study / f"two{''.join(shard)}"
-    done = python(*RUN, "--devices-per-run", "2", *shard, "--out", made.name, cwd=study)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.count(f"study {made.name}") == 1, "rank 0 alone speaks"
-    assert f"all 3 runs done in {made.name}" in done.stdout
-    assert not [*made.glob(".*")]
-    for path in sorted((study / "one").glob("*.h5")):
-        with Run(made / path.name) as shared:
-            device = str(shared.provenance["device"])
-            assert device.startswith("2 x cpu")
-            assert device.endswith(", weights in shards") == bool(shard)
-        one, two = data(path), data(made / path.name)
-        close = {"deltas/": 1e-5, "scores/reference_logprob": 1e-5, "activations/": 2e-3, "training/": 1e-4}
-        for name, values in one.items():
-            atol = next((atol for part, atol in close.items() if part in name), None)
-            if atol is not None:
-                np.testing.assert_allclose(two[name], values, atol=atol, err_msg=f"{path.name}: {name}")
-            elif name.startswith(("scores/", "probe/", "item")):  # the same completions, judged in the same order
-                np.testing.assert_array_equal(two[name], values, err_msg=f"{path.name}: {name}")
-
-
-@pytest.mark.cluster
-def test_a_number_of_devices_that_does_not_divide_a_step_is_refused_in_a_line(tmp_path: Path) -> None:
-    (tmp_path / "study.toml").write_text(STUDY)
-    wrong = python(*RUN, "--devices-per-run", "3", cwd=tmp_path)
-    assert (wrong.returncode, wrong.stdout.count("\n")) == (2, 1)
-    assert wrong.stderr.startswith("lensrl: rl.prompts_per_step is 8, and 3 ranks share the prompts")
-    assert wrong.stderr.count("\n") == 1
 
 
 # Rank 1 is killed in a run. Rank 0 then does what is written in place of `...`.
