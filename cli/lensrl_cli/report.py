@@ -27,15 +27,25 @@ def report(
     controls: Annotated[
         bool, typer.Option("--controls", help="Also measure controls that take models and minutes: KL, random deltas.")
     ] = False,
+    beside: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--beside", metavar="STUDY", help="Compare with the profile of another study, or of a CSV file; repeatable."
+        ),
+    ] = None,
 ) -> None:
     """Write an HTML report about a study: profile, training, deltas, patching, correlations, provenance.
 
     The report is one file that loads nothing from elsewhere.
+
+    --beside shows how far the profile agrees with that of another study, such as a control without RL.
 
     Example: lensrl report runs/tiny
     """
     with lensrl.open_study(study) as opened:
         chosen = None if layers is None else parse_layers(layers, opened.n_layers)
         with progress_bars("report,", quiet=False) as on_progress:
-            path = lensrl.write_report(opened, out, layers=chosen, controls=controls, on_progress=on_progress)
+            path = lensrl.write_report(
+                opened, out, layers=chosen, controls=controls, beside=beside or (), on_progress=on_progress
+            )
     note(f"report: {path}")

@@ -37,16 +37,18 @@ def write_report(
     *,
     layers: Collection[int] | None = None,
     controls: bool = False,
+    beside: Sequence[str | Path] = (),
     on_progress: OnProgress | None = None,
 ) -> Path:
     """Write the report of a study, by default to `report.html` in the study's folder. Returns the report's path.
 
     `layers` names the single layers that have a training curve of their own; by default see `lensrl.plot.training`.
-    With `controls`, those that take models and minutes are measured, too (`lensrl.show.measured_controls`).
+    With `controls`, those that take models and minutes are measured, too (`lensrl.show.measured_controls`). `beside`
+    are folders of other studies, or CSV tables: the profile of the study is compared with theirs (`lensrl.agree`).
     `on_progress(section, done, total)` is called before each section.
     """
     path = Path(path) if path is not None else study.path / REPORT_FILE
-    html = render(study, layers=layers, controls=controls, on_progress=on_progress)
+    html = render(study, layers=layers, controls=controls, beside=beside, on_progress=on_progress)
     with new_file(path) as partial:
         partial.write_text(html, encoding="utf-8")
     return path
@@ -57,6 +59,7 @@ def render(
     *,
     layers: Collection[int] | None = None,
     controls: bool = False,
+    beside: Sequence[str | Path] = (),
     on_progress: OnProgress | None = None,
     live: str = "",
 ) -> str:
@@ -68,7 +71,7 @@ def render(
         headings[place] = title
         return Markup('<h2 id="{}">{}</h2>').format(place, title)
 
-    known = content(study, layers, on_progress, with_controls=controls)
+    known = content(study, layers, on_progress, with_controls=controls, beside=beside)
     body = _environment().get_template("sections.html.j2").render(known | {"heading": heading})
     charts = {name: chart.as_data() for name, chart in known["charts"].items()}
     data = {"charts": charts}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -10,13 +11,61 @@ import pandas as pd
 from lensrl.compare.activations import compare_activations
 from lensrl.compare.patching.additivity import additivity_table
 from lensrl.errors import LensrlError
+from lensrl.judge.agreement import agree
 from lensrl.judge.overlap import teams
-from lensrl.recipe.runs import BASE
+from lensrl.recipe.runs import BASE, FULL
 from lensrl.show import plot
 from lensrl.show.pictures import LOOK, picture
-from lensrl.show.words import score_in_words
+from lensrl.show.words import number, score_in_words
 from lensrl.store.names import order as order_of_run
-from lensrl.store.study import Study
+from lensrl.store.study import Study, open_study
+
+
+def other_studies(study: Study, others: Sequence[str | Path]) -> list[dict[str, str]]:
+    """Return how the profile of each other study agrees with that of the study, beside what one profile would give.
+
+    Columns: study; training, its algorithm, and its reward where that is not the task's; gain of full training; layers
+    that both have; Spearman, of the profiles; if one profile, the mean Spearman to expect with these errors if both
+    were one; why there is none. The first row is the study itself. Raises LensrlError as `agree` does.
+    """
+    if not others:
+        return []
+    found = agree(study, *others)
+    names = found.studies["study"].tolist()
+    pairs = {pair["second"]: pair for pair in found.pairs.to_dict("records") if pair["first"] == names[0]}
+    rows = []
+    for name, source in zip(names, [study, *map(Path, others)], strict=True):
+        row = {"study": name} | dict.fromkeys(("training", "gain of full training"), "–")
+        if not isinstance(source, Path):
+            row |= _training(source)
+        elif source.is_dir():
+            with open_study(source) as other:
+                row |= _training(other)
+        rows.append(row | _agreement(pairs.get(name)))
+    return rows
+
+
+def _training(study: Study) -> dict[str, str]:
+    rl = study.recipe.rl
+    scores = study.scores()
+    reward = "" if rl.reward == "task" else f", {rl.reward} reward"
+    return {
+        "training": f"{rl.algorithm}{reward}",
+        "gain of full training": number(scores.loc[scores["run"] == FULL, "gain"].mean()),
+    }
+
+
+def _agreement(pair: dict[Hashable, Any] | None) -> dict[str, str]:
+    if pair is None:  # the study itself
+        return dict.fromkeys(("layers", "Spearman", "if one profile", "why there is none"), "–")
+    low, high = pair["spearman_low"], pair["spearman_high"]
+    ends = "" if low != low else f" [{number(low, 2)}, {number(high, 2)}]"
+    return {
+        "layers": str(pair["layers"]),
+        "Spearman": number(pair["spearman"], 2) + ends,
+        "if one profile": number(pair["ceiling"], 2),
+        "why there is none": str(pair["reason"]) if pair["status"] != "defined" else "–",
+    }
 
 
 def correlation_rows(correlations: pd.DataFrame) -> list[dict[Hashable, Any]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -94,8 +95,10 @@ def content(
     on_progress: OnProgress | None = None,
     *,
     with_controls: bool = False,
+    beside: Sequence[str | Path] = (),
 ) -> dict[str, Any]:
     """Return the variables of the page's template. A section without content is empty."""
+    other_studies = page_tables.other_studies(study, beside)
     found = measure(study, on_progress)
     verdict, scored, contributions = found.verdict, found.scored, found.contributions
     answered = answers(study)
@@ -107,6 +110,7 @@ def content(
         made[name] = make()
     shares = scored and FULL in study
     return {name: made[name] for name in drawn} | {
+        "other_studies": other_studies,
         "measured_controls": _measured_controls(study, on_progress) if with_controls else [],
         "charts": {name.removeprefix("chart "): made[name] for name in charts if made[name] is not None},
         "answers": answered,

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lensrl import Study, open_study, patch, write_report
+from lensrl import Study, agree, open_study, patch, write_report
 from lensrl.judge.verdict import verdict
 from lensrl.show.page import as_json, render
 from lensrl.show.readings import reading
+from lensrl.show.words import number
 from lensrl.store.run import Run
 from tests.cli.test_bottleneck_verb import judged_or_refused
 from tests.reseal import resealed
@@ -71,6 +72,28 @@ def test_the_page_holds_every_section_and_fetches_nothing(copied: Path) -> None:
     for value in profile["contribution"].dropna():
         assert f"{value:.3f}" in page.text
     assert f"{reading(profile, 8)}" in page.text
+
+
+def test_other_studies_stand_beside_the_study_with_their_agreement(
+    copied: Path, planted: Study, tmp_path: Path
+) -> None:
+    table = tmp_path / "table.csv"
+    planted.contributions().to_csv(table, index=False)
+    page = Page(write_report(planted, tmp_path / "page.html", beside=[copied, table]).read_text(encoding="utf-8"))
+    pairs = agree(planted, copied, table).pairs.iloc[:2]
+    assert (pairs["first"] == planted.name).all()
+    rows = page.text[page.text.index("if one profile") :]
+    for pair in pairs.to_dict("records"):
+        row = rows[rows.index(pair["second"]) :]
+        if pair["status"] == "defined":
+            shown = (
+                f"{number(pair['spearman'], 2)} [{number(pair['spearman_low'], 2)}, {number(pair['spearman_high'], 2)}]"
+            )
+            assert row.index(shown) < row.index(number(pair["ceiling"], 2))
+        else:
+            assert pair["reason"] in row
+    assert (pairs["status"] == "defined").any()
+    assert "Beside other studies" not in read(copied).text
 
 
 def test_hostile_text_is_shown_and_not_run(copied: Path) -> None:
