@@ -21,15 +21,16 @@ from lensrl.store.names import order as order_of_run
 from lensrl.store.study import Study, open_study
 
 
-def other_studies(study: Study, others: Sequence[str | Path]) -> list[dict[str, str]]:
+def other_studies(study: Study, others: Sequence[str | Path]) -> dict[str, Any]:
     """Return how the profile of each other study agrees with that of the study, beside what one profile would give.
 
-    Columns: study; training, its algorithm, and its reward where that is not the task's; gain of full training; layers
-    that both have; Spearman, of the profiles; if one profile, the mean Spearman to expect with these errors if both
-    were one; why there is none. The first row is the study itself. Raises LensrlError as `agree` does.
+    `rows` have study; training, its algorithm, and its reward where that is not the task's; gain of full training;
+    layers that both have; Spearman, of the profiles; if one profile, the mean Spearman to expect with these errors if
+    both were one. The first row is the study itself. `reasons` say which profiles cannot be compared. Raises
+    LensrlError as `agree` does.
     """
     if not others:
-        return []
+        return {}
     found = agree(study, *others)
     names = found.studies["study"].tolist()
     pairs = {pair["second"]: pair for pair in found.pairs.to_dict("records") if pair["first"] == names[0]}
@@ -42,7 +43,8 @@ def other_studies(study: Study, others: Sequence[str | Path]) -> list[dict[str, 
             with open_study(source) as other:
                 row |= _training(other)
         rows.append(row | _agreement(pairs.get(name)))
-    return rows
+    undefined = {name: str(pair["reason"]) for name, pair in pairs.items() if pair["status"] != "defined"}
+    return {"rows": rows, "reasons": [f"{name}: {why.removeprefix(f'{name}: ')}." for name, why in undefined.items()]}
 
 
 def _training(study: Study) -> dict[str, str]:
@@ -57,14 +59,13 @@ def _training(study: Study) -> dict[str, str]:
 
 def _agreement(pair: dict[Hashable, Any] | None) -> dict[str, str]:
     if pair is None:  # the study itself
-        return dict.fromkeys(("layers", "Spearman", "if one profile", "why there is none"), "–")
+        return dict.fromkeys(("layers", "Spearman", "if one profile"), "–")
     low, high = pair["spearman_low"], pair["spearman_high"]
     ends = "" if low != low else f" [{number(low, 2)}, {number(high, 2)}]"
     return {
         "layers": str(pair["layers"]),
         "Spearman": number(pair["spearman"], 2) + ends,
         "if one profile": number(pair["ceiling"], 2),
-        "why there is none": str(pair["reason"]) if pair["status"] != "defined" else "–",
     }
 
 
