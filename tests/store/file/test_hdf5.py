@@ -45,14 +45,15 @@ class Writes:
 
 @pytest.fixture
 def stopping() -> Iterator[None]:
-    """A handler of SIGTERM that raises, as that of a worker does."""
+    """Handlers that raise, as those of a worker do. SIGINT is ignored in what a shell starts in the background."""
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
