@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lensrl.measures.joined import Pair
+from lensrl.measures.joined import ENTRIES, Pair, in_blocks
 from lensrl.measures.rounding import rounding_norm
 
 
@@ -42,7 +42,7 @@ def stored_as(name: str, pair: Pair, kinds: Kinds) -> Stored:
     # A parameter that both models store with the same bits has no error in its difference.
     errors = () if after is before or kinds.exact else zip(pair, types, strict=True)
     rounding = sum(np.nan if " and " in kind else rounding_norm(weights, kind) ** 2 for weights, kind in errors)
-    changed = 0 if after is before else int(np.count_nonzero(before != after))
+    changed = 0 if after is before else sum(int(np.count_nonzero(w != w2)) for w, w2 in in_blocks([pair], ENTRIES))
     return Stored(*types, rounding, before.size, changed)
 
 

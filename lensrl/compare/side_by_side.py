@@ -6,6 +6,7 @@ processor than the work itself, and on a busy machine many times more.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +17,7 @@ from typing import TypeVar
 from threadpoolctl import threadpool_limits
 
 THREADS = min(8, os.cpu_count() or 1)
+_TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
 Part = TypeVar("Part")
 Measured = TypeVar("Measured")
 
@@ -31,6 +33,12 @@ def side_by_side(
     futures: list[Future[Measured]] = []
     running: set[Future[Measured]] = set()
 
+    def measured(part: Part) -> Measured:
+        result = measure(part)
+        del part
+        give_back_memory()
+        return result
+
     def wait_for_one() -> None:
         done, _ = wait(running, return_when=FIRST_COMPLETED)
         running.difference_update(done)
@@ -41,7 +49,7 @@ def side_by_side(
 
     with threadpool_limits(1, "blas"), _one_of_torch(), ThreadPoolExecutor(THREADS) as pool:
         for part in parts:
-            futures.append(pool.submit(measure, part))
+            futures.append(pool.submit(measured, part))
             running.add(futures[-1])
             del part  # the pool alone holds it until it is measured
             if len(running) == THREADS:
@@ -49,6 +57,16 @@ def side_by_side(
         while running:
             wait_for_one()
     return [future.result() for future in futures]
+
+
+def give_back_memory() -> None:
+    """Return freed memory to the system, where the C library is GNU's.
+
+    It keeps the freed arrays of each thread for the next ones, which rarely fit: 1 GB after the matrices of a model of
+    0.6B parameters, whose arrays take 0.13 GB at once.
+    """
+    if _TRIM is not None:
+        _TRIM(0)
 
 
 @contextmanager

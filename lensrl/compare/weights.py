@@ -112,7 +112,9 @@ def _weights_of(run: Run, base: Mapping[str, np.ndarray], blocks: Blocks) -> lis
 
     def read(name: str) -> Pair:
         part, inner, before = blocks.part(name), blocks.inner(name), base[name]
-        return before, add(before, run.deltas.exact_of(part, inner)) if inner in changed[part] else before
+        if inner not in changed[part]:
+            return before, before
+        return before, add(before, run.deltas.exact_of(part, inner), in_place=True)
 
     rows = run.delta_norms().to_dict("records")
     places = [(row["parameter"], blocks.part(row["parameter"]), row["component"], row["size"]) for row in rows]

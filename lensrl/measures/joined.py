@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
+ENTRIES = 2**16  # entries of a block that stays in a core's cache
+
 Pair = tuple[np.ndarray, np.ndarray]  # a weight before and after training, of one shape
 Weights = Callable[[], Iterable[Pair]]  # gives them anew for each pass over their entries, and may read them for it
 

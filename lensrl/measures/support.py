@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from lensrl.measures.joined import Pair, Weights, in_blocks
+from lensrl.measures.joined import ENTRIES, Pair, Weights, in_blocks
 
 SUPPORT = 0.1  # share of entries that counts as the update's support, and as W's largest or smallest
-ENTRIES = 2**16  # entries of a block that stays in a core's cache
 LARGE = 2**20  # entries of a block that is counted in 2**16 bins
 
 

@@ -28,7 +28,7 @@ from jaxtyping import Float
 from scipy.linalg import subspace_angles
 
 from lensrl.measures.algebra import LAPACK, Algebra
-from lensrl.measures.joined import Weights, in_blocks
+from lensrl.measures.joined import ENTRIES, Weights, in_blocks
 from lensrl.measures.rounding import round_to_bf16
 from lensrl.measures.spectra import Matrix
 from lensrl.measures.support import support_overlaps
@@ -36,7 +36,6 @@ from lensrl.measures.support import support_overlaps
 LEADING = 16  # leading singular vectors to compare; at most half of the matrix's singular vectors
 TOLERANCE = 1e-6  # relative error of a measure, above which Gram matrices give way to an SVD
 ANGLE = 1e-9  # the same for angles near 0, in radians
-ENTRIES = 2**16  # entries of a block that stays in a core's cache
 
 
 class DeltaMetrics(NamedTuple):

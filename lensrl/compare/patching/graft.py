@@ -41,7 +41,7 @@ def run_weights(run: Run, base: Base, step: int | None = None) -> dict[str, torc
     deltas = run.deltas if step is None else run.snapshots[step]
     for part in deltas:
         for name, change in deltas.exact(part).values():
-            weights[name] = torch.from_numpy(add(base.weights[name].numpy(), change))
+            weights[name] = torch.from_numpy(add(base.weights[name].numpy(), change, in_place=True))
     return weights
 
 

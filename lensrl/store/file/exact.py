@@ -56,17 +56,14 @@ def subtract(
     return Delta(delta.reshape(after.shape), where, new[where])
 
 
-def add(
-    before: Float32[np.ndarray, "..."], change: Delta, scratch: Scratch | None = None
-) -> Float32[np.ndarray, "..."]:
+def add(before: Float32[np.ndarray, "..."], change: Delta, *, in_place: bool = False) -> Float32[np.ndarray, "..."]:
     """Return the trained weights: `before + delta`, with the repairs written in. Inverts `subtract` bit for bit.
 
-    With `scratch`, the weights are a view of its memory, which the next call overwrites.
+    With `in_place`, they take the memory of the delta, which is lost.
     """
-    old = flat(before)
-    after = np.empty_like(old) if scratch is None else scratch.total[: old.size]
+    after = flat(change.delta) if in_place else np.empty_like(flat(before))
     with np.errstate(over="ignore"):
-        np.add(old, flat(change.delta), out=after)
+        np.add(flat(before), flat(change.delta), out=after)
     after[change.where] = change.value
     return after.reshape(before.shape)
 

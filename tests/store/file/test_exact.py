@@ -51,6 +51,9 @@ def test_adding_the_delta_gives_the_trained_weights_bit_for_bit(pair: tuple[np.n
     assert add(before, change).tobytes() == after_bytes
     assert np.isfinite(change.delta).all()
     assert change.delta.shape == after.shape
+    lost = change._replace(delta=change.delta.copy())
+    assert add(before, lost, in_place=True).tobytes() == after_bytes
+    assert np.shares_memory(lost.delta, add(before, lost, in_place=True)) or not after.size
     assert (before.tobytes(), after.tobytes()) == (before_bytes, after_bytes)
 
 
