@@ -120,9 +120,9 @@ class CheckpointWeights(Mapping[str, np.ndarray]):
     def __getitem__(self, name: str) -> np.ndarray:
         source = self.sources[name]
         if name not in self.resized or self.vocabulary is None:
-            tensors = [self._stored[key].read().to(torch.float32) for key in source.keys]
+            tensors = [self._stored[key].read_in_fp32() for key in source.keys]
             return source.join(name, tensors, self._model).numpy()
-        rows = self._stored[source.keys[0]].read(self.vocabulary.common).to(torch.float32)
+        rows = self._stored[source.keys[0]].read_in_fp32(self.vocabulary.common)
         return (rows if self.fill is None else torch.cat([rows, self.fill[name][len(rows) :]])).numpy()
 
     def __iter__(self) -> Iterator[str]:

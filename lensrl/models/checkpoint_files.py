@@ -7,6 +7,7 @@ A folder of another kind is refused in one line, which names the command that tu
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,8 @@ from transformers import AutoConfig
 from lensrl.errors import LensrlError, reason
 from lensrl.models.folder import ADAPTER, INDEX, WEIGHTS, check_config, check_files
 from lensrl.recipe import ModelPlace
+
+BLOCK = 2**24  # entries that are read at once: 32 MB of bf16
 
 
 class StoredTensor(NamedTuple):
@@ -42,6 +45,18 @@ class StoredTensor(NamedTuple):
         # The file is mapped anew for each tensor: the pages of one mapping would stay in memory.
         with safe_open(self.path, framework="pt") as file:
             return file.get_tensor(self.key) if rows is None else file.get_slice(self.key)[:rows]
+
+    def read_in_fp32(self, rows: int | None = None) -> torch.Tensor:
+        """Read the tensor, or its first rows, in fp32. Of another type, no more than a block is read at once."""
+        shape = self.shape if rows is None else (rows, *self.shape[1:])
+        step = BLOCK // max(1, math.prod(shape[1:])) or 1
+        if self.dtype == "F32" or not shape or shape[0] <= step:
+            return self.read(rows).to(torch.float32)
+        values = torch.empty(shape, dtype=torch.float32)
+        for start in range(0, shape[0], step):
+            with safe_open(self.path, framework="pt") as file:
+                values[start : start + step] = file.get_slice(self.key)[start : min(start + step, shape[0])]
+        return values
 
 
 def find_folder(place: ModelPlace) -> tuple[Path, str]:
