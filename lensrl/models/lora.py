@@ -3,12 +3,12 @@
     W + (alpha / rank) B A,    A random as PEFT draws it, B = 0 at the start
 
 `add_lora` puts the adapters into a model in place; the names of other parameters then have `.base_layer` in them.
-`trained_weights` merges them, in fp32, onto the base's own weights. `named_weights` merges them where they are.
+`named_weights` merges them, in fp32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from importlib.util import find_spec
 
 import torch
@@ -17,7 +17,6 @@ from transformers import PreTrainedModel
 
 from lensrl.errors import LensrlError
 from lensrl.models.blocks import Blocks
-from lensrl.models.shards import whole
 from lensrl.recipe import Lora
 
 NAME = "default"  # PEFT's own name for an adapter
@@ -76,21 +75,6 @@ def named_weights(model: nn.Module, *, trained: bool | None = None) -> Iterator[
             yield called, parameter.detach().float() + adapters[called].get_delta_weight(NAME).float()  # pyright: ignore
         else:
             yield called, parameter.detach()
-
-
-@torch.no_grad()
-def trained_weights(model: nn.Module, before: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the weights that the model trains, by the base's names, on the CPU; merged where they are adapters.
-
-    `before` are the base's weights, to which adapters are added.
-    """
-    adapted = {
-        name: module for name, module in model.named_modules() if isinstance(module, nn.Module) and _is_adapter(module)
-    }
-    if not adapted:
-        return {name: whole(p.detach()).cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
-    deltas = {f"{name}.weight": module.get_delta_weight(NAME).float().cpu() for name, module in adapted.items()}  # pyright: ignore
-    return {name: before[name] + delta for name, delta in deltas.items()}
 
 
 def _is_adapter(module: nn.Module) -> bool:

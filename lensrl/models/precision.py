@@ -12,7 +12,6 @@ on one layer start from the same logits, whatever is frozen.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -53,23 +52,15 @@ def any_shape() -> Iterator[None]:
 def copy_in_bf16(
     model: PreTrainedModel, device: str, frozen: Mapping[str, torch.Tensor] | None = None
 ) -> PreTrainedModel:
-    """Return a copy of a model on a device, for sampling, with every parameter in bf16. Buffers keep their types.
+    """Turn a model that shares its weights with another (`Base.reading`) into a copy in bf16 on a device, for sampling.
 
     `frozen` are weights of a model that trains. Those in bf16 are not copied: the copy has these tensors themselves,
-    and nothing may write to them.
-
-    Rotary frequencies are buffers: in bf16 they would point to other positions.
+    and nothing may write to them. Buffers keep their types: rotary frequencies in bf16 would point to other positions.
     """
-    parameters = dict(model.named_parameters())
-    shared = {
-        id(parameters[name]): nn.Parameter(weight, requires_grad=False)
-        for name, weight in (frozen or {}).items()
-        if weight.dtype == torch.bfloat16
-    }
-    half = copy.deepcopy(model, dict(shared)).eval().requires_grad_(False)  # what a deep copy finds there, it takes
-    for parameter in half.parameters():
-        parameter.data = parameter.data.to(device, torch.bfloat16)
-    return half.to(device)  # pyright: ignore[reportArgumentType]
+    for name, parameter in model.named_parameters():
+        weight = (frozen or {}).get(name, parameter)
+        parameter.data = weight.data if weight.dtype == torch.bfloat16 else parameter.data.to(device, torch.bfloat16)
+    return model.eval().requires_grad_(False).to(device)  # pyright: ignore[reportArgumentType]
 
 
 def is_exact(tensor: torch.Tensor) -> bool:

@@ -19,6 +19,7 @@ from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from transformers import PreTrainedModel
 
 from lensrl.models.blocks import Blocks
@@ -59,14 +60,14 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-@torch.no_grad()
-def copy_whole(model: torch.nn.Module, to: torch.nn.Module) -> None:
-    """Copy the weights of a model in shards to a model without, one by one. Every rank must call it."""
-    parameters = dict(to.named_parameters())
-    for name, parameter in model.named_parameters():
-        parameters[name].copy_(whole(parameter))
-
-
 def local(tensor: torch.Tensor) -> torch.Tensor:
     """Return the part of a weight or gradient that this rank holds, in its own storage."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def local_part(weight: torch.Tensor, of: torch.Tensor) -> torch.Tensor:
+    """Return the entries of a whole weight that `local(of)` holds of another of its shape."""
+    if not isinstance(of, DTensor):
+        return weight
+    shape, begin = compute_local_shape_and_global_offset(of.shape, of.device_mesh, of.placements)
+    return weight[tuple(slice(start, start + size) for start, size in zip(begin, shape, strict=True))]

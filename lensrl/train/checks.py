@@ -1,4 +1,7 @@
-"""Checks of a trained model: its weights and logits are finite, and its frozen parameters have not moved."""
+"""Checks of a trained model: its weights and logits are finite, and its frozen parameters have not moved.
+
+On several ranks, each checks what it holds, and all come to the same result.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,11 @@ from transformers import PreTrainedModel
 from lensrl.models.base import Base
 from lensrl.models.precision import in_parts
 from lensrl.models.references import batches, references, teacher_batch
+from lensrl.models.shards import local, local_part
 from lensrl.recipe import Trained
 from lensrl.recipe.layers import Outside
 from lensrl.tasks import Item
+from lensrl.train import ranks
 
 
 @torch.no_grad()
@@ -37,16 +42,30 @@ def check_frozen(
 ) -> None:
     """Check that every parameter outside the trained part is bit-identical to the base.
 
-    `layers`, `component` and `outside` are those of `train`. Raises RuntimeError with the name of the first parameter
-    that moved.
+    `layers`, `component` and `outside` are those of `train`. Of weights in shards, each rank checks its own, and every
+    rank must call this function. Raises RuntimeError with the name of the first parameter that moved.
     """
-    for name, parameter in model.named_parameters():
-        if not base.blocks.trains(name, layers, component, outside):
-            # As integers: 0.0 and -0.0 differ in a bit, and NaN equals itself. A bf16 number has one fp32 number.
-            pairs = zip(in_parts(base.weights[name]), in_parts(parameter), strict=True)
-            if not all(
-                torch.equal(one.view(torch.int32), other.cpu().float().view(torch.int32)) for one, other in pairs
-            ):
-                part = "" if component == "block" else f" ({component})"
-                part += "".join(f" and {also}" for also in outside)
-                raise RuntimeError(f"{name} changed although only layers {layers}{part} were trained")
+    found = (_moved(name, parameter, base, layers, component, outside) for name, parameter in model.named_parameters())
+    moved = [name for name in ranks.gathered([next((name for name in found if name), "")]) if name]
+    if moved:
+        part = "" if component == "block" else f" ({component})"
+        part += "".join(f" and {also}" for also in outside)
+        raise RuntimeError(f"{moved[0]} changed although only layers {layers}{part} were trained")
+
+
+def _moved(
+    name: str,
+    parameter: torch.Tensor,
+    base: Base,
+    layers: list[int] | None,
+    component: Trained,
+    outside: Collection[Outside],
+) -> str:
+    """Return the base's name of a parameter if it is frozen and has moved on this rank, else nothing."""
+    if ".lora_" in name or (parameter.requires_grad and base.blocks.trains(name, layers, component, outside)):
+        return ""
+    called = name.replace(".base_layer.", ".")
+    # As integers: 0.0 and -0.0 differ in a bit, and NaN equals itself. A bf16 number has one fp32 number.
+    pairs = zip(in_parts(local_part(base.weights[called], parameter)), in_parts(local(parameter)), strict=True)
+    same = all(torch.equal(one.view(torch.int32), other.cpu().float().view(torch.int32)) for one, other in pairs)
+    return "" if same else called

@@ -75,7 +75,7 @@ def _scoring(workshop: Workshop) -> float:
     """Seconds to score a run, at most; 0 where nothing is sampled."""
     if isinstance(workshop.task, Texts):
         return 0.0
-    model, recipe = workshop.base.fresh(device=workshop.device), workshop.recipe
+    model, recipe = workshop.base.reading(device=workshop.device), workshop.recipe
     parts = [workshop.items, *(items for _, items in workshop.also)]
     return sum(seconds_to_sample(model, workshop.base.prompts, items, recipe) for items in parts)
 

@@ -15,15 +15,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from datasets.utils import logging as datasets_logging
-from transformers import PreTrainedModel
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from lensrl.models.base import Base
 from lensrl.models.blocks import train_only
-from lensrl.models.lora import add_lora, named_weights, trained_weights
+from lensrl.models.lora import add_lora, named_weights
 from lensrl.models.precision import any_shape, copy_in_bf16, lower_frozen, own_weights
 from lensrl.models.sampler import SAMPLERS, Copied
-from lensrl.models.shards import copy_whole, is_sharded, shard
+from lensrl.models.shards import shard, whole
 from lensrl.recipe import Lora, Recipe, Trained
 from lensrl.recipe.layers import Outside
 from lensrl.tasks import AgentTask, Task
@@ -45,10 +44,11 @@ Status = Literal["completed", "collapsed", "diverged"]
 class Training:
     """The result of training. `reason` explains a status other than `completed`, and is empty otherwise.
 
-    `resumed` are the steps from which the run has gone on after an interruption.
+    `weights` are the trained weights alone, by the base's names, in fp32, on the device that trained them. Adapters are
+    merged. `resumed` are the steps from which the run has gone on after an interruption.
     """
 
-    model: PreTrainedModel
+    weights: dict[str, torch.Tensor]
     status: Status
     reason: str
     curve: TrainingCurve
@@ -76,7 +76,7 @@ def train(
 
     `component` limits training to the attention or the MLP of the layers. `outside` names parts outside the layers that
     are trained, too. The layers in `boost` learn at `factor` times
-    the recipe's learning rate. `lora` trains adapters of the layers; the returned model has them merged.
+    the recipe's learning rate. `lora` trains adapters of the layers.
     `on_step` receives the curve after every step. `snapshots` keeps weights on the way. `checkpoints` keeps the state
     of training on the way. Where it has a checkpoint, training goes on from there.
 
@@ -99,14 +99,15 @@ def train(
     limit = recipe.rl.gradient_limit(trained, sum(weights.numel() for weights in base.weights.values()))
     if frozen_in_bf16(base, recipe, device):
         lower_frozen(model)
-    own_weights(model)
     if recipe.engine.shard:
         shard(model, base.blocks, device)
+    elif device == "cpu":
+        own_weights(model)
     else:
         model.to(device)  # pyright: ignore[reportArgumentType]
     copied = None
     if samples_with_copy(recipe, device):
-        copied = copy_in_bf16(base.model, device, dict(named_weights(model, trained=False)))
+        copied = copy_in_bf16(base.reading(), device, dict(named_weights(model, trained=False)))
     count_positions(model)
     if chosen and "embed" not in outside:
         stop_backward(model.get_submodule(f"{base.blocks.prefix}.{chosen[0]}"))
@@ -164,20 +165,16 @@ def train(
                 _forget_embeddings()
 
     # Checks, because a study compares runs only if each trained for its whole budget and moved nothing else.
-    if is_sharded(model):
-        shards, model = model, base.fresh()
-        copy_whole(shards, model)
-        del trainer, sampling, sampler, shards  # a device has no room for both
-        gc.collect()
-        model.to(device)  # pyright: ignore[reportArgumentType]
-    elif lora is not None:
-        model = base.fresh(base.weights | trained_weights(model, base.weights), device=device)
     if status == "completed" and len(recorder.curve) != steps:
         raise RuntimeError(f"training ended after {len(recorder.curve)} of {steps} steps")
     check_frozen(model, base, chosen, component, outside)
-    if status == "completed" and not is_finite(model, base, task.items("train")[:8]):
+    weights = {name: whole(weight) for name, weight in named_weights(model, trained=True)}
+    del trainer, sampling, sampler, copied, model
+    if device != "cpu" or recipe.engine.shard:
+        gc.collect()  # gradients, moments and frozen weights would stand beside the model that is read
+    if status == "completed" and not is_finite(base.reading(weights, device=device), base, task.items("train")[:8]):
         status, reason = "diverged", f"the weights or logits are not finite after step {len(recorder.curve)}"
-    return Training(model, status, reason, recorder.curve, () if found is None else found.resumed)
+    return Training(weights, status, reason, recorder.curve, () if found is None else found.resumed)
 
 
 def _forget_embeddings() -> None:

@@ -31,7 +31,7 @@ from lensrl.train.job import Job, run_recipe
 from lensrl.train.materials import Materials, probe_items
 from lensrl.train.parts import Part
 from lensrl.train.resume import Checkpoints
-from lensrl.train.snapshots import Snapshots
+from lensrl.train.snapshots import KeptWeights, Snapshots
 from lensrl.train.trackers import followed
 from lensrl.train.trainer import OnStep
 from lensrl.train.training import Training, train
@@ -65,13 +65,13 @@ class Workshop(Materials):
         """Train and score a run with rank 0, which makes its file. This is the part of every other rank."""
         self._check(job)
         if job.spec.name == BASE:
-            self._scores(job, self.base.fresh(device=self.device))
+            self._scores(job, self.base.reading(device=self.device))
             return
         recipe = run_recipe(job)
         snapshots = Snapshots(None, self._snapshot_steps(recipe)) if recipe.engine.shard else None
         training = self._trained(job, snapshots=snapshots)
         if training.status != "diverged":
-            self._scores(job, self.base.fresh(_weights(training), device=self.device))
+            self._scores(job, self.base.reading(training.weights, device=self.device))
 
     def _check(self, job: Job) -> None:
         """Raise LensrlError for a job that asks for another base, or for other items, than are here."""
@@ -101,8 +101,8 @@ class Workshop(Materials):
     ) -> None:
         """Measure a model and write its run at `path`, the partial file of `new_file`.
 
-        `weights` maps every parameter to its tensor, wherever it was trained; None for the base itself. The scores,
-        the log-probabilities and the activations are taken here, by the same code for every run of a study.
+        `weights` maps the trained parameters, or all, to their tensors on any device; it is None for the base itself.
+        The scores, the log-probabilities and the activations are taken here, by the same code for every run of a study.
         `snapshots` maps a step to the weights after it; `snapshot_steps` also names the last step, where it counts.
         `checkpoint` is the record of the checkpoint that the weights come from; None where they were trained here.
         `resumed` are the steps from which training has gone on.
@@ -111,7 +111,7 @@ class Workshop(Materials):
         tell(job.path, "scoring")
         base = self.base
         # Scores before activations: TransformerLens changes the attention of its model in place.
-        model = base.fresh(weights, device=self.device)
+        model = base.reading(weights, device=self.device)
         scores = self._scores(job, model)
         keep = self.recipe.store.keep
         activations = capture(model, base.prompts, self.probed, base.blocks.n_layers) if keep == "all" else None
@@ -122,7 +122,8 @@ class Workshop(Materials):
                 references=self._references() if job.spec.name == BASE else None,
             ),
             self.parameters, self.before,
-            after=None if weights is None else {name: w.numpy() for name, w in weights.items()}, snapshots=snapshots,
+            after=None if weights is None else KeptWeights({n: w.cpu for n, w in weights.items()}, self.before),
+            snapshots=snapshots,
             training=None if curve is None else curve.arrays(),
             training_completions=() if curve is None else curve.kept(), scores=scores, probe=self.probe,
             activations=activations, norms_alone=keep == "norms",
@@ -131,7 +132,7 @@ class Workshop(Materials):
     def score(self, job: Job, part: Part) -> list[Scores | None]:
         """Score a part of the items of each task, of a run that is not trained. None: the part has none of them."""
         self._check(job)
-        model = self.base.fresh(device=self.device) if job.spec.checkpoint is None else self._opened(job)[-1]
+        model = self.base.reading(device=self.device) if job.spec.checkpoint is None else self._opened(job)[-1]
         found: list[Scores | None] = []
         first = 0
         for task, items in [(self.task, self.items), *self.also]:
@@ -164,14 +165,14 @@ class Workshop(Materials):
         """Open a run's checkpoint: the model, its snapshots, the weights as tensors, and a model that has them."""
         opened, snapshots = open_checkpoint(job.spec, self.base)
         weights = {name: torch.from_numpy(values) for name, values in opened.items()}
-        model = self.base.fresh(weights, device=self.device)
+        model = self.base.reading(weights, device=self.device)
         if not is_finite(model, self.base, probe_items(self.items, job.recipe.store.probe_items)):
             raise LensrlError(f"checkpoint {opened.place.spelled} has logits that are not finite on the held-out items")
         return opened, snapshots, weights, model
 
     def _adopt(self, job: Job, path: Path, checkpoint: Checkpoint, watcher: Watcher) -> None:
         """Take a run from its checkpoint, and write its file at `path`."""
-        opened, snapshots, weights = self._opened(job)[:3]  # its model, with the weights once more, is gone
+        opened, snapshots, weights = self._opened(job)[:3]
         self.keep(
             job, path, weights, watcher, snapshots=snapshots, snapshot_steps=sorted(checkpoint.snapshots),
             checkpoint=record_of(checkpoint, opened, self.base),
@@ -190,7 +191,7 @@ class Workshop(Materials):
             tell(job.path, f"step {len(curve)}/{steps}, reward {curve.reward_mean[-1]:.3f}, {duration(left)} left")
 
         folder = training_folder(job.path)
-        snapshots = Snapshots(folder, self._snapshot_steps(recipe), self.base.weights)
+        snapshots = Snapshots(folder, self._snapshot_steps(recipe))
         checkpoints = Checkpoints(
             folder, self.conditions.origin(job), every=recipe.rl.checkpoint_every,
             note=lambda line: watcher.noted(f"{spec.name} seed {spec.seed}: {line}"),
@@ -211,10 +212,8 @@ class Workshop(Materials):
         kept = snapshots.weights(self.before)
         resumed = training.resumed
         ended = {len(curve)} & {*recipe.snapshot_steps(steps)}
-        weights = _weights(training)
-        del training  # on a GPU the trained model would stand beside its copies
         self.keep(
-            job, path, weights, watcher, status=status, reason=reason, curve=curve, snapshots=kept,
+            job, path, training.weights, watcher, status=status, reason=reason, curve=curve, snapshots=kept,
             snapshot_steps=sorted({*kept, *ended}), resumed=resumed,
         )  # fmt: skip
 
@@ -240,7 +239,3 @@ class Workshop(Materials):
             return None
         failed = [f"{item.benchmark}/{item.id}" for item in self.failed_references]
         return {"judged": len(self._scored_items), "failed": failed}
-
-
-def _weights(training: Training) -> dict[str, torch.Tensor]:
-    return {name: p.detach().cpu().float() for name, p in training.model.named_parameters()}

@@ -24,7 +24,7 @@ DEVICE = pick_device()
 def sampling(report: Report, quick: bool) -> None:
     """lensrl's pieces and `generate` of transformers, on prompts whose completions have very different lengths."""
     base, limit = _ending(quick)
-    model = copy_in_bf16(base.model, DEVICE)  # what samples in training
+    model = copy_in_bf16(base.reading(), DEVICE)  # what samples in training
     for count in (8 if quick else 128, 16 if quick else 512):
         prompts, settings, rows = _asked(base, count, limit)
         ways: dict[str, Sampler] = {"pieces of 16": Pieces(model, base.tokenizer)}
@@ -46,7 +46,7 @@ def sampling(report: Report, quick: bool) -> None:
 def continuous(report: Report, quick: bool) -> None:
     """The continuous batching of transformers on the same prompts."""
     base, limit = _ending(quick)
-    model: Any = copy_in_bf16(base.model, DEVICE)
+    model: Any = copy_in_bf16(base.reading(), DEVICE)
     prompts, settings, _ = _asked(base, 8 if quick else 128, limit)
     began = synchronised()
     outputs = model.generate_batch(prompts, generation_config=settings, progress_bar=False)
@@ -63,7 +63,7 @@ def with_vllm(report: Report, quick: bool) -> None:
         base, limit = _ending(quick)
         folder = model_folder(base, Path(scratch))
         base = load_base(str(folder))
-        model = copy_in_bf16(base.model, DEVICE)
+        model = copy_in_bf16(base.reading(), DEVICE)
         began = synchronised()
         sampler = SAMPLERS["vllm"](model, base.tokenizer)
         report("start of vLLM, with all weights", synchronised() - began, "s")

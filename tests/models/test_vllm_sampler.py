@@ -16,7 +16,7 @@ from lensrl.errors import LensrlError
 from lensrl.models.base import Base
 from lensrl.models.blocks import train_only
 from lensrl.models.generation import sampling_settings, stop_tokens, token_ids
-from lensrl.models.lora import add_lora, named_weights, trained_weights
+from lensrl.models.lora import add_lora, named_weights
 from lensrl.models.rollouts import play
 from lensrl.models.sampler import SAMPLERS, Pieces
 from lensrl.models.vllm_sampler import Vllm, check_vllm, seed_of
@@ -125,7 +125,11 @@ def test_adapters_arrive_merged(base: Base, vllm: type[vllm_stand_in.LLM]) -> No
             if "lora_B" in name:
                 parameter.fill_(0.05)
     sampler.refresh()
-    merged = trained_weights(model, base.weights)
+    merged = {
+        f"{name}.weight": base.weights[f"{name}.weight"] + module.get_delta_weight("default")  # pyright: ignore[reportCallIssue]
+        for name, module in model.named_modules()
+        if hasattr(module, "get_delta_weight")
+    }
     assert vllm.started[0].pushed[-1] == [*merged]
     assert len(merged) == 2
     for name, tensor in named_weights(model):

@@ -1,7 +1,8 @@
 """A program that ranks run: train in several ways, and keep the weights and the curve that come out.
 
-All but the first case train on given completions; the first one plays episodes. One more ends at its first step. With
-`shards`, the ranks share the weights out. What a way comes to is kept in a folder of its name.
+All but the first case train on given completions; the first one plays episodes. One more ends at its first step, and
+one moves a frozen weight. With `shards`, the ranks share the weights out. What a way comes to is kept in a folder of
+its name.
 
 torchrun --nproc-per-node 2 -m tests.train.on_ranks FOLDER two shards
 """
@@ -27,7 +28,8 @@ from lensrl.recipe import CorridorTask, Recipe, Rl
 from lensrl.recipe.settings import Resources
 from lensrl.tasks.arithmetic import Arithmetic
 from lensrl.tasks.corridor import Corridor
-from lensrl.train import ranks
+from lensrl.train import ranks, training
+from lensrl.train.trainer import Trainer
 from lensrl.train.training import Training, train
 from tests.conftest import SMALL
 
@@ -84,6 +86,16 @@ class Broken(OfText):
         return float("nan") if ranks.rank() == ranks.world() - 1 else super().reward(item, completion)
 
 
+class Moving(Trainer):
+    """Moves a frozen weight, on the last rank alone."""
+
+    def _compute_loss(self, model: Any, inputs: Any) -> torch.Tensor:
+        if ranks.rank() == ranks.world() - 1:
+            frozen = self.model.get_parameter("model.layers.0.mlp.up_proj.weight")  # pyright: ignore[reportOptionalMemberAccess]
+            local(frozen.data).view(-1)[-1] += 1e-3
+        return super()._compute_loss(model, inputs)
+
+
 def with_rl(recipe: Recipe, **settings: Any) -> Recipe:
     return recipe.model_copy(update={"rl": Rl.model_validate(recipe.rl.model_dump() | settings)})
 
@@ -101,6 +113,12 @@ def main(folder: Path, *, shards: bool) -> None:
         check_shards(base)
     stopped = train(base, Broken(), with_rl(small, steps=2), layers=None, seed=0)
     (folder / f"stopped.rank-{ranks.rank()}").write_text(f"{stopped.status}: {stopped.reason}", encoding="utf-8")
+    training.Trainer = Moving
+    try:
+        train(base, OfText(), with_rl(small, steps=1), layers=[3], seed=0)
+    except RuntimeError as error:
+        (folder / f"moved.rank-{ranks.rank()}").write_text(str(error), encoding="utf-8")
+    training.Trainer = Trainer
     for name in SHARDS if shards else CASES:
         settings, layers = CASES[name]
         keep(train(base, OfText(), with_rl(small, steps=STEPS, **settings), layers=layers, seed=0), folder, name)
@@ -122,8 +140,7 @@ def check_shards(base: Base) -> None:
 
 
 def keep(done: Training, folder: Path, name: str) -> None:
-    weights = {key: p.detach().contiguous().clone() for key, p in done.model.named_parameters()}
-    save_file(weights, folder / f"{name}.rank-{ranks.rank()}.safetensors")
+    save_file(done.weights, folder / f"{name}.rank-{ranks.rank()}.safetensors")
     np.savez(folder / f"{name}.rank-{ranks.rank()}.npz", allow_pickle=False, **done.curve.arrays())
 
 

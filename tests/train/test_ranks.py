@@ -66,7 +66,7 @@ def test_two_ranks_train_as_one_process(trained: Path, base: Base, ranks: str, c
     """
     rounding = 600 if case == "frozen in bf16" else 1
     one, two, other = (
-        load_file(trained / f"{name}.safetensors")
+        base.weights | load_file(trained / f"{name}.safetensors")
         for name in (f"one/{case}.rank-0", f"{ranks}/{case}.rank-0", f"{ranks}/{case}.rank-1")
     )
     assert all(torch.equal(two[name], other[name]) for name in two), "every rank ends with the same weights"
@@ -92,6 +92,14 @@ def test_two_ranks_train_as_one_process(trained: Path, base: Base, ranks: str, c
 def test_every_rank_stops_where_one_has_a_reward_that_is_not_finite(trained: Path, ranks: str) -> None:
     said = {(trained / ranks / f"stopped.rank-{rank}").read_text() for rank in (0, 1)}
     assert said == {"diverged: a reward is not finite at step 1"} == {(trained / "one/stopped.rank-0").read_text()}
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("ranks", ["two", "shards"])
+def test_every_rank_sees_the_frozen_weight_that_moved_on_one(trained: Path, ranks: str) -> None:
+    said = {(trained / ranks / f"moved.rank-{rank}").read_text() for rank in (0, 1)}
+    (line,) = said
+    assert line == "model.layers.0.mlp.up_proj.weight changed although only layers [3] were trained"
 
 
 def norm(tensors: Sequence[torch.Tensor]) -> float:

@@ -19,8 +19,7 @@ RECIPE = SMALL.model_copy(update={"rl": Rl.model_validate(SMALL.rl.model_dump() 
 
 
 def trained(base: Base, layers: list[int] | None, **values: Any) -> dict[str, torch.Tensor]:
-    model = train(base, Arithmetic(), RECIPE, layers=layers, seed=0, **values).model
-    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+    return base.weights | train(base, Arithmetic(), RECIPE, layers=layers, seed=0, **values).weights
 
 
 @pytest.mark.parametrize("component", ["attn", "mlp"])
@@ -56,10 +55,9 @@ def test_the_first_step_of_a_boosted_layer_is_that_much_longer(base: Base) -> No
     """Adam's first step is the rate times the gradient's sign, whatever else is trained at which rate."""
     one = RECIPE.model_copy(update={"rl": RECIPE.rl.model_copy(update={"steps": 1, "weight_decay": 0.0})})
     task = Arithmetic()
-    models = [train(base, task, one, layers=[2, 5], seed=0, boost=b, factor=4.0).model for b in ((), (5,))]
-    plain, boosted = (dict(model.named_parameters()) for model in models)
+    plain, boosted = [train(base, task, one, layers=[2, 5], seed=0, boost=b, factor=4.0).weights for b in ((), (5,))]
     for name in ("model.layers.2.mlp.up_proj.weight", "model.layers.5.mlp.up_proj.weight"):
-        steps = [(model[name].detach() - base.weights[name]).double() for model in (plain, boosted)]
+        steps = [(model[name] - base.weights[name]).double() for model in (plain, boosted)]
         factor = 4.0 if ".5." in name else 1.0
         assert float(steps[1].norm() / steps[0].norm()) == pytest.approx(factor, rel=1e-3)
 

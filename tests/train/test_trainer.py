@@ -11,14 +11,14 @@ import trl
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from lensrl.models.base import Base
-from lensrl.recipe import Recipe, Rl
+from lensrl.recipe import Lora, Recipe, Rl
 from lensrl.tasks import Item
 from lensrl.tasks.arithmetic import Arithmetic
 from lensrl.train.checks import check_frozen
 from lensrl.train.config import grpo_config
 from lensrl.train.recorder import Recorder
 from lensrl.train.trainer import Trainer
-from lensrl.train.training import train
+from lensrl.train.training import Training, train
 from tests.conftest import SMALL
 
 TASK = Arithmetic()
@@ -28,16 +28,16 @@ def with_rl(**settings: Any) -> Recipe:
     return SMALL.model_copy(update={"rl": Rl.model_validate(SMALL.rl.model_dump() | settings)})
 
 
-def changed_parts(base: Base, model: torch.nn.Module) -> set[int | str]:
-    return {base.blocks.part(n) for n, p in model.named_parameters() if not torch.equal(p.detach(), base.weights[n])}
+def changed_parts(base: Base, training: Training) -> set[int | str]:
+    return {base.blocks.part(n) for n, weight in training.weights.items() if not torch.equal(weight, base.weights[n])}
 
 
 def test_full_rl_moves_every_part_and_one_layer_moves_only_itself(base: Base) -> None:
     task = TASK
-    assert changed_parts(base, train(base, task, with_rl(steps=2), layers=None, seed=0).model) == {
+    assert changed_parts(base, train(base, task, with_rl(steps=2), layers=None, seed=0)) == {
         *range(8), "embed", "final_norm",
     }  # fmt: skip
-    assert changed_parts(base, train(base, task, with_rl(steps=2), layers=[2, 5], seed=0).model) == {2, 5}
+    assert changed_parts(base, train(base, task, with_rl(steps=2), layers=[2, 5], seed=0)) == {2, 5}
 
 
 def test_runs_of_a_study_share_data_order_and_a_seed_repeats_itself(base: Base) -> None:
@@ -59,7 +59,7 @@ def test_runs_of_a_study_share_data_order_and_a_seed_repeats_itself(base: Base) 
     again = train(base, spies[1], with_rl(steps=2), layers=None, seed=0)
     train(base, spies[2], with_rl(steps=2), layers=[4], seed=0)
     assert spies[0].prompts == spies[1].prompts == spies[2].prompts
-    for (name, one), two in zip(full.model.named_parameters(), again.model.parameters(), strict=True):
+    for (name, one), two in zip(full.weights.items(), again.weights.values(), strict=True):
         assert torch.equal(one, two), name
 
 
@@ -141,6 +141,20 @@ def test_a_few_rewards_that_are_not_won_again_are_no_collapse(base: Base) -> Non
     rewards = [0.0, 1 / 16, 0.0, 0.0, 0.0, 1 / 16] + [0.0] * 16
     training = train(base, Reward(rewards), with_rl(steps=22), layers=[7], seed=0)
     assert (training.status, len(training.curve)) == ("completed", 22)
+
+
+def test_a_training_that_moves_a_frozen_parameter_is_an_error(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Trainer._compute_loss
+
+    def nudge(self: Trainer, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        model.get_parameter("model.norm.weight").data[0] += 1e-3
+        return original(self, model, inputs)
+
+    monkeypatch.setattr(Trainer, "_compute_loss", nudge)
+    lora = Lora(rank=2, targets=("q_proj",))
+    for adapters in (None, lora):
+        with pytest.raises(RuntimeError, match=r"model\.norm\.weight changed although only layers \[3\] were trained"):
+            train(base, TASK, with_rl(steps=1), layers=[3], seed=0, lora=adapters)
 
 
 def test_a_moved_frozen_parameter_is_an_error_even_if_only_the_sign_of_zero(base: Base) -> None:

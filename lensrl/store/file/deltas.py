@@ -79,7 +79,7 @@ def write_deltas(
     # HDF5 makes every dataset first, so that the threads below need no HDF5 to write into their places.
     deltas = root.create_group("deltas")
     moved = [p for p in parameters if not unchanged(before[p.name], after[p.name])]
-    datasets = [_create(deltas, parameter, after[parameter.name].shape, compression) for parameter in moved]
+    datasets = [_create(deltas, parameter, before[parameter.name].shape, compression) for parameter in moved]
     with _Place(path) as place, ThreadPoolExecutor(THREADS) as pool:
         place.reserve([extent for dataset in datasets if (extent := _extent(dataset))])
 
