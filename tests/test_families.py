@@ -64,7 +64,7 @@ class Case:
     def train(self, layers: list[int] | None) -> dict[str, torch.Tensor]:
         training = train(self.base, EvenCharacters(), self.recipe, layers=layers, seed=0)
         assert training.status == "completed", training.reason
-        return {name: p.detach() for name, p in training.model.named_parameters()}
+        return self.base.weights | training.weights
 
     @cached_property
     def full(self) -> dict[str, torch.Tensor]:

@@ -14,6 +14,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from datasets.utils import logging as datasets_logging
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 

@@ -66,7 +66,7 @@ def _with_given(action: Callable[[], Training]) -> Training:
 
 
 def _changes(base: Base, training: Training) -> np.ndarray:
-    parts = [(p.detach().cpu() - base.weights[n]).flatten() for n, p in training.model.named_parameters()]
+    parts = [(weight.cpu() - base.weights[n]).flatten() for n, weight in training.weights.items()]
     return torch.cat(parts).double().numpy()
 
 

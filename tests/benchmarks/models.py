@@ -235,8 +235,8 @@ def memory_of_step(folder: Path, layers: list[int] | None, frozen: str) -> tuple
     asked = recipe(steps=1, prompts_per_step=2, completions_per_prompt=4, max_completion_tokens=8, micro_batch=4,
                    frozen_dtype=frozen if layers else None)  # fmt: skip
     done = train(base, Lengths(), asked, layers=layers, seed=0)
-    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in done.model.parameters()]
-    return libraries, peak_memory(), sum(n for n, _ in sizes), sum(n for n, trains in sizes if trains)
+    every, trained = (sum(weight.numel() for weight in weights.values()) for weights in (base.weights, done.weights))
+    return libraries, peak_memory(), every, trained
 
 
 def peak_memory() -> int:

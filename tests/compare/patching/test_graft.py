@@ -59,7 +59,7 @@ def test_a_component_moves_only_its_own_module(base: Base, small_study: Study) -
 def test_run_weights_are_the_trained_weights_bit_for_bit(base: Base, tmp_path: Path) -> None:
     """A file gives back what training left in memory."""
     training = train(base, Arithmetic(), SMALL, layers=[3], seed=0)
-    trained = {name: p.detach() for name, p in training.model.named_parameters()}
+    trained = base.weights | training.weights
     header = Header(
         study="s", run="layer-3", seed=0, layers=[3], status="completed", reason="", base="tiny:qwen3",
         fingerprint=base.fingerprint, n_layers=8, recipe="{}", provenance={},
