@@ -18,7 +18,6 @@ from rich.text import Text
 
 import lensrl
 from lensrl.errors import LensrlError, did_you_mean
-from lensrl.recipe.layers import parse_layers, spell_layers
 
 if TYPE_CHECKING:
     from lensrl import Study
@@ -88,6 +87,8 @@ def chosen_rows(table: Any, layer: str | None, sort: str | None) -> Any:
     Raises BadParameter for a layer that has no row, and for a column that the table lacks.
     """
     if layer is not None:
+        from lensrl.recipe.layers import parse_layers, spell_layers  # pydantic takes longer than all of `lensrl --help`
+
         known = {int(number) for number in table["layer"].dropna()}
         wanted = parse_layers(layer, max(known, default=-1) + 1)
         if missing := [number for number in wanted if number not in known and layer != "all"]:

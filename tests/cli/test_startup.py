@@ -49,6 +49,13 @@ def test_help_loads_no_library(verb: str) -> None:
     assert loaded_by_command(*verb.split(), "--help") == set()
 
 
+def test_the_list_of_verbs_loads_no_recipe() -> None:
+    done = (
+        "from lensrl_cli.main import app\napp(['--help'], standalone_mode=False)\nassert 'pydantic' not in sys.modules"
+    )
+    assert loaded_by(done) == set()
+
+
 @pytest.mark.parametrize(
     ("typed", "offered"), [("lensrl pat", {"patch"}), ("lensrl patch --co", {"--component", "--control"})]
 )
