@@ -42,24 +42,23 @@ class RunFile:
         self.path = Path(path)
         self.file = open_for_reading(self.path, RUN_FORMAT, RUN_VERSION)
         try:
-            self.study = str(attribute(self.file, "study"))
-            self.name = str(attribute(self.file, "run"))
-            self.seed = int(attribute(self.file, "seed"))
-            self.layers = [int(layer) for layer in attribute(self.file, "layers")]
-            self.status = str(attribute(self.file, "status"))
-            self.reason = str(attribute(self.file, "reason"))
-            self.base = str(attribute(self.file, "base"))
-            self.fingerprint = str(attribute(self.file, "fingerprint"))
-            self.n_layers = int(attribute(self.file, "n_layers"))
+            root: Any = self.file["/"]  # opened once: each access to the attributes of a file opens it again
+            self.study = str(attribute(root, "study"))
+            self.name = str(attribute(root, "run"))
+            self.seed = int(attribute(root, "seed"))
+            self.layers = [int(layer) for layer in attribute(root, "layers")]
+            self.status = str(attribute(root, "status"))
+            self.reason = str(attribute(root, "reason"))
+            self.base = str(attribute(root, "base"))
+            self.fingerprint = str(attribute(root, "fingerprint"))
+            self.n_layers = int(attribute(root, "n_layers"))
             if not 0 <= self.n_layers == len(dataset_at(self.file, "layer")) <= MOST_LAYERS:
                 raise ValueError(f"{self.n_layers} layers are too many, or differ from the length of the layer axis")
             self.bytes = os.fstat(self.file.id.get_vfd_handle()).st_size  # the size of the file
-            self.run_id = str(attribute(self.file, "run_id"))
-            self.format_version = int(attribute(self.file, "format_version"))
-            self._score = float(attribute(self.file, "score")) if self.format_version > 1 else None
-            self._snapshots = (
-                [int(step) for step in attribute(self.file, "snapshots")] if self.format_version > 1 else []
-            )
+            self.run_id = str(attribute(root, "run_id"))
+            self.format_version = int(attribute(root, "format_version"))
+            self._score = float(attribute(root, "score")) if self.format_version > 1 else None
+            self._snapshots = [int(step) for step in attribute(root, "snapshots")] if self.format_version > 1 else []
         except DAMAGE as error:
             self.file.close()
             raise Damaged(f"{self.path} is damaged ({reason(error)}); delete it and run again") from None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import warnings
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import h5py
 import numpy as np
+from jaxtyping import Bool, Float64
 
 from lensrl.errors import LensrlError
 from lensrl.measures.item_scores import Samples, item_means
@@ -30,6 +31,16 @@ if TYPE_CHECKING:  # all are imported where they are used: opening a run does wi
 from lensrl.store.run_file import RunFile
 
 
+class ScoredItems(NamedTuple):
+    """The items that a run was scored on, in the order of its file: those of further tasks (`also`) as well."""
+
+    benchmark: list[str]
+    item: list[str]
+    score: Float64[np.ndarray, " item"]  # mean over samples; NaN for a text
+    reference_logprob: Float64[np.ndarray, " item"]  # nats a token; NaN where scores were made elsewhere
+    also: Bool[np.ndarray, " item"]  # of a further task
+
+
 class RunScores(RunFile):
     """The part of a run that holds scores of items and samples, and completions."""
 
@@ -37,7 +48,7 @@ class RunScores(RunFile):
     def has_scores(self) -> bool:
         """False for a run that diverged, and in a study that compares models on texts: it scores nothing."""
         with located(self.file, "scores"):
-            return has(self.file, "scores") and has(self.file, "scores/score")
+            return has(self.file, "scores/score")
 
     def scores_by_item(self, *, also: bool = False) -> pd.DataFrame:
         """Return a row per held-out item: benchmark, item, score (mean over samples), reference_logprob (nats a token).
@@ -45,8 +56,10 @@ class RunScores(RunFile):
         The score of a text is NaN: nothing judges it. Where scores were made elsewhere, the log-probability is NaN.
         With `also`, the items of further tasks (`also` of the recipe) follow, and a column `also` (bool) says which.
         """
-        rows = self._items
-        return rows.copy() if also else rows.loc[~rows["also"], ["benchmark", "item", "score", "reference_logprob"]]
+        import pandas as pd
+
+        rows = pd.DataFrame(self.scored_items._asdict())
+        return rows if also else rows.loc[~rows["also"], ["benchmark", "item", "score", "reference_logprob"]]
 
     @property
     def items(self) -> pd.DataFrame:
@@ -55,21 +68,24 @@ class RunScores(RunFile):
         return self.scores_by_item()
 
     @cached_property
-    def _items(self) -> pd.DataFrame:
-        import pandas as pd
-
+    def scored_items(self) -> ScoredItems:
+        """What `scores_by_item(also=True)` returns, as arrays: a table of every run takes longer than all else."""
         with located(self.file, "scores"):
             group = self._group("scores", "no scores")
             benchmark = self._strings(group, "benchmark")
             unknown = np.full(len(benchmark), np.nan)
             known = has(group, "reference_logprob")
-            return pd.DataFrame({
-                "benchmark": benchmark,
-                "item": self._strings(self.file, "item"),
-                "score": self._item_scores(group) if has(group, "score") else unknown,
-                "reference_logprob": self._read(group, "reference_logprob").astype(np.float64) if known else unknown,
-                "also": self._also(group, len(benchmark)),
-            })  # fmt: skip
+            found = ScoredItems(
+                benchmark,
+                self._strings(self.file, "item"),
+                self._item_scores() if has(group, "score") else unknown,
+                self._read(group, "reference_logprob").astype(np.float64) if known else unknown,
+                self._also(group, len(benchmark)),
+            )
+            shapes = [*map(np.shape, found)]
+            if {*shapes} != {(len(benchmark),)}:
+                raise ValueError(f"its columns have the shapes {', '.join(map(str, shapes))}")
+            return found
 
     @property
     def score(self) -> float:
@@ -82,7 +98,7 @@ class RunScores(RunFile):
         """Compute the score from the per-item scores, instead of reading it from the header."""
         with located(self.file, "scores"):
             group = self._group("scores", "no scores")
-            benchmark, scores = np.array(self._strings(group, "benchmark")), self._item_scores(group)
+            benchmark, scores = np.array(self._strings(group, "benchmark")), self._item_scores()
             own = ~self._also(group, len(benchmark))
             if not len(benchmark) == len(own) == len(scores):
                 raise ValueError(f"{len(benchmark)} items and {len(scores)} scores")
@@ -101,12 +117,12 @@ class RunScores(RunFile):
             group = self._group("scores", "no scores")
             read = {name: self._read(group, name) for name in ("length", "truncated", "answer") if has(group, name)}
             return Samples(
-                benchmark=np.array(self._strings(group, "benchmark")),
-                score=self._read(group, "score").astype(np.float64),
+                benchmark=np.array(self.scored_items.benchmark),
+                score=self._score_of_samples.astype(np.float64),
                 truncated=read["truncated"].astype(bool) if "truncated" in read else None,
                 length=read["length"].astype(np.int64) if "length" in read else None,
                 answer=read.get("answer"),
-                reference_logprob=self._items["reference_logprob"].to_numpy(),
+                reference_logprob=self.scored_items.reference_logprob,
             )
 
     @table_method
@@ -121,7 +137,7 @@ class RunScores(RunFile):
             group = self._group("scores", "no scores")
             if not has(group, "score"):
                 raise LensrlError(f"{self.path} has no scores: its study compares models on texts")
-            score = self._read(group, "score")
+            score = self._score_of_samples
             n_items, n_samples = score.shape
             found = {
                 "benchmark": np.repeat(self._strings(group, "benchmark"), n_samples),
@@ -170,10 +186,14 @@ class RunScores(RunFile):
             return f"its format version {self.format_version} kept none; move the file away and run its recipe again"
         return "its study samples none"
 
-    def _item_scores(self, scores: h5py.Group) -> np.ndarray:
+    @cached_property
+    def _score_of_samples(self) -> np.ndarray:
+        """The score of every item and sample; NaN where an item has fewer samples. Items and samples both need it."""
+        return self._read(self._group("scores", "no scores"), "score")
+
+    def _item_scores(self) -> np.ndarray:
         """The mean score of every item over its samples."""
-        values = self._read(scores, "score")
-        return item_means(values, np.isfinite(values))
+        return item_means(self._score_of_samples, np.isfinite(self._score_of_samples))
 
     def _also(self, scores: h5py.Group, items: int) -> np.ndarray:
         """True for each item of a further task."""

@@ -39,7 +39,7 @@ class ScoredBy:
         """
         if self.score != "mean":
             return item_scores(self.samples(run, base, items), self.score)
-        return run.scores_by_item(also=True)["score"].to_numpy()[self._paired(run, base)[items]]
+        return run.scored_items.score[self._paired(run, base)[items]]
 
     def samples(self, run: Run, base: Run, items: Int[np.ndarray, " chosen"]) -> Samples:
         """Return the samples of some of the chosen items, as `scores` does."""
@@ -67,22 +67,22 @@ class ScoredBy:
 
     def _paired(self, run: Run, base: Run) -> np.ndarray:
         """Return the places of the chosen items in a run's file. Raises StoreError for other items than the base's."""
-        if not run.scores_by_item(also=True)["item"].equals(base.scores_by_item(also=True)["item"]):
+        if run.scored_items.item != base.scored_items.item:
             raise StoreError(f"{run.path} was scored on other items than {base.path}; their scores cannot be paired")
         return np.flatnonzero(self._chosen(base))
 
     def _chosen(self, base: Run) -> np.ndarray:
-        rows = base.scores_by_item(also=True)
+        rows = base.scored_items
         if self.benchmark is None:
-            return ~rows["also"].to_numpy()
+            return ~rows.also
         if self.benchmark == ALL_BENCHMARKS:
-            return np.ones(len(rows), bool)
-        names = list(dict.fromkeys(rows["benchmark"]))
+            return np.ones(len(rows.item), bool)
+        names = list(dict.fromkeys(rows.benchmark))
         if self.benchmark not in names:
             raise LensrlError(
                 f"there is no benchmark {self.benchmark!r}{did_you_mean(self.benchmark, [*names, ALL_BENCHMARKS])}"
             )
-        return (rows["benchmark"] == self.benchmark).to_numpy()
+        return np.array(rows.benchmark) == self.benchmark
 
 
 STUDY_SCORE = ScoredBy()  # the score of a run

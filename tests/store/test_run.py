@@ -11,6 +11,8 @@ import pytest
 import xarray as xr
 
 from lensrl.errors import LensrlError, StoreError
+from lensrl.store import run_file
+from lensrl.store.file.checked import read_array
 from lensrl.store.file.exact import add
 from lensrl.store.file.seal import read_seal
 from lensrl.store.run import Run, open_run
@@ -70,6 +72,19 @@ def test_scores_come_back_one_row_per_item_and_sample(path: Path) -> None:
     )
     with Run(path) as run:
         pd.testing.assert_frame_equal(run.scores(), expected, check_dtype=False)
+
+
+def test_scores_are_read_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    monkeypatch.setattr(run_file, "read_array", lambda group, name: read.append(name) or read_array(group, name))
+    with open_run(path) as run:
+        table, samples = run.scores_by_item(also=True), run.samples()
+        assert read.count("score") == 1
+        assert table["score"].tolist() == [0.5, 1.0, 0.375]
+        assert table.to_dict("list") == {name: [*values] for name, values in run.scored_items._asdict().items()}
+        assert samples.benchmark.tolist() == run.scored_items.benchmark == ["easy", "easy", "hard"]
+        table["score"] = 0.0  # a table is its reader's own
+        assert run.scores_by_item()["score"].tolist() == [0.5, 1.0, 0.375]
 
 
 def test_the_score_is_the_mean_over_benchmarks_of_the_mean_over_items(path: Path) -> None:

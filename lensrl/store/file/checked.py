@@ -256,12 +256,14 @@ def attribute(node: h5py.Group | h5py.Dataset, name: str) -> Any:
 
     Raises KeyError when there is none, and ValueError when it holds anything else.
     """
-    kind = node.attrs.get_id(name)
-    text = h5py.check_string_dtype(kind.dtype) is not None
+    attrs = node.attrs  # of a file: each access opens its root group
+    found = attrs.get_id(name)
+    dtype, shape = found.dtype, found.shape
+    text = h5py.check_string_dtype(dtype) is not None
     most_axes = 0 if text else 1  # an array of texts could point to one text of many megabytes again and again
-    if not (text or kind.dtype.kind in "iuf") or len(kind.shape) > most_axes or math.prod(kind.shape) > CHUNK_BYTES:
+    if not (text or dtype.kind in "iuf") or len(shape) > most_axes or math.prod(shape) > CHUNK_BYTES:
         raise ValueError(f"attribute {name} is no text and no number")
-    return node.attrs[name]
+    return attrs[name]
 
 
 @contextmanager
