@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from enum import StrEnum
 from typing import Annotated
 
@@ -87,8 +88,12 @@ def contribution(
 
     Example: lensrl contribution runs/tiny --figure profile.png
     """
+    gc.disable()  # all that these imports make stays: to look for garbage among it takes a tenth of their time
     from lensrl.judge.profiles import contribution_warnings
     from lensrl.judge.sharpening import sharpening
+
+    gc.freeze()  # nor is it looked through later
+    gc.enable()
 
     # From a study: layers, sets, learning rates. From a file: layers alone.
     look = look_of(figure, width, font_size, title=title)
@@ -119,7 +124,7 @@ def contribution(
             if opened.layers or not len(sets):
                 table = opened.contributions(seed, benchmark=benchmark, score=score)
             if own and seed is None and opened.layers:
-                warnings = contribution_warnings(opened) + sharpening(opened)
+                warnings = contribution_warnings(opened, table) + sharpening(opened)
             scores = opened.scores(benchmark=benchmark, score=score)
             if seed is not None:
                 scores = scores[(scores["seed"] == seed) | (scores["run"] == "base")]
@@ -187,5 +192,7 @@ def contribution(
         with lensrl.open_study(given) as opened:
             draw(
                 figure,
-                lambda: lensrl.plot.contributions(opened, seed=seed, benchmark=benchmark, score=score, look=look),
+                lambda: lensrl.plot.contributions(
+                    opened, whole if len(whole) else None, seed=seed, benchmark=benchmark, score=score, look=look
+                ),
             )

@@ -35,15 +35,15 @@ class PairedGains:
     limits: list[str] = field(default_factory=list)
 
 
-def paired_gains(study: Study) -> PairedGains:
-    """Return paired gains: every layer has every seed.
+def paired_gains(study: Study, table: pd.DataFrame | None = None) -> PairedGains:
+    """Return paired gains: every layer has every seed. `table` is `study.contributions()`, where it is there already.
 
     The chosen seeds have the largest number of runs. A layer that lacks one of these seeds is left out. Raises
     LensrlError when fewer than three layers are left.
     """
     base = study[BASE].scores_by_item()
     study[FULL]  # raises, and lists the runs that exist
-    table = study.contributions()
+    table = study.contributions() if table is None else table
     status: dict[int, str] = dict(zip(table["layer"].tolist(), table["status"], strict=True))
     defined = [layer for layer in status if status[layer] == "defined"]
     runs = {name: {*study.runs.of(name, scored=True)} for name in (FULL, *map(layer_run, defined))}
@@ -128,7 +128,7 @@ def read_profile(source: Study | str | Path) -> Profile:
         with Study(source) as study:
             return read_profile(study)
     if isinstance(source, Study):
-        return _study_profile(source)
+        return _study_profile(source, source.contributions())
     table = read_contributions(source)
     known, path = table[table["contribution"].notna()], Path(source)
     return Profile(
@@ -158,9 +158,8 @@ def _has_intervals(known: pd.DataFrame) -> bool:
     return bool((known["interval_from"] == "file").all())
 
 
-def _study_profile(study: Study) -> Profile:
+def _study_profile(study: Study, table: pd.DataFrame) -> Profile:
     # Too few contributions: a profile that holds the reason and nothing else.
-    table = study.contributions()
     rest = table[table["status"] != "defined"]
     if len(table) - len(rest) < FEWEST_LAYERS:
         few = f"{len(table)} layers have a contribution, at least {FEWEST_LAYERS} are needed"
@@ -175,7 +174,7 @@ def _study_profile(study: Study) -> Profile:
             reason=reason,
         )
     # With items, the profile carries the errors of seeds and items.
-    paired = paired_gains(study)
+    paired = paired_gains(study, table)
     gains = Gains.from_items(paired.gains, paired.benchmark)
     reason = "" if has_gain(gains) else "the interval of S_full - S_base contains 0 with the seeds that all layers have"
     return Profile(
@@ -194,10 +193,13 @@ def has_gain(gains: Gains) -> bool:
     return bool(gains.contrast(np.eye(len(gains.mean))[-1]).interval().low > 0)
 
 
-def contribution_warnings(study: Study) -> list[str]:
-    """Return what is to be said beside the contributions of a study (`Gains.warnings`); nothing without a profile."""
+def contribution_warnings(study: Study, table: pd.DataFrame) -> list[str]:
+    """Return what is to be said beside `table`, which is `study.contributions()`: `Gains.warnings` of its profile.
+
+    Nothing without a profile.
+    """
     try:
-        gains = _study_profile(study).gains
+        gains = _study_profile(study, table).gains
     except LensrlError:  # fewer than three layers with every seed: there is nothing to compare full RL's spread with
         return []
     return gains.warnings() if len(gains.mean) > 1 else []

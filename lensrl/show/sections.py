@@ -172,7 +172,9 @@ def _drawn(found: Measured, layers: Collection[int] | None) -> Mapping[str, Call
     varied = correlated and drawable(table, PREDICTORS)  # with a single layer nothing differs
     has_deltas = len(table) and table["relative_delta_full"].notna().any()
     return {
-        "profile": lambda: picture(plot.contributions(study, title="", look=LOOK)) if has_profile else "",
+        "profile": lambda: (
+            picture(plot.contributions(study, found.contributions, title="", look=LOOK)) if has_profile else ""
+        ),
         "beside_base": lambda: [] if scored else page_tables.beside_base(study),
         "shapes": lambda: picture(plot.verdict(verdict, title="", look=LOOK)) if verdict is not None else "",
         "training": lambda: pictures.training(study, layers),

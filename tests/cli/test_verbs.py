@@ -14,6 +14,7 @@ import pytest
 from lensrl import compare_activations, compare_layers, contributions_at_equal, kl_to_base, open_study, plot
 from lensrl.compare.predictors import PREDICTORS
 from lensrl.show.words import small
+from lensrl.store import contributions
 from tests.cli import typed
 from tests.store.synthetic import add_run, make_study, solved_by_half
 
@@ -36,6 +37,25 @@ def test_the_gain_is_of_the_seeds_that_are_compared(tmp_path: Path) -> None:
     add_run(study, "layer-1", solved_by_half(8, 8), seed=1)
     done = lensrl("contribution", study)
     assert re.search(r"base 0\.400, full RL 0\.650, gain 0\.250 .*; seeds 2\n", done.stdout), done.stdout
+
+
+def test_contributions_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study, saved = make_study(tmp_path / "layers"), tmp_path / "c.svg"
+    add_run(study, "base", solved_by_half(8, 8), n_layers=4)
+    for run, solved in {"full-rl": 18, "layer-0": 12, "layer-1": 16, "layer-2": 14, "layer-3": 10}.items():
+        add_run(study, run, solved_by_half(solved, solved), n_layers=4)
+    with open_study(study) as opened:
+        plot.save(plot.contributions(opened), tmp_path / "python.svg")
+    computed = []
+    compute = contributions.layer_contributions
+    monkeypatch.setattr(
+        contributions,
+        "layer_contributions",
+        lambda *given, **chosen: computed.append(given) or compute(*given, **chosen),
+    )
+    done = typed.lensrl("contribution", study, "--figure", saved)
+    assert (done.returncode, len(computed)) == (0, 1), done.stderr
+    assert saved.read_text() == (tmp_path / "python.svg").read_text()
 
 
 def test_contribution_json_is_one_object_per_layer_and_set(small_study_folder: Path) -> None:

@@ -30,6 +30,7 @@ from lensrl.store.study import Study
 
 def contributions(
     source: Study | pd.DataFrame,
+    table: pd.DataFrame | None = None,
     *,
     seed: int | None = None,
     benchmark: str | None = None,
@@ -40,12 +41,13 @@ def contributions(
 ) -> Axes:
     """Draw the contribution C_l of every layer with its 95 % interval; of several seeds, also the value of each.
 
-    `source` is a study, or a table as `lensrl.read_contributions` gives it. `benchmark` and `score` are for a study.
-    Raises LensrlError as `Study.contributions`.
+    `source` is a study, or a table as `lensrl.read_contributions` gives it. What follows is for a study: `table` is its
+    `contributions` with the same `seed`, `benchmark` and `score`, where they are there already. Raises LensrlError as
+    `Study.contributions`.
     """
     seeds = None
     if isinstance(source, Study):
-        table = source.contributions(seed, benchmark=benchmark, score=score)
+        table = source.contributions(seed, benchmark=benchmark, score=score) if table is None else table
         name = source.name if seed is None else f"{source.name}, seed {seed}"
         if benchmark is not None or score != "mean":
             name += f", {score_in_words(benchmark, score)}"
