@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from lensrl.models.references import reference_logprobs, references
 from lensrl.recipe import Evaluation, Recipe, Rl, Store
 from lensrl.recipe.layers import OUTSIDE
 from lensrl.tasks import Item, Split
+from lensrl.train import checks
 from lensrl.train.preflight import check_checkpointing, check_fits
 from lensrl.train.training import train
 from tests.families import CAPPED, FAMILIES, HYBRID, N_LAYERS, TOKENS, opened, save
@@ -62,9 +64,19 @@ class Case:
         self.recipe = recipe(base.name)
 
     def train(self, layers: list[int] | None) -> dict[str, torch.Tensor]:
-        training = train(self.base, EvenCharacters(), self.recipe, layers=layers, seed=0)
+        """Return every weight of the model in training, after its last step."""
+        live: dict[str, torch.Tensor] = {}
+        check = checks.check_frozen
+
+        def look(model: Any, *rest: Any) -> None:
+            live.update((name, weight.detach().clone()) for name, weight in model.named_parameters())
+            check(model, *rest)
+
+        with patch("lensrl.train.training.check_frozen", look):
+            training = train(self.base, EvenCharacters(), self.recipe, layers=layers, seed=0)
         assert training.status == "completed", training.reason
-        return self.base.weights | training.weights
+        assert all(torch.equal(live[name], weight) for name, weight in training.weights.items())
+        return live
 
     @cached_property
     def full(self) -> dict[str, torch.Tensor]:

@@ -35,8 +35,7 @@ def side_by_side(
 
     def measured(part: Part) -> Measured:
         result = measure(part)
-        del part
-        give_back_memory()
+        _give_back_memory()
         return result
 
     def wait_for_one() -> None:
@@ -59,7 +58,7 @@ def side_by_side(
     return [future.result() for future in futures]
 
 
-def give_back_memory() -> None:
+def _give_back_memory() -> None:
     """Return freed memory to the system, where the C library is GNU's.
 
     It keeps the freed arrays of each thread for the next ones, which rarely fit: 1 GB after the matrices of a model of

@@ -1,6 +1,6 @@
 """Load a base model once, with fp32 master weights, and make fresh copies of it.
 
-Every trained, grafted or probed model is a fresh copy of the pristine base plus a set of weights. A trained model is
+Every trained, scored, grafted or probed model is a new one: the pristine base with a set of weights. A trained model is
 never copied: accelerate leaves `forward` bound to the original on the instance, so a deep copy of a trained model runs
 the original's weights.
 """
@@ -86,9 +86,12 @@ class Base:
         """Return the same as `fresh` for forward passes alone: on the CPU, it holds no copy of any weight.
 
         Its weights are those of the base and of `weights` themselves. Nothing may write to them: put others in their
-        place (`lensrl.compare.patching.graft.holding`), or take a `fresh` copy.
+        place (`lensrl.compare.patching.graft.holding`), or take a `fresh` copy. Raises KeyError for a weight that the
+        base does not have.
         """
         own = {**self.weights, **(weights or {})}
+        if unknown := own.keys() - self.weights.keys():
+            raise KeyError(f"{self.name} has no parameter {sorted(unknown)[0]!r}")
         shared = {
             id(parameter): torch.nn.Parameter(own[name], requires_grad=parameter.requires_grad)
             for name, parameter in self.model.named_parameters()

@@ -47,7 +47,7 @@ class StoredTensor(NamedTuple):
             return file.get_tensor(self.key) if rows is None else file.get_slice(self.key)[:rows]
 
     def read_in_fp32(self, rows: int | None = None) -> torch.Tensor:
-        """Read the tensor, or its first rows, in fp32. Of another type, no more than a block is read at once."""
+        """Read the tensor, or its first rows, in fp32. Of another type, a block or one row is read at once."""
         shape = self.shape if rows is None else (rows, *self.shape[1:])
         step = BLOCK // max(1, math.prod(shape[1:])) or 1
         if self.dtype == "F32" or not shape or shape[0] <= step:

@@ -69,7 +69,7 @@ def named_weights(model: nn.Module, *, trained: bool | None = None) -> Iterator[
     adapters = {f"{name}.weight": module for name, module in model.named_modules() if _is_adapter(module)}
     for name, parameter in model.named_parameters():
         called = name.replace(".base_layer.", ".")
-        if ".lora_" in name or trained not in (None, parameter.requires_grad or called in adapters):
+        if (adapters and ".lora_" in name) or trained not in (None, parameter.requires_grad or called in adapters):
             continue
         if called in adapters:
             yield called, parameter.detach().float() + adapters[called].get_delta_weight(NAME).float()  # pyright: ignore

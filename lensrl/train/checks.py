@@ -62,9 +62,11 @@ def _moved(
     outside: Collection[Outside],
 ) -> str:
     """Return the base's name of a parameter if it is frozen and has moved on this rank, else nothing."""
-    if ".lora_" in name or (parameter.requires_grad and base.blocks.trains(name, layers, component, outside)):
-        return ""
     called = name.replace(".base_layer.", ".")
+    if called not in base.weights:  # an adapter's own
+        return ""
+    if parameter.requires_grad and base.blocks.trains(called, layers, component, outside):
+        return ""
     # As integers: 0.0 and -0.0 differ in a bit, and NaN equals itself. A bf16 number has one fp32 number.
     pairs = zip(in_parts(local_part(base.weights[called], parameter)), in_parts(local(parameter)), strict=True)
     same = all(torch.equal(one.view(torch.int32), other.cpu().float().view(torch.int32)) for one, other in pairs)

@@ -242,7 +242,10 @@ class Checkpoints(TrainerCallback):
         Python has signals in its main thread only. In another thread, this does nothing.
         """
         if threading.current_thread() is not threading.main_thread():
-            yield
+            try:
+                yield
+            finally:
+                self._live = _Live()
             return
         before = signal.signal(signal.SIGTERM, self._ask)
         try:

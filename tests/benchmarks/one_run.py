@@ -3,7 +3,7 @@
     python -m tests.benchmarks.one_run [--steps 100] [--rounds 3]
 
 Runs of `runs/tiny.toml`, layer 3 alone, are made one after another in this process, as a study makes them. Start-up is
-what is neither training, scoring, activations nor writing: deep copies of the base, the construction of the trainer,
+what is neither training, scoring, activations nor writing: models that share the base, the construction of the trainer,
 what comes before its first step, checks, the boot of TransformerLens, and the rest. The first run, which finds nothing
 warm, stands apart. The base model is loaded before, once for all runs of a study. A share is of processor time: other
 processes on the machine change it less than the time on the wall.
@@ -123,7 +123,7 @@ def spent(shop: workshop.Workshop, recipe: Recipe) -> dict[str, float]:
         begins(recorder)
 
     parts: list[tuple[Any, str, str]] = [
-        (Base, "fresh", "copies of the base"),
+        (Base, "reading", "models that share the base"),
         (Trainer, "__init__", "construction of the trainer"),
         (Trainer, "train", "before the first step"),
         (training, "check_frozen", "checks of the trained model"),

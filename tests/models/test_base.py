@@ -83,6 +83,11 @@ def digest_by_hand(base: Base) -> str:
     return digest.hexdigest()
 
 
+def test_a_weight_that_the_base_lacks_is_an_error(base: Base) -> None:
+    with pytest.raises(KeyError, match=r"no parameter 'model\.layers\.8\.weight'"):
+        base.reading({"model.layers.8.weight": torch.zeros(1)})
+
+
 def test_a_fresh_copy_computes_with_its_own_weights(base: Base) -> None:
     ids = torch.tensor([[20, 21, 22]])
     changed = base.fresh(

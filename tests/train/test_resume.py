@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,15 @@ def test_a_killed_run_goes_on_to_the_bits_of_a_run_that_was_not(base: Base, tmp_
     assert lines == ["goes on from step 3", "goes on from step 4"]
     assert (len(resumed.curve), resumed.resumed) == (steps, (3, 4))
     assert_same(resumed, whole)
+
+
+@pytest.mark.parametrize("submit", [lambda job: job(), lambda job: ThreadPoolExecutor(1).submit(job).result()])
+def test_after_training_the_optimizer_is_let_go(base: Base, tmp_path: Path, submit: Any) -> None:
+    """On a GPU it would stand beside the scored model. Another thread than the main one has no signals."""
+    kept = checkpoints(tmp_path)
+    submit(lambda: run(base, recipe(steps=1), [7], checkpoints=kept))
+    live = kept._live  # pyright: ignore[reportPrivateUsage]
+    assert (live.model, live.optimizer) == (None, None)
 
 
 def test_the_checkpoint_of_the_last_step_leaves_only_scoring_to_do(base: Base, tmp_path: Path) -> None:
