@@ -17,6 +17,8 @@ def print_estimate(recipe: Recipe, folder: Path, only: list[str] | None) -> None
     from lensrl.train.estimate import estimate_study
 
     found = estimate_study(recipe, folder, only)
+    for line in found.notes:
+        note(line)
     done = f", {found.done} are there" if found.done else ""
     if not found.runs:
         note(f"{folder}: all {found.done} runs are there")

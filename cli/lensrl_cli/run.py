@@ -180,9 +180,13 @@ def _slurm(
     submit: bool,
 ) -> None:
     """Write and print the Slurm script of the missing runs, and hand it to sbatch where asked."""
-    from lensrl.train.slurm import missing_runs, slurm_script
+    from lensrl.train.plan import kept_less
+    from lensrl.train.slurm import run_paths, slurm_script
 
-    names = missing_runs(recipe, folder, only)
+    paths = run_paths(recipe, folder, only)
+    names = [path.stem for path in paths if not path.exists()]
+    for line in kept_less(recipe, folder, paths):
+        console.print(line, markup=False)
     if not names:
         console.print(f"all runs are in {folder}: there is nothing to submit")
         return

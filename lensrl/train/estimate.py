@@ -12,6 +12,7 @@ programs, and loading, are not in the estimate of scoring.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +41,7 @@ class Estimate:
     steps: int  # of a run
     seconds: float  # all runs, one after another
     memory: float  # bytes: the peak in the steps that were measured
+    notes: Sequence[str] = ()  # on runs that are there, the base, the task and the sets
 
 
 def estimate_study(recipe: Recipe, folder: Path, only: list[str] | None = None) -> Estimate:
@@ -51,7 +53,7 @@ def estimate_study(recipe: Recipe, folder: Path, only: list[str] | None = None) 
     place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     free, specs = shutil.disk_usage(place).free, [job.spec for job in plan.missing]
     if workshop is None:
-        return Estimate([], len(plan.specs), 0, free, 0.0, {}, 0, 0.0, 0.0)
+        return Estimate([], len(plan.specs), 0, free, 0.0, {}, 0, 0.0, 0.0, plan.notes)
     size = sum(one.file for one in plan.sizes)
     scoring = _scoring(workshop)
     trained = [spec for spec in specs if spec.name != BASE and spec.checkpoint is None]
@@ -64,7 +66,8 @@ def estimate_study(recipe: Recipe, folder: Path, only: list[str] | None = None) 
             measured[spec.name], peak = _measure(workshop, plan.recipe, spec)
             memory = max(memory, peak)
     seconds = len(specs) * scoring + sum(steps * _step(spec, measured, workshop) for spec in trained)
-    return Estimate(specs, len(plan.specs) - len(specs), size, free, scoring, measured, steps, seconds, memory)
+    done = len(plan.specs) - len(specs)
+    return Estimate(specs, done, size, free, scoring, measured, steps, seconds, memory, plan.notes)
 
 
 def _layer(spec: RunSpec) -> int:

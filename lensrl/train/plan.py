@@ -27,6 +27,8 @@ from lensrl.train.job import Job, is_made
 if TYPE_CHECKING:
     from lensrl.train.workshop import Workshop
 
+KEPT = ("norms", "deltas", "all")  # store.keep, from little to all
+
 
 class Plan(NamedTuple):
     """What a study has and lacks. It can be pickled."""
@@ -35,7 +37,7 @@ class Plan(NamedTuple):
     specs: list[RunSpec]
     missing: list[Job]
     sizes: Sequence[RunBytes] = ()  # of each missing run, before compression; empty in a plan from the base's file
-    notes: Sequence[str] = ()  # on the base, the task and the sets, for whoever watches; empty as well
+    notes: Sequence[str] = ()  # for whoever watches, on runs that are there, the base, the task and the sets
 
 
 def plan_study(recipe: Recipe, folder: Path, only: str | Sequence[str] | None = None) -> tuple[Plan, Workshop | None]:
@@ -57,11 +59,11 @@ def plan_study(recipe: Recipe, folder: Path, only: str | Sequence[str] | None = 
     if not run_path(folder, BASE, 0).exists() and (line := workshop.check_references()):
         notes.append(line)
     sizes = [workshop.bytes_of(spec) for spec in specs]
-    return found._replace(sizes=sizes, notes=[*notes, *workshop.notes]), workshop
+    return found._replace(sizes=sizes, notes=[*found.notes, *notes, *workshop.notes]), workshop
 
 
 def plan_from_base(recipe: Recipe, folder: Path, only: str | Sequence[str] | None = None) -> Plan | None:
-    """Plan a study by the file of its base, without sizes and notes; None without this file. Loads no model.
+    """Plan a study by the file of its base, without sizes; None without this file. Loads no model.
 
     Raises LensrlError as `run_study` does for a folder, a file or a name that do not fit the recipe.
     """
@@ -90,7 +92,35 @@ def _plan(
         recipe = choose_sets(recipe, n_layers, items, made=_made_sets(recipe, folder))
     specs = named(plan(recipe, n_layers), [only] if isinstance(only, str) else only)
     jobs = [Job(recipe, spec, folder, fingerprint, digests) for spec in specs]
-    return Plan(recipe, specs, [job for job in jobs if not is_made(job)])
+    missing = [job for job in jobs if not is_made(job)]
+    return Plan(recipe, specs, missing, notes=kept_less(recipe, folder, [job.path for job in jobs]))
+
+
+def kept_less(recipe: Recipe, folder: Path, paths: Sequence[Path]) -> list[str]:
+    """Say in one line, if any, which files of `paths` are there and keep less of their models than the recipe asks for.
+
+    They are no reason to refuse the recipe: scores do not depend on what is kept, and a study may keep some runs whole.
+    A run that diverged has no weights to keep, and the base has no deltas.
+    """
+    asked, less = recipe.store.keep, dict[str, list[str]]()
+    for path in (path for path in paths if path.exists()):
+        with Run(path) as run:
+            enough = KEPT.index(run.keep) >= KEPT.index(asked) or (run.name == BASE and asked == "deltas")
+            if run.has_weights and not enough:
+                less.setdefault(run.keep, []).append(path.stem)
+    if not less:
+        return []
+    made = "; ".join(f"{keep!r}: {_listed(less[keep])}" for keep in KEPT if keep in less)
+    count = sum(map(len, less.values()))
+    verb = "is there and keeps" if count == 1 else "are there and keep"
+    return [
+        f"{count} of {len(paths)} runs {verb} less than store.keep = {asked!r} (made with {made}); to make one again, "
+        f"move its file out of {folder} and type the same command"
+    ]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names if len(names) <= 6 else [*names[:3], "...", *names[-2:]])
 
 
 def named(specs: list[RunSpec], only: Sequence[str] | None) -> list[RunSpec]:

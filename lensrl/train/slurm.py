@@ -14,8 +14,8 @@ from lensrl.store.run import Run
 from lensrl.train.plan import named
 
 
-def missing_runs(recipe: Recipe, folder: Path, only: Sequence[str] | None = None) -> list[str]:
-    """Return the runs without a file, as `--only` takes them: `base`, `layer-3.seed-1`. No weights are loaded.
+def run_paths(recipe: Recipe, folder: Path, only: Sequence[str] | None = None) -> list[Path]:
+    """Return the path of each run's file, there or not. Its stem is what `--only` takes. No weights are loaded.
 
     Raises LensrlError as `plan` does, and for a name in `only` that is no run of the recipe.
     """
@@ -24,8 +24,7 @@ def missing_runs(recipe: Recipe, folder: Path, only: Sequence[str] | None = None
     known = {name: layer_set for name, layer_set in recipe.sets.items() if name not in ranked}
     specs = plan(recipe.model_copy(update={"sets": known}), _count_layers(recipe, folder))
     specs += [RunSpec(name, None, seed) for name in recipe.sets if name in ranked for seed in recipe.seeds]
-    paths = (run_path(folder, spec.name, spec.seed) for spec in named(specs, only))
-    return [path.stem for path in paths if not path.exists()]
+    return [run_path(folder, spec.name, spec.seed) for spec in named(specs, only)]
 
 
 def slurm_script(

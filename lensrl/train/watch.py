@@ -16,8 +16,9 @@ class Watcher(Protocol):
     `planned` comes first, with all runs and the missing ones. A run that is made here is `started`, `stepped` after
     each training step, `scoring`, and `finished`. A missing run that another process made is `made_elsewhere`.
     `waiting` names the runs that other processes still make when nothing else is left to do. `noted` has one line: on
-    a change that loading made to what the base model's folder says, before `planned`; or on a checkpoint of a run in
-    training, which goes on from it, cannot use it, or keeps it before SIGTERM.
+    runs that are there and keep less than is asked, or on a change that loading made to what the base model's folder
+    says, before `planned`; or on a checkpoint of a run in training, which goes on from it, cannot use it, or keeps it
+    before SIGTERM.
     """
 
     def planned(self, specs: list[RunSpec], missing: list[RunSpec]) -> None: ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shutil import copytree
 
 import numpy as np
 import pandas as pd
@@ -13,11 +14,23 @@ from lensrl.compare.patching.graft import run_weights
 from lensrl.errors import LensrlError, RecipeError
 from lensrl.models.base import Base
 from lensrl.recipe import Recipe, parse_recipe
+from lensrl.recipe.spell import spell_recipe
 from lensrl.store.file.deltas import measure_changes
 from lensrl.store.verify import verify
 from lensrl.train.materials import parameter_table
+from lensrl.train.watch import NoWatcher
 from tests.cli.typed import lensrl
 from tests.conftest import SMALL
+
+
+class Notes(NoWatcher):
+    """Keeps what is noted."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def noted(self, line: str) -> None:
+        self.lines.append(line)
 
 
 def keeping(keep: str, **settings: object) -> Recipe:
@@ -73,6 +86,37 @@ def test_what_needs_the_rest_says_so_in_a_line(mixed: Path) -> None:
         assert done.stderr.count("\n") == 1
         assert "store.keep = 'norms'" in done.stderr
     assert "0 layers have a contribution that is defined" in lensrl("bottleneck", mixed).stderr
+
+
+def test_runs_that_keep_less_than_is_asked_are_named_and_made_again_where_they_are_moved(
+    mixed: Path, tmp_path: Path
+) -> None:
+    def said(keep: str, folder: Path) -> list[str]:
+        watcher = Notes()
+        run_study(keeping(keep, layers=[0, 3]), folder, watcher).close()
+        return watcher.lines
+
+    assert said("norms", mixed) == []
+    assert said("deltas", mixed) == [
+        "2 of 4 runs are there and keep less than store.keep = 'deltas' (made with 'norms': full-rl.seed-0, "
+        f"layer-0.seed-0); to make one again, move its file out of {mixed} and type the same command"
+    ]
+    (line,) = said("all", mixed)
+    made = "made with 'norms': base, full-rl.seed-0, layer-0.seed-0; 'deltas': layer-3.seed-0"
+    assert line.startswith(whole := f"4 of 4 runs are there and keep less than store.keep = 'all' ({made}); to")
+    (tmp_path / "whole.toml").write_text(spell_recipe(keeping("all", layers=[0, 3])))
+    for words in ([], ["--slurm"], ["--dry-run"]):
+        done = lensrl("run", tmp_path / "whole.toml", "--out", mixed, *words)
+        assert done.returncode == 0, done.stderr
+        assert whole in done.stdout
+    folder = tmp_path / "moved"
+    copytree(mixed, folder)
+    (folder / "layer-0.seed-0.h5").rename(tmp_path / "layer-0.h5")
+    for _ in range(2):  # once to make it again, and once with nothing to make
+        (line,) = said("deltas", folder)
+        assert line.startswith("1 of 4 runs is there and keeps less")
+    with open_study(folder) as study:
+        assert study["layer-0"].keep == "deltas"
 
 
 def test_settings_that_contradict_are_refused() -> None:

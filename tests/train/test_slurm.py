@@ -11,8 +11,8 @@ import pytest
 from lensrl_cli.run import run
 
 from lensrl.errors import LensrlError
-from lensrl.recipe import load_recipe
-from lensrl.train.slurm import missing_runs
+from lensrl.recipe import Recipe, load_recipe
+from lensrl.train.slurm import run_paths
 
 RECIPE = """\
 model = "tiny:qwen3"
@@ -72,15 +72,18 @@ def test_each_task_of_the_array_makes_one_run(recipe: Path, capsys: pytest.Captu
 
 
 def test_the_runs_are_known_without_weights(tmp_path: Path, recipe: Path) -> None:
+    def names(recipe: Recipe, only: list[str] | None = None) -> list[str]:
+        return [path.stem for path in run_paths(recipe, tmp_path / "none", only)]
+
     loaded = load_recipe(recipe)
-    assert missing_runs(loaded, tmp_path / "none") == RUNS
+    assert names(loaded) == RUNS
     everywhere = loaded.model_copy(update={"layers": "all", "seeds": [0], "sets": {}})
-    assert missing_runs(everywhere, tmp_path / "none") == [
+    assert names(everywhere) == [
         "base", "full-rl.seed-0", *(f"layer-{layer}.seed-0" for layer in range(8)),
     ]  # fmt: skip
-    assert missing_runs(loaded, tmp_path / "none", ["mid-2"]) == ["mid-2.seed-0", "mid-2.seed-4"]
+    assert names(loaded, ["mid-2"]) == ["mid-2.seed-0", "mid-2.seed-4"]
     with pytest.raises(LensrlError, match="no run 'layer-4'"):
-        missing_runs(loaded, tmp_path / "none", ["layer-4"])
+        names(loaded, ["layer-4"])
 
 
 def test_bash_accepts_the_script_of_a_folder_with_a_space(tmp_path: Path, recipe: Path) -> None:
