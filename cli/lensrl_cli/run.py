@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -26,6 +27,10 @@ from lensrl_cli.study_progress import StudyProgress
 if TYPE_CHECKING:
     from lensrl.recipe import Recipe
     from lensrl.train.engine import Engine
+
+
+# sbatch's option for an array, as getopt reads it: -a 0-3, -a0-3, --array 0-3, --array=0-3, or shorter, --arr=0-3
+_ARRAY = re.compile(r"-a.*|--ar(r(ay?)?)?(=.*)?", re.DOTALL)
 
 
 class Keep(Enum):
@@ -110,6 +115,12 @@ def run(
     recipes, options = recipes[:first], options[first:]
     if options and not slurm:
         raise LensrlError(f"{options[0]} is an option of sbatch: it needs --slurm")
+    array = next(filter(_ARRAY.fullmatch, options), None)
+    if array is not None:
+        raise LensrlError(
+            f"{array} would leave runs out: the script has its own array, a task for each missing run; before --, "
+            "--array-limit N lets N of them run at once, and --only RUNS makes some of the runs"
+        )
     if not slurm and (submit or array_limit is not None):
         raise LensrlError("--submit and --array-limit belong to --slurm")
     if slurm and len(recipes) != 1:

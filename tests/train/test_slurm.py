@@ -13,6 +13,7 @@ from lensrl_cli.run import run
 from lensrl.errors import LensrlError
 from lensrl.recipe import Recipe, load_recipe
 from lensrl.train.slurm import run_paths
+from tests.cli.typed import lensrl
 
 RECIPE = """\
 model = "tiny:qwen3"
@@ -109,6 +110,21 @@ def test_options_that_do_not_go_together_are_refused(
     with pytest.raises(LensrlError, match=message):
         run([recipe, *map(Path, words)], **options)  # type: ignore[arg-type]
     assert not recipe.with_suffix("").exists()
+
+
+@pytest.mark.parametrize("words", ["--array=0-3", "--array 0-3", "-a 0-3", "-a0-3", "--arr=0-3", "--gpus=1 --array=0"])
+def test_an_array_that_would_leave_runs_out_is_refused(recipe: Path, words: str) -> None:
+    done = lensrl("run", recipe, "--slurm", "--", *words.split())
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert next(word for word in words.split() if word.startswith(("--a", "-a"))) in done.stderr
+    assert "--array-limit N" in done.stderr
+    assert not recipe.with_suffix("").exists()
+
+
+def test_options_that_only_begin_like_an_array_are_handed_on(recipe: Path) -> None:
+    done = lensrl("run", recipe, "--slurm", "--", "--account=lab", "-A", "lab", "--acctg-freq=30")
+    assert done.returncode == 0, done.stderr
+    assert "#SBATCH --account=lab\n#SBATCH -A lab\n#SBATCH --acctg-freq=30\n" in done.stdout
 
 
 def test_a_dry_run_writes_and_submits_nothing(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
