@@ -19,7 +19,6 @@ from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from transformers import PreTrainedModel
 
 from lensrl.models.blocks import Blocks
@@ -69,5 +68,5 @@ def local_part(weight: torch.Tensor, of: torch.Tensor) -> torch.Tensor:
     """Return the entries of a whole weight that `local(of)` holds of another of its shape."""
     if not isinstance(of, DTensor):
         return weight
-    shape, begin = compute_local_shape_and_global_offset(of.shape, of.device_mesh, of.placements)
-    return weight[tuple(slice(start, start + size) for start, size in zip(begin, shape, strict=True))]
+    parts, number = weight.chunk(of.device_mesh.size()), of.device_mesh.get_local_rank()  # FSDP2 cuts the first axis so
+    return parts[number] if number < len(parts) else weight[:0]  # of few rows, the last ranks have none

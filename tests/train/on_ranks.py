@@ -23,7 +23,7 @@ from lensrl.models.base import Base, load_base
 from lensrl.models.histories import Written
 from lensrl.models.noise import Row
 from lensrl.models.sampler import SAMPLERS, Pieces
-from lensrl.models.shards import gathered, local, shard
+from lensrl.models.shards import gathered, local, local_part, shard
 from lensrl.recipe import CorridorTask, Recipe, Rl
 from lensrl.recipe.settings import Resources
 from lensrl.tasks.arithmetic import Arithmetic
@@ -131,6 +131,8 @@ def check_shards(base: Base) -> None:
     held = sum(local(parameter).numel() for parameter in model.parameters())
     total = sum(tensor.numel() for tensor in base.weights.values())
     assert abs(held * ranks.world() / total - 1) < 0.01, "a vocabulary need not be even"
+    for name, parameter in model.named_parameters():
+        assert torch.equal(local(parameter), local_part(base.weights[name], parameter))
     with torch.no_grad(), gathered(model):
         assert all(torch.equal(parameter, base.weights[name]) for name, parameter in model.named_parameters())
         if ranks.rank() == 0:  # the other rank would wait for ever to hear from this one
