@@ -33,17 +33,15 @@ from transformers.utils.logging import disable_progress_bar
 
 from lensrl.errors import LensrlError, did_you_mean, reason
 from lensrl.models.blocks import Blocks, find_blocks
-from lensrl.models.folder import ADAPTER, adapter_message, check_config, check_files
+from lensrl.models.folder import ADAPTER, MADE, REACHED, adapter_message, check_config, check_files, not_found
 from lensrl.models.loading import check_drives, check_finite, check_tensors, untie_different_head
 from lensrl.models.prompts import Prompts
 from lensrl.models.tokenizer import check_ids, drop_final_end, load_tokenizer
 from lensrl.recipe import Prompt
 
 EMBEDDED = ("tiny:qwen3", "tiny:qwen2.5", "tiny:qwen3-deep")
-_ADVICE = (
-    "give a local folder with config.json, safetensors and tokenizer files, or a hub name that this machine can reach "
-    "or has in its cache"
-)
+_FILES = "with config.json, safetensors and tokenizer files"
+_ADVICE = f"give a local folder {_FILES}, or {REACHED}"
 
 
 @dataclass(frozen=True)
@@ -126,15 +124,18 @@ def load_base(name: str, prompt: Prompt | None = None) -> Base:
     - The model has no stack of decoder blocks.
     """
     source, called = find_source(name), f"model {name!r}"
-    disable_progress_bar()  # lensrl prints its own line for progress, and its own line for an error
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    quiet_hub()
     # 1. The files and the configuration, before any weight is read.
     if Path(source).is_dir():
         check_files(Path(source), called)
     elif _hub_has(source, ADAPTER):
         raise LensrlError(adapter_message(called, name, beside=_hub_has(source, "config.json")))
-    with _in_one_line(name):
+    try:
         written, _ = PreTrainedConfig.get_config_dict(source)
+    except Exception as error:
+        if Path(source).is_dir():
+            raise LensrlError(f"{called} cannot be loaded ({reason(error)}); {_ADVICE}") from None
+        raise not_found(called, name, error) from None
     check_config(called, written)
     with _in_one_line(name, "correct its config.json, or update transformers for a newer model"):
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
@@ -173,6 +174,12 @@ def load_base(name: str, prompt: Prompt | None = None) -> Base:
     model.generation_config = GenerationConfig(eos_token_id=declared, pad_token_id=tokenizer.pad_token_id)
     check_drives(name, model.eval())
     return Base(name, model, tokenizer, find_blocks(model), tuple(notes), prompts.settings)
+
+
+def quiet_hub() -> None:
+    """Let lensrl alone speak of loading: it prints its own line for progress, and its own line for an error."""
+    disable_progress_bar()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 
 
 def _hub_has(name: str, file: str) -> bool:
@@ -227,6 +234,10 @@ def find_source(name: str) -> str:
         if name not in EMBEDDED:
             raise LensrlError(f"no embedded model {name!r}{did_you_mean(name, EMBEDDED)}")
         return str(resources.files("lensrl.models.tiny") / name.removeprefix("tiny:"))
-    if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
-        raise LensrlError(f"no model folder at {name}; give a folder with config.json, safetensors and tokenizer files")
-    return str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return str(folder)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:  # a name of the hub has one slash at most
+        made = MADE if name.startswith("data/") else f"give a folder {_FILES}"
+        raise LensrlError(f"no model folder at {name}; {made}")
+    return name

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from transformers import AutoConfig
 
 from lensrl.errors import LensrlError, reason
-from lensrl.models.folder import ADAPTER, INDEX, WEIGHTS, check_config, check_files
+from lensrl.models.folder import ADAPTER, INDEX, WEIGHTS, check_config, check_files, not_found
 from lensrl.recipe import ModelPlace
 
 BLOCK = 2**24  # entries that are read at once: 32 MB of bf16
@@ -78,10 +78,7 @@ def find_folder(place: ModelPlace) -> tuple[Path, str]:
             ignore_patterns=["*/*", "consolidated*"],
         )  # fmt: skip
     except (OSError, ValueError) as error:
-        raise LensrlError(
-            f"{what(place)} cannot be loaded ({reason(error)}); give a local folder, or a hub name that this machine "
-            f"can reach or has in its cache"
-        ) from None
+        raise not_found(what(place), place.model, error) from None
     return Path(found), Path(found).name
 
 

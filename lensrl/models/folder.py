@@ -19,9 +19,20 @@ from lensrl.errors import LensrlError, reason
 
 WEIGHTS, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
 DTYPES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}  # safetensors' names -> torch's
+# Recipes in runs/ take models that are made for them from data/. It could be an owner on the hub as well.
+MADE = "a recipe in runs/ says in its first comment what makes the folder"
+REACHED = "a hub name that this machine can reach or has in its cache"
 _POINTER = b"version https://git-lfs"
 _VERL, _DCP, _ZERO = "model_world_size_*_rank_*.pt", "*.distcp", "*mp_rank_*"
 _CLASSIFIERS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "RewardModel")
+
+
+def not_found(called: str, name: str, error: Exception) -> LensrlError:
+    """Return the error for a name that is no folder, and for which the hub gives no model because of `error`."""
+    return LensrlError(
+        f"{called} cannot be loaded: there is no such folder, and the hub gives no model ({reason(error)}); "
+        + (MADE if name.startswith("data/") else f"give a local folder, or {REACHED}")
+    )
 
 
 def check_files(folder: Path, called: str) -> None:

@@ -65,11 +65,16 @@ def _count_layers(recipe: Recipe, folder: Path) -> int:
             return run.n_layers
     from transformers import AutoConfig
 
-    from lensrl.models.base import find_source
+    from lensrl.models.base import find_source, quiet_hub
+    from lensrl.models.folder import not_found
     from lensrl.models.skeleton import build_skeleton
 
+    quiet_hub()
+    source = find_source(recipe.model)
     try:
-        config = AutoConfig.from_pretrained(find_source(recipe.model), trust_remote_code=False)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
+        if not Path(source).is_dir():
+            raise not_found(f"model {recipe.model!r}", recipe.model, error) from None
         raise LensrlError(f"{recipe.model} has no config.json that can be read ({reason(error)})") from None
     return build_skeleton(recipe.model, config).blocks.n_layers

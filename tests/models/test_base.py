@@ -112,6 +112,8 @@ def test_the_fingerprint_sees_one_bit(base: Base) -> None:
     [
         ("tiny:qwen4", ["tiny:qwen4", "did you mean 'tiny:qwen3'"]),
         ("./no/such/folder", ["no model folder at ./no/such/folder", "config.json"]),
+        ("no/such/folder", ["no model folder at no/such/folder; give a folder with config.json"]),
+        ("data/random/base", ["no model folder at data/random/base; a recipe in runs/ says in its first comment what"]),
     ],
 )
 def test_a_model_that_is_not_there_is_one_clear_line(name: str, words: list[str]) -> None:
@@ -121,13 +123,25 @@ def test_a_model_that_is_not_there_is_one_clear_line(name: str, words: list[str]
     assert "\n" not in str(caught.value)
 
 
-def test_a_hub_name_without_network_is_one_clear_line() -> None:
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        (
+            "nobody/nothing-0b",
+            "); give a local folder, or a hub name that this machine can reach or has in its cache\n",
+        ),
+        ("data/random", "); a recipe in runs/ says in its first comment what makes the folder\n"),
+    ],
+)
+def test_a_hub_name_without_network_is_one_clear_line(name: str, advice: str) -> None:
     code = (
         "from lensrl.models.base import load_base\nfrom lensrl import LensrlError\n"
-        "try: load_base('nobody/nothing-0b')\nexcept LensrlError as e: print(e)"
+        f"try: load_base({name!r})\nexcept LensrlError as e: print(e)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={"HF_HUB_OFFLINE": "1"})
-    assert done.stdout.startswith("model 'nobody/nothing-0b' cannot be loaded")
+    said = f"model {name!r} cannot be loaded: there is no such folder, and the hub gives no model ("
+    assert done.stdout.startswith(said)
+    assert done.stdout.endswith(advice)
     assert done.stdout.count("\n") == 1
 
 

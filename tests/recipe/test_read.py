@@ -47,6 +47,8 @@ def test_shipped_recipes_load(path: Path) -> None:
     declared = tomllib.loads(path.read_text(encoding="utf-8"))["model"]
     assert declared.startswith(("tiny:", "data/")) or declared.count("/") == 1  # made beside the recipe, or a hub name
     assert recipe.model in (declared, str((path.parent / declared).resolve()))
+    comment = path.read_text(encoding="utf-8").partition("\n\n")[0]
+    assert not declared.startswith("data/") or "runs/data" in comment  # without the folder, an error points there
 
 
 def test_what_the_file_says_is_what_the_recipe_holds(tmp_path: Path) -> None:

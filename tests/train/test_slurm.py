@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from lensrl_cli.run import run
+from transformers import AutoConfig
 
 from lensrl.errors import LensrlError
 from lensrl.recipe import Recipe, load_recipe
@@ -85,6 +86,20 @@ def test_the_runs_are_known_without_weights(tmp_path: Path, recipe: Path) -> Non
     assert names(loaded, ["mid-2"]) == ["mid-2.seed-0", "mid-2.seed-4"]
     with pytest.raises(LensrlError, match="no run 'layer-4'"):
         names(loaded, ["layer-4"])
+
+
+def test_a_model_whose_folder_was_not_made_is_one_line(
+    tmp_path: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(AutoConfig, "from_pretrained", offline)
+    lost = load_recipe(recipe).model_copy(update={"model": "data/lost"})
+    with pytest.raises(
+        LensrlError, match=r"'data/lost' .* no such folder, .* \(.*no network\); a recipe in runs/ says"
+    ):
+        run_paths(lost, tmp_path / "none")
 
 
 def test_bash_accepts_the_script_of_a_folder_with_a_space(tmp_path: Path, recipe: Path) -> None:
