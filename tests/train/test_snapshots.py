@@ -86,6 +86,18 @@ def test_a_snapshot_is_of_its_moment(base: Base, tmp_path: Path) -> None:
     assert all(same_bits(values, before[name]) for name, values in snapshots.weights(before)[1].items())
 
 
+@pytest.mark.parametrize(("part", "files"), [(1, 90), (10**6, 4)])
+def test_a_snapshot_is_written_in_parts(
+    base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int, files: int
+) -> None:
+    monkeypatch.setattr("lensrl.train.snapshots.PART", part)
+    snapshots, before = Snapshots(tmp_path / "scratch", {1}), pristine(base)
+    snapshots.keep(1, base.fresh())
+    assert len([*(tmp_path / "scratch" / "snapshot-1").iterdir()]) == files
+    others = {name: values + 1 for name, values in before.items()}
+    assert all(same_bits(values, before[name]) for name, values in snapshots.weights(others)[1].items())
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study that kept the weights at a half and at the end of four steps."""
