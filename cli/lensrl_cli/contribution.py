@@ -88,12 +88,14 @@ def contribution(
 
     Example: lensrl contribution runs/tiny --figure profile.png
     """
+    was_on = gc.isenabled()
     gc.disable()  # all that these imports make stays: to look for garbage among it takes a tenth of their time
-    from lensrl.judge.profiles import contribution_warnings
-    from lensrl.judge.sharpening import sharpening
-
-    gc.freeze()  # nor is it looked through later
-    gc.enable()
+    try:
+        from lensrl.judge.profiles import contribution_warnings
+        from lensrl.judge.sharpening import sharpening
+    finally:
+        if was_on:
+            gc.enable()
 
     # From a study: layers, sets, learning rates. From a file: layers alone.
     look = look_of(figure, width, font_size, title=title)
